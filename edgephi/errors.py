@@ -1,0 +1,79 @@
+"""Every error that edgephi raises on purpose, with the exit code that a shell sees.
+
+    EdgephiError              1   a bug of ours, when raised bare
+    ├── UsageError            2   the command line cannot be understood
+    ├── CannotServeError      3   asked for something that cannot be had here
+    │   ├── DoesNotFitError         too little memory, disk or context
+    │   └── NotSupportedError       a model, engine or option that edgephi does not know (yet)
+    ├── BadInputError         4   what we were given is broken
+    │   ├── BadCheckpointError      config, weights or tokenizer
+    │   ├── BadBundleError          a bundle that is not what its manifest says
+    │   └── BadDeclarationError     a recipe or target file
+    ├── QualityGateError      5   the bundle is worse than its recipe allows
+    └── TransportError        6   network, hub or device out of reach
+
+A message is one line that says what was expected and what was found; the hint says what to do next.
+"""
+
+from typing import ClassVar
+
+
+class EdgephiError(Exception):
+    """Base of the tree: a one-line message, a hint, and the process exit code of its class."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EdgephiError):
+    """The command line cannot be understood."""
+
+    exit_code = 2
+
+
+class CannotServeError(EdgephiError):
+    """What was asked for cannot be had on this machine or with this version."""
+
+    exit_code = 3
+
+
+class DoesNotFitError(CannotServeError):
+    """Too little memory, disk or context for what was asked."""
+
+
+class NotSupportedError(CannotServeError):
+    """A model, engine or option that edgephi does not support (yet), or that is not installed."""
+
+
+class BadInputError(EdgephiError):
+    """What we were given is broken or contradicts itself."""
+
+    exit_code = 4
+
+
+class BadCheckpointError(BadInputError):
+    """Config, weights or tokenizer of a checkpoint are missing, broken or contradict each other."""
+
+
+class BadBundleError(BadInputError):
+    """A bundle is not what its manifest says."""
+
+
+class BadDeclarationError(BadInputError):
+    """A recipe or target file cannot be read as one."""
+
+
+class QualityGateError(EdgephiError):
+    """A measured number of the certificate is past the recipe's limit."""
+
+    exit_code = 5
+
+
+class TransportError(EdgephiError):
+    """The network, the hub or a device is out of reach."""
+
+    exit_code = 6
