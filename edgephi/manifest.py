@@ -43,7 +43,7 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class QuantFacts:
-    """How the weights were quantised; `bits_per_weight` counts codes, scales and zero points."""
+    """How the weights were quantised; `bits_per_weight` counts all that is stored."""
 
     bits: int
     group_size: int

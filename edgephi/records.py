@@ -24,8 +24,8 @@ _PLAIN_NAMES: dict[type, str] = {
 }
 
 
-def read_record[R](
-    record: type[R], data: object, *, where: str, error: type[BadInputError], hint: str
+def read_record(
+    record: type[Record], data: object, *, where: str, error: type[BadInputError], hint: str
 ) -> Record:
     """Build the frozen dataclass `record` from plain `data`, checking every key and every type.
 

@@ -21,30 +21,21 @@ from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.export.engines import PREFILL_TOKENS
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.target import Target
 
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 CONFIG_FILE = "genai_config.json"
 
-PREFILL_CHUNK = 512
-"""Prompt tokens in one run of the graph: bounds the memory of activations and attention scores."""
-
 _CONTRIB = "com.microsoft"
 _OPSET = 21
 _IR_VERSION = 10
 _EMBEDDING = "model.embed_tokens.weight"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a target chooses: served `context`, and the kernels' `accuracy_level` (4: int8 activations)."""
-
-    context: int
-    accuracy_level: int = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def lay_out(
     names: Iterable[str],
     architecture: Architecture,
     schemes: Mapping[str, Scheme | None],
-    options: Options,
+    context: int,
 ) -> Layout:
     """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices)."""
     shapes = architecture.tensor_shapes()
@@ -97,18 +88,23 @@ def lay_out(
             tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions)
             offset = regions[-1].offset + regions[-1].size
     tables = []
-    for name, table in rotary_tables(architecture, options.context).items():
+    for name, table in rotary_tables(architecture, context).items():
         (region,) = place(offset, [table.nbytes])
         tables.append((name, region, table))
         offset = region.offset + region.size
     return Layout(tensors, tuple(tables), offset)
 
 
-def data_bytes(architecture: Architecture, schemes: Mapping[str, Scheme | None], options: Options) -> int:
+def artifact_bytes(
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,  # noqa: ARG001 - no kernel option changes the size
+    context: int,
+) -> int:
     """Size of the data file, known before a byte of the checkpoint is."""
     rotary = architecture.rotary
-    versions = 2 if rotary.uses_long_factors(options.context) else 1
-    tables = 2 * align(versions * options.context * rotary.size // 2 * 4)
+    versions = 2 if rotary.uses_long_factors(context) else 1
+    tables = 2 * align(versions * context * rotary.size // 2 * 4)
     sizes = (region_sizes(shape, schemes[name]) for name, shape in architecture.tensor_shapes().items())
     return sum(align(size) for tensor in sizes for size in tensor) + tables
 
@@ -135,14 +131,15 @@ def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
     schemes: Mapping[str, Scheme | None],
-    options: Options,
+    target: Target,
+    context: int,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
     names = (entry.name for shard in checkpoint.shards for entry in shard.entries)
-    layout = lay_out(names, architecture, schemes, options)
+    layout = lay_out(names, architecture, schemes, context)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,
@@ -152,20 +149,18 @@ def write_artifact(
             lookup_tables=[(region, table) for _, region, table in layout.tables],
             progress=progress,
         )
-    model = build_graph(architecture, layout, options)
+    model = build_graph(architecture, layout, context, target.kernels.accuracy_level)
     (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
-    config = genai_config(architecture, checkpoint.tokenizer.stop_token_ids, options)
+    config = genai_config(architecture, checkpoint.tokenizer.stop_token_ids, context)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     return report
 
 
-def genai_config(
-    architecture: Architecture, stop_token_ids: tuple[int, ...], options: Options
-) -> dict[str, Any]:
+def genai_config(architecture: Architecture, stop_token_ids: tuple[int, ...], context: int) -> dict[str, Any]:
     """The configuration that `onnxruntime_genai.Model` reads beside the graph."""
     search: dict[str, Any] = {
         "do_sample": False,
-        "max_length": options.context,
+        "max_length": context,
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,
@@ -175,18 +170,23 @@ def genai_config(
         "top_k": 50,
         "top_p": 1.0,
     }
-    if not architecture.rotary.uses_long_factors(options.context):
-        # In chunks a long prompt would begin with the short factors and end with the long ones.
-        search["chunk_size"] = PREFILL_CHUNK
+    if architecture.rotary.uses_long_factors(context):
+        # A model of this type is prefilled again when its answer passes 4,096 tokens, as LongRoPE needs.
+        # A prompt must stay whole: in chunks it would begin with the short factors and end with the long.
+        kind = "phi3"
+    else:
+        # The same decoder, without that second prefill.
+        kind = "llama"
+        search["chunk_size"] = PREFILL_TOKENS
     pad = architecture.pad_token_id
     return {
         "model": {
-            "type": "phi3",
+            "type": kind,
             "bos_token_id": architecture.bos_token_id,
             "eos_token_id": list(stop_token_ids),
             "pad_token_id": pad if pad is not None else stop_token_ids[0],
             "vocab_size": architecture.vocabulary_size,
-            "context_length": options.context,
+            "context_length": context,
             "decoder": {
                 "filename": GRAPH_FILE,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -212,10 +212,12 @@ def genai_config(
     }
 
 
-def build_graph(architecture: Architecture, layout: Layout, options: Options) -> onnx.ModelProto:
+def build_graph(
+    architecture: Architecture, layout: Layout, context: int, accuracy_level: int
+) -> onnx.ModelProto:
     """The decoder as a graph whose weights are references into the data file."""
-    graph = _Graph(layout, options)
-    cache_shape = ["batch", architecture.kv_heads, "past_length", architecture.head_size]
+    graph = _Graph(layout, accuracy_level)
+    cache_shape: list[str | int] = ["batch", architecture.kv_heads, "past_length", architecture.head_size]
     inputs = [
         _value("input_ids", TensorProto.INT64, ["batch", "length"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total_length"]),
@@ -224,7 +226,7 @@ def build_graph(architecture: Architecture, layout: Layout, options: Options) ->
     for layer in range(architecture.layers):
         for part in ("key", "value"):
             inputs.append(_value(f"past_key_values.{layer}.{part}", TensorProto.FLOAT, cache_shape))
-            present = [*cache_shape[:2], "total_length", cache_shape[3]]
+            present: list[str | int] = [*cache_shape[:2], "total_length", cache_shape[3]]
             outputs.append(_value(f"present.{layer}.{part}", TensorProto.FLOAT, present))
 
     # Lengths as GroupQueryAttention wants them: index of each sequence's last token, and the longest total.
@@ -236,7 +238,7 @@ def build_graph(architecture: Architecture, layout: Layout, options: Options) ->
     total_length = graph.node("Cast", [total], to=TensorProto.INT32)  # scalar
 
     cos, sin = graph.table("cos_cache"), graph.table("sin_cache")
-    if architecture.rotary.uses_long_factors(options.context):
+    if architecture.rotary.uses_long_factors(context):
         # One length decides for all positions: index 0 holds the short factors' table, 1 the long ones'.
         limit = graph.integers("original_context", architecture.rotary.original_context)
         chosen = graph.node("Cast", [graph.node("Greater", [total, limit])], to=TensorProto.INT64)
@@ -269,7 +271,7 @@ def build_graph(architecture: Architecture, layout: Layout, options: Options) ->
             do_rotary=1,
             rotary_interleaved=0,
             # A window as wide as the context is no window, and the kernel is quicker without.
-            local_window_size=window if window is not None and window < options.context else -1,
+            local_window_size=window if window is not None and window < context else -1,
         )
         projected = graph.matmul(prefix + "self_attn.o_proj.weight", attended)
         normed, hidden = graph.add_and_norm(
@@ -305,9 +307,9 @@ class _Graph:
         {"GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
     )
 
-    def __init__(self, layout: Layout, options: Options) -> None:
+    def __init__(self, layout: Layout, accuracy_level: int) -> None:
         self._layout = layout
-        self._options = options
+        self._accuracy_level = accuracy_level
         self._names: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -378,7 +380,7 @@ class _Graph:
             K=columns,
             bits=scheme.bits,
             block_size=scheme.group_size,
-            accuracy_level=self._options.accuracy_level,
+            accuracy_level=self._accuracy_level,
         )
         return output
 
@@ -416,6 +418,11 @@ def _scheme_of(tensor: PackedTensor) -> Scheme:
     if tensor.scheme is None:
         raise AssertionError(f"{tensor.name} is not quantised")
     return tensor.scheme
+
+
+def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+    """The weights of the artifact in `folder`."""
+    return ArtifactWeights(folder, architecture)
 
 
 class ArtifactWeights:

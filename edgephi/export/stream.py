@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -70,6 +71,7 @@ class StreamReport:
     """What the pass found: hashes of input files and of the data file, and the error of each tensor."""
 
     input_sha256: Mapping[str, str]
+    data_file: str
     data_size: int
     data_sha256: str
     errors: tuple[TensorError, ...]
@@ -144,7 +146,7 @@ def stream_tensors(
                 for job in _jobs(entry, tensors.get(entry.name))
             )
             for job, block in _in_order(work, ahead=workers + 2):
-                digest.update(memoryview(block.raw))
+                digest.update(block.raw.data)
                 if job.tensor is not None:
                     out.take(job, job.tensor, block)
                 if progress is not None:
@@ -153,7 +155,7 @@ def stream_tensors(
     for region, table in lookup_tables:
         out.seek(region.offset)
         out.write(table)
-    return StreamReport(input_sha256, out.position, out.hexdigest(), tuple(out.errors))
+    return StreamReport(input_sha256, Path(file.name).name, out.position, out.hexdigest(), tuple(out.errors))
 
 
 def available_processors() -> int:
@@ -257,7 +259,7 @@ class _DataWriter:
 
     def write(self, array: NDArray[np.generic]) -> None:
         """Append the bytes of an array."""
-        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         self._hash.update(data)
         self._file.write(data)
         self.position += len(data)

@@ -145,7 +145,8 @@ class Quantizer:
         np.multiply(y, best_multiplier[:, None], out=s)
         _round(s, bounds)
         along, length = np.vecdot(y, s), np.vecdot(s, s)
-        return np.divide(along, length, out=np.ones_like(along), where=length > 0)
+        scales: NDArray[np.float32] = np.divide(along, length, out=np.ones_like(along), where=length > 0)
+        return scales
 
 
 def _round(

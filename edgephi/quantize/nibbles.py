@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """uint8 codes below 16 [..., 2n] -> bytes [..., n]. The last dimension must be contiguous and even."""
     pairs = np.ascontiguousarray(codes).view("<u2")  # low byte: even code, high byte: odd code
-    return (pairs | (pairs >> 4)).astype(np.uint8)
+    packed: NDArray[np.uint8] = (pairs | (pairs >> 4)).astype(np.uint8)
+    return packed
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:

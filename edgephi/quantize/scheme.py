@@ -1,11 +1,9 @@
-"""What group-wise quantisation to apply to a matrix, and what it costs in bits."""
+"""What group-wise quantisation to apply to a matrix."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Method = Literal["search", "rtn"]
-
-SCALE_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -32,8 +30,3 @@ class Scheme:
     def middle(self) -> int:
         """The zero point of every symmetric group."""
         return self.levels // 2
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of code, scale and zero point for each weight, as numbers (an engine may pad them)."""
-        return self.bits + (SCALE_BITS + (0 if self.symmetric else self.bits)) / self.group_size

@@ -1,0 +1,140 @@
+"""Writing a bundle so that it is there whole or not at all, and opening one to check it."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgephi.errors import BadInputError, DoesNotFitError, UsageError
+from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
+
+_BUFFER_BYTES = 1 << 20
+
+
+def check_destination(destination: Path) -> None:
+    """Refuse a destination that exists, or whose parent is not a folder. Raises UsageError."""
+    if os.path.lexists(destination):
+        raise UsageError(
+            f"{destination}: expected a folder that does not exist yet, found one that does",
+            hint=f"remove it first (rm -r {destination}), or give another with -o",
+        )
+    if not destination.absolute().parent.is_dir():
+        raise UsageError(
+            f"{destination}: expected a parent folder, found none", hint=f"mkdir -p {destination.parent}"
+        )
+
+
+@contextlib.contextmanager
+def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
+    """A folder beside `destination` to build in; `seal` turns it into the bundle.
+
+    When the block ends without that, the folder goes. What a killed build has left is removed by the next
+    build of the same destination; one that still runs is found out by its lock and refused.
+
+    Raises UsageError when the destination exists or is being built, DoesNotFitError when the disk has not
+    `needs_bytes` free or fills up on the way, BadInputError when the folder may not be written to.
+    """
+    check_destination(destination)
+    partial = destination.absolute().parent / f".{destination.name}.partial"
+    with _translated_disk_errors(destination), _locked(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        free = shutil.disk_usage(partial.parent).free
+        if free < needs_bytes:
+            raise DoesNotFitError(
+                f"{destination}: needs {needs_bytes / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free",
+                hint="free some space, or give a folder on another disk with -o",
+            )
+        (partial / ARTIFACT_FOLDER).mkdir(parents=True)
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def seal(partial: Path, destination: Path) -> None:
+    """Have the disk hold every byte of an unfinished bundle, then give it its name, in one step."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    check_destination(destination)
+    partial.rename(destination)
+    _sync(destination.absolute().parent)
+
+
+def write_manifest(bundle: Path, manifest: Manifest) -> None:
+    """Write `bundle.json` into an unfinished bundle."""
+    (bundle / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+
+
+def list_files(bundle: Path, known_sha256: dict[str, str]) -> tuple[FileEntry, ...]:
+    """An entry for every file of an unfinished bundle; those whose sha256 is known are not read again."""
+    entries = []
+    for path in sorted(bundle.rglob("*")):
+        name = path.relative_to(bundle).as_posix()
+        if path.is_file() and name != MANIFEST_NAME:
+            sha256 = known_sha256.get(name) or file_sha256(path)
+            entries.append(FileEntry(name, path.stat().st_size, sha256))
+    return tuple(entries)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, read a buffer at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_BUFFER_BYTES):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold the lock of an unfinished bundle; the kernel lets go of it whatever happens to us."""
+    lock = partial.with_suffix(".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"{lock.parent}: another edgephi is building this bundle right now",
+                hint="wait for it, or give another folder with -o",
+            ) from None
+        yield
+        lock.unlink(missing_ok=True)
+    except BaseException:
+        # Unlinking is safe: whoever opened the old file meanwhile builds under a lock nobody else asks for,
+        # and finds the destination taken when it ends.
+        lock.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _translated_disk_errors(destination: Path) -> Iterator[None]:
+    """Say in our words that a disk is full or may not be written to."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DoesNotFitError(
+                f"{destination}: the disk is full", hint="free some space, or give a folder on another disk"
+            ) from None
+        if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise BadInputError(
+                f"{cause.filename or destination}: {cause.strerror}",
+                hint="give a folder you may write to with -o",
+            ) from None
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what a file or folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

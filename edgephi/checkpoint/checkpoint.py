@@ -1,0 +1,191 @@
+"""An opened checkpoint: architecture, tokenizer and weights agree with each other, and nothing is loaded."""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from edgephi.checkpoint.architecture import Architecture, load_architecture, read_json_object
+from edgephi.checkpoint.safetensors import (
+    FLOAT_DTYPES,
+    ShardHeader,
+    TensorEntry,
+    open_shard,
+    read_bytes,
+    read_header,
+    to_float32,
+)
+from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.errors import BadCheckpointError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_HINT = "the checkpoint is incomplete or mixed with another one: download it again"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in a folder. `shards` in order of their names, `tensors` by name: those the model needs."""
+
+    id: str
+    revision: str
+    folder: Path
+    architecture: Architecture
+    shards: tuple[ShardHeader, ...]
+    tensors: Mapping[str, TensorEntry]
+    tokenizer: TokenizerFacts
+
+
+@dataclass(frozen=True)
+class CheckpointWeights:
+    """The original weights of a checkpoint, for a forward pass that asks for a few rows at a time."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of the model whose weights these are."""
+        return self.checkpoint.architecture
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Rows `start` to `stop` of tensor `name`, float32; see `read_rows`."""
+        return read_rows(self.checkpoint, name, start, stop)
+
+
+def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # noqa: A002 - the field's name
+    """Open the checkpoint in `folder` and hold its parts against each other; reads headers only.
+
+    Raises NotSupportedError for a model that edgephi cannot build, and BadCheckpointError naming the file
+    or tensor that is missing, unexpected or not what the config says.
+    """
+    if not folder.is_dir():
+        raise BadCheckpointError(f"{folder}: expected a checkpoint's folder, found none", hint=_HINT)
+    architecture = load_architecture(folder)
+    shards = tuple(read_header(folder / name) for name in weight_files(folder))
+    return Checkpoint(
+        id=id,
+        revision=revision,
+        folder=folder,
+        architecture=architecture,
+        shards=shards,
+        tensors=_matched_tensors(folder, architecture, shards),
+        tokenizer=read_tokenizer(folder, architecture),
+    )
+
+
+def read_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Rows `start` to `stop` of a matrix, float32 [stop - start, columns]; of a vector, [stop - start].
+
+    Reads those bytes only. Safe from several threads. Raises BadCheckpointError when the file has changed.
+    """
+    entry = checkpoint.tensors[name]
+    if not 0 <= start <= stop <= entry.shape[0]:
+        raise IndexError(f"{name}: rows {start} to {stop} of {entry.shape[0]}")
+    row_bytes = entry.size // entry.shape[0]
+    descriptor = open_shard(entry.file)
+    try:
+        at = entry.start + start * row_bytes
+        raw = read_bytes(descriptor, at, (stop - start) * row_bytes, file=entry.file)
+    finally:
+        os.close(descriptor)
+    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The names of the safetensors files that hold the model in `folder`, sorted; each of them exists.
+
+    Raises BadCheckpointError when one is missing or when there are only pickle files.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return (SINGLE_FILE,)
+    if (folder / INDEX_FILE).is_file():
+        names = sorted(set(_read_index(folder).values()))
+        for name in names:
+            if not (folder / name).is_file():
+                raise BadCheckpointError(
+                    f"{folder}: expected {len(names)} weight files, found no {name}", hint=_HINT
+                )
+        return tuple(names)
+    raise no_safetensors(str(folder), (file.name for file in folder.iterdir()))
+
+
+def no_safetensors(place: str, files: Iterable[str]) -> BadCheckpointError:
+    """The error for a checkpoint whose `files` hold no weights that we read; `place` names it."""
+    pickles = sorted(name for name in files if name.endswith(_PICKLE_SUFFIXES))
+    if pickles:
+        return BadCheckpointError(
+            f"{place}: expected {SINGLE_FILE}, found {pickles[0]}",
+            hint="edgephi needs safetensors; pickle files are never loaded, because they can run code",
+        )
+    return BadCheckpointError(f"{place}: expected {SINGLE_FILE} or {INDEX_FILE}, found neither", hint=_HINT)
+
+
+def parse_index(index: Mapping[str, Any], *, where: str) -> dict[str, str]:
+    """The `weight_map` of a parsed index: tensor -> file name, each a plain name that stays in the folder."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadCheckpointError(f"{where}: expected a weight_map, found none", hint=_HINT)
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise BadCheckpointError(
+                f"{where}: {tensor}: expected a .safetensors file beside the index, found {name!r}",
+                hint=_HINT,
+            )
+    return weight_map
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    where = str(folder / INDEX_FILE)
+    return parse_index(read_json_object(folder / INDEX_FILE, where=where), where=where)
+
+
+def _matched_tensors(
+    folder: Path, architecture: Architecture, shards: tuple[ShardHeader, ...]
+) -> dict[str, TensorEntry]:
+    """The tensors of all `shards` that `architecture` asks for, in its order."""
+    found: dict[str, TensorEntry] = {}
+    for shard in shards:
+        for entry in shard.entries:
+            if entry.name in found:
+                _fail(
+                    folder,
+                    entry.name,
+                    f"one, found it in {found[entry.name].file.name} and {entry.file.name}",
+                )
+            found[entry.name] = entry
+    if len(shards) > 1 or shards[0].file.name != SINGLE_FILE:
+        for name, file in _read_index(folder).items():
+            if name not in found or found[name].file.name != file:
+                where = found[name].file.name if name in found else "nowhere"
+                _fail(folder, name, f"it in {file} by the index, found it {where}")
+
+    tensors: dict[str, TensorEntry] = {}
+    for name, shape in architecture.tensor_shapes().items():
+        stored = found.pop(name, None)
+        if stored is None:
+            _fail(folder, name, f"shape {list(shape)} by the config, found no such tensor")
+        if stored.shape != shape:
+            _fail(folder, name, f"shape {list(shape)} by the config, found {list(stored.shape)}")
+        if stored.dtype not in FLOAT_DTYPES:
+            _fail(folder, name, f"one of {', '.join(FLOAT_DTYPES)}, found {stored.dtype}")
+        tensors[name] = stored
+    for name in found:
+        if not _is_derived(name, architecture):
+            _fail(folder, name, "only tensors of the config's architecture, found this one too")
+    return tensors
+
+
+def _is_derived(name: str, architecture: Architecture) -> bool:
+    """Whether a stored tensor only repeats what is known: RoPE tables, or the second name of a tied head."""
+    tied_head = architecture.tied_embeddings and name == "lm_head.weight"
+    return tied_head or name.endswith(".rotary_emb.inv_freq")
+
+
+def _fail(folder: Path, tensor: str, message: str) -> NoReturn:
+    raise BadCheckpointError(f"{folder}: tensor {tensor}: expected {message}", hint=_HINT)

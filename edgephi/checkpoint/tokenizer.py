@@ -1,0 +1,98 @@
+"""What a checkpoint's tokenizer says: its special tokens, its chat format and the ids that end an answer.
+
+The real parser (the `tokenizers` library) reads the file, so that what passes here loads on the device too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.errors import BadCheckpointError
+from edgephi.phi import ChatFormat, chat_format
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer  # type: ignore[import-untyped]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""The files a tokenizer may have; the first one is required."""
+
+_HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """A checked tokenizer. `vocabulary_size` is its highest id plus one, at most the model's.
+
+    `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not
+    the file flags it as special. `stop_token_ids`, ascending, end an answer. `files` go into a bundle.
+    """
+
+    vocabulary_size: int
+    special_tokens: Mapping[str, int]
+    chat: ChatFormat
+    stop_token_ids: tuple[int, ...]
+    files: tuple[str, ...]
+
+
+def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
+    """Read and check the tokenizer in `folder` against the model it belongs to. Raises BadCheckpointError.
+
+    An answer ends at every token that the model's configs or its chat format name: exports that keep only
+    one of the two run past the end of the answer.
+    """
+    tokenizer = _load(folder)
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    size = max(ids.values(), default=-1) + 1
+    if not 0 < size <= architecture.vocabulary_size:
+        raise BadCheckpointError(
+            f"{folder / 'tokenizer.json'}: expected ids below vocab_size = {architecture.vocabulary_size}, "
+            f"found ids up to {size - 1}",
+            hint=_HINT,
+        )
+    for id_ in architecture.eos_token_ids:
+        if tokenizer.id_to_token(id_) is None:
+            raise BadCheckpointError(
+                f"{folder / 'tokenizer.json'}: expected a token for eos_token_id {id_}, found none",
+                hint=_HINT,
+            )
+    special_tokens = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
+    chat = chat_format(architecture.vocabulary_size, special_tokens)
+    if chat is None:
+        raise BadCheckpointError(
+            f"{folder / 'tokenizer.json'}: expected the chat tokens of the Phi-3 family "
+            f"(<|user|>, <|assistant|>, <|end|>), found none",
+            hint=_HINT,
+        )
+    stops = {special_tokens[token] for token in chat.stop_tokens if token in special_tokens}
+    return TokenizerFacts(
+        vocabulary_size=size,
+        special_tokens=special_tokens,
+        chat=chat,
+        stop_token_ids=tuple(sorted(stops.union(architecture.eos_token_ids))),
+        files=tuple(name for name in TOKENIZER_FILES if (folder / name).is_file()),
+    )
+
+
+def encode(folder: Path, text: str) -> list[int]:
+    """The token ids of `text` by the tokenizer in `folder`, with nothing put before or after it."""
+    ids: list[int] = _load(folder).encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _load(folder: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise BadCheckpointError(f"{file}: expected the tokenizer, found no such file", hint=_HINT)
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as cause:
+        reason = str(cause).partition("\n")[0]
+        raise BadCheckpointError(f"{file}: expected a tokenizer, found {reason}", hint=_HINT) from None
+    # A file may ask for cut or padded sequences; neither has a place in a conversation.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

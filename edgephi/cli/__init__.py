@@ -1,0 +1,1 @@
+"""The command line: each command is one thin file that parses, calls one function and prints."""

@@ -1,0 +1,133 @@
+"""`edgephi build`: a checkpoint becomes a proven bundle."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgephi.cli.options import (
+    context_option,
+    json_option,
+    model_argument,
+    recipe_option,
+    revision_option,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from edgephi.build import Built
+    from edgephi.manifest import VerifyLevel
+    from edgephi.quantize.scheme import Method
+
+
+@click.command(no_args_is_help=True)
+@model_argument
+@target_option
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder to write the bundle to; must not exist.",
+)
+@recipe_option
+@click.option(
+    "--method",
+    type=click.Choice(["search", "rtn"]),
+    help="How to choose scales, instead of the recipe's way: search for them, or round to nearest.",
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["quick", "full", "off"]),
+    default="quick",
+    show_default=True,
+    help="Measure the bundle on 256 tokens, 2048 tokens, or not at all.",
+)
+@context_option
+@revision_option
+@click.option(
+    "--sequence",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of this release; devices refuse to go back to a lower one.",
+)
+@json_option
+def build(
+    model: str,
+    *,
+    target_name: str,
+    output: Path,
+    recipe_name: str | None,
+    method: "Method | None",
+    verify: "VerifyLevel",
+    context: int | None,
+    revision: str | None,
+    sequence: int,
+    as_json: bool,
+) -> None:
+    """Build MODEL for a target: quantise and export in one pass, verify, seal.
+
+    MODEL is a recipe's name, a hub id (owner/name), a checkpoint's folder, or "demo". Nothing is left behind
+    when the build fails, is interrupted, or the certificate is past the recipe's gate.
+    """
+    import dataclasses
+
+    from edgephi.build import BuildRequest, find_checkpoint
+    from edgephi.build import build as build_bundle
+    from edgephi.bundle import check_destination
+    from edgephi.cli.steps import step
+    from edgephi.recipe import read_recipe, recipe_for
+    from edgephi.records import write_record
+    from edgephi.target import read_target
+
+    target = read_target(target_name)
+    recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
+    if method is not None:
+        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
+    check_destination(output)
+    located = find_checkpoint(model, recipe, revision, progress=True)
+    request = BuildRequest(
+        model=model,
+        target=target,
+        recipe=recipe,
+        output=output,
+        revision=revision,
+        verify=verify,
+        context=context,
+        sequence=sequence,
+    )
+    built = build_bundle(request, located, step)
+    if as_json:
+        errors = {error.name: round(error.relative_squared_error, 8) for error in built.tensor_errors}
+        document = {
+            "bundle": str(output),
+            "manifest": write_record(built.manifest),
+            "tensor_errors": errors,
+        }
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        click.echo(summary(built))
+        click.echo(f"\nedgephi run {output} 'your question'")
+
+
+def summary(built: "Built") -> str:
+    """What was built, how exact the codes are, and the certificate."""
+    from edgephi.cli.certificate import certificate_table
+    from edgephi.cli.sizes import human_bytes
+
+    manifest, errors = built.manifest, built.tensor_errors
+    worst = max(errors, key=lambda error: error.relative_squared_error)
+    mean = sum(error.relative_squared_error for error in errors) / len(errors)
+    lines = [
+        f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
+        f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
+        f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
+        f"worst {worst.relative_squared_error:.2%} in {worst.name}",
+        "",
+        certificate_table(manifest.certificate),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""The certificate of a bundle as a small table."""
+
+from edgephi.cli.table import table
+from edgephi.manifest import Certificate, Divergence
+
+
+def certificate_table(certificate: Certificate) -> str:
+    """A row for each of the three measured distances; a line of text when nothing was measured."""
+    measured = {
+        "export error": certificate.export_error,
+        "quantisation loss": certificate.quantisation_loss,
+        "end to end": certificate.end_to_end,
+    }
+    rows = [_row(name, divergence) for name, divergence in measured.items() if divergence is not None]
+    if not rows:
+        return "nothing was measured (built with --verify off)"
+    return table(rows, ("", "KL mean", "KL max", "top-1", "perplexity"), right=(1, 2, 3, 4))
+
+
+def _row(name: str, divergence: Divergence) -> tuple[str, ...]:
+    return (
+        name,
+        f"{divergence.kl_mean:.2e}",
+        f"{divergence.kl_max:.2e}",
+        f"{divergence.top1:.2%}",
+        f"{divergence.perplexity_from:.4g} → {divergence.perplexity_to:.4g}",
+    )

@@ -1,0 +1,68 @@
+"""`edgephi inspect`: show what a bundle is, what it needs and how good it is."""
+
+import textwrap
+from pathlib import Path
+
+import click
+
+from edgephi.cli.certificate import certificate_table
+from edgephi.cli.sizes import human_bytes
+from edgephi.cli.table import table
+from edgephi.manifest import Manifest, encode_manifest, read_manifest
+
+_WIDTH = 80
+_LABEL = 12
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is, one JSON document.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle is, what it needs and how good it is.
+
+    Reads the manifest only; `edgephi verify` holds the files against it.
+    """
+    manifest = read_manifest(bundle)
+    click.echo(encode_manifest(manifest).decode() if as_json else _summary(manifest), nl=not as_json)
+
+
+def _summary(manifest: Manifest) -> str:
+    """The manifest in at most 80 columns."""
+    model, target, quant, requires = manifest.model, manifest.target, manifest.quant, manifest.requires
+    engines = ", ".join(f"{name} {allowed}" for name, allowed in requires.engines.items())
+    certificate = manifest.certificate
+    measured = f", {certificate.tokens:,} tokens of {certificate.text!r}" if certificate.tokens else ""
+    facts = {
+        "bundle": f"{manifest.name}, release {manifest.sequence} of {manifest.created}",
+        "model": f"{model.id} at {model.revision} ({model.variant})",
+        "": f"{model.parameters:,} parameters, trained for {model.context:,} tokens",
+        "target": f"{target.name}: {target.engine} on {target.provider}, {', '.join(target.arch)}",
+        "weights": f"{quant.bits_per_weight:.2f} bits per weight: {_scheme(manifest)}",
+        "context": f"{manifest.limits.context:,} tokens, prompt and answer together",
+        "needs": f"{human_bytes(requires.memory_bytes)} memory at the full context, "
+        f"{human_bytes(requires.disk_bytes)} disk, {engines}",
+        "stop tokens": ", ".join(map(str, manifest.chat.stop_token_ids)),
+        "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
+        "quality": f"verify level {certificate.level}{measured}",
+    }
+    lines = [_fact(label, value) for label, value in facts.items()]
+    files = [(entry.path, human_bytes(entry.size), entry.sha256[:12]) for entry in manifest.files]
+    listing = table(files, ("file", "size", "sha256"), right=(1,))
+    return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing])
+
+
+def _scheme(manifest: Manifest) -> str:
+    quant = manifest.quant
+    symmetry = "symmetric" if quant.symmetric else "asymmetric"
+    return (
+        f"int{quant.bits} in groups of {quant.group_size}, {symmetry}, by {quant.method}; "
+        f"embedding {quant.embedding_bits} bit, head {quant.head_bits} bit"
+    )
+
+
+def _fact(label: str, value: str) -> str:
+    """A label in its own column, and its value wrapped beside it."""
+    indent = " " * _LABEL
+    return textwrap.fill(
+        value, _WIDTH, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=indent, break_on_hyphens=False
+    )

@@ -1,0 +1,140 @@
+"""`edgephi`: the group of all commands, and the one place where an error becomes a line and an exit code."""
+
+import errno
+import importlib
+import io
+import os
+import sys
+import traceback
+
+import click
+
+import edgephi
+from edgephi.errors import EdgephiError, NotSupportedError, UsageError
+
+COMMANDS: dict[str, str] = {
+    "quickstart": "Build, prove and run the embedded demo model on this machine's CPU.",
+    "recipes": "List the models and how each is quantised.",
+    "targets": "List the devices and what each can take.",
+    "plan": "Print all that `build` would do with a model, and write nothing.",
+    "pull": "Download a model's checkpoint into the local cache.",
+    "build": "Build a model for a target: quantise, export, verify, seal.",
+    "inspect": "Show what a bundle is, what it needs and how good it is.",
+    "verify": "Check a bundle's files; with --against, its quality too.",
+    "run": "Answer one prompt with a bundle.",
+}
+"""Name and first help line of each command, in the order of the listing.
+
+The command itself is the function NAME in `edgephi/cli/NAME.py`. That file is imported when the command is
+used: the listing and the other commands do not pay for it, and a device need not have all it imports.
+"""
+
+_INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
+_CLOSED_PIPE = 141  # and for one whose reader went away
+_EXTRAS: dict[str, str] = {
+    "huggingface_hub": "build",
+    "numpy": "build",
+    "onnx": "build",
+    "tokenizers": "build",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports each when it is used."""
+
+    debug = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of all commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command; None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"edgephi.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - for the type checker
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the listing from `COMMANDS`, where click would import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; a reader that went away (`edgephi run … | head`) ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except OSError as cause:
+            if cause.errno != errno.EPIPE:
+                raise
+            # What is still buffered has nowhere to go, and Python would complain when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(_CLOSED_PIPE) from None
+
+
+def _set_debug(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    assert isinstance(ctx.command, LazyGroup)  # noqa: S101 - for the type checker
+    ctx.command.debug = value
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
+)
+@click.version_option(edgephi.__version__, "--version", prog_name="edgephi", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Build, prove, flash and run Phi-3-family models on edge devices."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that `edgephi.errors` gives to what happened."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets "?", not an error
+            stream.reconfigure(errors="replace")
+    sys.exit(_exit_code(arguments))
+
+
+def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one return a kind of error
+    try:
+        code = cli.main(arguments, prog_name="edgephi", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as usage:
+        usage.show()
+        return UsageError.exit_code
+    except click.UsageError as usage:
+        context = usage.ctx.command_path if usage.ctx else "edgephi"
+        return _report(usage.format_message(), f"see `{context} --help`", UsageError.exit_code)
+    except click.ClickException as cause:
+        return _report(cause.format_message(), "see `edgephi --help`", UsageError.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except EdgephiError as error:
+        return _report(error.message, error.hint, error.exit_code)
+    except ModuleNotFoundError as missing:
+        extra = _EXTRAS.get((missing.name or "").partition(".")[0])
+        if extra is None:
+            return _report_bug(missing)
+        return _report(
+            f"this command needs {missing.name}, which is not installed",
+            f"pip install 'edgephi[{extra}]'",
+            NotSupportedError.exit_code,
+        )
+    except Exception as bug:  # nothing but a line may reach the user
+        return _report_bug(bug)
+    return code if isinstance(code, int) else 0
+
+
+def _report_bug(bug: Exception) -> int:
+    summary = f"{type(bug).__name__}: {bug}"
+    return _report(f"bug in edgephi: {summary}", "run `edgephi --debug …` again and report what it shows", 1)
+
+
+def _report(message: str, hint: str, code: int) -> int:
+    """Print an error as one line and its hint as another."""
+    if cli.debug:
+        traceback.print_exc()
+    for label, text in (("error", message), ("hint", hint)):
+        click.echo(f"{label}: {' '.join(text.split())}", err=True)
+    return code

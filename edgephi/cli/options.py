@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+model_argument: Decorator = click.argument("model")
+
+target_option: Decorator = click.option(
+    "-t", "--target", "target_name", required=True, metavar="T", help="Target device: see `edgephi targets`."
+)
+
+recipe_option: Decorator = click.option(
+    "--recipe",
+    "recipe_name",
+    metavar="R",
+    help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
+)
+
+revision_option: Decorator = click.option(
+    "--revision", metavar="REV", help="Branch, tag or commit of a model of the hub. [default: the recipe's]"
+)
+
+context_option: Decorator = click.option(
+    "--context",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Tokens to serve, prompt and answer together. [default: the target's limit]",
+)
+
+json_option: Decorator = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
+)

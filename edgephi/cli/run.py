@@ -1,0 +1,118 @@
+"""`edgephi run`: answer one prompt with a bundle."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from edgephi.errors import UsageError
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop after N tokens. [default: 512, or what the context leaves]",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    metavar="T",
+    show_default=True,
+    help="0 takes the most likely token each time; more makes answers more varied.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    metavar="P",
+    show_default=True,
+    help="With a temperature: draw only from the most likely tokens that make up the share P.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 31) - 1),
+    metavar="N",
+    help="With a temperature: draw the same tokens again.",
+)
+@click.option("--system", metavar="TEXT", help="System message: who the model is and how it answers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document with the answer and its numbers."
+)
+def run(
+    bundle: Path,
+    prompt: str | None,
+    *,
+    max_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    system: str | None,
+    as_json: bool,
+) -> None:
+    """Answer one prompt with a bundle.
+
+    PROMPT is read from standard input when it is "-" or left out. The answer goes to standard output as
+    the model writes it, and nothing else does.
+    """
+    # The engine is heavy to import: a prompt that is missing should not wait for it.
+    prompt = _utf8(_from_standard_input() if prompt is None or prompt == "-" else prompt, "prompt")
+    if not prompt:
+        raise UsageError("expected a prompt, found an empty one", hint="see `edgephi run --help`")
+    if system is not None:
+        _utf8(system, "system message")
+
+    import edgephi.runtime
+    from edgephi.runtime.session import Options
+
+    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, system=system)
+    session = edgephi.runtime.load(bundle, warn=lambda text: click.echo(f"warning: {text}", err=True))
+    answer = session.stream(prompt, options)
+    for piece in answer:
+        if not as_json:
+            click.echo(piece, nl=False)  # flushes each piece
+    if not as_json:
+        click.echo()
+        return
+    generation = answer.generation
+    document = {
+        "text": generation.text,
+        "stop_reason": generation.stop_reason,
+        "tokens": {"prompt": generation.prompt_tokens, "generated": generation.generated_tokens},
+        "timings": {
+            "load_seconds": round(session.load_seconds, 4),
+            "first_token_seconds": round(generation.first_token_seconds, 4),
+            "prefill_tokens_per_second": round(generation.prefill_tokens_per_second, 2),
+            "decode_tokens_per_second": round(generation.decode_tokens_per_second, 2),
+        },
+        "model": session.manifest.model.id,
+        "engine": {"name": session.engine.name, "version": session.engine.version},
+        "provider": session.manifest.target.provider,
+    }
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _from_standard_input() -> str:
+    if sys.stdin.isatty():
+        raise UsageError(
+            "expected a prompt, found none",
+            hint="edgephi run BUNDLE 'your question', or pipe the prompt in",
+        )
+    data = sys.stdin.buffer.read()
+    return data.decode(errors="surrogateescape").rstrip("\r\n")
+
+
+def _utf8(text: str, what: str) -> str:
+    """`text`, when it is UTF-8: bytes that are not came in as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"expected UTF-8 text as {what}, found other bytes", hint="convert it with iconv -t UTF-8"
+        ) from None
+    return text

@@ -1,0 +1,26 @@
+"""Plain-text tables with aligned columns."""
+
+import unicodedata
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), *, right: Sequence[int] = ()) -> str:
+    """Lines of `rows` below `header`, two spaces between columns; the columns `right` align to the right.
+
+    Every row has as many cells as the header, when there is one. No line ends in spaces or a line break.
+    """
+    lines = [*([header] if header else []), *rows]
+    widths = [max(_columns(cell) for cell in column) for column in zip(*lines, strict=True)]
+
+    def align(column: int, cell: str) -> str:
+        space = " " * (widths[column] - _columns(cell))
+        return space + cell if column in right else cell + space
+
+    return "\n".join("  ".join(align(i, cell) for i, cell in enumerate(line)).rstrip() for line in lines)
+
+
+def _columns(text: str) -> int:
+    """Columns of `text` on a terminal: wide characters take two, combining marks none."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

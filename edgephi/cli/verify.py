@@ -1,0 +1,63 @@
+"""`edgephi verify`: whether a bundle is what its manifest says, and as good."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgephi.cli.options import json_option
+
+if TYPE_CHECKING:
+    from edgephi.reference.evaluation_text import EvaluationLevel
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--against", "model", metavar="MODEL", help="Measure the quality again, against this checkpoint."
+)
+@click.option(
+    "--level",
+    type=click.Choice(["quick", "full"]),
+    default="quick",
+    show_default=True,
+    help="With --against: measure on 256 or on 2048 tokens.",
+)
+@click.option("--recipe", "recipe_name", metavar="R", help="With --against: the recipe whose gate holds.")
+@json_option
+def verify(
+    bundle: Path, *, model: str | None, level: "EvaluationLevel", recipe_name: str | None, as_json: bool
+) -> None:
+    """Check every file of BUNDLE against its manifest; with --against, measure its quality too.
+
+    Exit code 4 names the file that is missing, changed or too much, 5 the number that is past the limit.
+    """
+    from edgephi.cli.certificate import certificate_table
+    from edgephi.cli.steps import step
+    from edgephi.manifest import read_manifest
+    from edgephi.records import write_record
+    from edgephi.runtime.bundle_files import check_files
+
+    manifest = read_manifest(bundle)
+    with step("check files", sum(entry.size for entry in manifest.files)) as done:
+        check_files(bundle, manifest, progress=done)
+    certificate = manifest.certificate
+    if model is not None:
+        from edgephi.build import verify_against
+        from edgephi.recipe import read_recipe, recipe_for
+
+        recipe = read_recipe(recipe_name) if recipe_name else recipe_for(manifest.model.variant)
+        certificate = verify_against(bundle, manifest, model, recipe, level=level, step=step)
+    if as_json:
+        document = {
+            "bundle": str(bundle),
+            "files": len(manifest.files),
+            "measured_now": model is not None,
+            "certificate": write_record(certificate),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"{bundle}: {len(manifest.files)} files as the manifest says")
+    click.echo("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
+    click.echo(certificate_table(certificate))

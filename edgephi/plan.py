@@ -1,0 +1,195 @@
+"""The plan of a build: everything that it will make and need, computed from shapes alone. Writes nothing."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.export import engines
+from edgephi.phi import RotaryEmbedding
+from edgephi.quantize.scheme import Scheme
+from edgephi.recipe import Quant, Recipe, Shape
+from edgephi.target import Target
+
+_EMBEDDING = "model.embed_tokens.weight"
+_BYTES_PER_CACHED_NUMBER = 4  # the CPU engine keeps float32 keys and values
+# The engine, its tokenizer and Python before any weight: measured by tests/bench/memory, rounded up.
+_ENGINE_BYTES = 250_000_000
+# float32 numbers alive while one prompt token passes through a layer, as multiples of the feed-forward
+# width: gate and up, their product, and the copies that operators make.
+_FEED_FORWARD_COPIES = 6
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a device at the full context, in bytes, by what it is for."""
+
+    weights: int
+    kv_cache: int
+    scratch: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.scratch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `build` will do. `context` is what the bundle serves; sizes are bytes.
+
+    `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
+
+    `largest_context` is the most tokens that fit into the target's memory, None when that is not known.
+    `decode_tokens_per_second` is the bound that the target's memory bandwidth sets, None when not known.
+    """
+
+    model: str
+    recipe: Recipe
+    target: Target
+    architecture: Architecture
+    schemes: Mapping[str, Scheme | None]
+    context: int
+    artifact_bytes: int
+    bits_per_weight: float
+    memory: Memory
+    largest_context: int | None
+    decode_tokens_per_second: float | None
+
+
+def make_plan(
+    model: str, architecture: Architecture, recipe: Recipe, target: Target, *, context: int | None = None
+) -> Plan:
+    """Plan the build of a checkpoint with this architecture.
+
+    `context` replaces the target's. Raises DoesNotFitError when the bundle cannot run on the target with
+    it, NotSupportedError when recipe, target and checkpoint cannot be combined.
+    """
+    exporter = engines.exporter(target.engine)
+    schemes = choose_schemes(architecture, recipe.quant)
+    if context is not None and context > architecture.context:
+        raise DoesNotFitError(
+            f"--context {context}: {model} was made for at most {architecture.context} tokens",
+            hint=f"ask for at most {architecture.context}",
+        )
+    served = context or min(target.limits.context, architecture.context)
+    artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
+    memory = _memory(architecture, artifact_bytes, served)
+    largest = _largest_context(architecture, artifact_bytes, target)
+    if largest is not None and served > largest:
+        raise DoesNotFitError(
+            f"{model} on {target.name}: needs {memory.total / 1e9:.1f} GB of memory at a context of {served} "
+            f"tokens, the device has {(target.limits.memory_bytes or 0) / 1e9:.1f} GB",
+            hint=f"--context {largest} fits" if largest else "choose a smaller model or a larger device",
+        )
+    bandwidth = target.limits.memory_bytes_per_second
+    return Plan(
+        model=model,
+        recipe=recipe,
+        target=target,
+        architecture=architecture,
+        schemes=schemes,
+        context=served,
+        artifact_bytes=artifact_bytes,
+        bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),
+        memory=memory,
+        largest_context=largest,
+        decode_tokens_per_second=None if bandwidth is None else bandwidth / artifact_bytes,
+    )
+
+
+def choose_schemes(architecture: Architecture, quant: Quant) -> dict[str, Scheme | None]:
+    """The scheme of every tensor: matrices are quantised, the norms' vectors stay float32.
+
+    Raises NotSupportedError when the group size does not divide a matrix's columns.
+    """
+    scheme = Scheme(quant.bits, quant.group_size, quant.symmetric, quant.method)
+    embedding = dataclasses.replace(scheme, bits=quant.embedding_bits)
+    head = dataclasses.replace(scheme, bits=quant.head_bits)
+    if architecture.tied_embeddings:
+        embedding = head = max(embedding, head, key=lambda each: each.bits)
+    special = {_EMBEDDING: embedding, architecture.head_name: head}
+    schemes: dict[str, Scheme | None] = {}
+    for name, shape in architecture.tensor_shapes().items():
+        schemes[name] = special.get(name, scheme) if len(shape) == 2 else None
+        if len(shape) == 2 and shape[1] % quant.group_size:
+            raise NotSupportedError(
+                f"{name}: group size {quant.group_size} does not divide its {shape[1]} columns",
+                hint="set group_size to 64 or 32 in a recipe of your own",
+            )
+    return schemes
+
+
+def architecture_of(shape: Shape) -> Architecture:
+    """Stands in for what `config.json` says where only sizes matter: its LongRoPE factors are all 1."""
+    factors = (1.0,) * (shape.rotary_size // 2) if shape.longrope else None
+    return Architecture(
+        vocabulary_size=shape.vocabulary_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        norm_epsilon=1e-5,
+        rotary=RotaryEmbedding(
+            size=shape.rotary_size,
+            theta=10000.0,
+            original_context=shape.original_context,
+            context=shape.context,
+            short_factor=factors,
+            long_factor=factors,
+        ),
+        context=shape.context,
+        sliding_window=shape.sliding_window,
+        tied_embeddings=shape.tied_embeddings,
+        bos_token_id=None,
+        eos_token_ids=(),
+        pad_token_id=None,
+    )
+
+
+def shape_of(architecture: Architecture) -> Shape:
+    """The shape that a recipe for this architecture declares."""
+    return Shape(
+        vocabulary_size=architecture.vocabulary_size,
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        layers=architecture.layers,
+        heads=architecture.heads,
+        kv_heads=architecture.kv_heads,
+        rotary_size=architecture.rotary.size,
+        context=architecture.context,
+        original_context=architecture.rotary.original_context,
+        longrope=architecture.rotary.long_factor is not None,
+        sliding_window=architecture.sliding_window,
+        tied_embeddings=architecture.tied_embeddings,
+    )
+
+
+def _kv_bytes_per_token(architecture: Architecture) -> int:
+    numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
+    return numbers * _BYTES_PER_CACHED_NUMBER
+
+
+def _memory(architecture: Architecture, artifact_bytes: int, context: int) -> Memory:
+    chunk = engines.PREFILL_TOKENS
+    logits = 2 * chunk * architecture.vocabulary_size * 4
+    scores = architecture.heads * chunk * context * 4
+    activations = chunk * architecture.intermediate_size * _FEED_FORWARD_COPIES * 4
+    return Memory(
+        weights=artifact_bytes,
+        kv_cache=context * _kv_bytes_per_token(architecture),
+        scratch=_ENGINE_BYTES + logits + scores + activations,
+    )
+
+
+def _largest_context(architecture: Architecture, artifact_bytes: int, target: Target) -> int | None:
+    """The most tokens that fit, a multiple of 256 unless it is the model's own limit; 0 when none do."""
+    room = target.limits.memory_bytes
+    if room is None:
+        return None
+    fixed = _memory(architecture, artifact_bytes, 0).total
+    per_token = _memory(architecture, artifact_bytes, 1).total - fixed
+    fitting = max(0, room - fixed) // per_token
+    return architecture.context if fitting >= architecture.context else fitting // 256 * 256

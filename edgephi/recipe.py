@@ -1,0 +1,98 @@
+"""A recipe: a model, how to quantise it, and how good the result must be. One file of `recipes/` each."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edgephi.declarations import find_file, read_all, read_toml
+
+FOLDER = "recipes"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The published model's size, so that a plan needs no download. Checked against its config when built.
+
+    `rotary_size` is the number of rotated dimensions of a head, `original_context` where LongRoPE switches.
+    """
+
+    vocabulary_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    rotary_size: int
+    context: int
+    original_context: int
+    longrope: bool = False
+    sliding_window: int | None = None
+    tied_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the checkpoint is: a hub id (or `demo`), a revision, and the shape that it must have.
+
+    An empty id is a recipe for any checkpoint of the family.
+    """
+
+    id: str = ""
+    revision: str = "main"
+    shape: Shape | None = None
+
+
+@dataclass(frozen=True)
+class Quant:
+    """How to quantise: see `edgephi.quantize.scheme.Scheme`. Embedding and head have their own bits.
+
+    When the two share one matrix, it gets the larger number of bits of the two.
+    """
+
+    method: Literal["search", "rtn"] = "search"
+    bits: Literal[4, 8] = 4
+    group_size: Literal[32, 64, 128] = 128
+    symmetric: bool = True
+    embedding_bits: Literal[4, 8] = 4
+    head_bits: Literal[4, 8] = 4
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Limits of the certificate's numbers; a build that is worse fails. KL in nats, means over the text."""
+
+    export_error_kl: float = 1e-3
+    quantisation_loss_kl: float = 0.5
+    end_to_end_kl: float = 0.5
+    end_to_end_top1: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One file of `recipes/`. `evaluation` chooses the text that the certificate is measured on."""
+
+    name: str
+    summary: str
+    model: Model = field(default_factory=Model)
+    quant: Quant = field(default_factory=Quant)
+    gate: Gate = field(default_factory=Gate)
+    evaluation: Literal["general", "device"] = "general"
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe of that name, or in that TOML file. Raises BadDeclarationError."""
+    return read_toml(find_file(name, FOLDER), Recipe)
+
+
+def recipes() -> list[Recipe]:
+    """All shipped recipes."""
+    return list(read_all(FOLDER, Recipe))
+
+
+def recipe_for(model: str) -> Recipe:
+    """The shipped recipe whose name or hub id is `model`, else the default one."""
+    shipped = recipes()
+    for recipe in shipped:
+        if recipe.name != DEFAULT and model.lower() in (recipe.name, recipe.model.id.lower()):
+            return recipe
+    return next(recipe for recipe in shipped if recipe.name == DEFAULT)

@@ -1,0 +1,48 @@
+"""What runs on the device: load a bundle, answer prompts.
+
+    import edgephi.runtime
+
+    model = edgephi.runtime.load("phi-3.5-mini-bundle")
+    print(model.generate("Which tea keeps me awake?").text)
+    for piece in model.stream("Tell me a story."):
+        print(piece, end="", flush=True)
+
+This package imports nothing of the build side, and an engine only when a bundle is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgephi.runtime.session import Session
+
+__all__ = ["load"]
+
+
+def load(bundle: str | os.PathLike[str], *, warn: Callable[[str], None] | None = None) -> Session:
+    """Open the bundle in a folder: check its files (presence and size) and memory, load its engine.
+
+    `warn` is told when memory may become short; without it that is a Python warning. Raises BadBundleError,
+    DoesNotFitError when the weights cannot fit into memory, and NotSupportedError without the right engine.
+    """
+    from edgephi.manifest import read_manifest
+    from edgephi.runtime.bundle_files import check_files
+    from edgephi.runtime.memory import available_memory, check_memory
+    from edgephi.runtime.session import Session
+
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    check_files(folder, manifest, quick=True)
+    shortage = check_memory(manifest, available_memory())
+    if shortage is not None:
+        if warn is None:
+            import warnings
+
+            warnings.warn(shortage, RuntimeWarning, stacklevel=2)
+        else:
+            warn(shortage)
+    return Session(folder, manifest)

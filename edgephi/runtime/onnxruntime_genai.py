@@ -1,0 +1,182 @@
+"""The adapter of ONNX Runtime GenAI (`pip install 'edgephi[cpu]'`), checked against its version 0.18."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
+from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.engines import TextStream, check_version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = "onnxruntime-genai"
+
+# A prompt is prefilled in pieces, for two reasons. The engine computes the logits of every token of a piece:
+# 525 MB and most of the time for a whole 4k prompt of a small model. And it holds Python's lock until the
+# piece is done, so Ctrl-C waits for that long. Pieces of 2 to 512 tokens gave the same logits, bit for bit,
+# and those of 16 or more the same speed.
+_PREFILL_TOKENS = 32
+# Every LongRoPE member of the family was first trained for this many tokens. A longer prompt uses other
+# RoPE factors from its first token on, and the graph chooses them by the tokens that it has seen so far:
+# the first piece must therefore reach past this length.
+_ORIGINAL_CONTEXT = 4096
+# Failures come back as exceptions; the engine must not print them to the user's terminal as well.
+_QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
+
+
+def open_engine(bundle: Path, manifest: Manifest) -> GenaiEngine:
+    """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
+    try:
+        import onnxruntime_genai
+    except ImportError as cause:
+        if isinstance(cause, ModuleNotFoundError):
+            problem = f"this bundle runs on {NAME}, which is not installed"
+        else:  # installed, but not for this machine: a missing system library, another architecture
+            problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
+        raise NotSupportedError(problem, hint="pip install 'edgephi[cpu]'") from None
+    check_version(NAME, onnxruntime_genai.__version__, manifest.requires.engines.get(NAME, ""))
+    onnxruntime_genai.disable_telemetry_events()
+    return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest)
+
+
+class GenaiEngine:
+    """One loaded model. The KV cache lives as long as one `generate` or `logits` call."""
+
+    name = NAME
+
+    def __init__(self, engine: Any, artifact: Path, manifest: Manifest) -> None:
+        self.version: str = engine.__version__
+        self._engine = engine
+        self._template = manifest.chat.template
+        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
+        self._context = manifest.limits.context
+        with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
+            config = engine.Config(str(artifact))
+            config.overlay(_QUIET)
+            self._model = engine.Model(config)
+            self._tokenizer = engine.Tokenizer(self._model)
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt text of a conversation, rendered with the template of the manifest."""
+        for message in messages:
+            # The engine takes C strings: everything after a NUL would be lost without a word.
+            if "\0" in message["content"]:
+                raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
+        with _translated("bundle.json: chat: expected a template that renders the prompt"):
+            return cast(
+                "str",
+                self._tokenizer.apply_chat_template(
+                    messages=json.dumps(messages), template_str=self._template, add_generation_prompt=True
+                ),
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written in it become their ids."""
+        with _translated("expected text that the tokenizer can encode"):
+            return [int(token) for token in self._tokenizer.encode(text)]
+
+    def decode_stream(self, before: int) -> TextStream:
+        """A decoder for the tokens that follow `before`, which decides about a space at the start."""
+        stream = self._tokenizer.create_stream()
+        stream.decode(before)
+        return cast("TextStream", stream)
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        *,
+        length: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        seed: int | None,
+    ) -> Iterator[int]:
+        """The tokens that follow `prompt`, a stop token included, until there are `length` tokens in all."""
+        generator = self._generator(
+            max_length=length,
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            top_p=top_p,
+            top_k=top_k,
+            random_seed=-1 if seed is None else seed,
+        )
+        for piece in _pieces(prompt):
+            self._append(generator, piece)
+        with _translated("expected a next token"):
+            while not generator.is_done():
+                generator.generate_next_token()
+                token = int(generator.get_next_tokens()[0])
+                yield token
+                if token in self._stop_token_ids:
+                    return
+
+    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+        """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
+
+        Memory is `step` x vocabulary floats, twice. For a LongRoPE model a prompt past the original
+        context is one prefill only when its first step is past it too.
+        """
+        generator = self._generator(max_length=min(len(token_ids) + 1, self._context), do_sample=False)
+        for start in range(0, len(token_ids), step):
+            self._append(generator, token_ids[start : start + step])
+            with _translated("expected logits"):
+                block = generator.get_output("logits")[0]
+            yield block
+
+    def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after every token of one prefill, (tokens, vocabulary)."""
+        return next(self.logits(token_ids, step=len(token_ids)))
+
+    def _generator(self, **search_options: float | bool) -> Any:
+        """An empty KV cache, allocated for `max_length` tokens."""
+        with _translated(f"expected a KV cache for {search_options['max_length']} tokens"):
+            parameters = self._engine.GeneratorParams(self._model)
+            parameters.set_search_options(**search_options)
+            return self._engine.Generator(self._model, parameters)
+
+    def _append(self, generator: Any, token_ids: Sequence[int]) -> None:
+        with _translated(f"expected to prefill {len(token_ids)} tokens"):
+            generator.append_tokens(list(token_ids))
+
+
+def _pieces(prompt: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut a prompt into what is prefilled at once."""
+    start = _ORIGINAL_CONTEXT + 1 if len(prompt) > _ORIGINAL_CONTEXT else 0
+    if start:
+        yield prompt[:start]
+    while start < len(prompt):
+        end = start + _PREFILL_TOKENS
+        if end == len(prompt) - 1:
+            end += 1  # a single token would take another kernel, which rounds differently
+        yield prompt[start:end]
+        start = end
+
+
+@contextlib.contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """The one place where the engine's exceptions become ours: it has one class for all of them.
+
+    Versions, memory and lengths were checked before, so what fails now is the bundle's content.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError) as cause:
+        found = _one_line(cause)
+        if isinstance(cause, MemoryError) or "alloc" in found.lower():
+            raise DoesNotFitError(
+                f"{doing}: not enough memory: {found}",
+                hint="stop other programs, or ask for fewer tokens (--max-tokens)",
+            ) from cause
+        hint = "copy the bundle again and check it with `edgephi verify`"
+        raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
+
+
+def _one_line(cause: BaseException) -> str:
+    return " ".join(str(cause).split()) or type(cause).__name__

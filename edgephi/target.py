@@ -1,0 +1,51 @@
+"""A target: a device, the engine that runs there, and what it can take. One file of `targets/` each."""
+
+from dataclasses import dataclass, field
+
+from edgephi.declarations import find_file, read_all, read_toml
+
+FOLDER = "targets"
+
+
+@dataclass(frozen=True)
+class TargetLimits:
+    """`context`: tokens served unless a build asks for another number.
+
+    `memory_bytes` and `memory_bytes_per_second` are set for a known device: its memory for the model, and
+    the bandwidth that bounds its decode speed.
+    """
+
+    context: int
+    memory_bytes: int | None = None
+    memory_bytes_per_second: int | None = None
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """`accuracy_level` of onnxruntime's `MatMulNBits`: 0 keeps float32 activations, 4 makes them int8."""
+
+    accuracy_level: int = 4
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file of `targets/`. `arch` as `platform.machine()` names it; `engines` are version ranges."""
+
+    name: str
+    summary: str
+    engine: str
+    provider: str
+    arch: tuple[str, ...]
+    engines: dict[str, str]
+    limits: TargetLimits
+    kernels: Kernels = field(default_factory=Kernels)
+
+
+def read_target(name: str) -> Target:
+    """The target of that name, or in that TOML file. Raises BadDeclarationError."""
+    return read_toml(find_file(name, FOLDER), Target)
+
+
+def targets() -> list[Target]:
+    """All shipped targets."""
+    return list(read_all(FOLDER, Target))

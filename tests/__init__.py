@@ -1,0 +1,1 @@
+"""What edgephi promises, as tests. One folder for each floor of the package."""

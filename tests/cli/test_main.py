@@ -1,0 +1,89 @@
+"""The group of commands: listing, errors and exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import edgephi as package
+from edgephi.cli.main import COMMANDS, cli
+from tests.cli.conftest import MAIN, Edgephi, is_one_error
+from tests.tiny_bundle import write_tiny_bundle
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_every_command(edgephi: Edgephi, option: str) -> None:
+    done = edgephi(option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.split("Commands:\n")[1].splitlines()] == list(COMMANDS)
+
+
+def test_no_arguments_show_the_help(edgephi: Edgephi) -> None:
+    done = edgephi()
+    assert done.returncode == 2
+    assert "Commands:" in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_listing_says_what_the_command_says(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert (command.help or "").splitlines()[0] == COMMANDS[name]
+    assert command.name == name
+
+
+def test_version(edgephi: Edgephi) -> None:
+    assert edgephi("--version").stdout == f"edgephi {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["--colour"], ["inspect", "--jsn", "x"], ["run", "x", "y", "z"]]
+)
+def test_usage_errors(edgephi: Edgephi, arguments: list[str]) -> None:
+    assert is_one_error(edgephi(*arguments), 2)
+
+
+def test_debug_shows_the_traceback(edgephi: Edgephi) -> None:
+    quiet, loud = edgephi("inspect", "nowhere"), edgephi("--debug", "inspect", "nowhere")
+    assert is_one_error(quiet, 4)
+    assert loud.returncode == 4
+    assert "Traceback" in loud.stderr
+    assert loud.stderr.endswith(quiet.stderr)
+
+
+def test_a_bug_is_one_line_too(edgephi: Edgephi) -> None:
+    before = (
+        "import edgephi.cli.inspect as m\ndef read(bundle): raise KeyError('a\\nb')\nm.read_manifest = read"
+    )
+    done = edgephi("inspect", "x", before=before)
+    assert is_one_error(done, 1)
+    assert "bug in edgephi: KeyError" in done.stderr
+    assert "--debug" in done.stderr
+
+
+def test_a_command_without_its_extra(edgephi: Edgephi) -> None:
+    before = "import edgephi.cli.inspect as m\ndef read(bundle): import tokenizers\nm.read_manifest = read"
+    done = edgephi("inspect", "x", before="import sys; sys.modules['tokenizers'] = None\n" + before)
+    assert is_one_error(done, 3)
+    assert "hint: pip install 'edgephi[build]'" in done.stderr
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path)
+    command = [sys.executable, "-c", f"import time; time.sleep(0.5)\n{MAIN}", "inspect", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_a_terminal_without_unicode(edgephi: Edgephi, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path)
+    before = "import sys; sys.stdout.reconfigure(encoding='latin-1')"
+    done = edgephi("inspect", tmp_path, before=before)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "12.35 ? 12.35" in done.stdout

@@ -1,0 +1,55 @@
+"""The wall: what runs on the device must not load the build side, nor an engine before it is needed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ENGINE_SIDE = {"onnxruntime_genai", "onnxruntime", "numpy"}
+BUILD_SIDE = {"torch", "onnx", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
+BUILD_ROOMS = {
+    "edgephi.checkpoint",
+    "edgephi.quantize",
+    "edgephi.reference",
+    "edgephi.export",
+    "edgephi.demo",
+    "edgephi.recipe",
+    "edgephi.target",
+    "edgephi.plan",
+    "edgephi.build",
+    "edgephi.verify",
+    "edgephi.bundle",
+}
+
+
+def modules_after(code: str) -> set[str]:
+    """Every module that a fresh Python has loaded after `code`."""
+    ending = "\nimport json, sys; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code + ending], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import edgephi.runtime",
+        "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.runtime.bundle_files",
+        "import edgephi.cli.run, edgephi.cli.inspect",
+        "from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)",
+    ],
+)
+def test_light_imports(code: str) -> None:
+    loaded = modules_after(code)
+    assert not loaded & (ENGINE_SIDE | BUILD_SIDE | BUILD_ROOMS)
+
+
+def test_the_runtime_knows_no_command_line() -> None:
+    loaded = modules_after("import edgephi.runtime")
+    assert not {name for name in loaded if name == "click" or name.startswith("edgephi.cli")}
+
+
+def test_help_imports_no_command() -> None:
+    loaded = modules_after("from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)")
+    assert {name for name in loaded if name.startswith("edgephi.cli")} == {"edgephi.cli", "edgephi.cli.main"}
+    assert "edgephi.runtime" not in loaded

@@ -1,0 +1,56 @@
+"""Memory is looked at before a model is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from edgephi.errors import DoesNotFitError
+from edgephi.runtime import memory
+from tests.tiny_bundle import FILES, tiny_manifest
+
+WEIGHTS = sum(map(len, FILES.values()))
+
+
+def test_refuses_weights_that_cannot_fit() -> None:
+    with pytest.raises(DoesNotFitError, match=r"the weights need .* are available"):
+        memory.check_memory(tiny_manifest(), WEIGHTS - 1)
+
+
+def test_warns_when_the_full_context_may_not_fit() -> None:
+    warning = memory.check_memory(tiny_manifest(), 9_000_000)
+    assert warning is not None
+    assert "0.01 GB" in warning
+
+
+def test_says_nothing_when_there_is_enough() -> None:
+    assert memory.check_memory(tiny_manifest(), 10_000_000) is None
+
+
+def test_this_machine_has_some() -> None:
+    assert memory.available_memory() > 0
+
+
+def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "cgroup"
+    limits = {"a": ("5000", "1000", "inactive_file 500\n"), "a/b": ("max", "900", "inactive_file 0\n")}
+    for name, (limit, usage, statistics) in limits.items():
+        (root / name).mkdir(parents=True)
+        (root / name / "memory.max").write_text(limit + "\n")
+        (root / name / "memory.current").write_text(usage + "\n")
+        (root / name / "memory.stat").write_text("anon 400\n" + statistics)
+    (tmp_path / "self").write_text("0::/a/b\n")
+    monkeypatch.setattr(memory, "_CGROUPS", root)
+    monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / "self")
+    assert memory.available_memory() == 4500
+
+
+def test_the_limit_of_version_1_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "cgroup/memory"
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text("7000\n")
+    (group / "memory.usage_in_bytes").write_text("3000\n")
+    (group / "memory.stat").write_text("total_inactive_file 1000\n")
+    (tmp_path / "self").write_text("4:memory:/docker/abc\n3:cpu,cpuacct:/\n")
+    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / "self")
+    assert memory.available_memory() == 5000

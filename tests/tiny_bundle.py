@@ -1,0 +1,64 @@
+"""A bundle with a real manifest and no real model, for tests of everything that comes before the engine."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from edgephi.manifest import (
+    MANIFEST_NAME,
+    SCHEMA,
+    Certificate,
+    Chat,
+    Divergence,
+    FileEntry,
+    Limits,
+    Manifest,
+    ModelFacts,
+    Provenance,
+    QuantFacts,
+    Requires,
+    TargetFacts,
+    encode_manifest,
+)
+from edgephi.phi import PHI_3_CHAT
+
+FILES = {"model/genai_config.json": b"{}", "model/model.onnx": b"graph", "model/model.onnx.data": bytes(3000)}
+
+
+def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
+    """A manifest that lists `files`, with `changes` to its fields."""
+    measured = Divergence(1.5e-5, 2.25e-4, 0.9987, 12.345, 12.347)
+    manifest = Manifest(
+        schema=SCHEMA,
+        name="tiny-cpu",
+        sequence=3,
+        created="2026-01-01T00:00:00Z",
+        model=ModelFacts("tiny", "0123456789ab", "phi-3-mini-4k", 3_821_079_552, 4096),
+        target=TargetFacts("cpu", "onnxruntime-genai", "cpu", ("x86_64", "aarch64")),
+        quant=QuantFacts(4, 32, True, "scale-search", 4, 8, 4.53),
+        chat=Chat(PHI_3_CHAT.template, (32000, 32001, 32007)),
+        limits=Limits(2048),
+        requires=Requires(10_000_000, 4_000_000, {"onnxruntime-genai": ">=0.18,<0.19"}),
+        files=tuple(
+            FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+            for path, data in (FILES if files is None else files).items()
+        ),
+        certificate=Certificate(
+            "quick", "edgephi-eval", 4096, "numpy", "onnxruntime-genai 0.18.0", *[measured] * 3
+        ),
+        provenance=Provenance(
+            "0.1.0", "edgephi build tiny --target cpu -o tiny-cpu", {"config.json": "0" * 64}
+        ),
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def write_tiny_bundle(folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
+    """Write such a bundle into `folder`."""
+    for path, data in (FILES if files is None else files).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    manifest = tiny_manifest(files, **changes)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+    return manifest
