@@ -18,12 +18,10 @@ from edgephi.manifest import ARTIFACT_FOLDER, Certificate, Divergence, Manifest
 from edgephi.recipe import Gate
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import EVALUATION_TEXT, Domain, EvaluationLevel, evaluation_tokens
-from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, final_hidden_states, logits_blocks
+from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, REFERENCE, final_hidden_states, logits_blocks
 
 Progress = Callable[[int, int], None]
 """Told how many steps are done, and how many there are."""
-
-REFERENCE = "edgephi reference forward pass, float32"
 
 # Sums depend on the order in which threads finish: fewer digits are the same each time.
 _SIGNIFICANT_DIGITS = 3
