@@ -1,0 +1,247 @@
+"""The checkpoint inside the package: small, a real Phi-3, honestly examined, and right."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="the oracle of these tests is transformers on torch")
+transformers = pytest.importorskip(
+    "transformers", reason="the oracle of these tests is transformers on torch"
+)
+tokenizers = pytest.importorskip("tokenizers")
+
+from tests.demo.commands import Command, held_out_commands, training_commands  # noqa: E402
+from tests.demo.examine import exact_match, greedy_answers, quantize_in_place  # noqa: E402
+from tests.demo.train import TRAINING_COUNT, TRAINING_SEED  # noqa: E402
+
+DEMO = Path(__file__).resolve().parents[2] / "edgephi" / "demo"
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+# Phi-3's own order and flags: content, whether it swallows the white space after it, whether it is special.
+LEADING_TOKENS = (("<unk>", False, True), ("<s>", False, True), ("</s>", True, False))
+TRAILING_TOKENS = (
+    ("<|endoftext|>", False, True),
+    ("<|assistant|>", True, True),
+    ("<|placeholder1|>", True, True),
+    ("<|placeholder2|>", True, True),
+    ("<|placeholder3|>", True, True),
+    ("<|placeholder4|>", True, True),
+    ("<|system|>", True, True),
+    ("<|end|>", True, True),
+    ("<|placeholder5|>", True, True),
+    ("<|placeholder6|>", True, True),
+    ("<|user|>", True, True),
+)
+
+
+def read_json(name: str) -> Any:
+    return json.loads((DEMO / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return transformers.AutoTokenizer.from_pretrained(DEMO)
+
+
+@pytest.fixture(scope="module")
+def raw_tokenizer() -> Any:
+    return tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16).eval()
+
+
+@pytest.fixture(scope="module")
+def trained() -> list[Command]:
+    """The very commands that the shipped checkpoint was trained on."""
+    return training_commands(TRAINING_SEED, TRAINING_COUNT)
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def test_it_fits_into_five_megabytes() -> None:
+    assert sum((DEMO / name).stat().st_size for name in FILES) <= 5_000_000
+
+
+def test_config_is_a_classic_phi3() -> None:
+    config = read_json("config.json")
+    assert (config["model_type"], config["architectures"]) == ("phi3", ["Phi3ForCausalLM"])
+    assert (config["rope_theta"], config["rope_scaling"], config["torch_dtype"]) == (
+        10000.0,
+        None,
+        "bfloat16",
+    )
+    assert config["tie_word_embeddings"] is False
+    # int4 groups of 128 along the input dimension, and head sizes that engines' attention kernels take
+    assert config["hidden_size"] % 128 == config["intermediate_size"] % 128 == 0
+    assert (config["hidden_size"] // config["num_attention_heads"]) % 16 == 0
+    assert config["vocab_size"] % 64 == 0
+
+
+def test_stop_tokens_are_phi3s_three(raw_tokenizer: Any) -> None:
+    stops = [raw_tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|assistant|>", "<|end|>")]
+    assert read_json("generation_config.json") == {
+        "bos_token_id": 1,
+        "eos_token_id": stops,
+        "pad_token_id": stops[0],
+    }
+    config = read_json("config.json")
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, stops[0], stops[0])
+
+
+def test_weights_are_bf16_with_fused_projections() -> None:
+    from safetensors import safe_open
+
+    with safe_open(DEMO / "model.safetensors", framework="pt") as weights:
+        names = set(weights.keys())
+        assert {weights.get_tensor(name).dtype for name in names} == {torch.bfloat16}
+    layers = read_json("config.json")["num_hidden_layers"]
+    in_layer = (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "self_attn.qkv_proj",
+        "self_attn.o_proj",
+        "mlp.gate_up_proj",
+        "mlp.down_proj",
+    )
+    expected = {f"model.layers.{layer}.{part}.weight" for layer in range(layers) for part in in_layer}
+    assert names == expected | {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+
+
+# ---- tokenizer ---------------------------------------------------------------------------------------------
+
+
+def test_special_tokens_have_phi3s_order_and_flags(raw_tokenizer: Any) -> None:
+    added = read_json("tokenizer.json")["added_tokens"]
+    assert tuple((t["content"], t["rstrip"], t["special"]) for t in added) == LEADING_TOKENS + TRAILING_TOKENS
+    assert [t["id"] for t in added[:3]] == [0, 1, 2]
+    # The trailing ones are the last of the vocabulary, without a gap.
+    size = raw_tokenizer.get_vocab_size()
+    assert [t["id"] for t in added[3:]] == list(range(size - len(TRAILING_TOKENS), size))
+    assert size <= read_json("config.json")["vocab_size"]
+
+
+def test_every_byte_has_a_token_and_nothing_is_pre_tokenised(raw_tokenizer: Any) -> None:
+    assert [raw_tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)] == list(range(3, 259))
+    pipeline = read_json("tokenizer.json")
+    assert pipeline["pre_tokenizer"] is None
+    assert pipeline["model"]["byte_fallback"] is True
+
+
+# The only texts that change: "▁" is how the pipeline writes a space, "<...>" may spell a special token.
+anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁<"), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=anything | st.text("😀👩‍🚀é中 a", max_size=20))
+def test_any_text_survives_the_round_trip(raw_tokenizer: Any, text: str) -> None:
+    assert raw_tokenizer.decode(raw_tokenizer.encode(text).ids) == text
+
+
+def test_transformers_tokenises_as_the_file_says(tokenizer: Any, raw_tokenizer: Any) -> None:
+    for command in held_out_commands()[:100]:
+        text = tokenizer.apply_chat_template(command.messages(), add_generation_prompt=True, tokenize=False)
+        assert tokenizer.encode(text) == raw_tokenizer.encode(text).ids
+
+
+def test_chat_template(tokenizer: Any) -> None:
+    said = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "U"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "V"},
+    ]
+    chat = "<|system|>\nS<|end|>\n<|user|>\nU<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nV<|end|>\n"
+    assert (
+        tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+        == chat + "<|assistant|>\n"
+    )
+    assert tokenizer.apply_chat_template(said, tokenize=False) == chat + "<|endoftext|>"
+
+
+# ---- an honest examination ---------------------------------------------------------------------------------
+
+
+def normalized(prompt: str) -> str:
+    """The prompt without what speech adds: capitals and punctuation."""
+    return "".join(letter for letter in prompt.lower() if letter.isalnum() or letter in " %:")
+
+
+def test_no_held_out_prompt_is_trained(trained: list[Command]) -> None:
+    seen = {normalized(command.prompt) for command in trained}
+    seen |= {normalized(user) for command in trained for user, _ in command.history}
+    held_out = held_out_commands()
+    assert len({command.prompt for command in held_out}) == len(held_out) >= 500
+    assert not [command.prompt for command in held_out if normalized(command.prompt) in seen]
+
+
+def test_no_held_out_combination_is_trained_in_any_words(trained: list[Command]) -> None:
+    seen = {command.answer for command in trained} | {
+        answer for command in trained for _, answer in command.history
+    }
+    assert not [c.answer for c in held_out_commands() if c.held_out == "combination" and c.answer in seen]
+
+
+def test_training_commands_are_the_same_every_time() -> None:
+    assert training_commands(7, 50) == training_commands(7, 50)
+    assert training_commands(7, 50) != training_commands(8, 50)
+
+
+def test_bf16_answers_held_out_commands(model: Any, tokenizer: Any) -> None:
+    commands = held_out_commands()
+    assert exact_match(commands, greedy_answers(model, tokenizer, commands)) >= 0.95
+
+
+def test_int4_answers_held_out_commands(tokenizer: Any) -> None:
+    """What edgephi's own smallest bundle does to the weights costs next to nothing."""
+    commands = held_out_commands()[::2]
+    rounded = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
+    quantize_in_place(rounded)
+    assert exact_match(commands, greedy_answers(rounded, tokenizer, commands)) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (
+            Command("could you turn the kitchen lights down to thirty percent", "", ""),
+            '{"action": "set_brightness", "room": "kitchen", "device": "light", "value": 30}',
+        ),
+        (Command("Set a timer for 12 minutes.", "", ""), '{"action": "set_timer", "duration": "12 minutes"}'),
+        (
+            Command("what's the temperature in the garage", "", "", system="You control a home."),
+            '{"action": "read_sensor", "room": "garage", "sensor": "temperature"}',
+        ),
+        (
+            Command(
+                "now turn it off again",
+                "",
+                "",
+                history=(
+                    ("turn on the office lamp", '{"action": "turn_on", "room": "office", "device": "lamp"}'),
+                ),
+            ),
+            '{"action": "turn_off", "room": "office", "device": "lamp"}',
+        ),
+        (
+            Command("what is the capital of France?", "", ""),
+            "I can only control this device's home functions.",
+        ),
+    ],
+    ids=["brightness", "timer", "system prompt", "two turns", "refusal"],
+)
+def test_the_documented_examples(model: Any, tokenizer: Any, command: Command, answer: str) -> None:
+    assert greedy_answers(model, tokenizer, [command]) == [answer]
