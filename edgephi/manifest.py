@@ -64,9 +64,14 @@ class Chat:
 
 @dataclass(frozen=True)
 class Limits:
-    """`context`: the most tokens, prompt and answer together, that the bundle serves."""
+    """`context`: the most tokens, prompt and answer together, that the bundle serves.
+
+    A prompt of more than `whole_prefill_above` tokens must be computed in one piece, because LongRoPE uses
+    other factors for it from its first token on; None when the bundle has no such length.
+    """
 
     context: int
+    whole_prefill_above: int | None = None
 
 
 @dataclass(frozen=True)

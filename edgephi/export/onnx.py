@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.errors import NotSupportedError
 from edgephi.export.engines import PREFILL_TOKENS
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
 from edgephi.quantize.groups import Groups, dequantize
@@ -36,6 +37,7 @@ _CONTRIB = "com.microsoft"
 _OPSET = 21
 _IR_VERSION = 10
 _EMBEDDING = "model.embed_tokens.weight"
+_ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,17 @@ def artifact_bytes(
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,
 ) -> int:
-    """Size of the data file, known before a byte of the checkpoint is."""
+    """Size of the data file, known before a byte of the checkpoint is.
+
+    Raises NotSupportedError when LongRoPE switches its factors where the engine does not know of it.
+    """
     rotary = architecture.rotary
+    if rotary.uses_long_factors(context) and rotary.original_context != _ENGINE_SWITCHES_AT:
+        raise NotSupportedError(
+            f"context {context}: onnxruntime-genai changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
+            f"this model at {rotary.original_context}",
+            hint=f"--context {rotary.original_context} works",
+        )
     versions = 2 if rotary.uses_long_factors(context) else 1
     tables = 2 * align(versions * context * rotary.size // 2 * 4)
     sizes = (region_sizes(shape, schemes[name]) for name, shape in architecture.tensor_shapes().items())

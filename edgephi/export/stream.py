@@ -28,8 +28,8 @@ from edgephi.quantize.scheme import Scheme
 # enough that a worker's scratch memory stays near the processor's caches. Chosen by tests/bench/blocks.
 BLOCK_WEIGHTS = 1 << 19
 
-ALIGNMENT = 4096
-"""Every region starts on a memory page, so that an engine can map it."""
+ALIGNMENT = 64
+"""Every region starts on a cache line, so that an engine can use it where it lies in a mapped file."""
 
 Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
 """Lays out a block of quantised rows: one array a region, rows in order (codes, scales, zero points, …)."""

@@ -23,10 +23,6 @@ NAME = "onnxruntime-genai"
 # piece is done, so Ctrl-C waits for that long. Pieces of 2 to 512 tokens gave the same logits, bit for bit,
 # and those of 16 or more the same speed.
 _PREFILL_TOKENS = 32
-# Every LongRoPE member of the family was first trained for this many tokens. A longer prompt uses other
-# RoPE factors from its first token on, and the graph chooses them by the tokens that it has seen so far:
-# the first piece must therefore reach past this length.
-_ORIGINAL_CONTEXT = 4096
 # Failures come back as exceptions; the engine must not print them to the user's terminal as well.
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
 
@@ -57,6 +53,7 @@ class GenaiEngine:
         self._template = manifest.chat.template
         self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self._context = manifest.limits.context
+        self._whole_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
@@ -107,7 +104,7 @@ class GenaiEngine:
             top_k=top_k,
             random_seed=-1 if seed is None else seed,
         )
-        for piece in _pieces(prompt):
+        for piece in _pieces(prompt, self._whole_above):
             self._append(generator, piece)
         with _translated("expected a next token"):
             while not generator.is_done():
@@ -146,17 +143,18 @@ class GenaiEngine:
             generator.append_tokens(list(token_ids))
 
 
-def _pieces(prompt: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Cut a prompt into what is prefilled at once."""
-    start = _ORIGINAL_CONTEXT + 1 if len(prompt) > _ORIGINAL_CONTEXT else 0
-    if start:
+def _pieces(prompt: Sequence[int], whole_above: int | None) -> Iterator[Sequence[int]]:
+    """Cut a prompt into what is prefilled at once.
+
+    The graph chooses LongRoPE's factors by the tokens that it has seen so far: of a prompt longer than
+    `whole_above`, the first piece must already reach past that length.
+    """
+    start = 0
+    if whole_above is not None and len(prompt) > whole_above:
+        start = whole_above + 1
         yield prompt[:start]
-    while start < len(prompt):
-        end = start + _PREFILL_TOKENS
-        if end == len(prompt) - 1:
-            end += 1  # a single token would take another kernel, which rounds differently
-        yield prompt[start:end]
-        start = end
+    for begin in range(start, len(prompt), _PREFILL_TOKENS):
+        yield prompt[begin : begin + _PREFILL_TOKENS]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,8 @@
+"""Programs that measure edgephi beside its peers and print both. Not tests: run them on a quiet machine.
+
+python -m tests.bench.build CHECKPOINT     time, memory, size of a build, beside the genai builder
+python -m tests.bench.verify CHECKPOINT    time and memory of `--verify quick`
+python -m tests.bench.quality CHECKPOINT…  quantisation loss, beside the builder's own int4 export
+python -m tests.bench.decode BUNDLE        decode speed of `edgephi run`, beside a bare engine's loop
+python -m tests.bench.startup              time of `edgephi --help`, size of a device's installation
+"""

@@ -1,0 +1,64 @@
+"""Run a command and say how long it took and how much memory it held at most."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.cli.table import table
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall time in seconds, and the largest resident set of the process itself, in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
+    """Run a command to its end. Raises SystemExit with its output when it fails."""
+    output = log.open("wb") if log else subprocess.DEVNULL
+    start = time.perf_counter()
+    process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = log.read_text(errors="replace")[-2000:] if log else ""
+        raise SystemExit(f"{command} ended with {process.returncode}\n{tail}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(seconds, usage.ru_maxrss * unit)
+
+
+def edgephi(*arguments: str | Path) -> list[str | Path]:
+    """The command line of `edgephi` with this Python."""
+    return [sys.executable, "-c", "from edgephi.cli.main import main; main()", *arguments]
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def machine() -> str:
+    """The processor, its cores and the machine's memory, for the line above a table."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB, Linux {platform.release()}"
+
+
+def report(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the machine and a table of results, numbers to the right."""
+    print(machine())
+    print(table(rows, header, right=range(1, len(header))), flush=True)

@@ -1,0 +1,57 @@
+"""Time of `edgephi --help`, and the size of a device's and a builder's installation.
+
+Installs the working copy into fresh virtual environments, which takes a minute.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.measure import folder_bytes, report
+
+_NOT_OURS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+_ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Measure, print."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--runs", type=int, default=15)
+    runs = arguments.parse_args().runs
+    rows = []
+    for extras in ("cpu", "build,cpu"):
+        with tempfile.TemporaryDirectory() as name:
+            environment = Path(name)
+            subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+            scripts = environment / "bin"
+            subprocess.run([scripts / "pip", "install", "--quiet", f"{_ROOT}[{extras}]"], check=True)
+            seconds = statistics.median(_help_seconds(scripts / "edgephi") for _ in range(runs))
+            rows.append(
+                (f"edgephi[{extras}]", f"{_installed_bytes(environment) / 1e6:.0f} MB", f"{seconds:.3f} s")
+            )
+    report(("", "site-packages", "edgephi --help"), rows)
+
+
+def _help_seconds(program: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run([program, "--help"], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def _installed_bytes(environment: Path) -> int:
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    for package in (*site_packages.glob("*torch*"), *site_packages.glob("transformers*")):
+        raise SystemExit(f"{package.name} must not be in a device's or a builder's environment")
+    return sum(
+        folder_bytes(path) if path.is_dir() else path.stat().st_size
+        for path in site_packages.iterdir()
+        if not path.name.startswith(_NOT_OURS)
+    )
+
+
+if __name__ == "__main__":
+    main()
