@@ -110,7 +110,7 @@ def artifact_bytes(
     rotary = architecture.rotary
     if rotary.uses_long_factors(context) and rotary.original_context != _ENGINE_SWITCHES_AT:
         raise NotSupportedError(
-            f"context {context}: onnxruntime-genai changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
+            f"context {context}: the engine changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
             f"this model at {rotary.original_context}",
             hint=f"--context {rotary.original_context} works",
         )
