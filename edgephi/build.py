@@ -4,8 +4,6 @@ import dataclasses
 import os
 import shlex
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +12,8 @@ import edgephi
 from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edgephi.checkpoint.hub import Located, locate
-from edgephi.errors import BadCheckpointError
+from edgephi.checkpoint.hub import DEMO, DEMO_ID, Located, locate
+from edgephi.errors import BadCheckpointError, UsageError
 from edgephi.export.engines import exporter
 from edgephi.export.stream import StreamReport, TensorError
 from edgephi.manifest import (
@@ -33,13 +31,10 @@ from edgephi.manifest import (
     VerifyLevel,
 )
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
-from edgephi.recipe import DEFAULT, Recipe
+from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.target import Target
-from edgephi.verify import certify, check_gate
-
-Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a step of the build: its title and its size in steps of work; yields what counts them."""
+from edgephi.verify import Step, certify, check_gate, logits_bytes
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,25 @@ class Built:
 
 def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progress: bool) -> Located:
     """Locate `model`: the name of a recipe stands for the recipe's hub id and revision."""
-    if model == recipe.name and recipe.model.id:
-        is_hub_id = "/" in recipe.model.id
-        return locate(
-            recipe.model.id,
-            revision=(revision or recipe.model.revision) if is_hub_id else revision,
-            progress=progress,
-        )
-    return locate(model, revision=revision, progress=progress)
+    named = _recipe_named(model, recipe)
+    if named is None:
+        return locate(model, revision=revision, progress=progress)
+    is_hub_id = "/" in named.model.id
+    return locate(
+        named.model.id,
+        revision=(revision or named.model.revision) if is_hub_id else revision,
+        progress=progress,
+    )
 
 
 def plan_model(
     model: str, recipe: Recipe, target: Target, *, revision: str | None = None, context: int | None = None
 ) -> Plan:
     """Plan a build. A recipe that declares its model's shape needs no checkpoint and no network."""
-    if model in (recipe.name, recipe.model.id) and recipe.model.shape is not None:
-        return make_plan(model, architecture_of(recipe.model.shape), recipe, target, context=context)
+    for known in (recipe, recipe_for(model)):
+        names = (known.name.lower(), known.model.id.lower())
+        if model.lower() in names and known.model.shape is not None:
+            return make_plan(model, architecture_of(known.model.shape), recipe, target, context=context)
     located = find_checkpoint(model, recipe, revision, progress=True)
     return make_plan(model, load_architecture(located.folder), recipe, target, context=context)
 
@@ -93,12 +91,17 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
 
     Raises what the steps raise; then, and when it is interrupted, there is no bundle and no remainder of one.
     """
-    checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-    _check_shape(checkpoint, request.recipe)
-    plan = make_plan(
-        request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
-    )
-    with unfinished_bundle(request.output, needs_bytes=plan.artifact_bytes) as folder:
+    created = _now()
+    with step("open and plan", 0):
+        checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
+        _check_shape(checkpoint, request.recipe)
+        plan = make_plan(
+            request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
+        )
+    needs_bytes = plan.artifact_bytes
+    if request.verify != "off":
+        needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
+    with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
         artifact = folder / ARTIFACT_FOLDER
         size = sum(shard.size for shard in checkpoint.shards)
         with step("quantise and export", size) as done:
@@ -113,12 +116,19 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                 )
         for name in checkpoint.tokenizer.files:
             shutil.copyfile(checkpoint.folder / name, artifact / name)
-        manifest = _manifest(request, plan, checkpoint, folder, report)
+        manifest = _manifest(request, plan, checkpoint, folder, report, created=created)
         write_manifest(folder, manifest)
         if request.verify != "off":
-            certificate = _certified(
-                checkpoint, folder, manifest, request.recipe, level=request.verify, step=step
+            certificate = certify(
+                checkpoint,
+                folder,
+                manifest,
+                level=request.verify,
+                domain=request.recipe.evaluation,
+                step=step,
+                scratch=folder,  # a killed build leaves nothing anywhere else
             )
+            check_gate(certificate, request.recipe.gate)
             manifest = dataclasses.replace(manifest, certificate=certificate)
             write_manifest(folder, manifest)
         with step("seal", 0):
@@ -132,30 +142,23 @@ def verify_against(
     """Measure a finished bundle again, against `model`. Raises QualityGateError when it is past the gate."""
     located = find_checkpoint(model, recipe, None, progress=True)
     checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-    return _certified(checkpoint, bundle, manifest, recipe, level=level, step=step)
-
-
-def _certified(
-    checkpoint: Checkpoint,
-    bundle: Path,
-    manifest: Manifest,
-    recipe: Recipe,
-    *,
-    level: EvaluationLevel,
-    step: Step,
-) -> Certificate:
-    """Measure a bundle and hold the result against the recipe's gate."""
-    with step("verify", 2 * checkpoint.architecture.layers) as done:
-        certificate = certify(
-            checkpoint,
-            bundle,
-            manifest,
-            level=level,
-            domain=recipe.evaluation,
-            progress=lambda _finished, _total: done(1),
+    expected, found = manifest.model.parameters, checkpoint.architecture.parameters
+    if expected != found:
+        raise BadCheckpointError(
+            f"{model}: expected the {expected:,} parameters that the bundle's model has, found {found:,}",
+            hint=f"the bundle was made from {manifest.model.id} at {manifest.model.revision}",
         )
+    certificate = certify(checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, step=step)
     check_gate(certificate, recipe.gate)
     return certificate
+
+
+def _recipe_named(model: str, recipe: Recipe) -> Recipe | None:
+    """The recipe whose name `model` is: `recipe`, which may be the user's own, or a shipped one."""
+    for known in (recipe, recipe_for(model)):
+        if model.lower() == known.name.lower() and known.model.id:
+            return known
+    return None
 
 
 def _check_shape(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -175,7 +178,13 @@ def _check_shape(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 
 def _manifest(
-    request: BuildRequest, plan: Plan, checkpoint: Checkpoint, folder: Path, report: StreamReport
+    request: BuildRequest,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    report: StreamReport,
+    *,
+    created: str,
 ) -> Manifest:
     """The manifest of the files in `folder`, without a certificate yet."""
     target, quant = request.target, request.recipe.quant
@@ -188,7 +197,7 @@ def _manifest(
         schema=SCHEMA,
         name=f"{_short_name(request)}-{target.name}",
         sequence=request.sequence,
-        created=_now(),
+        created=created,
         model=ModelFacts(
             id=checkpoint.id,
             revision=checkpoint.revision,
@@ -207,7 +216,7 @@ def _manifest(
             bits_per_weight=plan.bits_per_weight,
         ),
         chat=Chat(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
-        limits=Limits(context=plan.context),
+        limits=_limits(plan),
         requires=Requires(
             memory_bytes=plan.memory.total,
             disk_bytes=sum(entry.size for entry in files),
@@ -223,6 +232,12 @@ def _manifest(
     )
 
 
+def _limits(plan: Plan) -> Limits:
+    rotary = plan.architecture.rotary
+    switches = rotary.uses_long_factors(plan.context)
+    return Limits(plan.context, whole_prefill_above=rotary.original_context if switches else None)
+
+
 def _short_name(request: BuildRequest) -> str:
     """The recipe's name, or that of the model's folder or hub id."""
     if request.recipe.name != DEFAULT:
@@ -231,9 +246,13 @@ def _short_name(request: BuildRequest) -> str:
 
 
 def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
-    """The command that makes this bundle again; without the output folder, so that it never differs."""
-    words = ["edgephi", "build", checkpoint.id, "--target", request.target.name]
-    words += ["--recipe", request.recipe.name, "--verify", request.verify]
+    """The command that makes this bundle again; without folders, so that it never differs."""
+    model = DEMO if checkpoint.id == DEMO_ID else checkpoint.id
+    words = ["edgephi", "build", model, "--target", request.target.name]
+    if "/" in model:  # of the hub
+        words += ["--revision", checkpoint.revision]
+    words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]
+    words += ["--verify", request.verify]
     if request.context is not None:
         words += ["--context", str(request.context)]
     if request.sequence != 1:
@@ -244,5 +263,10 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
 def _now() -> str:
     """The time of the build in UTC, or what SOURCE_DATE_EPOCH says for a reproducible one."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    try:
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}", hint="unset it, or `date +%s`"
+        ) from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,7 +1,6 @@
 """Writing a bundle so that it is there whole or not at all, and opening one to check it."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -9,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgephi.errors import BadInputError, DoesNotFitError, UsageError
+from edgephi.errors import DoesNotFitError, UsageError, from_os_error
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
 _BUFFER_BYTES = 1 << 20
@@ -40,16 +39,18 @@ def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     """
     check_destination(destination)
     partial = destination.absolute().parent / f".{destination.name}.partial"
-    with _translated_disk_errors(destination), _locked(partial):
+    with _translated_os_errors(destination), _locked(partial, destination):
+        check_destination(destination)  # another build may have ended since
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(partial.parent).free
         if free < needs_bytes:
             raise DoesNotFitError(
-                f"{destination}: needs {needs_bytes / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free",
+                f"{destination}: needs {needs_bytes / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free",
                 hint="free some space, or give a folder on another disk with -o",
             )
-        (partial / ARTIFACT_FOLDER).mkdir(parents=True)
         try:
+            partial.mkdir()
+            (partial / ARTIFACT_FOLDER).mkdir()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -90,45 +91,44 @@ def file_sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def _locked(partial: Path, destination: Path) -> Iterator[None]:
     """Hold the lock of an unfinished bundle; the kernel lets go of it whatever happens to us."""
     lock = partial.with_suffix(".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise UsageError(
-                f"{lock.parent}: another edgephi is building this bundle right now",
+                f"{destination}: another edgephi is building this bundle right now",
                 hint="wait for it, or give another folder with -o",
             ) from None
+        if _is_open_as(descriptor, lock):
+            break
+        os.close(descriptor)  # its holder removed it in between: it locks out nobody
+    try:
         yield
-        lock.unlink(missing_ok=True)
-    except BaseException:
-        # Unlinking is safe: whoever opened the old file meanwhile builds under a lock nobody else asks for,
-        # and finds the destination taken when it ends.
-        lock.unlink(missing_ok=True)
-        raise
     finally:
+        lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    """Whether `path` still names the file that is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
-def _translated_disk_errors(destination: Path) -> Iterator[None]:
-    """Say in our words that a disk is full or may not be written to."""
+def _translated_os_errors(destination: Path) -> Iterator[None]:
+    """Say in our words that a disk is full, or that a folder may not be written to."""
     try:
         yield
     except OSError as cause:
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DoesNotFitError(
-                f"{destination}: the disk is full", hint="free some space, or give a folder on another disk"
-            ) from None
-        if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise BadInputError(
-                f"{cause.filename or destination}: {cause.strerror}",
-                hint="give a folder you may write to with -o",
-            ) from None
-        raise
+        raise from_os_error(cause, place=destination) from cause
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@
 A message is one line that says what was expected and what was found; the hint says what to do next.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -77,3 +78,20 @@ class TransportError(EdgephiError):
     """The network, the hub or a device is out of reach."""
 
     exit_code = 6
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def from_os_error(cause: OSError, *, place: object = "") -> EdgephiError:
+    """What the operating system refused to do, in our words; `place` is named when the error names none."""
+    where = cause.filename or place
+    found = f"{where}: {cause.strerror or cause}" if where else str(cause.strerror or cause)
+    if cause.errno in _FULL:
+        return DoesNotFitError(found, hint="free some space, or write to another disk")
+    if cause.errno == errno.ENOMEM:
+        return DoesNotFitError(found, hint="stop other programs, or use a machine with more memory")
+    if cause.errno in _REFUSED:
+        return BadInputError(found, hint="change its permissions, or give another file or folder")
+    return BadInputError(found, hint="check that path, and the disk that it is on")

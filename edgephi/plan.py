@@ -1,7 +1,8 @@
 """The plan of a build: everything that it will make and need, computed from shapes alone. Writes nothing."""
 
 import dataclasses
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgephi.checkpoint.architecture import Architecture
@@ -74,9 +75,14 @@ def make_plan(
             hint=f"ask for at most {architecture.context}",
         )
     served = context or min(target.limits.context, architecture.context)
-    artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
-    memory = _memory(architecture, artifact_bytes, served)
-    largest = _largest_context(architecture, artifact_bytes, target)
+
+    def memory_for(tokens: int) -> Memory:
+        size = exporter.artifact_bytes(architecture, schemes, target, tokens)
+        return _memory(architecture, size, tokens)
+
+    memory = memory_for(served)
+    artifact_bytes = memory.weights
+    largest = _largest_context(architecture, memory_for, target)
     if largest is not None and served > largest:
         raise DoesNotFitError(
             f"{model} on {target.name}: needs {memory.total / 1e9:.1f} GB of memory at a context of {served} "
@@ -184,12 +190,17 @@ def _memory(architecture: Architecture, artifact_bytes: int, context: int) -> Me
     )
 
 
-def _largest_context(architecture: Architecture, artifact_bytes: int, target: Target) -> int | None:
+def _largest_context(
+    architecture: Architecture, memory_for: Callable[[int], Memory], target: Target
+) -> int | None:
     """The most tokens that fit, a multiple of 256 unless it is the model's own limit; 0 when none do."""
     room = target.limits.memory_bytes
     if room is None:
         return None
-    fixed = _memory(architecture, artifact_bytes, 0).total
-    per_token = _memory(architecture, artifact_bytes, 1).total - fixed
-    fitting = max(0, room - fixed) // per_token
-    return architecture.context if fitting >= architecture.context else fitting // 256 * 256
+    if memory_for(architecture.context).total <= room:
+        return architecture.context
+    # Not a division: the artifact's own tables grow with the context as well, and twice as fast from where
+    # LongRoPE switches.
+    steps = range(256, architecture.context, 256)
+    fitting = bisect_right(steps, room, key=lambda tokens: memory_for(tokens).total)
+    return 256 * fitting

@@ -43,7 +43,8 @@ def read_record(
             return None if value is None else read(options[0], value, place)
         if origin is Literal:
             choices = typing.get_args(kind)
-            if value not in choices:
+            # The type too: 4.0 and True equal whole numbers, but do not work as such.
+            if not any(value == choice and type(value) is type(choice) for choice in choices):
                 fail(f"{place}: expected one of {', '.join(map(repr, choices))}, found {value!r}")
             return value
         if origin is tuple:

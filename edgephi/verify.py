@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,33 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
-from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError, QualityGateError
+from edgephi.errors import (
+    BadInputError,
+    CannotServeError,
+    DoesNotFitError,
+    EdgephiError,
+    QualityGateError,
+)
 from edgephi.export.engines import exporter
 from edgephi.manifest import ARTIFACT_FOLDER, Certificate, Divergence, Manifest
 from edgephi.recipe import Gate
 from edgephi.reference.divergence import divergences
-from edgephi.reference.evaluation_text import EVALUATION_TEXT, Domain, EvaluationLevel, evaluation_tokens
+from edgephi.reference.evaluation_text import (
+    EVALUATION_TEXT,
+    TOKENS,
+    Domain,
+    EvaluationLevel,
+    evaluation_tokens,
+)
 from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, REFERENCE, final_hidden_states, logits_blocks
 
-Progress = Callable[[int, int], None]
-"""Told how many steps are done, and how many there are."""
+Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a step of the work: its title and its size in units of work; yields what counts them."""
 
 # Sums depend on the order in which threads finish: fewer digits are the same each time.
 _SIGNIFICANT_DIGITS = 3
+_LOGIT_BYTES = 4
+_POLL_SECONDS = 0.1
 
 
 def certify(
@@ -34,13 +49,15 @@ def certify(
     *,
     level: EvaluationLevel,
     domain: Domain,
-    progress: Progress | None = None,
+    step: Step,
+    scratch: Path | None = None,
 ) -> Certificate:
     """Measure the bundle in the folder `bundle` against the checkpoint that it was made from.
 
     Memory is a block of weights, the activations of the text and a block of logits; the engine runs in a
-    process of its own. Raises EdgephiError when the engine cannot run the bundle here, and QualityGateError
-    when its logits are not finite.
+    process of its own, and its logits (`logits_bytes` of them) wait in a temporary file in the folder
+    `scratch`, or in the system's own one. Raises EdgephiError when the engine cannot run the bundle here,
+    and QualityGateError when its logits are not finite.
     """
     architecture = checkpoint.architecture
     tokens = evaluation_tokens(
@@ -48,19 +65,24 @@ def certify(
     )
     original = CheckpointWeights(checkpoint)
     quantised = exporter(manifest.target.engine).artifact_weights(bundle / ARTIFACT_FOLDER, architecture)
-    with tempfile.TemporaryDirectory(prefix="edgephi-verify-") as scratch:
-        engine_logits = Path(scratch) / "logits"
-        engine = _run_engine(bundle, tokens, engine_logits)
-        hidden = final_hidden_states([original, quantised], tokens, progress=progress)
-        blocks = zip(
-            logits_blocks(original, hidden[0]),
-            logits_blocks(quantised, hidden[1]),
-            _read_blocks(engine_logits, len(tokens), architecture.vocabulary_size),
-            strict=True,
-        )
-        export_error, quantisation_loss, end_to_end = divergences(
-            blocks, tokens, pairs=[(1, 2), (0, 1), (0, 2)]
-        )
+    with tempfile.TemporaryDirectory(prefix="edgephi-verify-", dir=scratch) as folder:
+        engine_logits = Path(folder) / "logits"
+        row_bytes = architecture.vocabulary_size * _LOGIT_BYTES
+        with step("verify: engine", len(tokens) * row_bytes) as done:
+            engine = _run_engine(bundle, tokens, engine_logits, done)
+        # A block's logits take the head, which is about as much work as a layer.
+        block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
+        with step("verify: reference", 2 * (architecture.layers + block_count)) as done:
+            hidden = final_hidden_states([original, quantised], tokens, progress=lambda *_: done(1))
+            blocks = zip(
+                _counted(logits_blocks(original, hidden[0]), done),
+                _counted(logits_blocks(quantised, hidden[1]), done),
+                _read_blocks(engine_logits, len(tokens), architecture.vocabulary_size),
+                strict=True,
+            )
+            export_error, quantisation_loss, end_to_end = divergences(
+                blocks, tokens, pairs=[(1, 2), (0, 1), (0, 2)]
+            )
     return Certificate(
         level=level,
         text=f"{EVALUATION_TEXT} ({domain})",
@@ -71,6 +93,11 @@ def certify(
         quantisation_loss=_rounded(quantisation_loss),
         end_to_end=_rounded(end_to_end),
     )
+
+
+def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
+    """The most bytes that `certify` puts into its temporary file."""
+    return TOKENS[level] * vocabulary_size * _LOGIT_BYTES
 
 
 def check_gate(certificate: Certificate, gate: Gate) -> None:
@@ -105,20 +132,52 @@ _GATE_HINTS = {
 }
 
 
-def _run_engine(bundle: Path, tokens: list[int], output: Path) -> str:
-    """Have the engine write its logits for the text to `output`; returns the engine's name and version."""
-    command = [sys.executable, "-m", "edgephi.runtime.logits", str(bundle), str(output)]
-    process = subprocess.run(command, input=json.dumps(tokens), capture_output=True, text=True, check=False)
+def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[int], None]) -> str:
+    """Have the engine write its logits for the text to `output`; returns the engine's name and version.
+
+    `done` is told the bytes that have been written since it was last told.
+    """
+    # -P: a module of the user's working directory must not stand in for one of ours.
+    command = [sys.executable, "-P", "-m", "edgephi.runtime.logits", str(bundle), str(output)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        text: str | None = json.dumps(tokens)
+        seen = 0
+        try:
+            while True:
+                try:
+                    name, problem = process.communicate(text, timeout=_POLL_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    text = None  # it is on its way
+                    size = output.stat().st_size if output.exists() else 0
+                    done(size - seen)
+                    seen = size
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode == 0:
-        return process.stdout.strip()
+        return name.strip()
     if process.returncode < 0:
         raise DoesNotFitError(
             f"the engine was killed by signal {-process.returncode} while it computed logits",
             hint="free some memory, or build with --verify off and verify on a larger machine",
         )
-    message, _, hint = process.stderr.strip().rpartition("\n")
-    kinds: dict[int, type[EdgephiError]] = {3: NotSupportedError, 4: BadBundleError}
-    raise kinds.get(process.returncode, EdgephiError)(message or hint, hint=hint)
+    # Libraries may have written more before.
+    *_, message, hint = ["", "", *problem.strip().splitlines()]
+    kinds: dict[int, type[EdgephiError]] = {3: CannotServeError, 4: BadInputError}
+    if process.returncode not in kinds:
+        raise EdgephiError(f"bug in edgephi: the engine's process failed: {hint}", hint="please report this")
+    raise kinds[process.returncode](message, hint=hint)
+
+
+def _counted(
+    blocks: Iterator[NDArray[np.float32]], done: Callable[[int], None]
+) -> Iterator[NDArray[np.float32]]:
+    """The same blocks; `done` is told of each."""
+    for block in blocks:
+        done(1)
+        yield block
 
 
 def _read_blocks(file: Path, tokens: int, vocabulary: int) -> Iterator[NDArray[np.float32]]:

@@ -9,6 +9,7 @@ import pytest
 from edgephi.build import BuildRequest, Built, build, find_checkpoint
 from edgephi.recipe import read_recipe
 from edgephi.target import read_target
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @contextlib.contextmanager
@@ -34,3 +35,10 @@ def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def demo_bundle(built_demo: Built) -> Path:
     """The folder of the demo's bundle."""
     return built_demo.folder
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that takes seconds to quantise, so that a test can interfere: 70 million weights."""
+    folder = tmp_path_factory.mktemp("slow") / "slow-phi"
+    return write_tiny_checkpoint(folder, hidden=1024, layers=8, heads=8, ffn=2048, vocab=2048)

@@ -69,7 +69,7 @@ def build(
     sequence: int,
     as_json: bool,
 ) -> None:
-    """Build MODEL for a target: quantise and export in one pass, verify, seal.
+    """Build a model for a target: quantise, export, verify, seal.
 
     MODEL is a recipe's name, a hub id (owner/name), a checkpoint's folder, or "demo". Nothing is left behind
     when the build fails, is interrupted, or the certificate is past the recipe's gate.
@@ -126,7 +126,8 @@ def summary(built: "Built") -> str:
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
         f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
         f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
-        f"worst {worst.relative_squared_error:.2%} in {worst.name}",
+        f"worst {worst.relative_squared_error:.2%}",
+        f"({worst.name})",
         "",
         certificate_table(manifest.certificate),
     ]

@@ -26,7 +26,7 @@ class Declared(Protocol):
 def list_command(folder: str, read_all: Callable[[], Sequence[Declared]], about: str) -> click.Group:
     """A group that lists all declarations of a kind, with a subcommand `show NAME`."""
 
-    @click.group(name=folder, invoke_without_command=True, help=f"{about} `show NAME` prints one as TOML.")
+    @click.group(name=folder, invoke_without_command=True, help=f"{about}\n\n`show NAME` prints one as TOML.")
     @json_option
     @click.pass_context
     def group(context: click.Context, *, as_json: bool) -> None:

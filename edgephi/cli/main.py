@@ -4,20 +4,22 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 
 import click
 
 import edgephi
-from edgephi.errors import EdgephiError, NotSupportedError, UsageError
+from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
 
 COMMANDS: dict[str, str] = {
-    "quickstart": "Build, prove and run the embedded demo model on this machine's CPU.",
+    "quickstart": "Build, prove and run the embedded demo model on this machine.",
     "recipes": "List the models and how each is quantised.",
     "targets": "List the devices and what each can take.",
-    "plan": "Print all that `build` would do with a model, and write nothing.",
-    "pull": "Download a model's checkpoint into the local cache.",
+    "plan": "Print all that a build would do, and write nothing.",
+    "pull": "Download a model into the local cache: pinned, resumed, checked.",
     "build": "Build a model for a target: quantise, export, verify, seal.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
@@ -29,14 +31,26 @@ The command itself is the function NAME in `edgephi/cli/NAME.py`. That file is i
 used: the listing and the other commands do not pay for it, and a device need not have all it imports.
 """
 
-_INTERRUPTED = 130  # what a shell reports for a process that Ctrl-C ended
-_CLOSED_PIPE = 141  # and for one whose reader went away
+# What a shell reports for a process that a signal ended: Ctrl-C, and a reader that went away.
+_SIGNALLED = 128
+_INTERRUPTED = _SIGNALLED + signal.SIGINT
+_CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
+# A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _EXTRAS: dict[str, str] = {
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",
     "tokenizers": "build",
 }
+
+
+class _Ended(BaseException):
+    """One of the ending signals has come; passes through everything, cleaning up on its way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = _SIGNALLED + number
 
 
 class LazyGroup(click.Group):
@@ -94,7 +108,14 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets "?", not an error
             stream.reconfigure(errors="replace")
+    for number in _ENDING_SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has reasons to ignore one
+            signal.signal(number, _end)
     sys.exit(_exit_code(arguments))
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(number)
 
 
 def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one return a kind of error
@@ -110,8 +131,15 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
         return _report(cause.format_message(), "see `edgephi --help`", UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except _Ended as ended:
+        return ended.exit_code
     except EdgephiError as error:
         return _report(error.message, error.hint, error.exit_code)
+    except OSError as cause:
+        refused = from_os_error(cause)
+        return _report(refused.message, refused.hint, refused.exit_code)
+    except MemoryError:
+        return _report("not enough memory", "stop other programs", DoesNotFitError.exit_code)
     except ModuleNotFoundError as missing:
         extra = _EXTRAS.get((missing.name or "").partition(".")[0])
         if extra is None:

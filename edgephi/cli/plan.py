@@ -34,9 +34,10 @@ def plan(
     revision: str | None,
     as_json: bool,
 ) -> None:
-    """Print all that `edgephi build` would do with MODEL, and write nothing.
+    """Print all that a build would do, and write nothing.
 
-    Models with a recipe need no network. Exit code 3 means that it cannot fit, with the reason.
+    MODEL is what `edgephi build` takes. Models with a recipe need no network. Exit code 3 means that it
+    cannot fit, with the reason.
     """
     from edgephi.build import plan_model
     from edgephi.recipe import read_recipe, recipe_for

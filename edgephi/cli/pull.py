@@ -12,7 +12,7 @@ from edgephi.cli.options import json_option, model_argument, revision_option
 @revision_option
 @json_option
 def pull(model: str, *, revision: str | None, as_json: bool) -> None:
-    """Download MODEL into the local cache: revision pinned, resumed, checked.
+    """Download a model into the local cache: pinned, resumed, checked.
 
     MODEL is a recipe's name or a hub id (owner/name). HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 stays
     with what the cache has. Prints the folder.

@@ -20,7 +20,7 @@ PROMPT = "please turn the kitchen light down to thirty percent"
     help="Folder to write the demo's bundle to; a demo bundle that is there already is replaced.",
 )
 def quickstart(output: Path) -> None:
-    """Build, prove and run the embedded demo model on this machine's CPU.
+    """Build, prove and run the embedded demo model on this machine.
 
     The demo is a Phi-3 model of 2 million parameters that turns a spoken-style command into a JSON action.
     It comes with edgephi: nothing is downloaded.
@@ -33,18 +33,19 @@ def quickstart(output: Path) -> None:
     from edgephi.target import read_target
 
     start = time.perf_counter()
-    _say("1. pull: the demo checkpoint is inside the package")
     recipe, target = read_recipe("demo"), read_target("cpu")
-    located = find_checkpoint("demo", recipe, None, progress=False)
-    _say("2. plan, quantise to INT4, export to ONNX, verify against the original weights, seal")
+    _say("1. pull: the demo checkpoint is inside the package")
+    with step("pull", 0):
+        located = find_checkpoint("demo", recipe, None, progress=False)
+    _say("\n2. build: quantise to INT4, export to ONNX, verify against the original weights")
     if _is_demo_bundle(output):
         shutil.rmtree(output)
     request = BuildRequest(model="demo", target=target, recipe=recipe, output=output)
     built = build(request, located, step)
     click.echo(summary(built))
-    _say(f"\n3. run: edgephi run {output} '{PROMPT}'")
+    _say(f"\n3. run: {PROMPT}")
     with step("load", 0):
-        session = edgephi.runtime.load(output)
+        session = edgephi.runtime.load(output, warn=lambda text: _say(f"warning: {text}"))
     for piece in session.stream(PROMPT):
         click.echo(piece, nl=False)
     click.echo()
@@ -61,11 +62,14 @@ def _say(text: str) -> None:
 
 
 def _is_demo_bundle(folder: Path) -> bool:
-    """Whether the folder is what an earlier quickstart has written."""
+    """Whether the folder is what an earlier quickstart has written, and holds nothing else."""
     from edgephi.errors import BadBundleError
     from edgephi.manifest import read_manifest
+    from edgephi.runtime.bundle_files import check_files
 
     try:
-        return read_manifest(folder).name == "demo-cpu"
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, quick=True)
     except BadBundleError:
         return False
+    return manifest.name == "demo-cpu" and not folder.is_symlink()

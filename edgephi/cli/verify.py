@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 def verify(
     bundle: Path, *, model: str | None, level: "EvaluationLevel", recipe_name: str | None, as_json: bool
 ) -> None:
-    """Check every file of BUNDLE against its manifest; with --against, measure its quality too.
+    """Check a bundle's files; with --against, its quality too.
 
+    Every file is held against the manifest, then the bundle against the checkpoint that it was made from.
     Exit code 4 names the file that is missing, changed or too much, 5 the number that is past the limit.
     """
     from edgephi.cli.certificate import certificate_table

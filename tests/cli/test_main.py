@@ -1,5 +1,6 @@
 """The group of commands: listing, errors and exit codes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,31 @@ def test_a_bug_is_one_line_too(edgephi: Edgephi) -> None:
     assert is_one_error(done, 1)
     assert "bug in edgephi: KeyError" in done.stderr
     assert "--debug" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("problem", "exit_code", "message"),
+    [
+        ("raise OSError(28, 'No space left on device', 'file')", 3, "file: No space left on device"),
+        ("raise OSError(5, 'Input/output error')", 4, "error: Input/output error"),
+        ("open('/proc/1/mem/x')", 4, "/proc/1/mem/x: Not a directory"),
+        ("bytearray(1 << 60)", 3, "not enough memory"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    edgephi: Edgephi, problem: str, exit_code: int, message: str
+) -> None:
+    before = f"import edgephi.cli.inspect as m\ndef read(bundle): {problem}\nm.read_manifest = read"
+    done = edgephi("inspect", "x", before=before)
+    assert is_one_error(done, exit_code)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_into_80_columns(edgephi: Edgephi, name: str) -> None:
+    done = edgephi(name, "--help", env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
 def test_a_command_without_its_extra(edgephi: Edgephi) -> None:

@@ -1,0 +1,163 @@
+"""Measuring a bundle: three distances, and what they tell apart."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgephi.build import find_checkpoint
+from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.errors import BadInputError, CannotServeError, QualityGateError
+from edgephi.manifest import Certificate, Divergence, encode_manifest, read_manifest
+from edgephi.recipe import Gate, read_recipe
+from edgephi.verify import certify, check_gate
+from tests.build.conftest import Here, names
+from tests.conftest import silent_step
+from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+
+
+def opened(folder: Path) -> Checkpoint:
+    return open_checkpoint(folder, id="x", revision="local")
+
+
+@pytest.fixture
+def demo() -> Checkpoint:
+    return opened(find_checkpoint("demo", read_recipe("demo"), None, progress=False).folder)
+
+
+@pytest.fixture
+def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the demo bundle that a test may damage."""
+    shutil.copytree(demo_bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def measured(checkpoint: Checkpoint, bundle: Path, **options: object) -> Certificate:
+    manifest = read_manifest(bundle)
+    given: dict[str, object] = {"level": "quick", "domain": "device", "step": silent_step, **options}
+    return certify(checkpoint, bundle, manifest, **given)  # type: ignore[arg-type]
+
+
+def test_measuring_again_gives_the_same_certificate(demo: Checkpoint, demo_bundle: Path) -> None:
+    assert measured(demo, demo_bundle) == read_manifest(demo_bundle).certificate
+
+
+def test_its_steps_are_counted_to_the_end(demo: Checkpoint, demo_bundle: Path, tmp_path: Path) -> None:
+    sizes: dict[str, int] = {}
+    counted: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def step(title: str, size: int) -> Iterator[Callable[[int], None]]:
+        sizes[title], counted[title] = size, 0
+
+        def count(units: int) -> None:
+            counted[title] += units
+
+        yield count
+
+    measured(demo, demo_bundle, step=step, scratch=tmp_path)
+    assert list(sizes) == ["verify: engine", "verify: reference"]
+    assert counted["verify: reference"] == sizes["verify: reference"]
+    assert 0 <= counted["verify: engine"] <= sizes["verify: engine"]
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_every_shape_passes_through_build_and_verify(
+    here: Here, tmp_path: Path, work: Path, shape: str
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "phi", shape, layers=1)
+    assert here("build", folder, "-t", "cpu", "-o", work / "b").returncode == 0
+    export = read_manifest(work / "b").certificate.export_error
+    assert export is not None
+    assert export.kl_mean <= 1e-3
+
+
+def test_changed_weights_in_the_artifact_are_quantisation_loss(demo: Checkpoint, bundle: Path) -> None:
+    """Reference and engine read the same file, so damage there is no export error."""
+    data = bundle / "model/model.onnx.data"
+    codes = np.memmap(data, np.uint8, "r+")
+    codes[100_000:400_000] ^= 0x11
+    codes.flush()
+    good, bad = read_manifest(bundle).certificate, measured(demo, bundle)
+    assert good.export_error is not None
+    assert bad.export_error is not None
+    assert good.quantisation_loss is not None
+    assert bad.quantisation_loss is not None
+    assert bad.quantisation_loss.kl_mean > 10 * good.quantisation_loss.kl_mean
+    assert bad.export_error.kl_mean < bad.quantisation_loss.kl_mean / 10
+    with pytest.raises(QualityGateError, match="quantisation loss"):
+        check_gate(bad, read_recipe("demo").gate)
+
+
+def test_an_engine_that_computes_something_else_is_export_error(demo: Checkpoint, bundle: Path) -> None:
+    import onnx
+
+    graph = onnx.load(bundle / "model/model.onnx", load_external_data=False)
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "epsilon":
+                attribute.f = 1.0
+    (bundle / "model/model.onnx").write_bytes(graph.SerializeToString())
+    certificate = measured(demo, bundle)
+    assert certificate.export_error is not None
+    assert certificate.export_error.kl_mean > 1e-2
+    with pytest.raises(QualityGateError, match="export error: mean KL"):
+        check_gate(certificate, read_recipe("demo").gate)
+
+
+def test_another_engine_version_is_named(demo: Checkpoint, bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    requires = dataclasses.replace(manifest.requires, engines={"onnxruntime-genai": ">=99"})
+    (bundle / "bundle.json").write_bytes(encode_manifest(dataclasses.replace(manifest, requires=requires)))
+    with pytest.raises(CannotServeError, match="the bundle needs onnxruntime-genai >=99, found 0") as caught:
+        measured(demo, bundle)
+    assert caught.value.hint.startswith("pip install 'onnxruntime-genai>=99'")
+
+
+def test_a_graph_that_the_engine_cannot_read(demo: Checkpoint, bundle: Path) -> None:
+    shutil.copy(bundle / "model/tokenizer.json", bundle / "model/genai_config.json")
+    with pytest.raises(BadInputError, match="expected a model that onnxruntime-genai") as caught:
+        measured(demo, bundle)
+    assert caught.value.hint == "copy the bundle again and check it with `edgephi verify`"
+
+
+def test_no_room_for_the_logits(
+    demo: Checkpoint, demo_bundle: Path, small_disk: Callable[[str], Path]
+) -> None:
+    disk = small_disk("100k")
+    with pytest.raises(CannotServeError, match="No space left on device"):
+        measured(demo, demo_bundle, scratch=disk)
+    assert names(disk) == set()
+
+
+def test_the_gate_compares_each_number_with_its_limit() -> None:
+    def certificate(kl: float, top1: float = 1.0) -> Certificate:
+        divergences = [Divergence(kl * factor, 0, top1, 1, 1) for factor in (1, 2, 3)]
+        return Certificate("quick", "text", 2, "reference", "engine", *divergences)
+
+    gate = Gate(export_error_kl=1.0, quantisation_loss_kl=2.0, end_to_end_kl=3.0, end_to_end_top1=0.5)
+    check_gate(certificate(1.0, top1=0.5), gate)
+    check_gate(Certificate("off"), gate)
+    with pytest.raises(QualityGateError, match=r"export error: mean KL 1\.1 is above the recipe's limit 1"):
+        check_gate(certificate(1.1), gate)
+    with pytest.raises(QualityGateError, match="quantisation loss"):
+        check_gate(certificate(1.1), dataclasses.replace(gate, export_error_kl=9))
+    with pytest.raises(QualityGateError, match=r"top-1 agreement 0\.490 is below the recipe's limit 0\.5"):
+        check_gate(certificate(0.5, top1=0.49), gate)
+
+
+def test_the_logits_of_the_engine_are_float32_rows(
+    demo: Checkpoint, demo_bundle: Path, tmp_path: Path
+) -> None:
+    from edgephi.runtime import logits
+
+    output = tmp_path / "logits"
+    tokens = list(range(3, 40))
+    assert logits.main(demo_bundle, output, tokens).startswith("onnxruntime-genai ")
+    rows = np.fromfile(output, np.float32).reshape(len(tokens), demo.architecture.vocabulary_size)
+    assert np.isfinite(rows).all()

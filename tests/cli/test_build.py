@@ -1,0 +1,87 @@
+"""`edgephi build` as a user types it; what it makes is tested in tests/build."""
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import MAIN, Edgephi, is_one_error
+
+# What a terminal emulator does before it starts a shell, so that Ctrl-C becomes a signal.
+OWN_TERMINAL = """
+import fcntl, signal, termios
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"],
+        ["demo", "-t", "cpu"],
+        ["demo", "-o", "b"],
+        ["demo", "-t", "cpu", "-o", "b", "--verify", "perhaps"],
+        ["demo", "-t", "cpu", "-o", "b", "--method", "awq"],
+        ["demo", "-t", "cpu", "-o", "b", "--context", "0"],
+        ["demo", "-t", "cpu", "-o", "b", "--sequence", "0"],
+        ["demo", "-t", "cpu", "-o", "b", "--revision", "main"],
+        ["demo", "-t", "cpu", "-o", "."],
+        ["demo", "-t", "cpu", "-o", ".."],
+        ["demo", "-t", "cpu", "-o", ""],
+        ["demo", "-t", "cpu", "-o", "none/.."],
+    ],
+)
+def test_usage_errors(edgephi: Edgephi, tmp_path: Path, arguments: list[str]) -> None:
+    assert is_one_error(edgephi("build", *arguments, cwd=tmp_path), 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_says_what_was_built_and_what_to_do_next(edgephi: Edgephi, tmp_path: Path) -> None:
+    done = edgephi("build", "demo", "-t", "cpu", "-o", "b", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("demo-cpu: ")
+    assert lines[-1] == "edgephi run b 'your question'"
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_ctrl_c_on_a_terminal_leaves_a_clean_line(slow: Path, tmp_path: Path) -> None:
+    """The bar moves while weights are quantised; Ctrl-C, as the terminal sends it, wipes it away."""
+    terminal, end = pty.openpty()
+    command = [
+        sys.executable,
+        "-c",
+        OWN_TERMINAL + MAIN,
+        "build",
+        str(slow),
+        "-t",
+        "cpu",
+        "-o",
+        str(tmp_path / "b"),
+    ]
+
+    with subprocess.Popen(
+        command, stdin=end, stdout=subprocess.PIPE, stderr=end, start_new_session=True
+    ) as process:
+        os.close(end)
+        said = b""
+        pressed = 0.0
+        try:
+            while data := os.read(terminal, 4096):
+                said += data
+                if not pressed and said.count(b"[#") >= 2:
+                    pressed = time.monotonic()
+                    os.write(terminal, b"\x03")
+        except OSError:
+            pass
+        assert process.wait(60) == 130
+    os.close(terminal)
+    assert pressed
+    assert time.monotonic() - pressed < 10
+    assert b"Traceback" not in said
+    assert said.decode().rstrip("\r\n").endswith("\r\x1b[K")
+    assert list(tmp_path.iterdir()) == []
