@@ -38,9 +38,11 @@ _CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
 # A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _EXTRAS: dict[str, str] = {
+    "httpx": "build",
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",
+    "threadpoolctl": "build",
     "tokenizers": "build",
 }
 
@@ -100,7 +102,7 @@ def _set_debug(ctx: click.Context, _option: click.Parameter, value: bool) -> Non
 )
 @click.version_option(edgephi.__version__, "--version", prog_name="edgephi", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Build, prove, flash and run Phi-3-family models on edge devices."""
+    """Build, prove and run Phi-3-family models on edge devices."""
 
 
 def main(arguments: list[str] | None = None) -> None:

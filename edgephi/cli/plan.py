@@ -81,13 +81,13 @@ def _document(plan: "Plan") -> dict[str, Any]:
 
 
 def _text(plan: "Plan") -> str:
-    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.sizes import human_bytes, human_count
     from edgephi.cli.table import table
 
     quant = plan.recipe.quant
     symmetry = "symmetric" if quant.symmetric else "asymmetric"
     rows = [
-        ("model", f"{plan.model} ({plan.architecture.parameters / 1e9:.2f} B parameters)"),
+        ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
         ("weights", f"int{quant.bits}, groups of {quant.group_size}, {symmetry}, {quant.method}"),
@@ -104,6 +104,7 @@ def _text(plan: "Plan") -> str:
         rows.append(("fits", f"up to {plan.largest_context} tokens on this device"))
     if plan.decode_tokens_per_second is not None:
         rows.append(("decode", f"at most {plan.decode_tokens_per_second:.1f} tokens/s, by memory bandwidth"))
-    rows.append(("limits", f"mean KL: export error {plan.recipe.gate.export_error_kl:g},"))
-    rows.append(("", f"end to end {plan.recipe.gate.end_to_end_kl:g}"))
+    gate = plan.recipe.gate
+    rows.append(("limits", f"mean KL: export error {gate.export_error_kl:g},"))
+    rows.append(("", f"quantisation loss {gate.quantisation_loss_kl:g}, end to end {gate.end_to_end_kl:g}"))
     return table(rows)

@@ -15,3 +15,8 @@ def human_bytes(size: int) -> str:
         return f"{size} B"
     digits = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
     return f"{amount:.{digits}f} {_UNITS[unit]}"
+
+
+def human_count(count: int) -> str:
+    """A number of parameters as models are named: 3821079552 -> "3.82 B"."""
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
