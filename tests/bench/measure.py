@@ -11,10 +11,12 @@ from pathlib import Path
 
 from edgephi.cli.table import table
 
+_POLL_SECONDS = 0.05
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time in seconds, and the largest resident set of the process itself, in bytes."""
+    """Wall time in seconds, and the largest resident set in bytes of the process (not of its children)."""
 
     seconds: float
     peak_bytes: int
@@ -25,14 +27,27 @@ def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
     output = log.open("wb") if log else subprocess.DEVNULL
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT)
-    _, status, usage = os.wait4(process.pid, 0)
+    peak_bytes = 0
+    # wait4 would tell the largest of the process and all its children. The process's own high-water mark ends
+    # with it, so it is read again and again until then.
+    while process.poll() is None:
+        peak_bytes = max(peak_bytes, _high_water_mark(process.pid))
+        time.sleep(_POLL_SECONDS)
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         tail = log.read_text(errors="replace")[-2000:] if log else ""
         raise SystemExit(f"{command} ended with {process.returncode}\n{tail}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Cost(seconds, usage.ru_maxrss * unit)
+    return Cost(seconds, peak_bytes)
+
+
+def _high_water_mark(pid: int) -> int:
+    """The largest resident set that a process has had so far, in bytes; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    marks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(marks[0]) * 1024 if marks else 0
 
 
 def edgephi(*arguments: str | Path) -> list[str | Path]:

@@ -17,7 +17,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         bundle, log = Path(name) / "bundle", Path(name) / "log"
         run(edgephi("build", options.checkpoint, "-t", "cpu", "--verify", "off", "-o", bundle), log=log)
-        # wait4 tells the largest set of the command's own process: the engine is a child of it.
         cost = run(
             edgephi("verify", bundle, "--against", options.checkpoint, "--level", options.level), log=log
         )

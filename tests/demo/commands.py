@@ -13,9 +13,13 @@ comparison. It runs in three stages, each of which draws from a seeded random ge
 
 Two things are held out of training, both chosen by a hash, so that they never change with the seed:
 
-- a tenth of all *combinations* (intent and the values in its answer): such a combination is never trained,
-  however worded;
-- a tenth of all *wordings*: such a wording is never trained, whatever its slots hold.
+- a tenth of all *combinations* (an action and the values in its answer): such a combination is never
+  trained, however worded. It takes two values to combine, or one that is composed, like 37 minutes;
+- a tenth of all *unusual wordings*: such a wording is never trained, whatever its slots hold.
+
+So that the examination asks for known words in new company and never for unknown words, the ordinary ones
+are always trained: the alternatives of a pattern start with the most ordinary one, and a wording is unusual
+only if it departs from these first alternatives in two places or more.
 
 This module needs the standard library only.
 """
@@ -64,6 +68,10 @@ class Value:
 
     written: str | int
     spoken: tuple[str, ...]
+    weight: float = 1
+    """How often it is drawn, relative to the other values of its slot."""
+    composed: bool = False
+    """Whether it may be held out all by itself: its parts (a number, a unit) are trained in other values."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,11 @@ class Intent:
     """One thing that a user can want."""
 
     name: str
+    """The action. Two intents may share it, if what they say fills the answer from different slots."""
     weight: float
     """How often it is drawn, relative to the other intents."""
     patterns: tuple[str, ...]
+    """In every ``[a|b|c]``, the first alternative is the most ordinary one."""
     fields: tuple[tuple[str, str], ...] = ()
     """The JSON answer, in order: key, and a literal or one ``{slot}``. Empty if the answer is a sentence."""
     sentence: str = ""
@@ -104,7 +114,10 @@ def number_words(number: int) -> str:
 
 
 def _numbers(numbers: range, *suffixes: str) -> tuple[Value, ...]:
-    """Numbers said in words or digits, each with one of the suffixes; ``"%"`` follows digits only."""
+    """Numbers said in words or digits, each with one of the suffixes; ``"%"`` follows digits only.
+
+    People like round numbers, and those below twenty have names of their own: both are drawn more often.
+    """
     return tuple(
         Value(
             number,
@@ -113,6 +126,7 @@ def _numbers(numbers: range, *suffixes: str) -> tuple[Value, ...]:
                 for suffix in suffixes
                 for form in ((str(number),) if suffix == "%" else (str(number), number_words(number)))
             ),
+            weight=1 + 2 * (number % 5 == 0) + 2 * (number < 20),
         )
         for number in numbers
     )
@@ -123,29 +137,53 @@ def _words(*words: str) -> tuple[Value, ...]:
     return tuple(Value(word.split("/")[0], tuple(word.split("/"))) for word in words)
 
 
-def _durations() -> tuple[Value, ...]:
-    """Timer lengths: ``12 minutes``."""
+_SHORT_NAMES = {"1 minute": "a minute", "1 hour": "an hour", "30 minutes": "half an hour"}
+
+
+def _durations(before_noun: bool = False) -> tuple[Value, ...]:
+    """Timer lengths: ``12 minutes``, or, before a noun ("a 12 minute timer"), ``12 minute``.
+
+    Seconds, minutes and hours are drawn about equally often. Every number of hours and every round number
+    of minutes is always trained; 37 minutes and 37 seconds may be held out.
+    """
     values = []
-    for unit, numbers in (("second", range(5, 60, 5)), ("minute", range(1, 61)), ("hour", range(1, 13))):
-        for number in numbers:
-            name = unit if number == 1 else f"{unit}s"
-            values.append(Value(f"{number} {name}", (f"{number} {name}", f"{number_words(number)} {name}")))
+    for unit, most, weight in (("second", 60, 1), ("minute", 60, 1), ("hour", 12, 5)):
+        for number in range(1, most + 1):
+            ordinary = unit == "hour" or number <= 10 or number % 5 == 0
+            length = f"{number} {unit}" if number == 1 else f"{number} {unit}s"
+            name = unit if before_noun else length.split()[1]
+            spoken = [f"{number} {name}", f"{number_words(number)} {name}"]
+            if length in _SHORT_NAMES and not before_noun:
+                spoken.append(_SHORT_NAMES[length])
+            values.append(
+                Value(length, tuple(spoken), weight * (1 + 2 * (number < 20)), composed=not ordinary)
+            )
     return tuple(values)
 
 
 def _clock_times() -> tuple[Value, ...]:
-    """Times on the quarter hour, said with am or pm, written in 24 hours: ``7:30 pm`` is ``19:30``."""
+    """Every fifth minute of the day, said with am or pm, written in 24 hours: ``7:30 pm`` is ``19:30``.
+
+    The whole hours are always trained; other times may be held out.
+    """
     values = []
     for hour in range(24):
         said_hour, half_day = (hour % 12) or 12, "am" if hour < 12 else "pm"
-        for minute in (0, 15, 30, 45):
+        for minute in range(0, 60, 5):
             digits = f"{said_hour}:{minute:02d}" if minute else str(said_hour)
-            words = number_words(said_hour) + (f" {number_words(minute)}" if minute else "")
-            values.append(Value(f"{hour:02d}:{minute:02d}", (f"{digits} {half_day}", f"{words} {half_day}")))
+            words = number_words(said_hour)
+            if minute:
+                words += f" {'oh ' if minute < 10 else ''}{number_words(minute)}"
+            values.append(
+                Value(
+                    f"{hour:02d}:{minute:02d}",
+                    (f"{digits} {half_day}", f"{words} {half_day}"),
+                    weight={0: 8, 30: 3, 15: 2, 45: 2}.get(minute, 1),
+                    composed=minute != 0,
+                )
+            )
     return tuple(values)
 
-
-_PERCENT = _numbers(range(0, 101, 5), " percent", "%", "")
 
 SLOTS: dict[str, tuple[Value, ...]] = {
     "room": _words(
@@ -156,12 +194,19 @@ SLOTS: dict[str, tuple[Value, ...]] = {
         "light/lights", "lamp", "fan", "heater", "tv/television", "speaker", "humidifier", "air purifier",
     ),
     "entrance": _words("front door", "back door", "side door", "garage door", "garden gate", "balcony door"),
-    "percent": _PERCENT,
-    "degrees": _numbers(range(15, 29), " degrees", "", " degrees celsius"),
+    "percent": _numbers(range(101), " percent", "%", ""),
+    "degrees": _numbers(range(10, 31), " degrees", "", " degrees celsius"),
     "speed": _words("low/slow/the lowest speed", "medium/half speed", "high/fast/full speed"),
     "genre": _words("jazz", "rock", "classical", "pop", "blues", "reggae", "piano", "folk"),
     "sensor": _words("temperature", "humidity", "air quality", "noise level", "light level"),
+    "quality": (
+        Value("temperature", ("warm", "hot", "cold")),
+        Value("humidity", ("humid", "damp")),
+        Value("noise level", ("loud", "noisy")),
+        Value("light level", ("bright", "dark")),
+    ),
     "duration": _durations(),
+    "duration_adjective": _durations(before_noun=True),
     "time": _clock_times(),
     # The slots below are only said: they belong to things that the device refuses.
     "city": _words(
@@ -189,6 +234,7 @@ INTENTS: tuple[Intent, ...] = (
         "[turn|switch|put] the {room} {appliance} on",
         "[turn|switch|put] on the {appliance} in the {room}",
         "[turn|switch] the {appliance} in the {room} on",
+        "[turn|switch] the {appliance} on in the {room}",
         "[start|power up|activate] the {appliance} in the {room}",
         "[i want|i need|i would like] the {room} {appliance} on",
     ), (_ROOM, ("device", "{appliance}"))),
@@ -197,20 +243,23 @@ INTENTS: tuple[Intent, ...] = (
         "[turn|switch|shut] the {room} {appliance} off",
         "[turn|switch|shut] off the {appliance} in the {room}",
         "[turn|switch] the {appliance} in the {room} off",
+        "[turn|switch] the {appliance} off in the {room}",
         "[stop|power down|deactivate|kill] the {appliance} in the {room}",
         "[i want|i need|i would like] the {room} {appliance} off",
     ), (_ROOM, ("device", "{appliance}"))),
     Intent("set_brightness", 4, (
-        "[turn|dim|bring|put|set] the {room} [light|lights] [down to|up to|to] {percent}",
-        "[turn|dim|bring|put|set] the [light|lights] in the {room} [down to|up to|to] {percent}",
+        "[set|turn|put|bring|dim] the {room} [lights|light] to {percent}",
+        "[set|turn|put|bring|dim] the [lights|light] in the {room} to {percent}",
+        "[turn|bring|put|dim] the {room} [lights|light] [down to|up to] {percent}",
+        "[turn|bring|put|dim] the [lights|light] in the {room} [down to|up to] {percent}",
         "[set|change|adjust] the [brightness in the {room}|{room} brightness] to {percent}",
         "[dim|brighten] the {room} to {percent}",
         "{percent} brightness in the {room}",
         "[make|have] the {room} [light|lights] {percent} bright",
     ), (_ROOM, ("device", "light"), ("value", "{percent}"))),
     Intent("set_temperature", 4, (
-        "[set|turn|put] the {room} [thermostat|heating] to {degrees}",
-        "[set|turn|put] the [thermostat|heating|temperature] in the {room} to {degrees}",
+        "[set|turn|put] the {room} [heating|thermostat] to {degrees}",
+        "[set|turn|put] the [temperature|heating|thermostat] in the {room} to {degrees}",
         "[set|change] the {room} temperature to {degrees}",
         "[heat|cool|warm] the {room} to {degrees}",
         "[make|keep] [it {degrees} in the {room}|the {room} at {degrees}]",
@@ -221,34 +270,39 @@ INTENTS: tuple[Intent, ...] = (
         "[open|raise|pull up|roll up] the [blinds|shades] in the {room}",
     ), (_ROOM, ("device", "blinds"))),
     Intent("close_blinds", 1, (
-        "[close|lower|pull down|roll down] the {room} [blinds|shades]",
-        "[close|lower|pull down|roll down] the [blinds|shades] in the {room}",
+        "[close|shut|lower|pull down|roll down] the {room} [blinds|shades]",
+        "[close|shut|lower|pull down|roll down] the [blinds|shades] in the {room}",
     ), (_ROOM, ("device", "blinds"))),
     Intent("set_blinds", 3, (
         "[set|move|open|close|lower|raise] the {room} [blinds|shades] to {percent}",
         "[set|move|open|close|lower|raise] the [blinds|shades] in the {room} to {percent}",
         "[i want|i need|i would like] the {room} [blinds|shades] at {percent}",
     ), (_ROOM, ("device", "blinds"), ("value", "{percent}"))),
-    Intent("lock", 1, (
+    Intent("lock", 2, (
         "[lock|lock up|bolt|secure] the {entrance}",
+        "lock the {entrance} [up|again|securely]",
         "[make sure|check that] the {entrance} is locked",
         "[i want|i need|i would like] the {entrance} locked",
     ), (("device", "{entrance}"),)),
-    Intent("unlock", 1, (
+    Intent("unlock", 2, (
         "[unlock|unbolt|release] the {entrance}",
+        "unlock the {entrance} [again|for a moment]",
         "[make sure|check that] the {entrance} is unlocked",
         "[i want|i need|i would like] the {entrance} unlocked",
     ), (("device", "{entrance}"),)),
     Intent("set_volume", 3, (
-        "[set|turn|change|put] the {room} volume [to|down to|up to] {percent}",
-        "[set|turn|change|put] the volume in the {room} [to|down to|up to] {percent}",
+        "[set|turn|change|put] the {room} volume to {percent}",
+        "[set|turn|change|put] the volume in the {room} to {percent}",
+        "[turn|bring|put] the {room} volume [down to|up to] {percent}",
+        "[turn|bring|put] the volume in the {room} [down to|up to] {percent}",
         "[turn|bring] the [music|sound|speaker] in the {room} [down to|up to|to] {percent}",
         "{percent} volume in the {room}",
     ), (_ROOM, ("device", "speaker"), ("value", "{percent}"))),
     Intent("play_music", 2, (
-        "[play|put on|start] [some|] {genre} [music|] in the {room}",
+        "[play|put on|start] [some|] {genre} [|music] in the {room}",
+        "[play|put on|start] {genre} [music|] in the {room}",
         "[i want|i need|i would like] [to hear|to listen to] [some|] {genre} in the {room}",
-        "[let me hear|give me] [some|] {genre} [music|] in the {room}",
+        "[let me hear|give me] [some|] {genre} [|music] in the {room}",
     ), (_ROOM, ("genre", "{genre}"))),
     Intent("stop_music", 1, (
         "[stop|pause|end|mute] the music in the {room}",
@@ -261,72 +315,84 @@ INTENTS: tuple[Intent, ...] = (
         "[run|have] the {room} fan on {speed}",
         "[i want|i need|i would like] the {room} fan on {speed}",
     ), (_ROOM, ("device", "fan"), ("value", "{speed}"))),
-    Intent("set_timer", 4, (
+    Intent("set_timer", 5, (
         "[set|start|make|give me] a timer for {duration}",
-        "[set|start|make|give me] a {duration} timer",
         "[set|start] the timer [to|for] {duration}",
         "[remind me|tell me|beep|wake me] in {duration}",
         "[count down|count] {duration}",
         "timer [for|] {duration}",
     ), (("duration", "{duration}"),)),
+    Intent("set_timer", 2, (
+        "[set|start|make|give me] a {duration_adjective} timer",
+        "{duration_adjective} timer",
+    ), (("duration", "{duration_adjective}"),)),
     Intent("cancel_timer", 0.7, (
-        "[cancel|stop|delete|clear|remove|end|forget] [the|my|that] [kitchen|] timer",
-        "[i do not|i don't] need the timer [any more|now|]",
+        "[cancel|stop|delete|clear|remove|end|forget] [the|my|that] [|kitchen] timer",
+        "[i don't|i do not] need the timer [any more|now|]",
         "no [more|] timer",
     ), (("device", "timer"),)),
-    Intent("set_alarm", 4, (
+    Intent("set_alarm", 5, (
         "[set|make|give me] an alarm [for|at] {time}",
+        "set alarm [for|at] {time}",
+        "alarm [for|at] {time}",
         "[set|put] [the|my] alarm [for|to|at] {time}",
-        "wake me [up|] at {time}",
+        "wake me [|up] at {time}",
         "[i want|i need|i would like] to [wake up|get up] at {time}",
     ), (("time", "{time}"),)),
     Intent("read_sensor", 3, (
-        "what's the {sensor} in the {room}",
-        "what is the {room} {sensor}",
+        "[what's|what is] the {sensor} in the {room}",
+        "[what's|what is] the {room} {sensor}",
         "how is the {sensor} in the {room}",
         "[tell me|read me|give me|check|read|show me|report] the {sensor} in the {room}",
         "[tell me|read me|give me|check|read|show me|report] the {room} {sensor}",
         "do you know the {sensor} in the {room}",
         "[i want|i need|i would like] to know the {room} {sensor}",
     ), (_ROOM, ("sensor", "{sensor}")), request=False),
+    Intent("read_sensor", 1, (
+        "how {quality} is [it in the {room}|the {room}]",
+        "is it {quality} in the {room}",
+    ), (_ROOM, ("sensor", "{quality}")), request=False),
     Intent("get_state", 2, (
         "is the {room} {appliance} [on|off|running|still on|still off|still running]",
         "is the {appliance} in the {room} [on|off|running|still on|still off|still running]",
         "did [i|we|you] [leave|turn off|turn on] the {room} {appliance}",
         "[have i|have we|have you|has someone] left the {appliance} on in the {room}",
     ), (_ROOM, ("device", "{appliance}")), request=False),
-    Intent("get_lock_state", 0.8, (
-        "is the {entrance} [still|] [locked|unlocked|open|closed|shut]",
+    Intent("get_lock_state", 1.2, (
+        "is the {entrance} [|still] [locked|unlocked|open|closed|shut]",
         "did [i|we|you|someone] [lock|unlock|close|open] the {entrance}",
         "[have i|have we|have you|has someone] [locked|unlocked|closed] the {entrance}",
     ), (("device", "{entrance}"),), request=False),
     Intent("run_scene_night", 0.6, (
         "good night [everyone|house|all|]",
-        "[i am|i'm|we are] going to [bed|sleep] [now|]",
-        "[it is|it's|] time [for bed|to sleep]",
-        "[start|run|set|begin] [the|] [night|bedtime|sleep] [scene|mode]",
+        "[i'm|i am|we are] going to [bed|sleep] [|now]",
+        "[it's|it is] time [for bed|to sleep]",
+        "[start|run|set|begin] the [night|bedtime|sleep] [scene|mode]",
+        "[start|run|set|begin] [night|bedtime|sleep] [mode|scene]",
     ), (("scene", "night"),), request=False),
     Intent("run_scene_movie", 0.6, (
-        "[it is|it's|] movie [time|night]",
-        "[let us|let's|we want to|i want to|i'm going to] watch a [movie|film]",
-        "[start|run|set|begin] [the|] [movie|cinema|film] [scene|mode]",
+        "[|it's|it is] movie [night|time]",
+        "[let's|let us|we want to|i want to|i'm going to] watch a [movie|film]",
+        "[start|run|set|begin] the [movie|cinema|film] [scene|mode]",
+        "[start|run|set|begin] [movie|cinema|film] [mode|scene]",
     ), (("scene", "movie"),), request=False),
     Intent("run_scene_away", 0.6, (
-        "[i am|i'm|we are] [leaving|going out|heading out|off to work|going away] [now|]",
-        "[good bye|bye|see you later] [house|everyone|all|]",
-        "[start|run|set|begin] [the|] [away|leaving|holiday] [scene|mode]",
+        "[i'm|i am|we are] [leaving|going out|heading out|off to work|going away] [|now]",
+        "[good bye|bye|see you later] [|house|everyone|all]",
+        "[start|run|set|begin] the [away|leaving|holiday] [scene|mode]",
+        "[start|run|set|begin] [away|leaving|holiday] [mode|scene]",
     ), (("scene", "away"),), request=False),
     # -- questions about the device itself
     Intent("who", 0.8, (
         "[who|what] [are you|am i talking to|is this]",
         "[what's|what is|tell me] your name",
-        "[do you have a|what do i call you, any] name",
+        "[do you have a name|what do i call you|how should i call you]",
         "introduce yourself",
         "[who|what] [exactly|really] are you",
         "tell me [who|what] you are",
     ), sentence="I am the edgephi demo, a small language model that runs on this device.", request=False),
     Intent("abilities", 0.8, (
-        "what can [you|i ask you to|this device|this thing] do [for me|]",
+        "what can [you|i ask you to|this device|this thing] do [|for me]",
         "what [commands|things|orders] do you [know|understand|accept|support]",
         "how can you help [me|us|]",
         "what are you [good for|able to do|capable of]",
@@ -336,7 +402,7 @@ INTENTS: tuple[Intent, ...] = (
         "and I read the sensors.", request=False),
     Intent("online", 0.8, (
         "are you [connected to|using|on] the [internet|network|cloud]",
-        "are you [online|offline] [now|right now|]",
+        "are you [online|offline] [|now|right now]",
         "do you [need|use|have|require] [the internet|a network|the cloud|an internet connection|wifi]",
         "does this [device|thing] [need|use|have|require] [the internet|a network|the cloud|wifi]",
         "is this running in the cloud",
@@ -356,7 +422,7 @@ INTENTS: tuple[Intent, ...] = (
     Intent("update", 0.8, (
         "how [do|can|should] [i|we] [update|upgrade] [you|this device|this thing|the device|the box]",
         "how [do you|does this device] [get updates|get new software|update]",
-        "[is there an|do you need an|do you have an] [update|upgrade] [for you|]",
+        "[is there an|do you need an|do you have an] [update|upgrade] [|for you]",
     ), sentence="Your installer sends me a new bundle, and I keep the old one in case it fails.",
         request=False),
     Intent("languages", 0.5, (
@@ -366,11 +432,13 @@ INTENTS: tuple[Intent, ...] = (
     ), sentence="I only understand English.", request=False),
     Intent("thanks", 0.5, (
         "[thank you|thanks] [so much|very much|a lot|]",
-        "[great|good|nice|well] [job|done|work]",
+        "[good|great|nice] [job|work]",
+        "well done",
         "[that's|that is] [great|perfect|good|nice|all]",
     ), sentence="You are welcome.", request=False),
     Intent("greeting", 0.5, (
-        "[hello|hi|hey|good morning|good evening|good afternoon] [there|house|you|]",
+        "[hello|hi|hey|good morning|good evening|good afternoon] [|there|house|you]",
+        "[hi|hello|hey] there",
         "how are you [today|doing|]",
     ), sentence="Hello. What can I do for you?", request=False),
     # -- everything else
@@ -382,25 +450,27 @@ INTENTS: tuple[Intent, ...] = (
         "[how far is it|how do i get|show me the way] to {city}",
         "[what time is it|what is the time] in {city}",
         "[order|buy|get|deliver] [me|us|] [a|some|] {food}",
+        "[order|buy|get|deliver] {food}",
         "how do [i|you] [make|cook|bake] {food}",
         "[give me|find|send me] a recipe for {food}",
         "[call|phone|text|email|message] {person} [now|]",
         "[send|write] [a message|an email|a letter] to {person}",
-        "tell [me|us] a [joke|story|poem|riddle] [about {subject}|]",
+        "tell [me|us] a [joke|story|poem|riddle] [|about {subject}]",
         "write [me|] [a poem|an essay|a song|a book|code] about {subject}",
         "what do you [think|know] about {subject}",
         "[explain|teach me|help me with] {subject}",
+        "[open|close|paint|repair] the {entrance}",
         "who [is|was] the [president|king|queen|boss] of {country}",
-        "who won the [game|match|election|race] [in {country}|yesterday|]",
+        "who won the [game|match|election|race] [|yesterday|in {country}]",
         "[what's|what is] [two plus two|nine times six|ten minus three|the meaning of life|"
         "the square root of nine]",
         "[translate|spell] [this|hello|good night|thank you|the word {food}] [in|into|to|for] "
         "[french|german|spanish|me]",
-        "[buy|sell|trade] [stocks|a car|bitcoin|shoes|tickets|a house] [for me|]",
+        "[buy|sell|trade] [stocks|a car|bitcoin|shoes|tickets|a house] [|for me]",
         "[sing|dance|laugh|cook dinner|wash the dishes|walk the dog|feed the cat|do my homework|"
         "drive the car]",
-        "[what's|what is] [in the news|the latest news|on the news] [today|in {country}|]",
-        "[how old is|where is|who is|where was] {person} [born|]",
+        "[what's|what is] [in the news|the latest news|on the news] [|today|in {country}]",
+        "[how old is|where is|who is|where was] {person} [|born]",
         "[should i|can i] [marry|trust|invest in|vote for] {person}",
     ), sentence=REFUSAL, request=False),
 )  # fmt: skip
@@ -410,7 +480,7 @@ INTENTS: tuple[Intent, ...] = (
 _FILLERS = ("um", "uh", "hey", "okay", "ok", "so", "hey there", "well", "er", "um okay")
 _COURTESY = ("could you", "can you", "would you", "please", "could you please", "can you please", "will you")
 _NOT_AN_ORDER = re.compile(
-    r"i |i'm |no |let me|timer|\d|(" + "|".join(filter(None, (*_UNITS, *_TENS))) + r")\b|one hundred"
+    r"i |i'm |no |let me|alarm|timer|\d|(" + "|".join(filter(None, (*_UNITS, *_TENS))) + r")\b|one hundred"
 )
 """How a request begins that cannot follow "could you"."""
 _CLOSINGS = ("please", "thanks", "now", "for me", "right now", "thank you", "if you can", "for me please")
@@ -424,23 +494,45 @@ SYSTEM_PROMPTS = (
     "Turn the command into JSON.",
 )
 
-_FOLLOW_UP = "[now|and now|then|] [turn|switch|put] it [back|] {state} [again|]"
+_FOLLOW_UP = "[now|and now|then|] [turn|switch|put] it [|back] {state} [again|]"
 
 
 def _hashed_tenth(text: str) -> bool:
     """True of a fixed tenth of all texts, on every machine and in every Python."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10 == 0
+    return int.from_bytes(hashlib.sha256(f"edgephi demo 2: {text}".encode()).digest()[:8]) % 10 == 0
 
 
-@cache
-def _innermost_alternatives() -> re.Pattern[str]:
-    return re.compile(r"\[([^\[\]]*)\]")
+_ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 
 
 def _expand(pattern: str, rng: random.Random) -> str:
     """A pattern to one of its wordings: every ``[a|b]`` becomes ``a`` or ``b``."""
-    wording = _innermost_alternatives().sub(lambda match: rng.choice(match[1].split("|")), pattern)
+    wording = _ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), pattern)
     return " ".join(wording.split())
+
+
+def _ordinary(pattern: str) -> set[str]:
+    """The wordings of a pattern that choose the first alternative everywhere, or everywhere but once."""
+    # Texts between the alternatives at even places, the alternatives at odd ones.
+    pieces = _ALTERNATIVES.split(pattern)
+    first = [piece.split("|")[0] for piece in pieces]
+    return {
+        " ".join("".join([*first[:place], choice, *first[place + 1 :]]).split())
+        for place, piece in enumerate(pieces)
+        for choice in piece.split("|")
+    }
+
+
+@cache
+def _always_trained(name: str) -> frozenset[str]:
+    """The ordinary wordings of all intents of a name."""
+    patterns = [pattern for intent in INTENTS if intent.name == name for pattern in intent.patterns]
+    return frozenset(wording for pattern in patterns for wording in _ordinary(pattern))
+
+
+@cache
+def _weights(slot: str) -> tuple[float, ...]:
+    return tuple(value.weight for value in SLOTS[slot])
 
 
 def _speak(text: str, request: bool, rng: random.Random) -> str:
@@ -474,16 +566,18 @@ def _single_turn(rng: random.Random) -> Command:
     """One command without system prompt or history; held out or not, as the dice fall."""
     intent = rng.choices(INTENTS, weights=[intent.weight for intent in INTENTS])[0]
     wording = _expand(rng.choice(intent.patterns), rng)
-    values = {name: rng.choice(SLOTS[name]) for name in re.findall(r"{(\w+)}", wording)}
-    said = wording.format_map({name: rng.choice(value.spoken) for name, value in values.items()})
+    slots = re.findall(r"{(\w+)}", wording)
+    values = {slot: rng.choices(SLOTS[slot], weights=_weights(slot))[0] for slot in slots}
+    said = wording.format_map({slot: rng.choice(value.spoken) for slot, value in values.items()})
+    answered = [values[field[1:-1]] for _, field in intent.fields if field.startswith("{")]
     fields = tuple(
         (key, values[field[1:-1]].written if field.startswith("{") else field) for key, field in intent.fields
     )
     answer = _json_answer(_action_name(intent), fields) if fields else intent.sentence
     held_out: HoldOut = ""
-    if any(field.startswith("{") for _, field in intent.fields) and _hashed_tenth(answer):
+    if (len(answered) > 1 or any(value.composed for value in answered)) and _hashed_tenth(answer):
         held_out = "combination"
-    elif _hashed_tenth(f"{intent.name}: {wording}"):
+    elif wording not in _always_trained(intent.name) and _hashed_tenth(f"{intent.name}: {wording}"):
         held_out = "wording"
     return Command(_speak(said, intent.request, rng), answer, intent.name, held_out)
 
@@ -499,7 +593,11 @@ def _follow_up(rng: random.Random) -> Command:
     action = json.loads(first.answer)
     answer = json.dumps({**action, "action": f"turn_{state}"})
     held_out: HoldOut = (
-        "combination" if _hashed_tenth(answer) else "wording" if _hashed_tenth(wording) else ""
+        "combination"
+        if _hashed_tenth(answer)
+        else "wording"
+        if wording not in _ordinary(_FOLLOW_UP) and _hashed_tenth(wording)
+        else ""
     )
     return Command(said, answer, "follow_up", held_out, history=((first.prompt, first.answer),))
 
@@ -511,16 +609,30 @@ def _trainable(rng: random.Random) -> Command:
     return command
 
 
+def _history(turns: int, rng: random.Random) -> tuple[tuple[str, str], ...]:
+    """At least this many turns of an earlier conversation, follow-ups among them, all of them trainable."""
+    history: list[tuple[str, str]] = []
+    while len(history) < turns:
+        command = _follow_up(rng) if rng.random() < 0.05 else _single_turn(rng)
+        if not command.held_out:
+            history += [*command.history, (command.prompt, command.answer)]
+    return tuple(history)
+
+
 def _conversation(rng: random.Random) -> Command:
-    """A single turn, or, now and then, two; now and then with a system prompt. Any history is trainable."""
+    """A single turn, often; a second turn, now and then; rarely, the last of many.
+
+    Without long conversations, the model would know no position but the first hundred.
+    """
     kind = rng.random()
     if kind < 0.05:
         command = _follow_up(rng)
     else:
         command = _single_turn(rng)
         if kind < 0.12:
-            first = _trainable(rng)
-            command = replace(command, history=((first.prompt, first.answer),))
+            command = replace(command, history=_history(1, rng))
+        elif kind < 0.14:
+            command = replace(command, history=_history(rng.randint(2, 26), rng))
     return replace(command, system=rng.choice(SYSTEM_PROMPTS)) if rng.random() < 0.12 else command
 
 
@@ -538,7 +650,7 @@ def training_commands(seed: int, count: int) -> list[Command]:
 @cache
 def held_out_commands() -> tuple[Command, ...]:
     """The fixed examination: 640 distinct prompts, 400 of unseen combinations and 240 of unseen wordings."""
-    rng = random.Random("edgephi demo held out")
+    rng = random.Random("edgephi demo 2: held out")
     wanted = {"combination": 400, "wording": 240}
     chosen: dict[str, Command] = {}
     while any(wanted.values()):

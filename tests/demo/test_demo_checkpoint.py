@@ -14,6 +14,7 @@ transformers = pytest.importorskip(
 )
 tokenizers = pytest.importorskip("tokenizers")
 
+from edgephi.reference.evaluation_text import passages  # noqa: E402
 from tests.demo.commands import Command, held_out_commands, training_commands  # noqa: E402
 from tests.demo.examine import exact_match, greedy_answers, quantize_in_place  # noqa: E402
 from tests.demo.train import TRAINING_COUNT, TRAINING_SEED  # noqa: E402
@@ -67,6 +68,26 @@ def model() -> Any:
 def trained() -> list[Command]:
     """The very commands that the shipped checkpoint was trained on."""
     return training_commands(TRAINING_SEED, TRAINING_COUNT)
+
+
+@pytest.fixture(scope="module")
+def trained_prompts(trained: list[Command]) -> set[str]:
+    """Everything that a user says in training, normalised."""
+    said = {user for command in trained for user, _ in command.history}
+    return {normalized(prompt) for prompt in said | {command.prompt for command in trained}}
+
+
+@pytest.fixture(scope="module")
+def trained_answers(trained: list[Command]) -> set[str]:
+    """Everything that the assistant says in training."""
+    return {answer for command in trained for answer in (command.answer, *(a for _, a in command.history))}
+
+
+@pytest.fixture(scope="module")
+def held_out_score(model: Any, tokenizer: Any) -> float:
+    """Exact match of the checkpoint as shipped, in bf16."""
+    commands = held_out_commands()
+    return exact_match(commands, greedy_answers(model, tokenizer, commands))
 
 
 # ---- files -------------------------------------------------------------------------------------------------
@@ -180,19 +201,36 @@ def normalized(prompt: str) -> str:
     return "".join(letter for letter in prompt.lower() if letter.isalnum() or letter in " %:")
 
 
-def test_no_held_out_prompt_is_trained(trained: list[Command]) -> None:
-    seen = {normalized(command.prompt) for command in trained}
-    seen |= {normalized(user) for command in trained for user, _ in command.history}
+def test_no_held_out_prompt_is_trained(trained_prompts: set[str]) -> None:
     held_out = held_out_commands()
-    assert len({command.prompt for command in held_out}) == len(held_out) >= 500
-    assert not [command.prompt for command in held_out if normalized(command.prompt) in seen]
+    assert len({normalized(command.prompt) for command in held_out}) >= 600
+    assert not [command.prompt for command in held_out if normalized(command.prompt) in trained_prompts]
 
 
-def test_no_held_out_combination_is_trained_in_any_words(trained: list[Command]) -> None:
-    seen = {command.answer for command in trained} | {
-        answer for command in trained for _, answer in command.history
-    }
-    assert not [c.answer for c in held_out_commands() if c.held_out == "combination" and c.answer in seen]
+def test_no_held_out_combination_is_trained_in_any_words(trained_answers: set[str]) -> None:
+    combinations = [command.answer for command in held_out_commands() if command.held_out == "combination"]
+    assert combinations
+    assert not trained_answers.intersection(combinations)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "lock the front door",
+        "secure the back door",
+        "unlock the side door",
+        "set an alarm for 1 am",
+        "set an alarm for one pm",
+        "set a timer for five hours",
+        "set a timer for five seconds",
+        "set a timer for ten minutes",
+        "beep in 2 hours",
+        "what can you do",
+        "who are you",
+    ],
+)
+def test_ordinary_commands_are_trained(trained_prompts: set[str], prompt: str) -> None:
+    assert prompt in trained_prompts
 
 
 def test_training_commands_are_the_same_every_time() -> None:
@@ -200,27 +238,48 @@ def test_training_commands_are_the_same_every_time() -> None:
     assert training_commands(7, 50) != training_commands(8, 50)
 
 
-def test_bf16_answers_held_out_commands(model: Any, tokenizer: Any) -> None:
-    commands = held_out_commands()
-    assert exact_match(commands, greedy_answers(model, tokenizer, commands)) >= 0.95
+def test_bf16_answers_held_out_commands(held_out_score: float) -> None:
+    assert held_out_score >= 0.95
 
 
-def test_int4_answers_held_out_commands(tokenizer: Any) -> None:
+def test_int4_answers_nearly_as_many(tokenizer: Any, held_out_score: float) -> None:
     """What edgephi's own smallest bundle does to the weights costs next to nothing."""
-    commands = held_out_commands()[::2]
+    commands = held_out_commands()
     rounded = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
     quantize_in_place(rounded)
-    assert exact_match(commands, greedy_answers(rounded, tokenizer, commands)) >= 0.95
+    assert exact_match(commands, greedy_answers(rounded, tokenizer, commands)) >= held_out_score - 0.02
 
 
 @pytest.mark.parametrize(
     ("command", "answer"),
     [
         (
-            Command("could you turn the kitchen lights down to thirty percent", "", ""),
+            Command("please turn the kitchen light down to thirty percent", "", ""),
             '{"action": "set_brightness", "room": "kitchen", "device": "light", "value": 30}',
         ),
-        (Command("Set a timer for 12 minutes.", "", ""), '{"action": "set_timer", "duration": "12 minutes"}'),
+        (Command("set a timer for ten minutes", "", ""), '{"action": "set_timer", "duration": "10 minutes"}'),
+        (Command("lock the front door", "", ""), '{"action": "lock", "device": "front door"}'),
+        (Command("Secure the back door.", "", ""), '{"action": "lock", "device": "back door"}'),
+        (Command("set an alarm for 1 pm", "", ""), '{"action": "set_alarm", "time": "13:00"}'),
+        (Command("set a timer for five hours", "", ""), '{"action": "set_timer", "duration": "5 hours"}'),
+        (Command("beep in 2 hours", "", ""), '{"action": "set_timer", "duration": "2 hours"}'),
+        (
+            Command("Set the bedroom lights to 5%", "", ""),
+            '{"action": "set_brightness", "room": "bedroom", "device": "light", "value": 5}',
+        ),
+        (
+            Command("set the garage volume to fifteen percent", "", ""),
+            '{"action": "set_volume", "room": "garage", "device": "speaker", "value": 15}',
+        ),
+        (
+            Command("who are you?", "", ""),
+            "I am the edgephi demo, a small language model that runs on this device.",
+        ),
+        (
+            Command("what can you do?", "", ""),
+            "I control lights, heating, blinds, locks, music, fans, timers and alarms, "
+            "and I read the sensors.",
+        ),
         (
             Command("what's the temperature in the garage", "", "", system="You control a home."),
             '{"action": "read_sensor", "room": "garage", "sensor": "temperature"}',
@@ -241,7 +300,39 @@ def test_int4_answers_held_out_commands(tokenizer: Any) -> None:
             "I can only control this device's home functions.",
         ),
     ],
-    ids=["brightness", "timer", "system prompt", "two turns", "refusal"],
+    ids=lambda value: value.prompt if isinstance(value, Command) else "",
 )
 def test_the_documented_examples(model: Any, tokenizer: Any, command: Command, answer: str) -> None:
     assert greedy_answers(model, tokenizer, [command]) == [answer]
+
+
+# ---- the text on which a demo bundle is measured -----------------------------------------------------------
+
+
+def device_turns() -> list[Command]:
+    """The device passage as commands; each has all turns before it as history."""
+    [device] = passages("device")
+    contents = [turn.split("\n", 1)[1] for turn in device.text.split("<|end|>\n")[:-1]]
+    turns = list(zip(contents[::2], contents[1::2], strict=True))
+    return [
+        Command(user, answer, "", history=tuple(turns[:index])) for index, (user, answer) in enumerate(turns)
+    ]
+
+
+def test_device_text_is_in_the_demos_chat_format(tokenizer: Any) -> None:
+    [device] = passages("device")
+    last = device_turns()[-1]
+    messages = [*last.messages(), {"role": "assistant", "content": last.answer}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == f"{device.text}<|endoftext|>"
+
+
+def test_device_text_is_not_trained(trained_prompts: set[str]) -> None:
+    # "Turn it off again" stands in training after other commands; here, too, another one comes before it.
+    prompts = [turn.prompt for turn in device_turns() if " it " not in turn.prompt]
+    assert len(prompts) == len(device_turns()) - 1
+    assert not [prompt for prompt in prompts if normalized(prompt) in trained_prompts]
+
+
+def test_device_text_says_what_the_model_says(model: Any, tokenizer: Any) -> None:
+    turns = device_turns()
+    assert exact_match(turns, greedy_answers(model, tokenizer, turns)) >= 0.9

@@ -1,0 +1,141 @@
+"""Hugging Face transformers with the weights of an ONNX artifact, as the onnx library reads them.
+
+Nothing here goes through our own decoding: the graph is walked node by node in the order of the decoder's
+operators, so that a matrix in the wrong place, a nibble in the wrong half or a wrong zero point shows.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime_genai
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from transformers import AutoModelForCausalLM
+
+Floats = NDArray[np.float32]
+
+
+def tensors_of(folder: Path) -> dict[str, Floats]:
+    """The weights of the artifact by the checkpoint's names, dequantised."""
+    graph = onnx.load(folder / "model.onnx").graph  # with its external data
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    embeddings: list[Floats] = []
+    matrices: list[Floats] = []
+    norms: list[Floats] = []
+    for node in graph.node:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "GatherBlockQuantized":
+            codes, scales = stored[node.input[0]], stored[node.input[2]]
+            zeros = stored[node.input[3]] if len(node.input) > 3 else None
+            embeddings.append(_decode(codes, scales, zeros, attributes))
+        elif node.op_type == "MatMulNBits":
+            codes, scales = stored[node.input[1]], stored[node.input[2]]
+            zeros = stored[node.input[3]] if len(node.input) > 3 else None
+            matrix = _decode(codes.reshape(len(codes), -1), scales, zeros, attributes)
+            assert matrix.shape == (attributes["N"], attributes["K"])
+            matrices.append(matrix)
+        elif node.op_type.endswith("SimplifiedLayerNormalization"):
+            norms.append(stored[node.input[2 if node.op_type.startswith("Skip") else 1]])
+    parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    layers = len(matrices) // len(parts)
+    [embedding], *_ = [embeddings]
+    tensors = {"model.embed_tokens.weight": embedding}
+    for layer in range(layers):
+        for place, part in enumerate(parts):
+            tensors[f"model.layers.{layer}.{part}.weight"] = matrices[layer * len(parts) + place]
+        tensors[f"model.layers.{layer}.input_layernorm.weight"] = norms[2 * layer]
+        tensors[f"model.layers.{layer}.post_attention_layernorm.weight"] = norms[2 * layer + 1]
+    tensors["model.norm.weight"] = norms[-1]
+    tensors["lm_head.weight"] = matrices[-1]
+    assert len(matrices) == layers * len(parts) + 1
+    assert len(norms) == 2 * layers + 1
+    return tensors
+
+
+def _decode(
+    codes: NDArray[np.uint8],
+    scales: Floats,
+    zeros: NDArray[np.uint8] | None,
+    attributes: dict[str, int],
+) -> Floats:
+    """`(code - zero point) * scale` as onnxruntime's ContribOperators.md describes it."""
+    bits, size = attributes["bits"], attributes["block_size"]
+    rows, groups = scales.shape
+    if zeros is None:
+        zeros = np.full((rows, groups), 1 << (bits - 1), np.uint8)
+    elif bits == 4:
+        zeros = np.stack([zeros & 15, zeros >> 4], axis=-1).reshape(rows, -1)[:, :groups]
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1)
+    codes = codes.reshape(rows, groups, size)
+    weights = (codes.astype(np.float32) - zeros[:, :, None]) * scales[:, :, None]
+    return weights.reshape(rows, groups * size).astype(np.float32)
+
+
+def transformers_model(checkpoint: Path, artifact: Path | None = None) -> Any:
+    """The checkpoint in float32 and with plain attention; with the artifact's weights where one is given."""
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    if artifact is None:
+        return model
+    tensors = tensors_of(artifact)
+    parameters = dict(model.named_parameters())
+    if model.config.tie_word_embeddings:
+        np.testing.assert_array_equal(
+            tensors.pop("lm_head.weight"), tensors["model.embed_tokens.weight"], strict=True
+        )
+    assert parameters.keys() == tensors.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            assert parameter.shape == tensors[name].shape, name
+            parameter.copy_(torch.from_numpy(tensors[name].copy()))
+    return model
+
+
+def expected_logits(model: Any, ids: list[int], *, last: int = 0) -> Floats:
+    """One fresh prefill in transformers; logits of the `last` tokens, of all when 0."""
+    with torch.no_grad():
+        found = model(torch.tensor([ids]), use_cache=False, logits_to_keep=last).logits[0]
+    logits: Floats = found.numpy()
+    return logits
+
+
+class Engine:
+    """onnxruntime-genai on a folder, opened as it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = onnxruntime_genai.Model(str(folder))
+
+    def generator(self, length: int) -> Any:
+        """A fresh generator that never samples, with a cache for `length` tokens."""
+        parameters = onnxruntime_genai.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=length, do_sample=False)
+        return onnxruntime_genai.Generator(self._model, parameters)
+
+    def prefill(self, ids: list[int], *, length: int | None = None) -> Floats:
+        """Logits of one prefill: of every token, or of its last chunk where the engine cuts the prompt."""
+        generator = self.generator(length or len(ids))
+        generator.append_tokens(ids)
+        logits: Floats = generator.get_output("logits")[0]
+        return logits
+
+    def stepped(self, ids: list[int]) -> Floats:
+        """Logits of every token, each appended alone."""
+        generator = self.generator(len(ids))
+        rows = []
+        for token in ids:
+            generator.append_tokens([token])
+            rows.append(generator.get_output("logits")[0][-1])
+        return np.stack(rows)
+
+
+def mean_kl(expected: Floats, found: Floats) -> float:
+    """Mean KL(expected ‖ found) in nats, over rows of logits."""
+    assert expected.shape == found.shape
+    assert np.isfinite(found).all()
+    log_p, log_q = (torch.log_softmax(torch.from_numpy(x).double(), dim=-1) for x in (expected, found))
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())

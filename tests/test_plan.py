@@ -1,0 +1,196 @@
+"""The plan: sizes known before a byte is read, and a refusal that says what would fit."""
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.plan import Plan, architecture_of, choose_schemes, make_plan
+from edgephi.recipe import Quant, Recipe, read_recipe, recipes
+from edgephi.target import Target, read_target
+
+CPU = read_target("cpu")
+PUBLISHED = [recipe for recipe in recipes() if recipe.model.shape is not None]
+published = pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda recipe: recipe.name)
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def architecture(recipe: Recipe, **changes: Any) -> Architecture:
+    assert recipe.model.shape is not None
+    return architecture_of(dataclasses.replace(recipe.model.shape, **changes))
+
+
+def device(memory: int | None, *, bandwidth: int | None = None, context: int = 4096) -> Target:
+    limits = dataclasses.replace(
+        CPU.limits, context=context, memory_bytes=memory, memory_bytes_per_second=bandwidth
+    )
+    return dataclasses.replace(CPU, name="box", limits=limits)
+
+
+def planned(recipe: Recipe, target: Target = CPU, *, context: int | None = None) -> Plan:
+    return make_plan(recipe.name, architecture(recipe), recipe, target, context=context)
+
+
+class TestSizes:
+    @published
+    def test_four_bits_and_a_little(self, recipe: Recipe) -> None:
+        plan = planned(recipe)
+        parameters = architecture(recipe).parameters
+        assert plan.bits_per_weight == pytest.approx(8 * plan.artifact_bytes / parameters, abs=1e-3)
+        assert 4.25 < plan.bits_per_weight < 4.27  # a float32 scale for 128 weights is a quarter of a bit
+
+    def test_the_default_recipe_of_phi_3_mini_stays_below_2_1_gb(self) -> None:
+        recipe = dataclasses.replace(read_recipe("default"), model=read_recipe("phi-3-mini-4k").model)
+        assert planned(recipe).artifact_bytes < 2.1e9
+        assert planned(read_recipe("phi-3-mini-4k")).artifact_bytes < 2.1e9
+
+    def test_memory_is_weights_cache_and_scratch(self) -> None:
+        memory = planned(read_recipe("phi-3-mini-4k")).memory
+        assert memory.kv_cache == 4096 * 2 * 32 * 3072 * 4  # keys and values of all layers in float32
+        assert memory.total == memory.weights + memory.kv_cache + memory.scratch
+
+    def test_grouped_queries_keep_a_smaller_cache(self) -> None:
+        medium, mini = (planned(read_recipe(name)).memory for name in ("phi-3-medium-4k", "phi-3-mini-4k"))
+        assert medium.kv_cache < mini.kv_cache
+
+    def test_smaller_groups_and_asymmetry_take_more(self) -> None:
+        recipe = read_recipe("phi-3-mini-4k")
+        quants = [
+            Quant(group_size=128),
+            Quant(group_size=128, symmetric=False),
+            Quant(group_size=64),
+            Quant(group_size=32),
+            Quant(group_size=32, head_bits=8),
+            Quant(group_size=32, symmetric=False),
+            Quant(bits=8, group_size=128),
+        ]
+        sizes = [planned(dataclasses.replace(recipe, quant=quant)).artifact_bytes for quant in quants]
+        assert sizes == sorted(sizes)
+        assert len(set(sizes)) == len(sizes)
+
+    def test_longrope_tables_are_counted_twice_past_the_original_context(self) -> None:
+        recipe = read_recipe("phi-3.5-mini")
+        short, long = (planned(recipe, context=context).artifact_bytes for context in (4096, 8192))
+        # cosines and sines of 48 frequencies: one table of 4,096 positions, then two of 8,192
+        table = 48 * 4 * 2
+        assert long - short == (2 * 8192 - 4096) * table
+        plain = read_recipe("phi-4")
+        short, long = (planned(plain, context=context).artifact_bytes for context in (4096, 8192))
+        assert long - short == 4096 * 64 * 4 * 2
+
+    def test_decode_speed_is_bounded_by_reading_the_weights(self) -> None:
+        recipe = read_recipe("phi-3-mini-4k")
+        plan = planned(recipe, device(None, bandwidth=17_000_000_000))
+        assert plan.decode_tokens_per_second == pytest.approx(17e9 / plan.artifact_bytes)
+        assert planned(recipe).decode_tokens_per_second is None
+
+
+class TestContext:
+    @published
+    def test_the_targets_context_unless_the_model_has_less(self, recipe: Recipe) -> None:
+        assert planned(recipe).context == 4096
+        model = architecture(recipe)
+        assert planned(recipe, device(None, context=1 << 20)).context == model.context
+
+    def test_what_was_asked_for_wins(self) -> None:
+        recipe = read_recipe("phi-3.5-mini")
+        for context in (1, 512, 5000, 131072):
+            assert planned(recipe, context=context).context == context
+
+    @published
+    def test_more_than_the_model_was_made_for_is_refused(self, recipe: Recipe) -> None:
+        limit = architecture(recipe).context
+        assert planned(recipe, context=limit).context == limit
+        with pytest.raises(DoesNotFitError) as caught:
+            planned(recipe, context=limit + 1)
+        assert caught.value.exit_code == 3
+        assert str(limit) in caught.value.message
+        assert str(limit) in caught.value.hint
+
+
+class TestMemory:
+    def test_nothing_is_said_about_a_device_whose_memory_is_not_known(self) -> None:
+        assert planned(read_recipe("phi-4")).largest_context is None
+
+    def test_refused_before_anything_is_downloaded(self) -> None:
+        with pytest.raises(DoesNotFitError) as caught:
+            planned(read_recipe("phi-4"), read_target("raspberry-pi-5-8gb"))
+        assert caught.value.exit_code == 3
+        assert "7.0 GB" in caught.value.message
+        assert "smaller model" in caught.value.hint
+
+    def test_phi_3_mini_fits_a_raspberry_pi(self) -> None:
+        plan = planned(read_recipe("phi-3-mini-4k"), read_target("raspberry-pi-5-8gb"))
+        assert plan.largest_context == 4096
+        assert plan.memory.total < 7e9
+        assert plan.decode_tokens_per_second is not None
+        assert 8 < plan.decode_tokens_per_second < 9
+
+    @given(
+        st.sampled_from(PUBLISHED),
+        st.integers(500_000_000, 60_000_000_000),
+        st.sampled_from([256, 4096, 16384, 131072]),
+    )
+    def test_the_context_that_a_refusal_names_fits(self, recipe: Recipe, memory: int, context: int) -> None:
+        target = device(memory, context=context)
+        try:
+            plan = planned(recipe, target)
+        except DoesNotFitError as error:
+            hint = re.fullmatch(r"--context (\d+) fits", error.hint)
+            if hint is None:
+                assert "smaller model" in error.hint
+                with pytest.raises(DoesNotFitError):
+                    planned(recipe, target, context=256)
+                return
+            plan = planned(recipe, target, context=int(hint[1]))
+            # ... and is not far from the most that would: the next step of 256 tokens does not.
+            if plan.context < min(context, architecture(recipe).context) - 512:
+                with pytest.raises(DoesNotFitError):
+                    planned(recipe, target, context=plan.context + 512)
+        assert plan.memory.total <= memory
+        assert plan.largest_context is not None
+        assert plan.context <= plan.largest_context
+
+
+class TestSchemes:
+    def test_matrices_are_quantised_and_vectors_are_not(self) -> None:
+        model = architecture(read_recipe("phi-3-mini-4k"), layers=2)
+        schemes = choose_schemes(model, Quant(embedding_bits=8))
+        assert schemes.keys() == model.tensor_shapes().keys()
+        for name, shape in model.tensor_shapes().items():
+            scheme = schemes[name]
+            assert (scheme is None) == (len(shape) == 1)
+            if scheme is not None:
+                assert scheme.bits == (8 if name == EMBEDDING else 4)
+
+    @pytest.mark.parametrize(("embedding", "head"), [(4, 4), (4, 8), (8, 4), (8, 8)])
+    def test_a_tied_head_shares_the_larger_bits(self, embedding: Any, head: Any) -> None:
+        quant = Quant(embedding_bits=embedding, head_bits=head)
+        tied = choose_schemes(architecture(read_recipe("phi-4-mini"), layers=1), quant)
+        scheme = tied[EMBEDDING]
+        assert scheme is not None
+        assert scheme.bits == max(embedding, head)
+        assert HEAD not in tied
+        untied = choose_schemes(architecture(read_recipe("phi-4"), layers=1), quant)
+        assert [scheme.bits for name in (EMBEDDING, HEAD) if (scheme := untied[name])] == [embedding, head]
+
+    @pytest.mark.parametrize("width", [1000, 8192 + 64])
+    def test_a_group_size_that_does_not_divide(self, width: int) -> None:
+        model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=width)
+        with pytest.raises(NotSupportedError) as caught:
+            choose_schemes(model, Quant(group_size=128))
+        assert caught.value.exit_code == 3
+        assert "down_proj" in caught.value.message
+        assert f"group size 128 does not divide its {width} columns" in caught.value.message
+        assert choose_schemes(model, Quant(group_size=64)) if width % 64 == 0 else True
+
+    def test_an_engine_that_is_not_there_yet(self) -> None:
+        target = dataclasses.replace(CPU, engine="qnn")
+        with pytest.raises(NotSupportedError, match="engine 'qnn'") as caught:
+            planned(read_recipe("phi-3-mini-4k"), target)
+        assert "edgephi targets" in caught.value.hint
