@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.measure import folder_bytes, report
+from tests.bench.measure import report
 
 _NOT_OURS = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
 _ROOT = Path(__file__).parents[2]
@@ -30,10 +30,16 @@ def main() -> None:
             scripts = environment / "bin"
             subprocess.run([scripts / "pip", "install", "--quiet", f"{_ROOT}[{extras}]"], check=True)
             seconds = statistics.median(_help_seconds(scripts / "edgephi") for _ in range(runs))
+            files, bytecode = _installed_bytes(environment)
             rows.append(
-                (f"edgephi[{extras}]", f"{_installed_bytes(environment) / 1e6:.0f} MB", f"{seconds:.3f} s")
+                (
+                    f"edgephi[{extras}]",
+                    f"{files / 1e6:.0f} MB",
+                    f"{bytecode / 1e6:.0f} MB",
+                    f"{seconds:.3f} s",
+                )
             )
-    report(("", "site-packages", "edgephi --help"), rows)
+    report(("", "site-packages", "bytecode beside it", "edgephi --help"), rows)
 
 
 def _help_seconds(program: Path) -> float:
@@ -42,15 +48,16 @@ def _help_seconds(program: Path) -> float:
     return time.perf_counter() - start
 
 
-def _installed_bytes(environment: Path) -> int:
+def _installed_bytes(environment: Path) -> tuple[int, int]:
+    """Bytes of what was installed, and of the bytecode that pip compiles (`--no-compile` leaves it out)."""
     (site_packages,) = environment.glob("lib/python*/site-packages")
     for package in (*site_packages.glob("*torch*"), *site_packages.glob("transformers*")):
         raise SystemExit(f"{package.name} must not be in a device's or a builder's environment")
-    return sum(
-        folder_bytes(path) if path.is_dir() else path.stat().st_size
-        for path in site_packages.iterdir()
-        if not path.name.startswith(_NOT_OURS)
-    )
+    sizes = {False: 0, True: 0}
+    for path in site_packages.rglob("*"):
+        if path.is_file() and not path.relative_to(site_packages).parts[0].startswith(_NOT_OURS):
+            sizes[path.suffix == ".pyc"] += path.stat().st_size
+    return sizes[False], sizes[True]
 
 
 if __name__ == "__main__":
