@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import shlex
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,8 +113,6 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
-        for name in checkpoint.tokenizer.files:
-            shutil.copyfile(checkpoint.folder / name, artifact / name)
         manifest = _manifest(request, plan, checkpoint, folder, report, created=created)
         write_manifest(folder, manifest)
         if request.verify != "off":
@@ -187,7 +184,7 @@ def _manifest(
     created: str,
 ) -> Manifest:
     """The manifest of the files in `folder`, without a certificate yet."""
-    target, quant = request.target, request.recipe.quant
+    target, quant = request.target, plan.recipe.quant
     names = ["config.json", "generation_config.json", *checkpoint.tokenizer.files]
     small_inputs = {
         name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
@@ -221,6 +218,7 @@ def _manifest(
             memory_bytes=plan.memory.total,
             disk_bytes=sum(entry.size for entry in files),
             engines=dict(target.engines),
+            memory_per_token_bytes=plan.memory.per_token,
         ),
         files=files,
         certificate=Certificate(level="off"),

@@ -76,11 +76,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Requires:
-    """What a device needs: peak memory at the full context, disk, and engine version ranges (PEP 440)."""
+    """What a device needs: peak memory at the full context, disk, and engine version ranges (PEP 440).
+
+    `memory_per_token_bytes` is the part of the memory that each token of the context takes.
+    """
 
     memory_bytes: int
     disk_bytes: int
     engines: dict[str, str]
+    memory_per_token_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Certificate:
     `export_error`: reference with the same quantised weights -> the engine; must be rounding noise.
     `quantisation_loss`: original weights -> quantised weights, both in the reference.
     `end_to_end`: original weights in the reference -> the engine.
+    `provider` computed the engine's numbers; when it is not the bundle's own, `note` says so.
     """
 
     level: VerifyLevel
@@ -121,6 +126,8 @@ class Certificate:
     tokens: int = 0
     reference: str = ""
     engine: str = ""
+    provider: str = ""
+    note: str = ""
     export_error: Divergence | None = None
     quantisation_loss: Divergence | None = None
     end_to_end: Divergence | None = None

@@ -14,21 +14,22 @@ from edgephi.recipe import Quant, Recipe, Shape
 from edgephi.target import Target
 
 _EMBEDDING = "model.embed_tokens.weight"
-_BYTES_PER_CACHED_NUMBER = 4  # the CPU engine keeps float32 keys and values
-# The engine, its tokenizer and Python before any weight: measured by tests/bench/memory, rounded up.
-_ENGINE_BYTES = 250_000_000
-# float32 numbers alive while one prompt token passes through a layer, as multiples of the feed-forward
-# width: gate and up, their product, and the copies that operators make.
+# Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width: gate
+# and up, their product, and the copies that operators make.
 _FEED_FORWARD_COPIES = 6
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of a device at the full context, in bytes, by what it is for."""
+    """Peak memory of a device at the full context, in bytes, by what it is for.
+
+    `per_token` is the part of the total that each token of the context takes.
+    """
 
     weights: int
     kv_cache: int
     scratch: int
+    per_token: int
 
     @property
     def total(self) -> int:
@@ -39,6 +40,8 @@ class Memory:
 @dataclass(frozen=True)
 class Plan:
     """What `build` will do. `context` is what the bundle serves; sizes are bytes.
+
+    `recipe` is the one asked for, with what the target's engine dictates about groups put into it.
 
     `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
 
@@ -68,21 +71,30 @@ def make_plan(
     it, NotSupportedError when recipe, target and checkpoint cannot be combined.
     """
     exporter = engines.exporter(target.engine)
+    recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     schemes = choose_schemes(architecture, recipe.quant)
+    exporter.check_schemes(schemes, target)
     if context is not None and context > architecture.context:
         raise DoesNotFitError(
             f"--context {context}: {model} was made for at most {architecture.context} tokens",
             hint=f"ask for at most {architecture.context}",
         )
-    served = context or min(target.limits.context, architecture.context)
+    limit = exporter.context_limit(architecture)
+    computable = architecture.context if limit is None else min(limit.tokens, architecture.context)
+    if context is not None and limit is not None and context > limit.tokens:
+        raise NotSupportedError(
+            f"context {context}: {limit.reason}", hint=f"--context {limit.tokens} works, or another target"
+        )
+    served = context or min(target.limits.context, computable)
+    footprint = exporter.footprint(target)
 
     def memory_for(tokens: int) -> Memory:
         size = exporter.artifact_bytes(architecture, schemes, target, tokens)
-        return _memory(architecture, size, tokens)
+        return _memory(architecture, footprint, size, tokens)
 
     memory = memory_for(served)
-    artifact_bytes = memory.weights
-    largest = _largest_context(architecture, memory_for, target)
+    artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
+    largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
         raise DoesNotFitError(
             f"{model} on {target.name}: needs {memory.total / 1e9:.1f} GB of memory at a context of {served} "
@@ -103,6 +115,12 @@ def make_plan(
         largest_context=largest,
         decode_tokens_per_second=None if bandwidth is None else bandwidth / artifact_bytes,
     )
+
+
+def suited(quant: Quant, target: Target) -> Quant:
+    """`quant` with the group size and symmetry that the target's format dictates, where it does."""
+    dictated = {key: value for key, value in dataclasses.asdict(target.quant).items() if value is not None}
+    return dataclasses.replace(quant, **dictated)
 
 
 def choose_schemes(architecture: Architecture, quant: Quant) -> dict[str, Scheme | None]:
@@ -173,34 +191,32 @@ def shape_of(architecture: Architecture) -> Shape:
     )
 
 
-def _kv_bytes_per_token(architecture: Architecture) -> int:
-    numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
-    return numbers * _BYTES_PER_CACHED_NUMBER
-
-
-def _memory(architecture: Architecture, artifact_bytes: int, context: int) -> Memory:
-    chunk = engines.PREFILL_TOKENS
-    logits = 2 * chunk * architecture.vocabulary_size * 4
-    scores = architecture.heads * chunk * context * 4
-    activations = chunk * architecture.intermediate_size * _FEED_FORWARD_COPIES * 4
+def _memory(
+    architecture: Architecture, footprint: engines.Footprint, artifact_bytes: int, context: int
+) -> Memory:
+    cached_numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
+    cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
+    size, chunk = footprint.activation_bytes, footprint.prefill_tokens
+    logits = 2 * chunk * architecture.vocabulary_size * size
+    scores_per_token = architecture.heads * chunk * size
+    activations = chunk * architecture.intermediate_size * _FEED_FORWARD_COPIES * size
     return Memory(
-        weights=artifact_bytes,
-        kv_cache=context * _kv_bytes_per_token(architecture),
-        scratch=_ENGINE_BYTES + logits + scores + activations,
+        weights=round(artifact_bytes * footprint.weight_copies),
+        kv_cache=context * cache_per_token,
+        scratch=footprint.engine_bytes + logits + context * scores_per_token + activations,
+        per_token=cache_per_token + scores_per_token,
     )
 
 
-def _largest_context(
-    architecture: Architecture, memory_for: Callable[[int], Memory], target: Target
-) -> int | None:
-    """The most tokens that fit, a multiple of 256 unless it is the model's own limit; 0 when none do."""
+def _largest_context(computable: int, memory_for: Callable[[int], Memory], target: Target) -> int | None:
+    """The most tokens that fit, a multiple of 256 unless it is all `computable`; 0 when none do."""
     room = target.limits.memory_bytes
     if room is None:
         return None
-    if memory_for(architecture.context).total <= room:
-        return architecture.context
+    if memory_for(computable).total <= room:
+        return computable
     # Not a division: the artifact's own tables grow with the context as well, and twice as fast from where
     # LongRoPE switches.
-    steps = range(256, architecture.context, 256)
+    steps = range(256, computable, 256)
     fitting = bisect_right(steps, room, key=lambda tokens: memory_for(tokens).total)
     return 256 * fitting

@@ -1,6 +1,7 @@
 """A target: a device, the engine that runs there, and what it can take. One file of `targets/` each."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgephi.declarations import find_file, read_all, read_toml
 
@@ -28,6 +29,14 @@ class Kernels:
 
 
 @dataclass(frozen=True)
+class TargetQuant:
+    """What the engine's format can hold, where that is less than a recipe may ask for. None: anything."""
+
+    group_size: Literal[32, 64, 128] | None = None
+    symmetric: bool | None = None
+
+
+@dataclass(frozen=True)
 class Target:
     """One file of `targets/`. `arch` as `platform.machine()` names it; `engines` are version ranges."""
 
@@ -39,6 +48,7 @@ class Target:
     engines: dict[str, str]
     limits: TargetLimits
     kernels: Kernels = field(default_factory=Kernels)
+    quant: TargetQuant = field(default_factory=TargetQuant)
 
 
 def read_target(name: str) -> Target:

@@ -36,6 +36,9 @@ from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, REFERENCE, final_hidd
 Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Opens a step of the work: its title and its size in units of work; yields what counts them."""
 
+NOT_ON_PROVIDER = "not run on its provider"
+"""The certificate's note when another provider computed the same artifact, because its own is not here."""
+
 # Sums depend on the order in which threads finish: fewer digits are the same each time.
 _SIGNIFICANT_DIGITS = 3
 _LOGIT_BYTES = 4
@@ -69,7 +72,7 @@ def certify(
         engine_logits = Path(folder) / "logits"
         row_bytes = architecture.vocabulary_size * _LOGIT_BYTES
         with step("verify: engine", len(tokens) * row_bytes) as done:
-            engine = _run_engine(bundle, tokens, engine_logits, done)
+            computed = _run_engine(bundle, tokens, engine_logits, done)
         # A block's logits take the head, which is about as much work as a layer.
         block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
         with step("verify: reference", 2 * (architecture.layers + block_count)) as done:
@@ -88,7 +91,9 @@ def certify(
         text=f"{EVALUATION_TEXT} ({domain})",
         tokens=len(tokens),
         reference=REFERENCE,
-        engine=engine,
+        engine=computed["engine"],
+        provider=computed["provider"],
+        note="" if computed["provider"] == manifest.target.provider else NOT_ON_PROVIDER,
         export_error=_rounded(export_error),
         quantisation_loss=_rounded(quantisation_loss),
         end_to_end=_rounded(end_to_end),
@@ -132,8 +137,8 @@ _GATE_HINTS = {
 }
 
 
-def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[int], None]) -> str:
-    """Have the engine write its logits for the text to `output`; returns the engine's name and version.
+def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[int], None]) -> dict[str, str]:
+    """Have the engine write its logits for the text to `output`; returns `engine` and `provider`.
 
     `done` is told the bytes that have been written since it was last told.
     """
@@ -146,7 +151,7 @@ def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[i
         try:
             while True:
                 try:
-                    name, problem = process.communicate(text, timeout=_POLL_SECONDS)
+                    answer, problem = process.communicate(text, timeout=_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     text = None  # it is on its way
@@ -157,7 +162,9 @@ def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[i
             process.kill()
             raise
     if process.returncode == 0:
-        return name.strip()
+        # Libraries may have written more before.
+        computed: dict[str, str] = json.loads(answer.strip().splitlines()[-1])
+        return computed
     if process.returncode < 0:
         raise DoesNotFitError(
             f"the engine was killed by signal {-process.returncode} while it computed logits",

@@ -45,7 +45,7 @@ def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Mani
             for path, data in (FILES if files is None else files).items()
         ),
         certificate=Certificate(
-            "quick", "edgephi-eval", 4096, "numpy", "onnxruntime-genai 0.18.0", *[measured] * 3
+            "quick", "edgephi-eval", 4096, "numpy", "onnxruntime-genai 0.18.0", "cpu", "", *[measured] * 3
         ),
         provenance=Provenance(
             "0.1.0", "edgephi build tiny --target cpu -o tiny-cpu", {"config.json": "0" * 64}

@@ -1,6 +1,7 @@
 """An opened checkpoint: architecture, tokenizer and weights agree with each other, and nothing is loaded."""
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ class Checkpoint:
     shards: tuple[ShardHeader, ...]
     tensors: Mapping[str, TensorEntry]
     tokenizer: TokenizerFacts
+
+    def copy_tokenizer(self, folder: Path) -> None:
+        """Copy the tokenizer's files into `folder`, for engines that read them as they are."""
+        for name in self.tokenizer.files:
+            shutil.copyfile(self.folder / name, folder / name)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,11 @@ def certificate_table(certificate: Certificate) -> str:
     rows = [_row(name, divergence) for name, divergence in measured.items() if divergence is not None]
     if not rows:
         return "nothing was measured (built with --verify off)"
-    return table(rows, ("", "KL mean", "KL max", "top-1", "perplexity"), right=(1, 2, 3, 4))
+    measured_on = f"{certificate.engine} on {certificate.provider or 'its provider'}"
+    if certificate.note:
+        measured_on += f": {certificate.note}"
+    numbers = table(rows, ("", "KL mean", "KL max", "top-1", "perplexity"), right=(1, 2, 3, 4))
+    return f"{numbers}\nmeasured with {measured_on}"
 
 
 def _row(name: str, divergence: Divergence) -> tuple[str, ...]:

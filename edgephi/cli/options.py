@@ -31,6 +31,19 @@ context_option: Decorator = click.option(
     help="Tokens to serve, prompt and answer together. [default: the target's limit]",
 )
 
+device_context_option: Decorator = click.option(
+    "--context",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Tokens of prompt and answer together. [default: all that the bundle serves and memory allows]",
+)
+
+provider_option: Decorator = click.option(
+    "--provider",
+    metavar="P",
+    help="Run on another provider of the bundle's engine than its own, such as cpu.",
+)
+
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.options import device_context_option, provider_option
 from edgephi.errors import UsageError
 
 
@@ -41,6 +42,8 @@ from edgephi.errors import UsageError
     help="With a temperature: draw the same tokens again.",
 )
 @click.option("--system", metavar="TEXT", help="System message: who the model is and how it answers.")
+@device_context_option
+@provider_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document with the answer and its numbers."
 )
@@ -53,6 +56,8 @@ def run(
     top_p: float,
     seed: int | None,
     system: str | None,
+    context: int | None,
+    provider: str | None,
     as_json: bool,
 ) -> None:
     """Answer one prompt with a bundle.
@@ -71,8 +76,15 @@ def run(
     from edgephi.runtime.session import Options
 
     options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, system=system)
-    session = edgephi.runtime.load(bundle, warn=lambda text: click.echo(f"warning: {text}", err=True))
+    session = edgephi.runtime.load(
+        bundle,
+        context=context,
+        provider=provider,
+        warn=lambda text: click.echo(f"warning: {text}", err=True),
+    )
+    engine = session.engine
     answer = session.stream(prompt, options)
+    click.secho(f"{engine.name} {engine.version} on {engine.provider}", dim=True, err=True)
     for piece in answer:
         if not as_json:
             click.echo(piece, nl=False)  # flushes each piece
@@ -91,8 +103,9 @@ def run(
             "decode_tokens_per_second": round(generation.decode_tokens_per_second, 2),
         },
         "model": session.manifest.model.id,
-        "engine": {"name": session.engine.name, "version": session.engine.version},
-        "provider": session.manifest.target.provider,
+        "engine": {"name": engine.name, "version": engine.version},
+        "provider": engine.provider,
+        "context": session.context,
     }
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 

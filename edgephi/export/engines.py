@@ -1,7 +1,12 @@
-"""The engines that edgephi can build for. Adding one is a file beside this one and a line here."""
+"""The engines that edgephi can build for. Adding one is a file beside this one and a line here.
+
+What an exporter promises, beyond the methods below: the dequantised weights are the same numbers whatever the
+engine, so engines can be held against each other.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -13,14 +18,46 @@ from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
 from edgephi.target import Target
 
-PREFILL_TOKENS = 512
-"""Prompt tokens that an engine's configuration lets it compute at once, where the engine can be told."""
-
 _EXPORTERS = {"onnxruntime-genai": "edgephi.export.onnx"}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an engine takes on the device beside the artifact's bytes; a plan's memory is made of it.
+
+    engine_bytes: the process with the engine, its tokenizer and Python, before any weight
+    cache_bytes_per_number: of the KV cache, per key or value number
+    activation_bytes: size of one activation
+    prefill_tokens: prompt tokens that are computed at once
+    weight_copies: bytes of weights in memory over bytes of the artifact (an engine may repack them)
+    """
+
+    engine_bytes: int
+    cache_bytes_per_number: float
+    activation_bytes: int
+    prefill_tokens: int
+    weight_copies: float = 1.0
+
+
+@dataclass(frozen=True)
+class ContextLimit:
+    """The most tokens that an engine computes rightly for an architecture, and why no more."""
+
+    tokens: int
+    reason: str
 
 
 class Exporter(Protocol):
     """What the file of an engine offers. A target says which engine, and how its kernels are to work."""
+
+    def footprint(self, target: Target) -> Footprint:
+        """What the engine takes beside the artifact's bytes."""
+
+    def context_limit(self, architecture: Architecture) -> ContextLimit | None:
+        """The engine's own limit below the model's, or None."""
+
+    def check_schemes(self, schemes: Mapping[str, Scheme | None], target: Target) -> None:
+        """Raise NotSupportedError when the engine's format cannot hold one of the schemes exactly."""
 
     def artifact_bytes(
         self,
@@ -41,7 +78,10 @@ class Exporter(Protocol):
         *,
         progress: Callable[[int], None] | None = None,
     ) -> StreamReport:
-        """Write the artifact into `folder`, in one pass over the weights."""
+        """Write all that the engine's loader expects into `folder`, in one pass over the weights.
+
+        Tokenizer and configuration included. `StreamReport.data_file` is the file whose hash is known.
+        """
 
     def artifact_weights(self, folder: Path, architecture: Architecture) -> Weights:
         """The weights as a finished artifact holds them, dequantised a few rows at a time."""

@@ -21,8 +21,7 @@ from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.errors import NotSupportedError
-from edgephi.export.engines import PREFILL_TOKENS
+from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
@@ -38,6 +37,9 @@ _OPSET = 21
 _IR_VERSION = 10
 _EMBEDDING = "model.embed_tokens.weight"
 _ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
+
+PREFILL_TOKENS = 512
+"""Prompt tokens that the configuration lets the engine compute at once."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +99,37 @@ def lay_out(
     return Layout(tensors, tuple(tables), offset)
 
 
+def footprint(target: Target) -> Footprint:  # noqa: ARG001 - the same for every CPU
+    """float32 activations and cache. The engine without a weight was measured by tests/bench/memory."""
+    return Footprint(
+        engine_bytes=250_000_000, cache_bytes_per_number=4, activation_bytes=4, prefill_tokens=PREFILL_TOKENS
+    )
+
+
+def context_limit(architecture: Architecture) -> ContextLimit | None:
+    """LongRoPE's original context, when the engine does not know that its factors change there."""
+    rotary = architecture.rotary
+    if rotary.long_factor is None or rotary.original_context == _ENGINE_SWITCHES_AT:
+        return None
+    return ContextLimit(
+        rotary.original_context,
+        f"the engine changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
+        f"this model at {rotary.original_context}",
+    )
+
+
+def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    """The operators take every scheme that there is."""
+
+
 def artifact_bytes(
     architecture: Architecture,
     schemes: Mapping[str, Scheme | None],
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,
 ) -> int:
-    """Size of the data file, known before a byte of the checkpoint is.
-
-    Raises NotSupportedError when LongRoPE switches its factors where the engine does not know of it.
-    """
+    """Size of the data file, known before a byte of the checkpoint is."""
     rotary = architecture.rotary
-    if rotary.uses_long_factors(context) and rotary.original_context != _ENGINE_SWITCHES_AT:
-        raise NotSupportedError(
-            f"context {context}: the engine changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
-            f"this model at {rotary.original_context}",
-            hint=f"--context {rotary.original_context} works",
-        )
     versions = 2 if rotary.uses_long_factors(context) else 1
     tables = 2 * align(versions * context * rotary.size // 2 * 4)
     sizes = (region_sizes(shape, schemes[name]) for name, shape in architecture.tensor_shapes().items())
@@ -164,6 +180,7 @@ def write_artifact(
     (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
     config = genai_config(architecture, checkpoint.tokenizer.stop_token_ids, context)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    checkpoint.copy_tokenizer(folder)
     return report
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +47,15 @@ class Region:
 class PackedTensor:
     """One tensor of the checkpoint as it will lie in the artifact.
 
-    `scheme` None means that it stays a plain float32 vector with one region. Otherwise the regions are those
-    that the exporter's `Pack` fills; they lie one after the other, each aligned.
+    `scheme` None means that it stays plain numbers of `plain_dtype`, in one region. Otherwise the regions are
+    those that the exporter's `Pack` fills; they lie one after the other, each aligned.
     """
 
     name: str
     shape: tuple[int, ...]
     scheme: Scheme | None
     regions: tuple[Region, ...]
+    plain_dtype: type[np.floating[Any]] = np.float32
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,16 @@ class StreamReport:
     errors: tuple[TensorError, ...]
 
 
-def align(offset: int) -> int:
-    """The next multiple of ALIGNMENT."""
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def align(offset: int, alignment: int = ALIGNMENT) -> int:
+    """The next multiple of `alignment`."""
+    return -(-offset // alignment) * alignment
 
 
-def place(offset: int, sizes: Iterable[int]) -> tuple[Region, ...]:
+def place(offset: int, sizes: Iterable[int], alignment: int = ALIGNMENT) -> tuple[Region, ...]:
     """Regions of the given sizes in bytes from `offset` on, each aligned."""
     regions = []
     for size in sizes:
-        offset = align(offset)
+        offset = align(offset, alignment)
         regions.append(Region(offset, size))
         offset += size
     return tuple(regions)
@@ -119,6 +120,7 @@ def stream_tensors(
     pack: Pack,
     file: BinaryIO,
     *,
+    preamble: bytes = b"",
     lookup_tables: Sequence[tuple[Region, NDArray[np.generic]]] = (),
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
@@ -126,13 +128,15 @@ def stream_tensors(
     """Write the artifact's data to `file` and report on it.
 
     The regions of `tensors` must lie in the order of the shards and of the tensors inside them; tensors of
-    the checkpoint that are not among them are only hashed. `lookup_tables` come last. `progress` is told the
-    number of input bytes of each finished block. `threads` defaults to the processors we may use.
+    the checkpoint that are not among them are only hashed. `preamble` (a format's header) comes first, and
+    `lookup_tables` come last; offsets count from the start of the file. `progress` is told the number of
+    input bytes of each finished block. `threads` defaults to the processors we may use.
 
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
     workers = threads or available_processors()
     out = _DataWriter(file)
+    out.write(np.frombuffer(preamble, np.uint8))
     input_sha256: dict[str, str] = {}
     quantizers = threading.local()
     # The pool is left first: no worker may read from a descriptor that is closed already.
@@ -197,9 +201,13 @@ def _work(descriptor: int, job: _Job, pack: Pack, quantizers: threading.local) -
     weights = to_float32(raw, job.entry.dtype)
     scheme = job.tensor.scheme
     if scheme is None:
-        if not np.isfinite(weights).all():
-            raise _not_finite(job.entry, "NaN or infinity")
-        return _Block(raw, (weights,))
+        # The value that overflows a smaller type is infinite there: it must not come through either.
+        with np.errstate(over="ignore"):
+            plain = weights.astype(job.tensor.plain_dtype, copy=False)
+        if not np.isfinite(plain).all():
+            kind = np.dtype(job.tensor.plain_dtype).name
+            raise _not_finite(job.entry, f"NaN or infinity, or a value past {kind}'s range")
+        return _Block(raw, (plain,))
     quantizer: Quantizer | None = getattr(quantizers, repr(scheme), None)
     if quantizer is None:
         quantizer = Quantizer(scheme)

@@ -23,21 +23,31 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(bundle: str | os.PathLike[str], *, warn: Callable[[str], None] | None = None) -> Session:
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    context: int | None = None,
+    provider: str | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Session:
     """Open the bundle in a folder: check its files (presence and size) and memory, load its engine.
 
-    `warn` is told when memory may become short; without it that is a Python warning. Raises BadBundleError,
-    DoesNotFitError when the weights cannot fit into memory, and NotSupportedError without the right engine.
+    `context` is the most tokens of prompt and answer together; without it, all that the bundle serves and
+    memory allows. `provider` runs the bundle on another of its engine's providers than its own. `warn` is
+    told when memory is short; without it that is a Python warning. Raises BadBundleError, DoesNotFitError
+    when weights or context cannot fit into memory, and NotSupportedError for a bundle of another
+    architecture, without the right engine, or when the provider cannot be used here.
     """
     from edgephi.manifest import read_manifest
-    from edgephi.runtime.bundle_files import check_files
+    from edgephi.runtime.bundle_files import check_architecture, check_files
     from edgephi.runtime.memory import available_memory, check_memory
     from edgephi.runtime.session import Session
 
     folder = Path(bundle)
     manifest = read_manifest(folder)
+    check_architecture(manifest)
     check_files(folder, manifest, quick=True)
-    shortage = check_memory(manifest, available_memory())
+    served, shortage = check_memory(manifest, available_memory(), context)
     if shortage is not None:
         if warn is None:
             import warnings
@@ -45,4 +55,4 @@ def load(bundle: str | os.PathLike[str], *, warn: Callable[[str], None] | None =
             warnings.warn(shortage, RuntimeWarning, stacklevel=2)
         else:
             warn(shortage)
-    return Session(folder, manifest)
+    return Session(folder, manifest, context=served, provider=provider)

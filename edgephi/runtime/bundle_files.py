@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import platform
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Never
 
-from edgephi.errors import BadBundleError
+from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import MANIFEST_NAME, FileEntry, Manifest
 
 _BUFFER_BYTES = 1 << 20
@@ -37,6 +38,16 @@ def check_files(
         sha256 = _hash(bundle, entry, progress)
         if sha256 != entry.sha256:
             _refuse(bundle, entry.path, f"expected sha256 {entry.sha256}, found {sha256}")
+
+
+def check_architecture(manifest: Manifest) -> None:
+    """Raise NotSupportedError when the bundle was made for processors of another kind."""
+    here = platform.machine()
+    if here not in manifest.target.arch:
+        raise NotSupportedError(
+            f"{manifest.name}: made for {', '.join(manifest.target.arch)}, this machine is {here}",
+            hint="build the model for this machine: `edgephi targets` lists them",
+        )
 
 
 def _parents(paths: dict[str, FileEntry]) -> set[str]:

@@ -7,7 +7,7 @@ a device installs exactly one engine.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -24,11 +24,44 @@ ADAPTERS: dict[str, str] = {
 """Module of each engine's adapter, by the name that a manifest gives the engine."""
 
 
+class Adapter(Protocol):
+    """What the file of an engine offers. Importing it imports no engine."""
+
+    NAME: str
+    PROVIDERS: tuple[str, ...]
+    """The engine's device back ends that this adapter can drive, by the names that targets use."""
+    STAND_INS: Mapping[str, str]
+    """Provider -> another one that computes the same artifact where the first is missing.
+
+    Only a certificate may be measured with it, and then it says so; nothing ever runs on it unasked.
+    """
+
+    def extra(self, provider: str) -> str:
+        """The extra of edgephi that installs the engine for `provider`."""
+
+    def installed_version(self) -> str | None:
+        """The version of the engine that is installed, None without one; costs no import of the engine."""
+
+    def provider_problem(self, provider: str) -> str | None:
+        """Why the installed engine cannot use `provider` on this machine, in a few words; None when it can.
+
+        May import the engine; called only when it is installed.
+        """
+
+    def open_engine(self, bundle: Path, manifest: Manifest, *, context: int, provider: str) -> Engine:
+        """Load the model of a bundle for at most `context` tokens on exactly that provider.
+
+        Raises NotSupportedError when the engine is missing, cannot be loaded or has the wrong version.
+        """
+
+
 class Engine(Protocol):
     """A loaded model with its tokenizer. One call at a time; every failure is an EdgephiError."""
 
     name: str
     version: str
+    provider: str
+    """What really computes: never another one than was asked for."""
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, ready for the model's answer."""
@@ -65,11 +98,20 @@ class TextStream(Protocol):
         """The text that is complete after `token`."""
 
 
-def open_engine(bundle: Path, manifest: Manifest) -> Engine:
+def adapter_of(engine: str) -> Adapter:
+    """The adapter of an engine in ADAPTERS."""
+    return cast("Adapter", importlib.import_module(ADAPTERS[engine]))
+
+
+def open_engine(
+    bundle: Path, manifest: Manifest, *, context: int | None = None, provider: str | None = None
+) -> Engine:
     """Load the model of a bundle with its engine.
 
-    Raises NotSupportedError when the engine is unknown, not installed or of the wrong version, and
-    BadBundleError when the engine cannot read the model.
+    `context` and `provider` are the manifest's when they are not given; another provider is only ever used
+    when it is named here. Raises NotSupportedError when the engine is unknown, not installed or of the wrong
+    version or when the provider cannot be used here, and BadBundleError when the engine cannot read the
+    model.
     """
     engine = manifest.target.engine
     if engine not in ADAPTERS:
@@ -77,8 +119,25 @@ def open_engine(bundle: Path, manifest: Manifest) -> Engine:
             f"{bundle}: made for the engine {engine!r}, this edgephi runs {', '.join(ADAPTERS)}",
             hint="use the edgephi version that wrote this bundle, or build it for another target",
         )
-    adapter = importlib.import_module(ADAPTERS[engine])
-    return cast("Engine", adapter.open_engine(bundle, manifest))
+    adapter = adapter_of(engine)
+    provider = provider or manifest.target.provider
+    if provider not in adapter.PROVIDERS:
+        raise NotSupportedError(
+            f"{engine}: expected one of the providers {', '.join(adapter.PROVIDERS)}, found {provider!r}",
+            hint="leave --provider out to use the bundle's own",
+        )
+    if adapter.installed_version() is not None:  # what is missing is for the adapter to say
+        problem = adapter.provider_problem(provider)
+        if problem is not None:
+            stand_in = adapter.STAND_INS.get(provider)
+            instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
+            raise NotSupportedError(
+                f"{engine} on {provider}: {problem}",
+                hint=f"`edgephi doctor` shows what this machine can use{instead}",
+            )
+    return adapter.open_engine(
+        bundle, manifest, context=context or manifest.limits.context, provider=provider
+    )
 
 
 def check_version(engine: str, installed: str, allowed: str) -> None:

@@ -6,6 +6,7 @@ from edgephi.errors import DoesNotFitError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_SMALLEST_CONTEXT = 256  # tokens; with less no chat template leaves room for an answer
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
@@ -16,11 +17,11 @@ def available_memory() -> int:
     return min([int(psutil.virtual_memory().available), *_cgroup_rooms()])
 
 
-def check_memory(manifest: Manifest, available: int) -> str | None:
-    """Compare what the bundle needs with `available` bytes; a warning when it may not be enough.
+def check_memory(manifest: Manifest, available: int, context: int | None = None) -> tuple[int, str | None]:
+    """The context that fits into `available` bytes, and a warning when it is less than the bundle's own.
 
-    The manifest's number is a peak at the full context, which a short conversation never reaches: only
-    weights that cannot be loaded at all are refused. Raises DoesNotFitError for those.
+    `context` was asked for; None asks for all that the bundle serves and takes what fits. Raises
+    DoesNotFitError when the weights, or a context that was asked for, do not fit.
     """
     weights = sum(entry.size for entry in manifest.files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
     if weights > available:
@@ -29,12 +30,29 @@ def check_memory(manifest: Manifest, available: int) -> str | None:
             f"{_gigabytes(available)} are available",
             hint="stop other programs, or build the model with fewer bits or a smaller one",
         )
-    if manifest.requires.memory_bytes > available:
-        return (
-            f"{manifest.name} needs {_gigabytes(manifest.requires.memory_bytes)} of memory at its full "
-            f"context of {manifest.limits.context} tokens, {_gigabytes(available)} are available"
+    full, per_token = manifest.limits.context, manifest.requires.memory_per_token_bytes
+    if context is not None and context > full:
+        raise DoesNotFitError(
+            f"{manifest.name}: expected a context of at most {full} tokens, found {context}",
+            hint="build the bundle again with a larger --context",
         )
-    return None
+    asked = context or full
+    need = manifest.requires.memory_bytes - (full - asked) * per_token
+    if need <= available:
+        return asked, None
+    # What is needed is a peak that a short conversation never reaches; some of it can always be used.
+    fitting = asked - -(-(need - available) // per_token) if per_token else asked
+    if context is not None and fitting < context:
+        raise DoesNotFitError(
+            f"{manifest.name}: a context of {context} tokens needs {_gigabytes(need)} of memory, "
+            f"{_gigabytes(available)} are available",
+            hint=f"--context {fitting} fits" if fitting >= _SMALLEST_CONTEXT else "stop other programs",
+        )
+    served = max(fitting, min(asked, _SMALLEST_CONTEXT))
+    return served, (
+        f"{manifest.name} needs {_gigabytes(need)} of memory at its full context of {full} tokens, "
+        f"{_gigabytes(available)} are available: it serves {served} tokens"
+    )
 
 
 def _cgroup_rooms() -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "onnxruntime-genai"
+PROVIDERS = ("cpu",)
+STAND_INS: dict[str, str] = {}
 
 # A prompt is prefilled in pieces, for two reasons. The engine computes the logits of every token of a piece:
 # 525 MB and most of the time for a whole 4k prompt of a small model. And it holds Python's lock until the
@@ -27,7 +30,25 @@ _PREFILL_TOKENS = 32
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
 
 
-def open_engine(bundle: Path, manifest: Manifest) -> GenaiEngine:
+def extra(provider: str) -> str:
+    """The extra of edgephi that installs the engine for `provider`."""
+    return provider
+
+
+def installed_version() -> str | None:
+    """The version of the engine that is installed, None without one."""
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def provider_problem(provider: str) -> str | None:  # noqa: ARG001 - there is a CPU everywhere
+    """Why the installed engine cannot use `provider` here; None when it can."""
+    return None
+
+
+def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> GenaiEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     try:
         import onnxruntime_genai
@@ -36,10 +57,10 @@ def open_engine(bundle: Path, manifest: Manifest) -> GenaiEngine:
             problem = f"this bundle runs on {NAME}, which is not installed"
         else:  # installed, but not for this machine: a missing system library, another architecture
             problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
-        raise NotSupportedError(problem, hint="pip install 'edgephi[cpu]'") from None
+        raise NotSupportedError(problem, hint=f"pip install 'edgephi[{extra(provider)}]'") from None
     check_version(NAME, onnxruntime_genai.__version__, manifest.requires.engines.get(NAME, ""))
     onnxruntime_genai.disable_telemetry_events()
-    return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest)
+    return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest, context, provider)
 
 
 class GenaiEngine:
@@ -47,12 +68,13 @@ class GenaiEngine:
 
     name = NAME
 
-    def __init__(self, engine: Any, artifact: Path, manifest: Manifest) -> None:
+    def __init__(self, engine: Any, artifact: Path, manifest: Manifest, context: int, provider: str) -> None:
         self.version: str = engine.__version__
+        self.provider = provider
         self._engine = engine
         self._template = manifest.chat.template
         self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
-        self._context = manifest.limits.context
+        self._context = context
         self._whole_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))

@@ -91,10 +91,13 @@ class Answer(Iterator[str]):
 class Session:
     """A bundle with its engine loaded. One prompt at a time."""
 
-    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+    def __init__(
+        self, bundle: Path, manifest: Manifest, *, context: int | None = None, provider: str | None = None
+    ) -> None:
         start = time.perf_counter()
         self.manifest = manifest
-        self.engine: Engine = open_engine(bundle, manifest)
+        self.context = context or manifest.limits.context
+        self.engine: Engine = open_engine(bundle, manifest, context=self.context, provider=provider)
         self.load_seconds = time.perf_counter() - start
 
     def render(self, prompt: str, system: str | None = None) -> str:
@@ -116,10 +119,10 @@ class Session:
         """
         start = time.perf_counter()
         token_ids = self.engine.encode(self.render(prompt, options.system))
-        context = self.manifest.limits.context
+        context = self.context
         if len(token_ids) >= context:
             raise DoesNotFitError(
-                f"the prompt has {len(token_ids)} tokens, the bundle's context is {context} tokens, "
+                f"the prompt has {len(token_ids)} tokens, the context is {context} tokens, "
                 "prompt and answer together",
                 hint="shorten the prompt, or build the bundle for a target with a larger context",
             )

@@ -138,7 +138,7 @@ def test_no_room_for_the_logits(
 def test_the_gate_compares_each_number_with_its_limit() -> None:
     def certificate(kl: float, top1: float = 1.0) -> Certificate:
         divergences = [Divergence(kl * factor, 0, top1, 1, 1) for factor in (1, 2, 3)]
-        return Certificate("quick", "text", 2, "reference", "engine", *divergences)
+        return Certificate("quick", "text", 2, "reference", "engine", "cpu", "", *divergences)
 
     gate = Gate(export_error_kl=1.0, quantisation_loss_kl=2.0, end_to_end_kl=3.0, end_to_end_top1=0.5)
     check_gate(certificate(1.0, top1=0.5), gate)
@@ -158,6 +158,8 @@ def test_the_logits_of_the_engine_are_float32_rows(
 
     output = tmp_path / "logits"
     tokens = list(range(3, 40))
-    assert logits.main(demo_bundle, output, tokens).startswith("onnxruntime-genai ")
+    computed = logits.main(demo_bundle, output, tokens)
+    assert computed["engine"].startswith("onnxruntime-genai ")
+    assert computed["provider"] == "cpu"
     rows = np.fromfile(output, np.float32).reshape(len(tokens), demo.architecture.vocabulary_size)
     assert np.isfinite(rows).all()

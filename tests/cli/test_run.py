@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import platform
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.manifest import FileEntry, Manifest, Requires, encode_manifest, read_manifest
+from edgephi.manifest import FileEntry, Limits, Manifest, Requires, encode_manifest, read_manifest
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 
 PROMPT = "turn on the kitchen light"
@@ -44,7 +46,8 @@ def rewrite(bundle: Path, change: Callable[[Manifest], Manifest]) -> None:
 def test_prints_the_answer_and_nothing_else(edgephi: Edgephi, demo_bundle: Path) -> None:
     done = edgephi("run", demo_bundle, PROMPT, "--max-tokens", 24)
     document = json.loads(edgephi("run", demo_bundle, PROMPT, "--max-tokens", 24, "--json").stdout)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert re.fullmatch(r"onnxruntime-genai [\d.]+ on cpu\n", done.stderr)
     assert done.stdout == document["text"] + "\n"
     assert "<|" not in done.stdout
 
@@ -61,6 +64,7 @@ def test_json_is_one_document(edgephi: Edgephi, demo_bundle: Path) -> None:
         "model",
         "engine",
         "provider",
+        "context",
     ]
     assert document["tokens"]["prompt"] > 4
     assert document["tokens"]["generated"] == 4
@@ -105,7 +109,7 @@ def test_a_prompt_past_the_context(edgephi: Edgephi, demo_bundle: Path) -> None:
     context = read_manifest(demo_bundle).limits.context
     done = edgephi("run", demo_bundle, input="light " * (context + 1))
     assert is_one_error(done, 3)
-    assert f"the bundle's context is {context} tokens" in done.stderr
+    assert f"the context is {context} tokens" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -207,8 +211,50 @@ def test_memory_that_may_not_do_is_said_on_stderr(edgephi: Edgephi, bundle: Path
     rewrite(bundle, lambda manifest: dataclasses.replace(manifest, requires=Requires(1 << 60, 1, engines)))
     done = edgephi("run", bundle, PROMPT, "--max-tokens", 2)
     assert done.returncode == 0
-    assert done.stderr.startswith("warning: ")
-    assert len(done.stderr.splitlines()) == 1
+    warning, engine = done.stderr.splitlines()
+    assert warning.startswith("warning: ")
+    assert engine.endswith(" on cpu")
+
+
+def test_a_smaller_context(edgephi: Edgephi, bundle: Path) -> None:
+    rewrite(bundle, lambda manifest: dataclasses.replace(manifest, limits=Limits(512)))
+    done = edgephi("run", bundle, PROMPT, "--max-tokens", 2, "--context", 100, "--json")
+    assert json.loads(done.stdout)["context"] == 100
+    assert is_one_error(edgephi("run", bundle, "light " * 120, "--context", 100), 3)
+    refused = edgephi("run", bundle, PROMPT, "--context", 513)
+    assert is_one_error(refused, 3)
+    assert "expected a context of at most 512 tokens, found 513" in refused.stderr
+
+
+def test_a_context_that_does_not_fit(edgephi: Edgephi, bundle: Path) -> None:
+    def large(manifest: Manifest) -> Manifest:
+        token = 1 << 40
+        return dataclasses.replace(
+            manifest,
+            limits=Limits(4096),
+            requires=Requires(4096 * token, 1, manifest.requires.engines, token),
+        )
+
+    rewrite(bundle, large)
+    refused = edgephi("run", bundle, PROMPT, "--context", 2048)
+    assert is_one_error(refused, 3)
+    assert "a context of 2048 tokens needs 2251799.81 GB of memory" in refused.stderr
+
+
+def test_a_bundle_for_another_architecture(edgephi: Edgephi, bundle: Path) -> None:
+    def elsewhere(manifest: Manifest) -> Manifest:
+        return dataclasses.replace(manifest, target=dataclasses.replace(manifest.target, arch=("riscv64",)))
+
+    rewrite(bundle, elsewhere)
+    refused = edgephi("run", bundle, PROMPT)
+    assert is_one_error(refused, 3)
+    assert f"made for riscv64, this machine is {platform.machine()}" in refused.stderr
+
+
+def test_a_provider_that_the_engine_does_not_have(edgephi: Edgephi, demo_bundle: Path) -> None:
+    refused = edgephi("run", demo_bundle, PROMPT, "--provider", "abacus")
+    assert is_one_error(refused, 3)
+    assert "found 'abacus'" in refused.stderr
 
 
 def test_ctrl_c(demo_bundle: Path) -> None:
@@ -219,4 +265,4 @@ def test_ctrl_c(demo_bundle: Path) -> None:
         assert process.stdout.read(1)  # it has begun to answer
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read().strip() == b""
+        assert process.stderr.read().strip().endswith(b" on cpu")

@@ -1,11 +1,14 @@
 """Sizes, tables and certificates as people read them."""
 
+import dataclasses
+
 import pytest
 
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
 from edgephi.manifest import Certificate
+from edgephi.verify import NOT_ON_PROVIDER
 from tests.tiny_bundle import tiny_manifest
 
 
@@ -45,9 +48,15 @@ def test_table_counts_columns_and_not_letters() -> None:
 
 def test_certificate_table() -> None:
     lines = certificate_table(tiny_manifest().certificate).splitlines()
-    assert [line.split("  ")[0] for line in lines[1:]] == ["export error", "quantisation loss", "end to end"]
+    assert [line.split("  ")[0] for line in lines[1:4]] == ["export error", "quantisation loss", "end to end"]
     assert lines[1].split()[2:] == ["1.50e-05", "2.25e-04", "99.87%", "12.35", "→", "12.35"]
+    assert lines[4] == "measured with onnxruntime-genai 0.18.0 on cpu"
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_a_certificate_that_another_provider_made_says_so() -> None:
+    measured = dataclasses.replace(tiny_manifest().certificate, note=NOT_ON_PROVIDER)
+    assert certificate_table(measured).endswith("on cpu: not run on its provider")
 
 
 def test_certificate_of_nothing() -> None:

@@ -355,7 +355,7 @@ class TestFiles:
     def test_the_same_bytes_again(self, exports: Exports, shape: str, tmp_path: Path) -> None:
         first, second = exports(shape, 0), export(tmp_path, shape)
         files = {file.name for file in first.folder.iterdir()}
-        assert files == {"model.onnx", "model.onnx.data", "genai_config.json"}
+        assert files == {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"}
         for file in files:
             assert (first.folder / file).read_bytes() == (second.folder / file).read_bytes(), file
 

@@ -17,13 +17,13 @@ def test_refuses_weights_that_cannot_fit() -> None:
 
 
 def test_warns_when_the_full_context_may_not_fit() -> None:
-    warning = memory.check_memory(tiny_manifest(), 9_000_000)
+    _, warning = memory.check_memory(tiny_manifest(), 9_000_000)
     assert warning is not None
     assert "0.01 GB" in warning
 
 
 def test_says_nothing_when_there_is_enough() -> None:
-    assert memory.check_memory(tiny_manifest(), 10_000_000) is None
+    assert memory.check_memory(tiny_manifest(), 10_000_000) == (2048, None)
 
 
 def test_this_machine_has_some() -> None:

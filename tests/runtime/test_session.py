@@ -26,6 +26,7 @@ class ListedEngine:
 
     name = "listed"
     version = "1"
+    provider = "none"
 
     def __init__(self, answer: Sequence[int]) -> None:
         self.answer = answer
@@ -53,7 +54,7 @@ class ListedEngine:
 
 
 def open_session(monkeypatch: pytest.MonkeyPatch, answer: Sequence[int], context: int = 2048) -> Session:
-    monkeypatch.setattr(session_module, "open_engine", lambda *_: ListedEngine(answer))
+    monkeypatch.setattr(session_module, "open_engine", lambda *_, **__: ListedEngine(answer))
     return Session(Path("bundle"), tiny_manifest(limits=Limits(context)))
 
 
@@ -97,7 +98,7 @@ def test_only_what_may_be_needed_is_allocated(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_prompt_past_the_context_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     session = open_session(monkeypatch, [END], context=8)
-    with pytest.raises(DoesNotFitError, match="the prompt has 8 tokens, the bundle's context is 8 tokens"):
+    with pytest.raises(DoesNotFitError, match="the prompt has 8 tokens, the context is 8 tokens"):
         session.stream("hi")
 
 
