@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,11 @@ from edgephi.checkpoint.hub import DEMO, DEMO_ID, Located, locate
 from edgephi.errors import BadCheckpointError, UsageError
 from edgephi.export.engines import exporter
 from edgephi.export.stream import StreamReport, TensorError
+from edgephi.export.upstream import check, upstream
+from edgephi.export.upstream import write_artifact as write_upstream_artifact
 from edgephi.manifest import (
     ARTIFACT_FOLDER,
+    OWN_EXPORTER,
     SCHEMA,
     Certificate,
     Chat,
@@ -38,7 +42,10 @@ from edgephi.verify import Step, certify, check_gate, logits_bytes
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What the user asked for. `context` and `sequence` are optional; see the manifest for `sequence`."""
+    """What the user asked for. `context` and `sequence` are optional; see the manifest for `sequence`.
+
+    `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
+    """
 
     model: str
     target: Target
@@ -48,11 +55,16 @@ class BuildRequest:
     verify: VerifyLevel = "quick"
     context: int | None = None
     sequence: int = 1
+    upstream: bool = False
+    available_memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished bundle: its folder, its manifest, and the quantisation error of every tensor."""
+    """A finished bundle: its folder, its manifest, and the quantisation error of every tensor.
+
+    There are no errors when an engine's own converter wrote the artifact.
+    """
 
     folder: Path
     manifest: Manifest
@@ -101,12 +113,19 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
-        artifact = folder / ARTIFACT_FOLDER
-        size = sum(shard.size for shard in checkpoint.shards)
-        with step("quantise and export", size) as done:
-            report = exporter(request.target.engine).write_artifact(
-                artifact, checkpoint, plan.schemes, request.target, plan.context, progress=done
-            )
+        if request.upstream:
+            report = _export_upstream(request, plan, checkpoint, folder, step)
+        else:
+            size = sum(shard.size for shard in checkpoint.shards)
+            with step("quantise and export", size) as done:
+                report = exporter(request.target.engine).write_artifact(
+                    folder / ARTIFACT_FOLDER,
+                    checkpoint,
+                    plan.schemes,
+                    request.target,
+                    plan.context,
+                    progress=done,
+                )
         for name, sha256 in located.expected_sha256.items():
             if report.input_sha256.get(name, sha256) != sha256:
                 raise BadCheckpointError(
@@ -131,6 +150,27 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         with step("seal", 0):
             seal(folder, request.output)
     return Built(request.output, manifest, plan, report.errors)
+
+
+def _export_upstream(
+    request: BuildRequest, plan: Plan, checkpoint: Checkpoint, folder: Path, step: Step
+) -> StreamReport:
+    """Let the engine's own converter write the artifact; the report holds what we know of it."""
+    tool = upstream(request.target.engine)
+    if request.available_memory is not None:
+        check(tool, checkpoint, plan.recipe.quant, request.available_memory)
+    with step(f"export with {tool.name}", 0), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        write_upstream_artifact(
+            tool,
+            folder / ARTIFACT_FOLDER,
+            checkpoint,
+            plan.recipe.quant,
+            request.target,
+            scratch=Path(scratch),
+        )
+    with step("hash the checkpoint", 0):
+        hashes = {shard.file.name: file_sha256(shard.file) for shard in checkpoint.shards}
+    return StreamReport(hashes, data_file="", data_size=0, data_sha256="", errors=())
 
 
 def verify_against(
@@ -189,7 +229,31 @@ def _manifest(
     small_inputs = {
         name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
     }
-    files = list_files(folder, {f"{ARTIFACT_FOLDER}/{report.data_file}": report.data_sha256})
+    known = {f"{ARTIFACT_FOLDER}/{report.data_file}": report.data_sha256} if report.data_file else {}
+    files = list_files(folder, known)
+    facts = QuantFacts(
+        bits=quant.bits,
+        group_size=quant.group_size,
+        symmetric=quant.symmetric,
+        method=quant.method,
+        embedding_bits=quant.embedding_bits,
+        head_bits=quant.head_bits,
+        bits_per_weight=plan.bits_per_weight,
+    )
+    exporter_name = OWN_EXPORTER
+    if request.upstream:
+        tool = upstream(target.engine)
+        exporter_name = f"{tool.name} {tool.version}"
+        facts = dataclasses.replace(
+            facts,
+            method="upstream",
+            symmetric=quant.symmetric if tool.always_symmetric is None else tool.always_symmetric,
+            embedding_bits=tool.embedding_bits or quant.bits,
+            head_bits=tool.head_bits or quant.bits,
+            bits_per_weight=round(
+                8 * sum(entry.size for entry in files) / checkpoint.architecture.parameters, 3
+            ),
+        )
     return Manifest(
         schema=SCHEMA,
         name=f"{_short_name(request)}-{target.name}",
@@ -203,15 +267,7 @@ def _manifest(
             context=checkpoint.architecture.context,
         ),
         target=TargetFacts(target.name, target.engine, target.provider, target.arch),
-        quant=QuantFacts(
-            bits=quant.bits,
-            group_size=quant.group_size,
-            symmetric=quant.symmetric,
-            method=quant.method,
-            embedding_bits=quant.embedding_bits,
-            head_bits=quant.head_bits,
-            bits_per_weight=plan.bits_per_weight,
-        ),
+        quant=facts,
         chat=Chat(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
         limits=_limits(plan),
         requires=Requires(
@@ -226,6 +282,7 @@ def _manifest(
             edgephi=edgephi.__version__,
             command=_command(request, checkpoint),
             inputs=dict(sorted({**small_inputs, **report.input_sha256}.items())),
+            exporter=exporter_name,
         ),
     )
 
@@ -253,6 +310,8 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     words += ["--verify", request.verify]
     if request.context is not None:
         words += ["--context", str(request.context)]
+    if request.upstream:
+        words += ["--exporter", "upstream"]
     if request.sequence != 1:
         words += ["--sequence", str(request.sequence)]
     return shlex.join(words)

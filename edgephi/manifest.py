@@ -15,6 +15,7 @@ from edgephi.records import read_record, write_record
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
 ARTIFACT_FOLDER = "model"
+OWN_EXPORTER = "edgephi"
 _LARGEST_MANIFEST_BYTES = 64 << 20
 
 VerifyLevel = Literal["quick", "full", "off"]
@@ -117,7 +118,8 @@ class Certificate:
 
     `export_error`: reference with the same quantised weights -> the engine; must be rounding noise.
     `quantisation_loss`: original weights -> quantised weights, both in the reference.
-    `end_to_end`: original weights in the reference -> the engine.
+    `end_to_end`: original weights in the reference -> the engine. Only this one is there when another
+    exporter wrote the artifact, whose codes we do not read.
     `provider` computed the engine's numbers; when it is not the bundle's own, `note` says so.
     """
 
@@ -135,11 +137,15 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the bundle came from: edgephi's version, the command, and the sha256 of every input file."""
+    """Where the bundle came from: edgephi's version, the command, and the sha256 of every input file.
+
+    `exporter` wrote the artifact: edgephi itself, or an engine's own converter with its version.
+    """
 
     edgephi: str
     command: str
     inputs: dict[str, str]
+    exporter: str = OWN_EXPORTER
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ manifests = st.builds(
         divergence,
         divergence,
     ),
-    st.builds(Provenance, text, text, strings),
+    st.builds(Provenance, text, text, strings, text),
 )
 
 

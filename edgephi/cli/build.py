@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Measure the bundle on 256 tokens, 2048 tokens, or not at all.",
 )
+@click.option(
+    "--exporter",
+    type=click.Choice(["edgephi", "upstream"]),
+    default="edgephi",
+    show_default=True,
+    help="Who writes the artifact: edgephi, or the engine's own converter (needs PyTorch and much memory).",
+)
 @context_option
 @revision_option
 @click.option(
@@ -64,6 +71,7 @@ def build(
     recipe_name: str | None,
     method: "Method | None",
     verify: "VerifyLevel",
+    exporter: "Literal['edgephi', 'upstream']",
     context: int | None,
     revision: str | None,
     sequence: int,
@@ -82,6 +90,7 @@ def build(
     from edgephi.cli.steps import step
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
+    from edgephi.runtime.memory import available_memory
     from edgephi.target import read_target
 
     target = read_target(target_name)
@@ -99,6 +108,8 @@ def build(
         verify=verify,
         context=context,
         sequence=sequence,
+        upstream=exporter == "upstream",
+        available_memory=available_memory(),
     )
     built = build_bundle(request, located, step)
     if as_json:
@@ -120,15 +131,18 @@ def summary(built: "Built") -> str:
     from edgephi.cli.sizes import human_bytes
 
     manifest, errors = built.manifest, built.tensor_errors
-    worst = max(errors, key=lambda error: error.relative_squared_error)
-    mean = sum(error.relative_squared_error for error in errors) / len(errors)
     lines = [
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
         f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
-        f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
-        f"worst {worst.relative_squared_error:.2%}",
-        f"({worst.name})",
-        "",
-        certificate_table(manifest.certificate),
     ]
-    return "\n".join(lines)
+    if errors:
+        worst = max(errors, key=lambda error: error.relative_squared_error)
+        mean = sum(error.relative_squared_error for error in errors) / len(errors)
+        lines += [
+            f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
+            f"worst {worst.relative_squared_error:.2%}",
+            f"({worst.name})",
+        ]
+    else:
+        lines.append(f"exported by {manifest.provenance.exporter}")
+    return "\n".join([*lines, "", certificate_table(manifest.certificate)])

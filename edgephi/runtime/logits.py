@@ -25,7 +25,8 @@ def main(bundle: Path, output: Path, token_ids: list[int]) -> dict[str, str]:
     """
     builder = os.getppid()
     manifest = read_manifest(bundle)
-    engine = open_engine(bundle, manifest, context=len(token_ids) + 1, provider=_provider(manifest))
+    context = min(len(token_ids) + 1, manifest.limits.context)
+    engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest))
     with output.open("wb") as file:
         for block in engine.logits(token_ids, step=_STEP):
             file.write(block.astype("<f4", copy=False).data)

@@ -1,0 +1,185 @@
+"""`--exporter upstream`: the engine's own converter in our place, in a process of its own.
+
+These converters load the whole model, with PyTorch. They are here for two reasons: they may know an option
+that we do not, and they are what our exporters are held against. Nothing of theirs is imported: their output
+is captured, and whether the model fits into memory is checked before they start.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.recipe import Quant
+from edgephi.target import Target
+
+Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
+"""Checkpoint's folder, folder to write, cache folder, quantisation, target -> a module and its arguments."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """An engine's own converter.
+
+    `distributions` must be installed, by `install`. `peak_bytes_per_parameter` is the peak memory of a
+    conversion to int4, measured with 3.8 billion parameters by tests/bench/build. What it does to embedding
+    and head cannot be chosen: `embedding_bits`, `head_bits` (None: as the other matrices).
+    """
+
+    name: str
+    distributions: tuple[str, ...]
+    install: str
+    peak_bytes_per_parameter: float
+    command: Command
+    embedding_bits: int | None = None
+    head_bits: int | None = None
+    always_symmetric: bool | None = None
+
+    @property
+    def version(self) -> str:
+        """The version of the first of its distributions."""
+        return importlib.metadata.version(self.distributions[0])
+
+
+def _genai(source: Path, folder: Path, cache: Path, quant: Quant, target: Target) -> list[str]:
+    options = [f"block_size={quant.group_size}", f"is_symmetric={str(quant.symmetric).lower()}"]
+    # Without this the embedding stays float32: as many bytes as a seventh of a small model.
+    options.append("op_types_to_quantize=MatMul/Gather")
+    options.append(f"accuracy_level={target.kernels.accuracy_level}")
+    places = ["-i", str(source), "-o", str(folder), "-c", str(cache)]
+    kind = ["-p", "int4", "-e", target.provider]
+    return ["onnxruntime_genai.models.builder", *places, *kind, "--extra_options", *options]
+
+
+def _optimum(source: Path, folder: Path, _cache: Path, quant: Quant, _target: Target) -> list[str]:
+    scheme = ["--weight-format", "int4", "--group-size", str(quant.group_size), "--ratio", "1.0"]
+    if quant.symmetric:
+        scheme.append("--sym")
+    task = ["--task", "text-generation-with-past"]
+    return [
+        "optimum.commands.optimum_cli", "export", "openvino", "-m", str(source), *task, *scheme, str(folder)
+    ]  # fmt: skip
+
+
+def _mlx(source: Path, folder: Path, _cache: Path, quant: Quant, _target: Target) -> list[str]:
+    scheme = ["-q", "--q-bits", "4", "--q-group-size", str(quant.group_size)]
+    # It insists on making its folder itself.
+    folder.rmdir()
+    return ["mlx_lm", "convert", "--hf-path", str(source), "--mlx-path", str(folder), *scheme]
+
+
+_UPSTREAMS = {
+    "onnxruntime-genai": Upstream(
+        name="onnxruntime-genai's model builder",
+        distributions=("onnxruntime-genai", "onnx-ir", "torch", "transformers"),
+        install="pip install 'edgephi[cpu]' onnx-ir torch transformers",
+        peak_bytes_per_parameter=6.4,
+        command=_genai,
+    ),
+    "openvino-genai": Upstream(
+        name="optimum-intel",
+        distributions=("optimum-intel", "nncf", "torch", "transformers"),
+        install="pip install optimum-intel",
+        peak_bytes_per_parameter=2.8,
+        command=_optimum,
+        embedding_bits=8,
+        head_bits=8,
+    ),
+    "mlx-lm": Upstream(
+        name="mlx_lm.convert",
+        distributions=("mlx-lm", "transformers"),
+        install="pip install 'edgephi[mlx]'",
+        peak_bytes_per_parameter=0.9,
+        command=_mlx,
+        always_symmetric=False,
+    ),
+}
+
+
+def upstream(engine: str) -> Upstream:
+    """The converter of an engine, installed. Raises NotSupportedError when there is none."""
+    if engine not in _UPSTREAMS:
+        raise NotSupportedError(
+            f"--exporter upstream: {engine} has no converter that pip can install",
+            hint="leave --exporter out: edgephi's own needs nothing else",
+        )
+    found = _UPSTREAMS[engine]
+    missing = [name for name in found.distributions if not _is_installed(name)]
+    if missing:
+        raise NotSupportedError(
+            f"--exporter upstream: {found.name} needs {', '.join(missing)}, not installed", hint=found.install
+        )
+    return found
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def check(tool: Upstream, checkpoint: Checkpoint, quant: Quant, available_memory: int) -> None:
+    """Raise before anything starts: NotSupportedError for other than int4, DoesNotFitError without memory."""
+    if quant.bits != 4:
+        raise NotSupportedError(
+            f"--exporter upstream: {tool.name} is asked for int4 only, found bits = {quant.bits}",
+            hint="set bits = 4 in the recipe, or leave --exporter out",
+        )
+    needed = round(tool.peak_bytes_per_parameter * checkpoint.architecture.parameters)
+    if needed > available_memory:
+        raise DoesNotFitError(
+            f"{tool.name} needs about {needed / 1e9:.1f} GB of memory for {checkpoint.id}, "
+            f"{available_memory / 1e9:.1f} GB are available",
+            hint="leave --exporter out: edgephi's own needs less than 1 GB",
+        )
+
+
+def write_artifact(
+    tool: Upstream, folder: Path, checkpoint: Checkpoint, quant: Quant, target: Target, *, scratch: Path
+) -> None:
+    """Have `tool` convert the checkpoint into the empty `folder`; caches go to `scratch`.
+
+    Raises NotSupportedError with the last line that it wrote when it fails; all of its output is then in a
+    temporary file that the hint names.
+    """
+    source = checkpoint.folder.resolve()
+    cache = scratch / "upstream-cache"
+    module, *arguments = tool.command(source, folder, cache, quant, target)
+    # Telemetry and downloads are off: the checkpoint is on this disk.
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    handle, name = tempfile.mkstemp(prefix="edgephi-upstream-", suffix=".log")
+    log = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as output:
+            command = [sys.executable, "-P", "-m", module, *arguments]
+            finished = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | quiet,
+                check=False,
+            )
+    except BaseException:
+        log.unlink()
+        raise
+    if finished.returncode < 0:
+        raise DoesNotFitError(
+            f"{tool.name} was killed by signal {-finished.returncode}",
+            hint=f"free some memory; its output is in {log}",
+        )
+    if finished.returncode:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        raise NotSupportedError(
+            f"{tool.name} failed: {lines[-1].strip() if lines else 'it said nothing'}",
+            hint=f"its whole output is in {log}",
+        )
+    log.unlink()
