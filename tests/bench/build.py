@@ -7,17 +7,22 @@ converter is not on PyPI: `--llama-cpp` names a folder of its sources with `llam
 """
 
 import argparse
+import importlib
+import json
 import shutil
 import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from edgephi.export.upstream import upstream
 from edgephi.plan import suited
 from edgephi.recipe import Quant, recipe_for
 from edgephi.target import Target, read_target
 from tests.bench.measure import Cost, edgephi, folder_bytes, report, run
+
+_PIECE_TYPES = {"<unk>": 2, "<s>": 3, "</s>": 3}  # unknown and control, as sentencepiece numbers them
 
 
 def main() -> None:
@@ -86,6 +91,7 @@ def _peer(
 
 def _llama_cpp(checkpoint: Path, scratch: Path, sources: Path) -> tuple[Cost, int]:
     whole, artifact = scratch / "bf16.gguf", scratch / "q4_0.gguf"
+    checkpoint = _with_sentencepiece(checkpoint, scratch / "checkpoint")
     convert: list[str | Path] = [
         sys.executable,
         sources / "convert_hf_to_gguf.py",
@@ -100,6 +106,22 @@ def _llama_cpp(checkpoint: Path, scratch: Path, sources: Path) -> tuple[Cost, in
     whole.unlink()
     total = Cost(first.seconds + second.seconds, max(first.peak_bytes, second.peak_bytes))
     return total, artifact.stat().st_size
+
+
+def _with_sentencepiece(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint with a `tokenizer.model`, which that converter demands for Phi-3 and not all have."""
+    proto: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    folder.mkdir()
+    for file in checkpoint.resolve().iterdir():
+        (folder / file.name).symlink_to(file)
+    if not (folder / "tokenizer.model").exists():
+        model = proto.ModelProto()
+        model.trainer_spec.model_type = proto.TrainerSpec.BPE
+        vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
+        for token, place in sorted(vocabulary.items(), key=lambda item: item[1]):
+            model.pieces.add(piece=token, score=-float(place), type=_PIECE_TYPES.get(token, 1))
+        (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    return folder
 
 
 if __name__ == "__main__":
