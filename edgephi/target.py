@@ -23,9 +23,14 @@ class TargetLimits:
 
 @dataclass(frozen=True)
 class Kernels:
-    """`accuracy_level` of onnxruntime's `MatMulNBits`: 0 keeps float32 activations, 4 makes them int8."""
+    """How the engine's kernels are to compute, where it can be told.
+
+    `accuracy_level` is that of onnxruntime's `MatMulNBits`: 0 leaves activations as they are, 4 makes them
+    int8. `activations` is the type of everything that is no code: activations, KV cache, scales and norms.
+    """
 
     accuracy_level: int = 4
+    activations: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,10 @@ class TargetQuant:
 
 @dataclass(frozen=True)
 class Target:
-    """One file of `targets/`. `arch` as `platform.machine()` names it; `engines` are version ranges."""
+    """One file of `targets/`. `arch` as `platform.machine()` names it; `engines` are version ranges.
+
+    `board` is what the system's name of a single device begins with; empty for a target of any device.
+    """
 
     name: str
     summary: str
@@ -47,6 +55,7 @@ class Target:
     arch: tuple[str, ...]
     engines: dict[str, str]
     limits: TargetLimits
+    board: str = ""
     kernels: Kernels = field(default_factory=Kernels)
     quant: TargetQuant = field(default_factory=TargetQuant)
 

@@ -18,7 +18,12 @@ from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
 from edgephi.target import Target
 
-_EXPORTERS = {"onnxruntime-genai": "edgephi.export.onnx"}
+_EXPORTERS = {
+    "onnxruntime-genai": "edgephi.export.onnx",
+    "llama.cpp": "edgephi.export.gguf",
+    "mlx-lm": "edgephi.export.mlx",
+    "openvino-genai": "edgephi.export.openvino",
+}
 
 
 @dataclass(frozen=True)

@@ -214,9 +214,10 @@ def _work(descriptor: int, job: _Job, pack: Pack, quantizers: threading.local) -
         setattr(quantizers, repr(scheme), quantizer)
     try:
         groups = quantizer.quantize(weights.reshape(job.stop - job.start, -1))
+        packed = pack(groups, scheme)
     except NotFiniteError as cause:
         raise _not_finite(job.entry, str(cause)) from None
-    return _Block(raw, pack(groups, scheme), groups.squared_error, groups.squared_norm)
+    return _Block(raw, packed, groups.squared_error, groups.squared_norm)
 
 
 def _not_finite(entry: TensorEntry, found: str) -> BadCheckpointError:

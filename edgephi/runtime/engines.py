@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 ADAPTERS: dict[str, str] = {
     "onnxruntime-genai": "edgephi.runtime.onnxruntime_genai",
+    "llama.cpp": "edgephi.runtime.llama_cpp",
+    "mlx-lm": "edgephi.runtime.mlx_lm",
+    "openvino-genai": "edgephi.runtime.openvino_genai",
 }
 """Module of each engine's adapter, by the name that a manifest gives the engine."""
 

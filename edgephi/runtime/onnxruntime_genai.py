@@ -1,4 +1,8 @@
-"""The adapter of ONNX Runtime GenAI (`pip install 'edgephi[cpu]'`), checked against its version 0.18."""
+"""The adapter of ONNX Runtime GenAI, checked against its version 0.18.
+
+Two packages hold the same module: onnxruntime-genai for CPUs (`pip install 'edgephi[cpu]'`) and
+onnxruntime-genai-cuda, which runs on CPUs too (`pip install 'edgephi[cuda]'`).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = "onnxruntime-genai"
-PROVIDERS = ("cpu",)
-STAND_INS: dict[str, str] = {}
+PROVIDERS = ("cpu", "cuda")
+STAND_INS = {"cuda": "cpu"}
 
+_PACKAGES = (NAME, f"{NAME}-cuda")  # the same module; a machine has one of the two
 # A prompt is prefilled in pieces, for two reasons. The engine computes the logits of every token of a piece:
 # 525 MB and most of the time for a whole 4k prompt of a small model. And it holds Python's lock until the
 # piece is done, so Ctrl-C waits for that long. Pieces of 2 to 512 tokens gave the same logits, bit for bit,
-# and those of 16 or more the same speed.
-_PREFILL_TOKENS = 32
+# and those of 16 or more the same speed. A GPU wants more at once to be busy.
+_PREFILL_TOKENS = {"cpu": 32, "cuda": 512}
 # Failures come back as exceptions; the engine must not print them to the user's terminal as well.
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
 
@@ -37,15 +42,29 @@ def extra(provider: str) -> str:
 
 def installed_version() -> str | None:
     """The version of the engine that is installed, None without one."""
-    try:
-        return metadata.version(NAME)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def provider_problem(provider: str) -> str | None:  # noqa: ARG001 - there is a CPU everywhere
-    """Why the installed engine cannot use `provider` here; None when it can."""
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
     return None
+
+
+def provider_problem(provider: str) -> str | None:
+    """Why the installed engine cannot use `provider` here; None when it can."""
+    if provider == "cpu":
+        return None
+    try:
+        import onnxruntime_genai
+    except ImportError as cause:
+        return f"the engine cannot be loaded: {_one_line(cause)}"
+    if not onnxruntime_genai.is_cuda_available():
+        return f"the installed {NAME} is made without CUDA (pip install 'edgephi[cuda]' in its place)"
+    from edgephi.runtime.accelerators import find_accelerators
+
+    # The engine would only fail at the first allocation, and with a message about memory.
+    gpus = [gpu for gpu in find_accelerators() if gpu.vendor == "NVIDIA"]
+    if not gpus:
+        return "this machine has no NVIDIA GPU"
+    return None if any(not gpu.problem for gpu in gpus) else gpus[0].problem
 
 
 def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> GenaiEngine:
@@ -58,7 +77,11 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         else:  # installed, but not for this machine: a missing system library, another architecture
             problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
         raise NotSupportedError(problem, hint=f"pip install 'edgephi[{extra(provider)}]'") from None
-    check_version(NAME, onnxruntime_genai.__version__, manifest.requires.engines.get(NAME, ""))
+    check_version(
+        f"{NAME}-cuda" if provider == "cuda" else NAME,  # the package that the hint tells to install
+        onnxruntime_genai.__version__,
+        manifest.requires.engines.get(NAME, ""),
+    )
     onnxruntime_genai.disable_telemetry_events()
     return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest, context, provider)
 
@@ -79,8 +102,18 @@ class GenaiEngine:
         with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
+            # Exactly the provider that was asked for, whatever the artifact's own configuration names.
+            config.clear_providers()
+            if provider != "cpu":
+                config.append_provider(provider)
             self._model = engine.Model(config)
             self._tokenizer = engine.Tokenizer(self._model)
+        device: str = self._model.device_type.lower()
+        if device != provider:
+            raise NotSupportedError(
+                f"expected {NAME} to run on {provider}, found it on {device}",
+                hint="`edgephi doctor` shows what this machine can use",
+            )
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
@@ -126,7 +159,7 @@ class GenaiEngine:
             top_k=top_k,
             random_seed=-1 if seed is None else seed,
         )
-        for piece in _pieces(prompt, self._whole_above):
+        for piece in _pieces(prompt, self._whole_above, _PREFILL_TOKENS[self.provider]):
             self._append(generator, piece)
         with _translated("expected a next token"):
             while not generator.is_done():
@@ -146,8 +179,8 @@ class GenaiEngine:
         for start in range(0, len(token_ids), step):
             self._append(generator, token_ids[start : start + step])
             with _translated("expected logits"):
-                block = generator.get_output("logits")[0]
-            yield block
+                block = generator.get_output("logits")[0]  # in the type of the graph's activations
+            yield block.astype("float32", copy=False)
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
@@ -165,8 +198,8 @@ class GenaiEngine:
             generator.append_tokens(list(token_ids))
 
 
-def _pieces(prompt: Sequence[int], whole_above: int | None) -> Iterator[Sequence[int]]:
-    """Cut a prompt into what is prefilled at once.
+def _pieces(prompt: Sequence[int], whole_above: int | None, size: int) -> Iterator[Sequence[int]]:
+    """Cut a prompt into what is prefilled at once, `size` tokens in general.
 
     The graph chooses LongRoPE's factors by the tokens that it has seen so far: of a prompt longer than
     `whole_above`, the first piece must already reach past that length.
@@ -175,8 +208,8 @@ def _pieces(prompt: Sequence[int], whole_above: int | None) -> Iterator[Sequence
     if whole_above is not None and len(prompt) > whole_above:
         start = whole_above + 1
         yield prompt[:start]
-    for begin in range(start, len(prompt), _PREFILL_TOKENS):
-        yield prompt[begin : begin + _PREFILL_TOKENS]
+    for begin in range(start, len(prompt), size):
+        yield prompt[begin : begin + size]
 
 
 @contextlib.contextmanager

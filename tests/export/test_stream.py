@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
 from edgephi.errors import BadCheckpointError
 from edgephi.export import stream
-from edgephi.export.onnx import pack, region_sizes
+from edgephi.export.onnx_layout import pack, region_sizes
 from edgephi.export.stream import ALIGNMENT, PackedTensor, Region, StreamReport, place, stream_tensors
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
@@ -240,7 +240,7 @@ EXPORT = """
 import json, sys
 from pathlib import Path
 from edgephi.checkpoint.safetensors import read_header
-from edgephi.export.onnx import pack, region_sizes
+from edgephi.export.onnx_layout import pack, region_sizes
 from edgephi.export.stream import PackedTensor, place, stream_tensors
 from edgephi.quantize.scheme import Scheme
 

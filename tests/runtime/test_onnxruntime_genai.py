@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import edgephi.runtime
+from edgephi.build import BuildRequest, build, find_checkpoint
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.manifest import Requires, read_manifest
+from edgephi.recipe import read_recipe
+from edgephi.runtime import accelerators
+from edgephi.runtime import onnxruntime_genai as adapter
 from edgephi.runtime.engines import open_engine
 from edgephi.runtime.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
+from edgephi.target import read_target
+from tests.conftest import silent_step
 
 np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
+onnxruntime_genai = pytest.importorskip("onnxruntime_genai")
 
 PROMPTS = [
     "turn on the kitchen light",
@@ -104,3 +112,81 @@ def test_a_model_the_engine_cannot_read(demo_bundle: Path, tmp_path: Path, name:
     (bundle / "model" / name).write_bytes(b"{" * (bundle / "model" / name).stat().st_size)
     with pytest.raises(BadBundleError, match="expected a model that onnxruntime-genai"):
         edgephi.runtime.load(bundle)
+
+
+class TestCuda:
+    """A bundle for CUDA, on a machine that may have none."""
+
+    without_cuda = pytest.mark.skipif(onnxruntime_genai.is_cuda_available(), reason="this engine has CUDA")
+
+    def test_it_runs_on_the_cpu_where_that_is_asked_for(self, cuda_bundle: Path) -> None:
+        session = edgephi.runtime.load(cuda_bundle, provider="cpu")
+        assert session.engine.provider == "cpu"
+        assert session.engine._model.device_type.lower() == "cpu"  # type: ignore[attr-defined]
+        generation = session.generate("turn on the kitchen light")
+        assert generation.text == '{"action": "turn_on", "room": "kitchen", "device": "light"}'
+
+    def test_its_logits_come_as_float32(self, cuda_bundle: Path) -> None:
+        engine = edgephi.runtime.load(cuda_bundle, provider="cpu").engine
+        (block,) = engine.logits([5, 6, 7], step=3)
+        assert block.dtype == np.float32
+
+    @without_cuda
+    def test_it_never_falls_back_to_the_cpu(self, cuda_bundle: Path) -> None:
+        with pytest.raises(NotSupportedError, match=r"on cuda: the installed .* without CUDA") as caught:
+            edgephi.runtime.load(cuda_bundle)
+        assert "--provider cpu" in caught.value.hint
+        assert "edgephi[cuda]" in caught.value.message
+
+    @without_cuda
+    def test_nor_does_a_bundle_for_the_cpu_that_is_asked_to_run_on_cuda(self, demo_bundle: Path) -> None:
+        with pytest.raises(NotSupportedError, match="on cuda"):
+            edgephi.runtime.load(demo_bundle, provider="cuda")
+
+    def test_an_engine_with_cuda_needs_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxruntime_genai, "is_cuda_available", lambda: True)
+        found: tuple[accelerators.Accelerator, ...] = ()
+        monkeypatch.setattr(accelerators, "find_accelerators", lambda: found)
+        assert adapter.provider_problem("cuda") == "this machine has no NVIDIA GPU"
+        found = (accelerators.Accelerator("gpu", "Intel", "Intel GPU"),)
+        assert adapter.provider_problem("cuda") == "this machine has no NVIDIA GPU"
+        found = (accelerators.Accelerator("gpu", "NVIDIA", "H200", problem="its driver is too old"),)
+        assert adapter.provider_problem("cuda") == "its driver is too old"
+        found += (accelerators.Accelerator("gpu", "NVIDIA", "H200"),)
+        assert adapter.provider_problem("cuda") is None
+        assert adapter.provider_problem("cpu") is None
+
+    def test_the_hint_names_its_package(self, cuda_bundle: Path) -> None:
+        manifest = read_manifest(cuda_bundle)
+        object.__setattr__(manifest, "requires", Requires(1, 1, {"onnxruntime-genai": ">=99,<100"}))
+        with pytest.raises(NotSupportedError) as caught:
+            adapter.open_engine(cuda_bundle, manifest, context=8, provider="cuda")
+        assert "pip install 'onnxruntime-genai-cuda>=99,<100'" in caught.value.hint
+
+    @pytest.mark.parametrize("package", ["onnxruntime-genai", "onnxruntime-genai-cuda"])
+    def test_either_package_is_the_engine(self, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+        def version(name: str) -> str:
+            if name != package:
+                raise metadata.PackageNotFoundError(name)
+            return "0.18.0"
+
+        monkeypatch.setattr(metadata, "version", version)
+        assert adapter.installed_version() == "0.18.0"
+
+    def test_each_provider_has_its_extra(self) -> None:
+        assert {provider: adapter.extra(provider) for provider in adapter.PROVIDERS} == {
+            "cpu": "cpu",
+            "cuda": "cuda",
+        }
+
+
+@pytest.fixture(scope="module")
+def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, built for the target `cuda`."""
+    recipe = read_recipe("demo")
+    folder = tmp_path_factory.mktemp("cuda") / "bundle"
+    request = BuildRequest(
+        model="demo", target=read_target("cuda"), recipe=recipe, output=folder, verify="off"
+    )
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    return folder

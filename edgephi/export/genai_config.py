@@ -1,0 +1,80 @@
+"""`genai_config.json`: how onnxruntime-genai runs our graph. The engine's src/config.cpp reads the keys."""
+
+from typing import Any
+
+from edgephi.checkpoint.architecture import Architecture
+
+PREFILL_TOKENS = 512
+"""Prompt tokens that the configuration lets the engine compute at once."""
+
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
+    # A captured graph needs every node on the GPU and fixed shapes; lengths here are computed on the CPU.
+    "cuda": {"enable_cuda_graph": "0"},
+}
+
+
+def genai_config(
+    architecture: Architecture,
+    stop_token_ids: tuple[int, ...],
+    context: int,
+    *,
+    graph_file: str,
+    provider: str,
+) -> dict[str, Any]:
+    """The configuration that `onnxruntime_genai.Model` reads beside the graph.
+
+    Without a provider in it the engine takes the CPU, so that one is never named.
+    """
+    search: dict[str, Any] = {
+        "do_sample": False,
+        "max_length": context,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+    if architecture.rotary.uses_long_factors(context):
+        # A model of this type is prefilled again when its answer passes 4,096 tokens, as LongRoPE needs.
+        # A prompt must stay whole: in chunks it would begin with the short factors and end with the long.
+        kind = "phi3"
+    else:
+        # The same decoder, without that second prefill.
+        kind = "llama"
+        search["chunk_size"] = PREFILL_TOKENS
+    pad = architecture.pad_token_id
+    providers = [] if provider == "cpu" else [{provider: _PROVIDER_OPTIONS.get(provider, {})}]
+    return {
+        "model": {
+            "type": kind,
+            "bos_token_id": architecture.bos_token_id,
+            "eos_token_id": list(stop_token_ids),
+            "pad_token_id": pad if pad is not None else stop_token_ids[0],
+            "vocab_size": architecture.vocabulary_size,
+            "context_length": context,
+            "decoder": {
+                "filename": graph_file,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
+                "head_size": architecture.head_size,
+                "hidden_size": architecture.hidden_size,
+                "num_attention_heads": architecture.heads,
+                "num_hidden_layers": architecture.layers,
+                "num_key_value_heads": architecture.kv_heads,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": search,
+    }

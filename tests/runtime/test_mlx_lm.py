@@ -1,0 +1,301 @@
+"""The adapter of mlx-lm, on the demo's bundle and on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.errors import BadBundleError, NotSupportedError
+from edgephi.manifest import Limits, Requires, read_manifest
+from edgephi.recipe import read_recipe
+from edgephi.runtime import load
+from edgephi.runtime import mlx_lm as adapter
+from edgephi.runtime.engines import open_engine
+from edgephi.runtime.mlx_lm import MlxEngine
+from edgephi.runtime.session import Options, Session
+from edgephi.target import read_target
+from tests.cli.conftest import Edgephi, edgephi, is_one_error
+from tests.conftest import silent_step
+
+np = pytest.importorskip("numpy")
+tokenizers = pytest.importorskip("tokenizers")
+mx: Any = pytest.importorskip("mlx.core")
+
+__all__ = ["edgephi"]
+
+PROMPT = "turn on the kitchen light"
+PROMPTS = [
+    PROMPT,
+    "  two spaces, a line\n\n and a tab\t.",
+    "ünïcödé — 你好世界 العربية",
+    "😀 👩\u200d👩\u200d👧",
+    "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
+    "before\0after",
+]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 50, "seed": None}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo, built and verified for the target `mlx` as a user would."""
+    recipe = read_recipe("demo")
+    folder = tmp_path_factory.mktemp("mlx") / "bundle"
+    request = BuildRequest(model="demo", target=read_target("mlx"), recipe=recipe, output=folder)
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Path) -> Session:
+    return load(bundle, provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(session: Session) -> MlxEngine:
+    assert isinstance(session.engine, MlxEngine)
+    return session.engine
+
+
+def all_logits(engine: MlxEngine, token_ids: list[int], *, step: int = 64) -> Any:
+    return np.concatenate([*engine.logits(token_ids, step=step)])
+
+
+class TestBundle:
+    def test_the_certificate_says_what_was_run(self, bundle: Path) -> None:
+        certificate = read_manifest(bundle).certificate
+        if mx.metal.is_available():
+            assert (certificate.provider, certificate.note) == ("metal", "")
+        else:
+            assert (certificate.provider, certificate.note) == ("cpu", "not run on its provider")
+        assert certificate.export_error is not None
+        assert certificate.end_to_end is not None
+        assert certificate.export_error.kl_mean < 1e-4
+        assert certificate.end_to_end.top1 >= read_recipe("demo").gate.end_to_end_top1
+
+    def test_it_serves_what_mlx_lm_computes_rightly(self, bundle: Path) -> None:
+        assert read_manifest(bundle).limits == Limits(2047)  # the demo's attention window
+
+    def test_from_the_command_line(self, edgephi: Edgephi, bundle: Path, tmp_path: Path) -> None:
+        done = edgephi("build", "demo", "--target", "mlx", "--verify", "off", "-o", tmp_path / "again")
+        assert done.returncode == 0
+        for file in (bundle / "model").iterdir():
+            assert (tmp_path / "again/model" / file.name).read_bytes() == file.read_bytes()
+        done = edgephi("run", tmp_path / "again", "--provider", "cpu", PROMPT, "--json")
+        document = json.loads(done.stdout)
+        assert document["text"] == '{"action": "turn_on", "room": "kitchen", "device": "light"}'
+        assert document["stop_reason"] == "stop"
+        assert document["engine"]["name"] == "mlx-lm"
+        assert document["provider"] == "cpu"
+
+    @pytest.mark.skipif(mx.metal.is_available(), reason="this machine has Metal")
+    def test_nothing_runs_on_another_provider_unasked(self, edgephi: Edgephi, bundle: Path) -> None:
+        done = edgephi("run", bundle, PROMPT)
+        assert is_one_error(done, 3)
+        assert "mlx-lm on metal: Metal is not available" in done.stderr
+        assert "--provider cpu" in done.stderr
+
+    def test_neither_pytorch_nor_transformers_is_loaded(self, bundle: Path) -> None:
+        code = (
+            "import sys, edgephi.runtime\n"
+            f"print(edgephi.runtime.load({str(bundle)!r}, provider='cpu').generate({PROMPT!r}).text)\n"
+            "print(sorted({'torch', 'transformers', 'mlx_lm', 'jinja2'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[1:] == ["[]"]
+
+
+class TestText:
+    @pytest.mark.parametrize("prompt", PROMPTS)
+    def test_encodes_as_the_tokenizer_file_says(self, session: Session, bundle: Path, prompt: str) -> None:
+        oracle = tokenizers.Tokenizer.from_file(str(bundle / "model/tokenizer.json"))
+        rendered = session.render(prompt, "be brief")
+        assert session.engine.encode(rendered) == oracle.encode(rendered, add_special_tokens=False).ids
+
+    @pytest.mark.parametrize("prompt", PROMPTS)
+    def test_decodes_in_pieces_what_it_decodes_at_once(
+        self, engine: MlxEngine, bundle: Path, prompt: str
+    ) -> None:
+        oracle = tokenizers.Tokenizer.from_file(str(bundle / "model/tokenizer.json"))
+        token_ids = engine.encode("a b " + prompt)
+        stream = engine.decode_stream(token_ids[0])
+        pieces = [stream.decode(token) for token in token_ids[1:]]
+        whole, first = (oracle.decode(ids, skip_special_tokens=True) for ids in (token_ids, token_ids[:1]))
+        assert first + "".join(pieces) == whole
+
+    def test_the_pieces_of_an_answer_are_the_answer(self, session: Session) -> None:
+        answer = session.stream(PROMPT, Options(max_tokens=24))
+        pieces = list(answer)
+        assert "".join(pieces) == answer.generation.text != ""
+        assert not answer.generation.text.startswith(" ")
+
+
+class TestAgainstMlxLm:
+    @pytest.mark.slow
+    def test_its_own_greedy_answer_is_ours(self, session: Session, bundle: Path) -> None:
+        """Opened unchanged and computed in float16, with its own loop, tokenizer and stop tokens."""
+        import mlx_lm
+
+        model, tokenizer = mlx_lm.load(str(bundle / "model"))
+        messages = [{"role": "user", "content": PROMPT}]
+        token_ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        assert token_ids == session.engine.encode(session.render(PROMPT))
+        text = mlx_lm.generate(model, tokenizer, prompt=token_ids, max_tokens=48)
+        assert text == session.generate(PROMPT, Options(max_tokens=48)).text != ""
+
+
+class TestAgainstTransformers:
+    def test_sixty_four_greedy_tokens(self, engine: MlxEngine, bundle: Path) -> None:
+        torch = pytest.importorskip("torch")
+        from tests.export.oracle import transformers_model
+        from tests.export.test_mlx import dequantised
+
+        folder = find_checkpoint("demo", read_recipe("demo"), None, progress=False).folder
+        model = transformers_model(folder)
+        weights = dequantised(bundle / "model")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.from_numpy(weights[name]))
+        prompt = engine.encode("the light in the hall and the heating in the kitchen")
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0
+        )[0].tolist()
+        assert len(expected) == len(prompt) + 64
+        # No stop token ends the comparison: each step is asked for alone.
+        logits = all_logits(engine, expected[:-1])[len(prompt) - 1 :]
+        assert logits.argmax(axis=-1).tolist() == expected[len(prompt) :]
+
+
+class TestGenerate:
+    def test_greedy_takes_the_most_likely_token(self, session: Session, engine: MlxEngine) -> None:
+        prompt = engine.encode(session.render(PROMPT))
+        tokens = list(engine.generate(prompt, length=len(prompt) + 8, **GREEDY))
+        logits = all_logits(engine, prompt + tokens[:-1])[len(prompt) - 1 :]
+        assert tokens == logits.argmax(axis=-1).tolist()
+
+    def test_it_ends_with_a_stop_token(self, session: Session, engine: MlxEngine) -> None:
+        prompt = engine.encode(session.render(PROMPT))
+        tokens = list(engine.generate(prompt, length=len(prompt) + 100, **GREEDY))
+        stops = session.manifest.chat.stop_token_ids
+        assert len(tokens) < 100
+        assert [token in stops for token in tokens] == [False] * (len(tokens) - 1) + [True]
+
+    @pytest.mark.parametrize("room", [-1, 0, 1, 2])
+    def test_it_never_passes_the_length(self, session: Session, engine: MlxEngine, room: int) -> None:
+        prompt = engine.encode(session.render(PROMPT))
+        tokens = list(engine.generate(prompt, length=len(prompt) + room, **GREEDY))
+        assert len(tokens) == max(0, room)
+
+    def test_a_prompt_of_many_pieces(self, engine: MlxEngine) -> None:
+        token_ids = (engine.encode("the light in the hall ") * 100)[:300]
+        tokens = list(engine.generate(token_ids, length=301, **GREEDY))
+        assert tokens == [int(all_logits(engine, token_ids, step=300)[-1].argmax())]
+
+    def test_a_prompt_of_one_token(self, engine: MlxEngine) -> None:
+        assert list(engine.generate([20], length=2, **GREEDY)) == [int(all_logits(engine, [20])[-1].argmax())]
+
+    def test_closing_it_stops_it(self, engine: MlxEngine) -> None:
+        prompt = engine.encode("the light in the hall")
+        answer = engine.generate(prompt, length=1000, **GREEDY)
+        next(answer)
+        answer.close()  # type: ignore[attr-defined]
+        assert list(answer) == []
+
+    def test_logits_do_not_depend_on_the_step(self, engine: MlxEngine) -> None:
+        token_ids = engine.encode("turn on the kitchen light and the heating, please " * 4)
+        whole = all_logits(engine, token_ids, step=1000)
+        assert whole.dtype == np.float32
+        assert len(whole) == len(token_ids)
+        for step in (1, 7):
+            stepped = list(engine.logits(token_ids, step=step))
+            assert {len(block) for block in stepped[:-1]} == {step}
+            np.testing.assert_allclose(np.concatenate(stepped), whole, atol=1e-3)
+
+
+class TestSampling:
+    def draw(self, engine: MlxEngine, count: int = 6, **options: Any) -> list[int]:
+        prompt = engine.encode("the light in the hall")
+        options = {"temperature": 5.0, "top_p": 1.0, "top_k": 0, "seed": None, **options}
+        return list(engine.generate(prompt, length=len(prompt) + count, **options))
+
+    def test_a_seed_draws_the_same_again(self, engine: MlxEngine) -> None:
+        assert self.draw(engine, seed=1) == self.draw(engine, seed=1)
+        assert len({tuple(self.draw(engine, seed=seed)) for seed in range(6)}) > 1
+
+    def test_without_a_seed_it_differs(self, engine: MlxEngine) -> None:
+        assert len({tuple(self.draw(engine)) for _ in range(6)}) > 1
+
+    @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
+    def test_one_candidate_is_the_greedy_one(self, engine: MlxEngine, options: dict[str, Any]) -> None:
+        assert self.draw(engine, **options) == self.draw(engine, temperature=0.0)
+
+    @pytest.mark.parametrize(
+        ("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.7), (5, 0.6), (10_000, 1.0)], ids=str
+    )
+    def test_tokens_come_as_often_as_they_are_likely(
+        self, engine: MlxEngine, top_k: int, top_p: float
+    ) -> None:
+        random = np.random.default_rng(0)
+        logits = random.normal(size=40).astype(np.float32) * 3
+        temperature, count = 1.5, 4000
+        order = np.argsort(-logits)[: top_k or None]
+        shares = np.exp((logits[order] - logits.max()) / temperature)
+        shares /= shares.sum()
+        shares *= np.cumsum(shares) - shares < top_p
+        expected = np.zeros(40)
+        expected[order] = shares / shares.sum()
+        draw = engine._sampler(temperature, top_p, top_k, seed=3)
+        drawn = [draw(mx.array(logits)[None]).item() for _ in range(count)]
+        found = np.bincount(drawn, minlength=40) / count
+        assert (found[expected == 0] == 0).all()
+        assert np.abs(found - expected).max() < 0.03
+
+
+class TestRefusals:
+    def test_another_engine_version(self, bundle: Path) -> None:
+        manifest = dataclasses.replace(
+            read_manifest(bundle), requires=Requires(1, 1, {"mlx-lm": ">=99,<100"})
+        )
+        with pytest.raises(NotSupportedError, match=r"needs mlx-lm >=99,<100, found 0\."):
+            open_engine(bundle, manifest, provider="cpu")
+
+    @pytest.mark.parametrize("missing", ["mlx", "tokenizers"])
+    def test_an_engine_that_is_not_installed(self, edgephi: Edgephi, bundle: Path, missing: str) -> None:
+        before = f"import sys; sys.modules[{missing!r}] = None"
+        done = edgephi("run", bundle, "--provider", "cpu", PROMPT, before=before)
+        assert is_one_error(done, 3)
+        assert "mlx-lm, which is not installed" in done.stderr
+        assert done.stderr.splitlines()[-1] == "hint: pip install 'edgephi[mlx]'"
+
+    def test_a_provider_that_it_does_not_have(self, bundle: Path) -> None:
+        with pytest.raises(NotSupportedError, match="expected one of the providers metal, cpu, found 'cuda'"):
+            open_engine(bundle, read_manifest(bundle), provider="cuda")
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_a_model_the_engine_cannot_read(self, bundle: Path, tmp_path: Path, name: str) -> None:
+        shutil.copytree(bundle, tmp_path / "bundle")
+        file = tmp_path / "bundle/model" / name
+        file.write_bytes(b"{" * file.stat().st_size)
+        with pytest.raises(BadBundleError, match="expected a model that mlx-lm"):
+            load(tmp_path / "bundle", provider="cpu")
+
+    def test_a_configuration_that_names_code_runs_none(self, bundle: Path, tmp_path: Path) -> None:
+        shutil.copytree(bundle, tmp_path / "bundle")
+        config = json.loads((tmp_path / "bundle/model/config.json").read_text())
+        (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        config["model_file"] = "../../code.py"
+        (tmp_path / "bundle/model/config.json").write_text(json.dumps(config))
+        open_engine(tmp_path / "bundle", read_manifest(tmp_path / "bundle"), provider="cpu")
+        assert not (tmp_path / "ran").exists()
+
+
+def test_the_extra_is_the_same_for_every_provider() -> None:
+    assert {adapter.extra(provider) for provider in adapter.PROVIDERS} == {"mlx"}
+    assert adapter.installed_version()
