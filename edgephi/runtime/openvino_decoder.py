@@ -1,0 +1,186 @@
+"""The decoder of an OpenVINO artifact, token by token: what openvino-genai's own pipelines do inside.
+
+The graph is changed in two places before it is compiled, each where it has the place for it:
+
+- The input `logits_kept`, i64 [1]: for how many of the last tokens logits are computed, instead of for all.
+- The input `total_length`, i64 []: what LongRoPE's factors depend on. The graph alone takes the last token's
+  position, so that a long prompt computed in pieces would begin with the wrong factors.
+
+The KV cache is one of two. OpenVINO's paged attention reads and writes tensors that this module owns, in
+blocks of tokens; that is the faster one, but its tensors must lie in the memory of a CPU. Everywhere else the
+cache is the state of the request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TOTAL_LENGTH = "total_length"  # the name of the layer that is replaced, and of the input in its place
+_KEPT = "logits_kept"
+# Milliseconds between two looks at Ctrl-C while several tokens are computed.
+_POLL_MILLISECONDS = 50
+_LARGEST = (1 << 63) - 1
+
+
+class Decoder(Protocol):
+    """A compiled decoder with the cache of one sequence. Failures are the engine's own RuntimeErrors."""
+
+    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+        """Compute `tokens` after the first `past` of the cache; whatever else was in the cache is dropped.
+
+        `past` is 0 or what the calls before it have computed. `total` is the length that LongRoPE is to see.
+        Returns the logits of the last `kept` tokens, [kept, vocabulary]; they are valid until the next call.
+        """
+
+
+def open_decoder(openvino: Any, file: Path, *, device: str, context: int) -> Decoder:
+    """Compile the graph in `file` for one of OpenVINO's devices and sequences of at most `context` tokens."""
+    core = openvino.Core()
+    if device == "CPU":
+        model = core.read_model(file)
+        # A graph of somebody else's making may not have the shape that paged attention is made from.
+        with contextlib.suppress(_NotPagedError):
+            return _PagedDecoder(openvino, core, model, device, context)
+    return _StatefulDecoder(openvino, core, core.read_model(file), device)
+
+
+class _NotPagedError(Exception):
+    pass
+
+
+class _PagedDecoder:
+    """Keys and values lie in blocks of tokens, one block after the other."""
+
+    def __init__(self, openvino: Any, core: Any, model: Any, device: str, context: int) -> None:
+        import numpy as np
+
+        _add_total_length(openvino, model)
+        transformations = importlib.import_module("openvino._offline_transformations")
+        try:
+            transformations.paged_attention_transformation(model)
+        except RuntimeError as cause:
+            raise _NotPagedError from cause
+        _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
+        compiled = core.compile_model(model, device)
+        self._names = _input_names(compiled)
+        self._request = compiled.create_infer_request()
+        self._block = 0  # tokens
+        self._caches = []
+        for each in compiled.inputs:
+            name = each.get_any_name()
+            if "_cache." in name:
+                # [blocks, key heads, tokens, head size]. Memory is taken when a block is first written.
+                _, heads, self._block, size = (
+                    0 if side.is_dynamic else side.get_length() for side in each.get_partial_shape()
+                )
+                shape = [-(-context // self._block), heads, self._block, size]
+                self._caches.append(openvino.Tensor(each.get_element_type(), openvino.Shape(shape)))
+                self._request.set_tensor(name, self._caches[-1])
+        self._blocks = np.arange(-(-context // self._block), dtype=np.int32)
+
+    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+        """See Decoder."""
+        import numpy as np
+
+        count = len(tokens)
+        blocks = -(-(past + count) // self._block)
+        inputs = {
+            "input_ids": np.array(tokens, np.int64),
+            "position_ids": np.arange(past, past + count, dtype=np.int64),
+            "past_lens": np.array([past], np.int32),
+            "subsequence_begins": np.array([0, count], np.int32),
+            "block_indices": self._blocks[:blocks],
+            "block_indices_begins": np.array([0, blocks], np.int32),
+            "max_context_len": np.array(past + count, np.int32),
+            _KEPT: np.array([kept], np.int64),
+            _TOTAL_LENGTH: np.array(total, np.int64),
+        }
+        _infer(self._request, self._names, inputs, count)
+        logits: NDArray[np.float32] = self._request.get_output_tensor().data[-kept:, 0]
+        return logits
+
+
+class _StatefulDecoder:
+    """Keys and values are the state of the request, which grows with every call."""
+
+    def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
+        _add_total_length(openvino, model)
+        _add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
+        compiled = core.compile_model(model, device)
+        self._names = _input_names(compiled)
+        self._request = compiled.create_infer_request()
+
+    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+        """See Decoder."""
+        import numpy as np
+
+        if past == 0:
+            self._request.reset_state()
+        count = len(tokens)
+        inputs = {
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, past + count), np.int64),
+            "position_ids": np.arange(past, past + count, dtype=np.int64)[None],
+            "beam_idx": np.zeros(1, np.int32),
+            _KEPT: np.array([kept], np.int64),
+            _TOTAL_LENGTH: np.array(total, np.int64),
+        }
+        _infer(self._request, self._names, inputs, count)
+        logits: NDArray[np.float32] = self._request.get_output_tensor().data[0, -kept:]
+        return logits
+
+
+def _add_total_length(openvino: Any, model: Any) -> None:
+    for layer in model.get_ops():
+        if layer.get_friendly_name() == _TOTAL_LENGTH:
+            total = _parameter(openvino, model, _TOTAL_LENGTH, [])
+            layer.output(0).replace(total.output(0))
+
+
+def _add_kept(openvino: Any, model: Any, *, axis: int) -> None:
+    """Cut the hidden states along `axis` before the head computes logits from them."""
+    head = model.output("logits").get_node().input_value(0).get_node()
+    if head.get_type_name() != "MatMul":
+        return
+    operators = openvino.opset13
+    kept = _parameter(openvino, model, _KEPT, [1])
+    to_the_end = [operators.constant([each], openvino.Type.i64) for each in (_LARGEST, 1, axis)]
+    last = operators.slice(head.input_value(0), operators.negative(kept), *to_the_end)
+    head.input(0).replace_source_output(last.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _parameter(openvino: Any, model: Any, name: str, shape: list[int]) -> Any:
+    parameter = openvino.opset13.parameter(shape, openvino.Type.i64, name=name)
+    parameter.output(0).set_names({name})
+    model.add_parameters([parameter])
+    return parameter
+
+
+def _input_names(compiled: Any) -> frozenset[str]:
+    return frozenset(each.get_any_name() for each in compiled.inputs)
+
+
+def _infer(request: Any, names: frozenset[str], inputs: Mapping[str, Any], count: int) -> None:
+    """Run the request on those of `inputs` that it has, so that Ctrl-C waits for one token at most."""
+    known = {name: value for name, value in inputs.items() if name in names}
+    if count == 1:
+        request.infer(known, share_inputs=True)
+        return
+    request.start_async(known, share_inputs=True)
+    try:
+        while not request.wait_for(_POLL_MILLISECONDS):
+            pass
+    except BaseException:
+        request.cancel()
+        with contextlib.suppress(RuntimeError):  # it says that it was cancelled
+            request.wait()
+        raise
