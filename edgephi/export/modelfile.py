@@ -1,0 +1,58 @@
+"""The `Modelfile` beside a GGUF file, from which `ollama create NAME -f Modelfile` makes a model.
+
+Ollama takes tokens and weights from the GGUF file, but not the Jinja template: its templates are Go's
+`text/template` over a list of messages. The stop tokens stand here as texts, because Ollama knows some of
+them only so, and the context, because its own default is another.
+
+Source: Ollama's `docs/modelfile.md`, `parser/parser.go` and `template/template.go`.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from edgephi.phi import ChatFormat
+
+MODELFILE = "Modelfile"
+
+# A conversation in each chat format, and the start of the answer. ¶ROLE, ¶END and ¶START are a line break or
+# nothing: after a role's token, after `<|end|>`, and after the last `<|assistant|>`.
+_TEMPLATES = {
+    "phi-3": (
+        "{{ range .Messages }}<|{{ .Role }}|>¶ROLE{{ .Content }}<|end|>¶END{{ end }}<|assistant|>¶START"
+    ),
+    "phi-4-mini": "{{ range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>",
+    "phi-4": (
+        "{{ range .Messages }}<|im_start|>{{ .Role }}<|im_sep|>{{ .Content }}<|im_end|>{{ end }}"
+        "<|im_start|>assistant<|im_sep|>"
+    ),
+}
+
+
+def modelfile(
+    model_file: str, chat: ChatFormat, breaks: Mapping[str, bool], stops: Iterable[str], context: int
+) -> str:
+    """The text of a Modelfile for the GGUF file `model_file` in the same folder.
+
+    `breaks` says of `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>` whether a line break follows it.
+    """
+    lines = [
+        "# ollama create NAME -f Modelfile",
+        f"FROM ./{model_file}",
+        f'TEMPLATE """{go_template(chat, breaks)}"""',
+        *(f'PARAMETER stop "{text}"' for text in stops),
+        f"PARAMETER num_ctx {context}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def go_template(chat: ChatFormat, breaks: Mapping[str, bool]) -> str:
+    """The chat format as a Go template."""
+    after_role = "\n"
+    for role in ("system", "user", "assistant"):
+        if not breaks[f"<|{role}|>"]:
+            after_role = f'{{{{ if ne .Role "{role}" }}}}{after_role}{{{{ end }}}}'
+    return (
+        _TEMPLATES[chat.name]
+        .replace("¶ROLE", after_role)
+        .replace("¶END", "\n" if breaks["<|end|>"] else "")
+        .replace("¶START", "\n" if breaks["<|assistant|>"] else "")
+    )

@@ -1,0 +1,153 @@
+"""Tokenizers and hard texts for tests of whatever else encodes as the `tokenizers` library does."""
+
+# ruff: noqa: RUF001 - letters that look like others are what makes a text hard
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from tokenizers import (  # type: ignore[import-untyped]
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
+)
+
+from edgephi.reference import evaluation_text
+
+PUBLISHED = Path(__file__).parents[2] / "shared/tokenizers"
+"""Tokenizers of published models, where this machine has them."""
+
+SPLITS = {
+    "phi-4": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "phi-4-mini": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+        r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
+"""The patterns by which the published models cut a text into words."""
+
+PHI_4_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
+PHI_4_MINI_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+SPECIAL = ("<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<s>", "</s>", "<unk>", "<|im_start|>")
+SPACES = (" ", "  ", "\n", "\r\n", "\n\n ", "\t", " \n")
+OTHER_SPACES = ("\u3000", "\xa0", "\u2028", "\x85", "\u2009", "\x0b")
+HARD = (
+    *(
+        "'s",
+        "'S",
+        "'\u017f",
+        "'LL",
+        "'Ve",
+        "'",
+        '"',
+        "don't",
+        "I'M",
+        "L'été",
+        "e\u0301",
+        "\u0301",
+        "É",
+        "ß",
+        "ſ",
+        "ǅ",
+    ),
+    *("ʰ", "ª", "ñ", "гра́", "МОСКВА", "Ёж", "中文", "日本語", "한국어", "गाँव", "कुआँ", "ก็ค่ะ", "مُحَمَّد", "שָׁלוֹם"),
+    *(
+        "0",
+        "12",
+        "12345",
+        "3.14",
+        "½",
+        "Ⅷ",
+        "٣٤",
+        "x²",
+        "/",
+        "//",
+        "!?",
+        "...",
+        "=====",
+        "-->",
+        "{",
+        '{"a": 1}',
+    ),
+    *(
+        "😀",
+        "👩\u200d👩\u200d👧",
+        "🇩🇪",
+        "\x00",
+        "\x1c",
+        "\x7f",
+        "\ufeff",
+        "\u200b",
+        "�",
+        "▁",
+        "▁▁",
+        "<0x41>",
+        "<|",
+        "|>",
+    ),
+)
+WORDS = tuple(word for passage in evaluation_text.passages() for word in passage.text.split(" ")[:80])
+
+
+def texts(*pools: tuple[str, ...]) -> st.SearchStrategy[str]:
+    """Texts that join pieces of the pools with any other characters."""
+    parts = st.one_of([*(st.sampled_from(pool) for pool in pools), st.text(max_size=3)])
+    return st.lists(parts, max_size=12).map("".join)
+
+
+def demo_tokenizer() -> Path:
+    """The demo's: SentencePiece-like, with merges learned by the `tokenizers` library."""
+    return Path(__file__).parents[1] / "edgephi/demo/tokenizer.json"
+
+
+def published_tokenizer(name: str) -> Path:
+    """A published model's; skips the test where this machine has none."""
+    file = PUBLISHED / name / "tokenizer.json"
+    if not file.is_file():
+        pytest.skip(f"no {file.parent.name} tokenizer here")
+    return file
+
+
+def byte_level_tokenizer(folder: Path, kind: str) -> Path:
+    """A small one, made like the published "phi-4" or "phi-4-mini": byte-level BPE behind a pattern."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLITS[kind]), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([passage.text for passage in evaluation_text.passages()], trainer)
+    strips = kind == "phi-4"  # as its makers have it
+    special = PHI_4_TOKENS if kind == "phi-4" else PHI_4_MINI_TOKENS
+    tokenizer.add_special_tokens(
+        [AddedToken(text, normalized=False, lstrip=strips, rstrip=strips) for text in special]
+    )
+    file = folder / f"{kind}.json"
+    tokenizer.save(str(file))
+    return file
+
+
+def with_flags(file: Path, folder: Path, rstrip: dict[str, bool]) -> Path:
+    """A copy of a tokenizer whose added tokens strip the white space after them, or do not."""
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for token in data["added_tokens"]:
+        token["rstrip"] = rstrip.get(token["content"], token["rstrip"])
+    changed = folder / "changed.json"
+    changed.write_text(json.dumps(data), encoding="utf-8")
+    return changed
