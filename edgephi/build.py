@@ -10,8 +10,9 @@ from pathlib import Path
 
 import edgephi
 from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, write_manifest
-from edgephi.checkpoint.architecture import load_architecture
+from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.hub import DEMO, DEMO_ID, Located, locate
 from edgephi.errors import BadCheckpointError, UsageError
 from edgephi.export.engines import exporter
@@ -45,6 +46,7 @@ class BuildRequest:
     """What the user asked for. `context` and `sequence` are optional; see the manifest for `sequence`.
 
     `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
+    `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
 
     model: str
@@ -57,6 +59,7 @@ class BuildRequest:
     sequence: int = 1
     upstream: bool = False
     available_memory: int | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,20 @@ def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progres
     )
 
 
-def plan_model(
-    model: str, recipe: Recipe, target: Target, *, revision: str | None = None, context: int | None = None
-) -> Plan:
-    """Plan a build. A recipe that declares its model's shape needs no checkpoint and no network."""
+def find_architecture(model: str, recipe: Recipe, revision: str | None = None) -> Architecture:
+    """The architecture of `model`. A recipe that declares its shape needs no checkpoint and no network."""
     for known in (recipe, recipe_for(model)):
         names = (known.name.lower(), known.model.id.lower())
         if model.lower() in names and known.model.shape is not None:
-            return make_plan(model, architecture_of(known.model.shape), recipe, target, context=context)
-    located = find_checkpoint(model, recipe, revision, progress=True)
-    return make_plan(model, load_architecture(located.folder), recipe, target, context=context)
+            return architecture_of(known.model.shape)
+    return load_architecture(find_checkpoint(model, recipe, revision, progress=True).folder)
+
+
+def plan_model(
+    model: str, recipe: Recipe, target: Target, *, revision: str | None = None, context: int | None = None
+) -> Plan:
+    """Plan a build; see `find_architecture` for what that takes."""
+    return make_plan(model, find_architecture(model, recipe, revision), recipe, target, context=context)
 
 
 def build(request: BuildRequest, located: Located, step: Step) -> Built:
@@ -106,6 +113,8 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
         _check_shape(checkpoint, request.recipe)
+        if request.layers is not None:
+            checkpoint = first_layers(checkpoint, request.layers)
         plan = make_plan(
             request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
         )

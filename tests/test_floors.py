@@ -14,8 +14,10 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "records": 0,
     "manifest": 0,
+    "measurement": 0,
     "phi": 0,
     "declarations": 1,
+    "prerequisites": 1,
     "recipe": 1,
     "target": 1,
     "checkpoint": 2,
@@ -23,9 +25,11 @@ FLOORS: dict[str, int] = {
     "reference": 3,
     "export": 4,
     "plan": 5,
+    "rank": 5,
     "bundle": 5,
     "verify": 5,
     "build": 5,
+    "tune": 5,
 }
 """The floor of each room. A room may import those below it, and others of its own floor."""
 

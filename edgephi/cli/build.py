@@ -88,15 +88,15 @@ def build(
     from edgephi.build import build as build_bundle
     from edgephi.bundle import check_destination
     from edgephi.cli.steps import step
+    from edgephi.cli.this_machine import chosen_target
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
     from edgephi.runtime.memory import available_memory
-    from edgephi.target import read_target
 
-    target = read_target(target_name)
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
+    target = chosen_target(target_name, model, recipe, revision=revision, context=context)
     check_destination(output)
     located = find_checkpoint(model, recipe, revision, progress=True)
     request = BuildRequest(

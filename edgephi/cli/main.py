@@ -16,6 +16,7 @@ from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, Usa
 
 COMMANDS: dict[str, str] = {
     "quickstart": "Build, prove and run the embedded demo model on this machine.",
+    "doctor": "Say what this machine is, and what it can build and run.",
     "recipes": "List the models and how each is quantised.",
     "targets": "List the devices and what each can take.",
     "plan": "Print all that a build would do, and write nothing.",
@@ -24,6 +25,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
     "run": "Answer one prompt with a bundle.",
+    "bench": "Measure bundles here: load, prefill, decode and memory.",
+    "tune": "Find the fastest target for a model here, by measuring.",
 }
 """Name and first help line of each command, in the order of the listing.
 

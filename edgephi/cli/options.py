@@ -10,7 +10,12 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 model_argument: Decorator = click.argument("model")
 
 target_option: Decorator = click.option(
-    "-t", "--target", "target_name", required=True, metavar="T", help="Target device: see `edgephi targets`."
+    "-t",
+    "--target",
+    "target_name",
+    required=True,
+    metavar="T",
+    help="Target device: see `edgephi targets`; `auto` is the best one for this machine.",
 )
 
 recipe_option: Decorator = click.option(

@@ -1,6 +1,8 @@
 """`edgephi plan`: what a build would make and need, without downloading or writing anything big."""
 
 import json
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +17,11 @@ from edgephi.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from edgephi.cli.this_machine import ThisMachine
     from edgephi.plan import Plan
+    from edgephi.rank import Prospect
+
+_WIDTH = 80
 
 
 @click.command(no_args_is_help=True)
@@ -24,6 +30,11 @@ if TYPE_CHECKING:
 @recipe_option
 @context_option
 @revision_option
+@click.option(
+    "--here",
+    is_flag=True,
+    help="Hold the plan against this machine's free memory and bandwidth, instead of the target's.",
+)
 @json_option
 def plan(
     model: str,
@@ -32,20 +43,113 @@ def plan(
     recipe_name: str | None,
     context: int | None,
     revision: str | None,
+    here: bool,
     as_json: bool,
 ) -> None:
     """Print all that a build would do, and write nothing.
 
-    MODEL is what `edgephi build` takes. Models with a recipe need no network. Exit code 3 means that it
-    cannot fit, with the reason.
+    MODEL is what `edgephi build` takes. Models with a recipe need no network. With `--target auto` every
+    target that this machine can run is planned, and the best named. Exit code 3 means that it cannot fit,
+    with the reason.
     """
     from edgephi.build import plan_model
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.target import read_target
 
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
-    made = plan_model(model, recipe, read_target(target_name), revision=revision, context=context)
+    if target_name == "auto":
+        from edgephi.cli.this_machine import prospects, survey
+
+        machine = survey()
+        ranked = prospects(machine, model, recipe, revision=revision, context=context)
+        click.echo(json.dumps(_ranking(machine, ranked), indent=2) if as_json else _choice(machine, ranked))
+        return
+    target = read_target(target_name)
+    if here:
+        from edgephi.cli import this_machine
+
+        target = this_machine.here(target)
+    made = plan_model(model, recipe, target, revision=revision, context=context)
     click.echo(json.dumps(_document(made), indent=2) if as_json else _text(made))
+
+
+def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:
+    from edgephi.rank import reason
+
+    best = ranked[0]
+    assert best.plan is not None  # noqa: S101 - what was chosen has a plan
+    return {
+        "choice": best.candidate.target.name,
+        "reason": reason(ranked),
+        "machine": {
+            "processor": machine.host.processor.model,
+            "available_bytes": machine.host.available_bytes,
+            "read_bytes_per_second": round(machine.bytes_per_second),
+        },
+        "plan": _document(best.plan),
+        "targets": [_prospect(prospect) for prospect in ranked],
+    }
+
+
+def _prospect(prospect: "Prospect") -> dict[str, Any]:
+    plan, target, problem = prospect.plan, prospect.candidate.target, prospect.problem
+    return {
+        "target": target.name,
+        "engine": target.engine,
+        "provider": target.provider,
+        "possible": problem is None,
+        "reason": problem.message if problem else None,
+        "hint": problem.hint if problem else None,
+        "artifact_bytes": plan.artifact_bytes if plan else None,
+        "memory_bytes": plan.memory.total if plan else None,
+        "context": plan.context if plan else None,
+        "largest_context": prospect.largest_context if plan else None,
+        "decode_tokens_per_second_limit": prospect.decode_limit,
+        "decode_tokens_per_second_expected": prospect.expected_decode if prospect.decode_share else None,
+    }
+
+
+def _choice(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> str:
+    """The table of what can be chosen, the reason for the choice, and what cannot be chosen."""
+    from edgephi.cli.sizes import human_bytes, human_count
+    from edgephi.cli.table import table
+    from edgephi.cli.this_machine import machine_line
+    from edgephi.rank import reason
+
+    best = ranked[0].plan
+    assert best is not None  # noqa: S101 - what was chosen has a plan
+    rows, refused = [], []
+    for prospect in ranked:
+        plan, problem, name = prospect.plan, prospect.problem, prospect.candidate.target.name
+        if problem is not None:
+            refused.append((name, problem.message, problem.hint))
+        if plan is not None:
+            limit = f"{prospect.decode_limit:.1f}" if prospect.decode_limit else "-"
+            expected = f"{prospect.expected_decode:.1f}" if prospect.decode_share else "-"
+            sizes = human_bytes(plan.artifact_bytes), human_bytes(plan.memory.total)
+            rows.append((name, *sizes, str(prospect.largest_context), limit, expected))
+    header = ("target", "artifact", "memory", "context that fits", "decode limit", "expected")
+    lines = [
+        f"model    {best.model} ({human_count(best.architecture.parameters)} parameters), "
+        f"recipe {best.recipe.name}, context {best.context}",
+        *textwrap.wrap(
+            machine_line(machine.host, machine.bytes_per_second),
+            _WIDTH,
+            initial_indent="machine  ",
+            subsequent_indent=" " * 9,
+        ),
+        "",
+        table(rows, header, right=range(1, 6)),
+        "",
+        *textwrap.wrap(reason(ranked), _WIDTH, break_on_hyphens=False),
+    ]
+    if refused:
+        lines += ["", "not here:"]
+    for name, message, hint in refused:
+        label = f"  {name}: "
+        lines += textwrap.wrap(label + message, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        lines += textwrap.wrap("    " + hint, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _document(plan: "Plan") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`edgephi build` as a user types it; what it makes is tested in tests/build."""
 
+import json
 import os
 import pty
 import subprocess
@@ -47,6 +48,13 @@ def test_says_what_was_built_and_what_to_do_next(edgephi: Edgephi, tmp_path: Pat
     assert lines[0].startswith("demo-cpu: ")
     assert lines[-1] == "edgephi run b 'your question'"
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_auto_builds_for_this_machine(edgephi: Edgephi, tmp_path: Path) -> None:
+    done = edgephi("build", "demo", "-t", "auto", "--verify", "off", "-o", "b", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads(done.stdout)["manifest"]["target"]["name"]
+    assert done.stderr.startswith(f"{chosen} ")  # the reason
 
 
 def test_ctrl_c_on_a_terminal_leaves_a_clean_line(slow: Path, tmp_path: Path) -> None:

@@ -53,6 +53,54 @@ def test_what_cannot_fit_is_refused(edgephi: Edgephi) -> None:
     assert is_one_error(done, 3)
 
 
+def test_auto_names_the_best_target_for_this_machine(edgephi: Edgephi, tmp_path: Path) -> None:
+    done = edgephi(
+        "plan", "phi-3-mini-4k", "-t", "auto", "--context", 512, "--json", env=OFFLINE, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    possible = [each for each in document["targets"] if each["possible"]]
+    assert document["choice"] == document["targets"][0]["target"] == possible[0]["target"]
+    assert document["reason"].startswith(f"{document['choice']} ")
+    assert document["plan"]["target"] == document["choice"]
+    assert document["plan"]["context"] == 512
+    names = {each["target"] for each in document["targets"]}
+    assert "cpu" in names
+    assert "raspberry-pi-5-8gb" not in names  # another device, whose memory and speed are not those here
+    for each in document["targets"]:
+        assert each["possible"] or (each["reason"] and each["hint"])
+    for each in possible:
+        assert each["largest_context"] >= 512
+        # Bandwidth over weights and half the cache, no more than over the weights alone.
+        bound = document["machine"]["read_bytes_per_second"] / each["artifact_bytes"]
+        assert 0.5 * bound < each["decode_tokens_per_second_limit"] < bound
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_in_80_columns(edgephi: Edgephi) -> None:
+    done = edgephi("plan", "demo", "-t", "auto", env=OFFLINE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert done.stdout.startswith("model    demo (")
+    assert "\ncpu " in done.stdout
+
+
+def test_auto_with_nothing_that_fits(edgephi: Edgephi) -> None:
+    """14 billion parameters and all of their context take more than 100 GB."""
+    done = edgephi("plan", "phi-3-medium-128k", "-t", "auto", "--context", 131072, env=OFFLINE)
+    assert is_one_error(done, 3)
+    assert "cpu: needs " in done.stderr
+
+
+def test_here_holds_the_plan_against_this_machine(edgephi: Edgephi) -> None:
+    done = edgephi("plan", "phi-3-mini-4k", "-t", "cpu", "--context", 256, "--here", "--json", env=OFFLINE)
+    document = json.loads(done.stdout)
+    assert document["largest_context"] >= 256
+    assert document["decode_tokens_per_second_limit"] > 0
+    plain = json.loads(edgephi("plan", "phi-3-mini-4k", "-t", "cpu", "--json", env=OFFLINE).stdout)
+    assert plain["largest_context"] is plain["decode_tokens_per_second_limit"] is None
+
+
 @pytest.mark.parametrize(
     "arguments", [["phi-99"], ["demo", "--revision", "main"], ["demo", "--context", "1"], ["no/such"]]
 )

@@ -16,10 +16,13 @@ BUILD_ROOMS = {
     "edgephi.demo",
     "edgephi.recipe",
     "edgephi.target",
+    "edgephi.prerequisites",
     "edgephi.plan",
+    "edgephi.rank",
     "edgephi.build",
     "edgephi.verify",
     "edgephi.bundle",
+    "edgephi.tune",
 }
 
 
@@ -35,7 +38,9 @@ def modules_after(code: str) -> set[str]:
     [
         "import edgephi.runtime",
         "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.runtime.bundle_files",
-        "import edgephi.cli.run, edgephi.cli.inspect",
+        "import edgephi.runtime.host, edgephi.runtime.bandwidth, edgephi.runtime.availability",
+        "import edgephi.runtime.measure, edgephi.runtime.bench",
+        "import edgephi.cli.run, edgephi.cli.inspect, edgephi.cli.doctor, edgephi.cli.bench",
         "from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)",
     ],
 )

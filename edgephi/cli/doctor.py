@@ -1,0 +1,137 @@
+"""`edgephi doctor`: what this machine is, and what it can build and run."""
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgephi.cli.options import json_option
+
+if TYPE_CHECKING:
+    from edgephi.cli.this_machine import ThisMachine
+    from edgephi.errors import NotSupportedError
+
+_WIDTH = 80
+
+
+@click.command()
+@json_option
+def doctor(*, as_json: bool) -> None:
+    """Say what this machine is, and what it can build and run.
+
+    Its processor, memory and accelerators, the engines installed, and each target: possible here, or why not
+    and what would help. Takes a few seconds, of which one reads memory as fast as it can.
+    """
+    from edgephi.cli.this_machine import survey
+
+    machine = survey()
+    click.echo(json.dumps(_document(machine), indent=2) if as_json else _text(machine))
+
+
+def _document(machine: "ThisMachine") -> dict[str, Any]:
+    host = dataclasses.asdict(machine.host)
+    return {
+        **host,
+        "read_bytes_per_second": round(machine.bytes_per_second),
+        "engines": [dataclasses.asdict(engine) for engine in machine.engines.values()],
+        "targets": [
+            {
+                "name": state.target.name,
+                "engine": state.target.engine,
+                "provider": state.target.provider,
+                "build": _verdict(state.build_problem),
+                "run": _verdict(state.run_problem),
+            }
+            for state in machine.targets
+        ],
+    }
+
+
+def _verdict(problem: "NotSupportedError | None") -> dict[str, Any]:
+    if problem is None:
+        return {"possible": True}
+    return {"possible": False, "reason": problem.message, "hint": problem.hint}
+
+
+def _text(machine: "ThisMachine") -> str:
+    """All of it in at most 80 columns."""
+    from edgephi.cli.table import table
+
+    engines = [(state.engine, state.version or "not installed") for state in machine.engines.values()]
+    return "\n\n".join(
+        [
+            "\n".join(_facts(machine)),
+            table(engines, ("engine", "version")),
+            "\n".join(_targets(machine)),
+        ]
+    )
+
+
+def _facts(machine: "ThisMachine") -> Iterator[str]:
+    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.this_machine import is_busy
+
+    host, processor = machine.host, machine.host.processor
+    yield from _fact("system", f"{host.system}, kernel {host.kernel}, Python {host.python}")
+    if host.board:
+        yield from _fact("board", host.board)
+    physical = f"{processor.physical_cores} cores, " if processor.physical_cores else ""
+    yield from _fact("processor", f"{processor.model}, {processor.architecture}")
+    yield from _fact("", f"{physical}{processor.usable_cores} of {processor.logical_cores} threads to use")
+    yield from _fact("", " ".join(processor.features) or "no features that matter here")
+    yield from _fact(
+        "memory", f"{human_bytes(host.memory_bytes)}, of which {human_bytes(host.available_bytes)} are free"
+    )
+    yield from _fact("", f"read at {machine.bytes_per_second / 1e9:.1f} GB/s, measured with all threads")
+    if is_busy(host):
+        yield from _fact("", f"too low: other programs took {host.busy_percent:.0f} % of the processors")
+    label = "accelerator"
+    for accelerator in host.accelerators:
+        words = [accelerator.name, f"driver {accelerator.driver}" if accelerator.driver else ""]
+        if accelerator.memory_bytes is not None:
+            words.append(human_bytes(accelerator.memory_bytes))
+        if accelerator.bytes_per_second is not None:
+            words.append(f"{accelerator.bytes_per_second / 1e9:.0f} GB/s by its clock")
+        yield from _fact(label, ", ".join(filter(None, words)))
+        if accelerator.problem:
+            yield from _fact("", f"cannot be used: {accelerator.problem}")
+        label = ""
+    if not host.accelerators:
+        yield from _fact(label, "no GPU and no NPU found")
+
+
+def _targets(machine: "ThisMachine") -> Iterator[str]:
+    """The table of targets, below each row the reasons of what is not possible."""
+    from edgephi.cli.table import table
+
+    rows = [
+        (state.target.name, "no" if state.build_problem else "yes", "no" if state.run_problem else "yes")
+        for state in machine.targets
+    ]
+    header, *lines = table(rows, ("target", "build", "run")).splitlines()
+    yield header
+    for line, state in zip(lines, machine.targets, strict=True):
+        yield line
+        for what, problem in (("build", state.build_problem), ("run", state.run_problem)):
+            if problem is not None:
+                yield from _wrapped(f"  {what + ':':<7}", problem.message)
+                yield from _wrapped(" " * 9, problem.hint)
+
+
+def _fact(label: str, value: str) -> Iterator[str]:
+    return _wrapped(f"{label:<13}", value)
+
+
+def _wrapped(label: str, value: str) -> Iterator[str]:
+    """A label in its own column, and its value wrapped beside it."""
+    yield from textwrap.wrap(
+        value,
+        _WIDTH,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

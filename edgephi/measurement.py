@@ -1,0 +1,67 @@
+"""What is measured of a machine and of a bundle on it: contracts between those who measure and who read it.
+
+Seconds, bytes, and tokens per second throughout.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a provider computes in: `name`, bytes that are free, bytes read per second if known."""
+
+    name: str
+    free_bytes: int
+    bytes_per_second: float | None
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure: the answer to a prompt of each length, of `generated_tokens` tokens each.
+
+    `context` and `provider` None: what the longest of them needs, and the bundle's own.
+    """
+
+    prompt_lengths: tuple[int, ...]
+    generated_tokens: int
+    context: int | None = None
+    provider: str | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt and its answer together."""
+        return max(self.prompt_lengths) + self.generated_tokens
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One prompt length. `first_token_seconds` runs from the token ids to the first new token.
+
+    `generated_tokens` were really generated: less than asked for when the model wanted to stop. Decode is
+    counted from the first new token to the last; 0 when there was one only. `peak_memory_bytes` is the most
+    that the process held until this prompt was answered.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    first_token_seconds: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One process that opened a bundle and answered each prompt once, after a short one to warm up.
+
+    `gpu_memory_bytes` is what the GPU's free memory shrank by, None when no GPU computed.
+    """
+
+    engine: str
+    version: str
+    provider: str
+    context: int
+    load_seconds: float
+    peak_memory_bytes: int
+    gpu_memory_bytes: int | None
+    speeds: tuple[Speed, ...]

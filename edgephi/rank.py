@@ -1,0 +1,152 @@
+"""Which target suits a model best on one machine: plans, held against its memory and ranked by speed."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.errors import CannotServeError, DoesNotFitError
+from edgephi.measurement import Room
+from edgephi.plan import Plan, make_plan
+from edgephi.recipe import Recipe
+from edgephi.target import Target
+
+_MEASURED_SHARES: dict[tuple[str, str], float] = {
+    ("onnxruntime-genai", "cpu"): 0.40,
+}
+"""Share of the decode limit that an engine reaches on a provider, where it was measured.
+
+Phi-3-mini's shape at int4, prompt of 128 tokens, 32 new ones, on 2 cores of an AMD EPYC with AVX2 and without
+VNNI, whose memory reads 27.5 GB/s. Other processors shift them: `edgephi tune` measures.
+"""
+
+
+_SHORT_CONTEXT = 256  # tokens; what does not fit with so few does not fit at all
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A target that may be chosen. `problem`: why it cannot be built or run here, whatever the model."""
+
+    target: Target
+    room: Room
+    problem: CannotServeError | None = None
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What a candidate would be for the model. `problem` is None when it can be chosen.
+
+    `plan` is None when there can be no plan. `largest_context` is the most tokens that fit here.
+    `decode_limit` is what memory bandwidth allows at half the context, in tokens per second; `decode_share`
+    how much of it the engine was measured to reach, None where nobody has measured.
+    """
+
+    candidate: Candidate
+    plan: Plan | None
+    largest_context: int = 0
+    decode_limit: float | None = None
+    decode_share: float | None = None
+    problem: CannotServeError | None = None
+
+    @property
+    def expected_decode(self) -> float:
+        """What it is ranked by: the limit times the share; where unknown, the least share of any engine."""
+        share = self.decode_share or min(_MEASURED_SHARES.values())
+        return (self.decode_limit or 0.0) * share
+
+
+def rank(
+    model: str,
+    architecture: Architecture,
+    recipe: Recipe,
+    candidates: Sequence[Candidate],
+    *,
+    context: int | None = None,
+) -> list[Prospect]:
+    """A prospect for each candidate: those that can be chosen first, the fastest of them at the top.
+
+    Of two as fast, a target for exactly this device comes first, then the one that takes less memory.
+    """
+    prospects = [_prospect(model, architecture, recipe, each, context) for each in candidates]
+
+    def order(prospect: Prospect) -> tuple[bool, float, bool, int]:
+        need = prospect.plan.memory.total if prospect.plan else 0
+        return (
+            prospect.problem is not None,
+            -prospect.expected_decode,
+            not prospect.candidate.target.board,
+            need,
+        )
+
+    return sorted(prospects, key=order)
+
+
+def reason(prospects: Sequence[Prospect]) -> str:
+    """Why the first of ranked prospects is the best, in a sentence. It must be one that can be chosen."""
+    best = prospects[0]
+    others = [each for each in prospects[1:] if each.problem is None]
+    assert best.plan is not None  # noqa: S101 - what can be chosen has a plan
+    target = best.candidate.target
+    fits = (
+        f"it needs {best.plan.memory.total / 1e9:.2f} GB at {best.plan.context} tokens, "
+        f"{best.candidate.room.free_bytes / 1e9:.1f} GB are free"
+    )
+    if not others:
+        return f"{target.name} is the only target that can run here and fits: {fits}."
+    second = others[0]
+    if best.decode_limit is None or second.expected_decode == best.expected_decode:
+        return f"{target.name} is as fast as {second.candidate.target.name} by all that is known, and {fits}."
+    faster = best.expected_decode / second.expected_decode if second.expected_decode else 0
+    beside = f"{faster:.1f} times as fast as {second.candidate.target.name}" if faster else "the fastest"
+    return f"{target.name} should be the fastest of {len(others) + 1}, {beside}, and fits: {fits}."
+
+
+def check_choice(model: str, prospects: Sequence[Prospect]) -> None:
+    """Raise DoesNotFitError with every reason when none of ranked prospects can be chosen."""
+    if any(prospect.problem is None for prospect in prospects):
+        return
+    reasons = "; ".join(
+        f"{prospect.candidate.target.name}: {prospect.problem}" for prospect in prospects if prospect.problem
+    )
+    hints = [prospect.problem.hint for prospect in prospects if isinstance(prospect.problem, DoesNotFitError)]
+    raise DoesNotFitError(
+        f"{model}: no target can run here: {reasons or 'there are none'}",
+        hint=hints[0] if hints else "`edgephi doctor` says what would help",
+    )
+
+
+def _prospect(
+    model: str, architecture: Architecture, recipe: Recipe, candidate: Candidate, context: int | None
+) -> Prospect:
+    target, room = candidate.target, candidate.room
+    # The declared memory of a named device is not what is free here.
+    anywhere = _with_memory(target, None)
+    try:
+        plan = make_plan(model, architecture, recipe, anywhere, context=context)
+    except CannotServeError as refused:
+        return Prospect(candidate, None, problem=candidate.problem or refused)
+    problem = candidate.problem
+    try:
+        here = _with_memory(target, room.free_bytes)
+        short = make_plan(model, architecture, recipe, here, context=min(_SHORT_CONTEXT, plan.context))
+        largest = short.largest_context or 0
+    except DoesNotFitError:
+        largest = 0
+    if problem is None and largest < plan.context:
+        problem = DoesNotFitError(
+            f"needs {plan.memory.total / 1e9:.2f} GB at {plan.context} tokens, "
+            f"{room.free_bytes / 1e9:.2f} GB are free",
+            hint=f"--context {largest} fits" if largest else "stop other programs, or choose a smaller model",
+        )
+    limit = None
+    if room.bytes_per_second is not None:
+        # Each token reads all weights once, and the cache of those before it.
+        limit = room.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
+    share = _MEASURED_SHARES.get((target.engine, target.provider))
+    return Prospect(candidate, plan, largest, limit, share, problem)
+
+
+def _with_memory(target: Target, memory_bytes: int | None) -> Target:
+    limits = dataclasses.replace(target.limits, memory_bytes=memory_bytes)
+    return dataclasses.replace(target, limits=limits)
