@@ -1,0 +1,63 @@
+"""One checkpoint, one recipe, every engine that runs here."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.manifest import read_manifest
+from edgephi.recipe import Gate, Quant, Recipe
+from edgephi.runtime.engines import Engine, open_engine
+from edgephi.target import read_target
+
+PROVIDER = "cpu"
+TARGETS = ("cpu", "cuda", "openvino", "mlx", "gguf")
+"""Every target of another engine or another graph; on this provider they all run here."""
+
+RECIPE = Recipe(
+    name="agreement",
+    summary="what every format can hold exactly",
+    quant=Quant(method="rtn", bits=4, group_size=32, symmetric=True),
+    gate=Gate(),
+    evaluation="device",
+)
+
+Bundle = Callable[[str], Path]
+
+
+@contextlib.contextmanager
+def silent_step(_title: str, _size: int) -> Iterator[Callable[[int], None]]:
+    yield lambda _units: None
+
+
+def build_for(target: str, model: str, folder: Path, *, context: int | None = None) -> Path:
+    """Build `model` for a target with the recipe above, unverified: what is wrong shows in these tests."""
+    request = BuildRequest(
+        model=model,
+        target=read_target(target),
+        recipe=RECIPE,
+        output=folder,
+        verify="off",
+        context=context,
+    )
+    build(request, find_checkpoint(model, RECIPE, None, progress=False), silent_step)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo's bundle for a target, built when it is first asked for."""
+    folder = tmp_path_factory.mktemp("agreement")
+
+    def bundle(target: str) -> Path:
+        place = folder / target
+        return place if place.exists() else build_for(target, "demo", place)
+
+    return bundle
+
+
+def engine_of(bundle: Path) -> Engine:
+    """The bundle's engine on the CPU."""
+    return open_engine(bundle, read_manifest(bundle), provider=PROVIDER)
