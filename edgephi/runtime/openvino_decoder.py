@@ -33,6 +33,9 @@ _LARGEST = (1 << 63) - 1
 class Decoder(Protocol):
     """A compiled decoder with the cache of one sequence. Failures are the engine's own RuntimeErrors."""
 
+    devices: tuple[str, ...]
+    """What really computes, by OpenVINO's names."""
+
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
         """Compute `tokens` after the first `past` of the cache; whatever else was in the cache is dropped.
 
@@ -70,6 +73,7 @@ class _PagedDecoder:
             raise _NotPagedError from cause
         _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
         compiled = core.compile_model(model, device)
+        self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
         self._names = _input_names(compiled)
         self._request = compiled.create_infer_request()
         self._block = 0  # tokens
@@ -115,6 +119,7 @@ class _StatefulDecoder:
         _add_total_length(openvino, model)
         _add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
         compiled = core.compile_model(model, device)
+        self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
         self._names = _input_names(compiled)
         self._request = compiled.create_infer_request()
 

@@ -111,6 +111,11 @@ class OpenvinoEngine:
             self._decoder = open_decoder(
                 openvino, artifact / MODEL_FILE, device=provider.upper(), context=context
             )
+        if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
+            raise NotSupportedError(
+                f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
+                hint="`edgephi doctor` shows what this machine can use",
+            )
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""

@@ -1,0 +1,450 @@
+"""The adapter of OpenVINO GenAI, on bundles of the demo and of a tiny LongRoPE model."""
+
+from __future__ import annotations
+
+import _thread
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgephi.runtime
+from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
+from edgephi.manifest import ARTIFACT_FOLDER, Requires, read_manifest
+from edgephi.recipe import read_recipe
+from edgephi.runtime import openvino_genai as adapter
+from edgephi.runtime.engines import open_engine
+from edgephi.runtime.openvino_decoder import _StatefulDecoder, open_decoder
+from edgephi.runtime.openvino_genai import OpenvinoEngine
+from edgephi.runtime.session import Options, Session
+from edgephi.target import read_target
+from tests.conftest import silent_step
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+np = pytest.importorskip("numpy")
+tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("openvino_genai")
+
+QUESTION = "turn on the kitchen light"
+ANSWER = '{"action": "turn_on", "room": "kitchen", "device": "light"}'
+PROMPTS = [
+    QUESTION,
+    "  two spaces, a line\n\n and a tab\t.",
+    "ünïcödé — 你好世界 العربية",
+    "😀 👩\u200d👩\u200d👧",
+    "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
+]
+GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 50, "seed": None}
+
+
+def build_for_openvino(model: str, folder: Path, **options: Any) -> Path:
+    recipe = read_recipe("demo")
+    request = BuildRequest(
+        model=model,
+        target=read_target("openvino"),
+        recipe=recipe if model == "demo" else read_recipe("default"),
+        output=folder,
+        verify="off",
+        **options,
+    )
+    build(request, find_checkpoint(model, request.recipe, None, progress=False), silent_step)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_for_openvino("demo", tmp_path_factory.mktemp("openvino") / "demo")
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Path) -> Session:
+    return edgephi.runtime.load(bundle)
+
+
+@pytest.fixture(scope="module")
+def engine(session: Session) -> OpenvinoEngine:
+    assert isinstance(session.engine, OpenvinoEngine)
+    return session.engine
+
+
+ORIGINAL = 40
+
+
+@pytest.fixture(scope="module")
+def longrope_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LongRoPE's factors change at 40 tokens. Weights that make positions matter."""
+    folder = tmp_path_factory.mktemp("longrope")
+    tiny = write_tiny_checkpoint(
+        folder / "tiny", "mini-128k", original_context=ORIGINAL, context=1024, std=0.15
+    )
+    return build_for_openvino(str(tiny), folder / "bundle", context=512)
+
+
+@pytest.fixture(scope="module")
+def longrope(longrope_bundle: Path) -> OpenvinoEngine:
+    opened = edgephi.runtime.load(longrope_bundle).engine
+    assert isinstance(opened, OpenvinoEngine)
+    return opened
+
+
+def some_ids(count: int, seed: int = 0) -> list[int]:
+    return [int(id_) for id_ in np.random.default_rng(seed).integers(3, 250, count)]
+
+
+class TestText:
+    @pytest.mark.parametrize("prompt", PROMPTS)
+    def test_encodes_as_the_tokenizer_file_says(self, session: Session, bundle: Path, prompt: str) -> None:
+        oracle = tokenizers.Tokenizer.from_file(str(bundle / "model/tokenizer.json"))
+        rendered = session.render(prompt, "be brief")
+        assert session.engine.encode(rendered) == oracle.encode(rendered, add_special_tokens=False).ids
+
+    def test_renders_with_the_manifests_template(self, session: Session) -> None:
+        assert session.render("hi\n<é>", "sys") == (
+            "<|system|>\nsys<|end|>\n<|user|>\nhi\n<é><|end|>\n<|assistant|>\n"
+        )
+
+    @pytest.mark.parametrize("prompt", PROMPTS)
+    def test_a_stream_of_tokens_is_their_text(
+        self, engine: OpenvinoEngine, bundle: Path, prompt: str
+    ) -> None:
+        oracle = tokenizers.Tokenizer.from_file(str(bundle / "model/tokenizer.json"))
+        before, *ids = oracle.encode(f"<|assistant|>{prompt * 5}", add_special_tokens=False).ids
+        stream = engine.decode_stream(before)
+        pieces = [stream.decode(id_) for id_ in ids]
+        assert "".join(pieces) == oracle.decode(ids)
+        assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+        assert len([piece for piece in pieces if piece]) > 5
+
+    def test_a_stream_goes_on_after_a_word(self, engine: OpenvinoEngine) -> None:
+        first, *others = engine.encode("turn on the light")
+        stream = engine.decode_stream(first)
+        assert "turn".startswith(engine._tokenizer.decode([first]).strip())
+        assert (
+            engine._tokenizer.decode([first]) + "".join(map(stream.decode, others))
+        ) == "turn on the light"
+
+    def test_a_nul_would_cut_the_prompt(self, session: Session) -> None:
+        with pytest.raises(BadInputError, match="NUL"):
+            session.render("before\0after")
+
+    def test_half_a_surrogate_pair(self, session: Session) -> None:
+        with pytest.raises(BadInputError, match="surrogate"):
+            session.engine.encode("half \ud800 of a pair")
+
+
+class TestAnswers:
+    def test_the_demo_answers(self, session: Session) -> None:
+        generation = session.generate(QUESTION)
+        assert generation.text == ANSWER
+        assert generation.stop_reason == "stop"
+
+    def test_the_pieces_of_an_answer_are_the_answer(self, session: Session) -> None:
+        answer = session.stream("who are you?", Options(max_tokens=24))
+        assert "".join(answer) == answer.generation.text != ""
+        assert not answer.generation.text.startswith(" ")
+        assert answer.generation.generated_tokens == 24
+
+    def test_greedy_takes_the_most_likely_token_each_time(
+        self, session: Session, engine: OpenvinoEngine
+    ) -> None:
+        prompt = engine.encode(session.render("who are you?"))
+        tokens = list(engine.generate(prompt, length=len(prompt) + 20, **GREEDY))
+        assert len(tokens) == 20
+        logits = engine.logits_after(prompt + tokens)[len(prompt) - 1 : -1]
+        assert tokens == [int(token) for token in logits.argmax(axis=1)]
+
+    def test_a_stop_token_ends_it(self, session: Session, engine: OpenvinoEngine) -> None:
+        prompt = engine.encode(session.render(QUESTION))
+        tokens = list(engine.generate(prompt, length=4096, **GREEDY))
+        stops = session.manifest.chat.stop_token_ids
+        assert tokens[-1] in stops
+        assert not set(tokens[:-1]) & set(stops)
+
+    def test_a_prompt_of_many_pieces(self, session: Session, engine: OpenvinoEngine) -> None:
+        ids = (engine.encode("the light in the hall ") * 400)[:1500]
+        tokens = list(engine.generate(ids, length=1501, **GREEDY))
+        assert tokens == [int(engine.logits_after(ids)[-1].argmax())]
+
+    def test_a_new_prompt_forgets_the_last_one(self, session: Session) -> None:
+        assert session.generate("who are you?").text != ANSWER
+        assert session.generate(QUESTION).text == ANSWER
+
+    def test_an_iterator_that_is_dropped_computes_no_more(
+        self, session: Session, engine: OpenvinoEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prompt = engine.encode(session.render("who are you?"))
+        tokens = engine.generate(prompt, length=4096, **GREEDY)
+        next(tokens)
+        next(tokens)
+        compute, calls = engine._decoder.compute, []
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            calls.append(arguments)
+            return compute(*arguments, **options)
+
+        monkeypatch.setattr(engine._decoder, "compute", counted)
+        tokens.close()  # type: ignore[attr-defined]
+        time.sleep(0.05)
+        assert calls == []
+        assert session.generate(QUESTION).text == ANSWER
+
+
+class TestLogits:
+    def test_they_do_not_depend_on_the_step(self, engine: OpenvinoEngine) -> None:
+        ids = engine.encode("turn on the kitchen light and the heating, please " * 8)
+        whole = engine.logits_after(ids)
+        assert whole.shape == (len(ids), 768)
+        assert whole.dtype == np.float32
+        for step in (1, 7, 64):
+            stepped = np.concatenate(list(engine.logits(ids, step=step)))
+            np.testing.assert_allclose(stepped, whole, atol=1e-3 * whole.std())
+
+    def test_a_block_is_not_overwritten_by_the_next(self, engine: OpenvinoEngine) -> None:
+        first, *_ = blocks = list(engine.logits(some_ids(6), step=2))
+        assert len(blocks) == 3
+        np.testing.assert_array_equal(first, next(engine.logits(some_ids(6), step=2)))
+
+    def test_both_kinds_of_cache_agree(self, bundle: Path, engine: OpenvinoEngine) -> None:
+        openvino, _ = adapter._import_engine()
+        core = openvino.Core()
+        file = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+        stateful = _StatefulDecoder(openvino, core, core.read_model(file), "CPU")
+        assert not isinstance(engine._decoder, _StatefulDecoder)
+        ids = some_ids(300)
+        expected = engine.logits_after(ids)
+        for step in (300, 77, 1):
+            for start in range(0, 300, step):
+                piece = ids[start : start + step]
+                found = stateful.compute(piece, past=start, total=300, kept=len(piece))
+                wanted = expected[start : start + step]
+                np.testing.assert_allclose(found, wanted, atol=2e-3 * wanted.std())
+
+    def test_a_graph_without_paged_attention(self, bundle: Path, tmp_path: Path) -> None:
+        # Without `beam_idx` nothing tells where the cache is; the state of the request still works.
+        openvino, _ = adapter._import_engine()
+        file = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+        model = openvino.Core().read_model(file)
+        for parameter in model.get_parameters():
+            if parameter.get_friendly_name() == "beam_idx":
+                zero = openvino.opset13.constant([0], openvino.Type.i32)
+                parameter.output(0).replace(zero.output(0))
+                model.remove_parameter(parameter)
+        openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+        decoder = open_decoder(openvino, tmp_path / "model.xml", device="CPU", context=64)
+        whole = open_decoder(openvino, file, device="CPU", context=64)
+        ids = some_ids(20)
+        expected = whole.compute(ids, past=0, total=20, kept=20)
+        found = decoder.compute(ids, past=0, total=20, kept=20)
+        np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
+
+
+class TestLongRope:
+    """LongRoPE changes its factors for all tokens when there are more than its original context."""
+
+    @pytest.mark.parametrize("length", [ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL * 3 // 2, 300])
+    def test_prompts_match_transformers(
+        self, longrope: OpenvinoEngine, longrope_bundle: Path, length: int
+    ) -> None:
+        oracle = longrope_oracle(longrope_bundle)
+        ids = some_ids(length, seed=length)
+        expected = expected_logits(oracle, ids)
+        for step in (length, 32, 1):
+            found = np.concatenate(list(longrope.logits(ids, step=step)))
+            assert mean_kl(expected, found) < 1e-4
+
+    @pytest.mark.parametrize("length", [ORIGINAL - 3, ORIGINAL, ORIGINAL + 1, 300])
+    def test_each_step_of_an_answer_is_a_fresh_prefill(self, longrope: OpenvinoEngine, length: int) -> None:
+        prompt = some_ids(length, seed=length)
+        tokens = list(longrope.generate(prompt, length=length + 12, **GREEDY))
+        for count, token in enumerate(tokens):
+            logits = longrope.logits_after(prompt + tokens[:count])[-1]
+            # Random weights: two tokens may be as likely as each other, up to the rounding of the cache.
+            assert logits.max() - logits[token] < 1e-2 * logits.std()
+
+    def test_the_factors_matter(self, longrope: OpenvinoEngine) -> None:
+        ids = some_ids(ORIGINAL + 1)
+        alone = longrope.logits_after(ids[:-1])
+        assert mean_kl(alone, longrope.logits_after(ids)[:-1]) > 1e-3
+
+    def test_one_step_computes_everything_again(
+        self, longrope: OpenvinoEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compute, counts = longrope._decoder.compute, []
+
+        def counted(tokens: Any, **options: Any) -> Any:
+            counts.append((len(tokens), options["total"]))
+            return compute(tokens, **options)
+
+        monkeypatch.setattr(longrope._decoder, "compute", counted)
+        prompt = some_ids(ORIGINAL - 2)
+        assert len(list(longrope.generate(prompt, length=ORIGINAL + 4, **GREEDY))) == 6
+        assert counts == [(38, 38), (1, 39), (1, 40), (41, 41), (1, 42), (1, 43)]
+
+
+def longrope_oracle(bundle: Path) -> Any:
+    """transformers with the weights of the bundle's artifact, as OpenVINO reads them."""
+    from tests.export.openvino_oracle import tensors_of
+    from tests.export.test_openvino import model_with
+
+    return model_with(bundle.parent / "tiny", tensors_of(bundle / ARTIFACT_FOLDER))
+
+
+def expected_logits(oracle: Any, ids: list[int]) -> Any:
+    from tests.export import oracle as transformers
+
+    return transformers.expected_logits(oracle, ids)
+
+
+def mean_kl(expected: Any, found: Any) -> float:
+    from tests.export import oracle as transformers
+
+    return transformers.mean_kl(expected, found)
+
+
+class TestSampling:
+    PROMPT = "who are you?"
+
+    def tokens(self, session: Session, **options: Any) -> list[int]:
+        prompt = session.engine.encode(session.render(self.PROMPT))
+        chosen = {"temperature": 1.5, "top_p": 1.0, "top_k": 50, "seed": 1, **options}
+        return list(session.engine.generate(prompt, length=len(prompt) + 16, **chosen))
+
+    def test_a_seed_draws_the_same_again(self, session: Session) -> None:
+        assert self.tokens(session, seed=3) == self.tokens(session, seed=3)
+        assert len({tuple(self.tokens(session, seed=seed)) for seed in range(6)}) > 1
+
+    def test_without_a_seed_answers_differ(self, session: Session) -> None:
+        assert len({tuple(self.tokens(session, seed=None, temperature=5.0)) for _ in range(4)}) > 1
+
+    @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}])
+    def test_what_leaves_one_token_is_greedy(self, session: Session, options: dict[str, Any]) -> None:
+        assert self.tokens(session, **options) == self.tokens(session, temperature=0.0)
+
+    def test_tokens_are_drawn_as_often_as_they_are_likely(self) -> None:
+        shares = np.array([0.05, 0.5, 0.3, 0.15])
+        scores = (2 * np.log(shares)).astype(np.float32)  # a temperature of 2 undoes it
+        random = np.random.default_rng(0)
+
+        def drawn(**options: Any) -> list[float]:
+            chosen = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, **options}
+            counts = Counter(adapter._draw(scores, random, **chosen) for _ in range(20_000))
+            return [counts[token] / 20_000 for token in range(4)]
+
+        np.testing.assert_allclose(drawn(), shares, atol=0.015)
+        np.testing.assert_allclose(drawn(top_k=2), [0, 0.625, 0.375, 0], atol=0.015)
+        # The most likely ones that make up at least that share.
+        np.testing.assert_allclose(drawn(top_p=0.5), [0, 1, 0, 0], atol=0.015)
+        np.testing.assert_allclose(drawn(top_p=0.51), [0, 0.625, 0.375, 0], atol=0.015)
+        np.testing.assert_allclose(drawn(top_p=0.9), [0, 0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], atol=0.015)
+        np.testing.assert_allclose(drawn(top_k=3, top_p=0.99), drawn(top_k=3), atol=0.015)
+
+
+class TestInterruption:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A model large enough that a piece of a prompt takes a while."""
+        folder = tmp_path_factory.mktemp("slow")
+        tiny = write_tiny_checkpoint(folder / "tiny", hidden=1024, layers=6, heads=8, kv_heads=8, ffn=4096)
+        return build_for_openvino(str(tiny), folder / "bundle")
+
+    def test_ctrl_c_while_a_prompt_is_computed(self, slow_bundle: Path) -> None:
+        engine = edgephi.runtime.load(slow_bundle).engine
+        prompt = some_ids(3500)
+        timer = threading.Timer(0.3, _thread.interrupt_main)
+        start = time.perf_counter()
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(engine.generate(prompt, length=3600, **GREEDY))
+        assert time.perf_counter() - start < 3  # the whole prompt takes ten times as long
+        timer.join()
+        # And the engine is as good as before.
+        short = prompt[:20]
+        (token,) = engine.generate(short, length=21, **GREEDY)
+        assert token == int(next(engine.logits(short, step=20))[-1].argmax())
+
+
+class TestOpening:
+    def test_what_runs_is_said(self, engine: OpenvinoEngine) -> None:
+        assert engine.name == "openvino-genai"
+        assert engine.version == metadata.version("openvino-genai")
+        assert engine.provider == "cpu"
+
+    def test_another_engine_version(self, bundle: Path) -> None:
+        manifest = read_manifest(bundle)
+        object.__setattr__(manifest, "requires", Requires(1, 1, {"openvino-genai": ">=2030,<2031"}))
+        with pytest.raises(
+            NotSupportedError, match=r"needs openvino-genai >=2030,<2031, found 2026\."
+        ) as caught:
+            open_engine(bundle, manifest)
+        assert "pip install 'openvino-genai>=2030,<2031'" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "name", ["openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml"]
+    )
+    def test_a_model_the_engine_cannot_read(self, bundle: Path, tmp_path: Path, name: str) -> None:
+        copy = tmp_path / "bundle"
+        shutil.copytree(bundle, copy)
+        (copy / "model" / name).write_bytes(b"{" * (copy / "model" / name).stat().st_size)
+        with pytest.raises(BadBundleError, match="expected a model that openvino-genai 2026") as caught:
+            edgephi.runtime.load(copy)
+        assert "\n" not in caught.value.message
+
+    @pytest.mark.parametrize("module", ["openvino", "openvino_genai"])
+    def test_an_engine_that_is_not_installed(self, bundle: Path, module: str) -> None:
+        # A fresh Python: here the modules are loaded already.
+        code = (
+            f"import sys; sys.modules[{module!r}] = None\n"
+            "import edgephi.runtime\nfrom edgephi.errors import NotSupportedError\n"
+            "try:\n    edgephi.runtime.load(sys.argv[1])\n"
+            "except NotSupportedError as error:\n    print(error.exit_code, error.message, error.hint, sep='|')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True
+        )
+        code_, message, hint = done.stdout.strip().split("|")
+        assert code_ == "3"
+        assert message == "this bundle runs on openvino-genai, which is not installed"
+        assert hint == "pip install 'edgephi[openvino]'"
+
+    def test_no_gpu_no_npu(self, bundle: Path) -> None:
+        openvino, _ = adapter._import_engine()
+        if any(device.startswith("GPU") for device in openvino.Core().available_devices):
+            pytest.skip("this machine has a GPU that OpenVINO drives")
+        with pytest.raises(NotSupportedError, match="on gpu: OpenVINO finds only CPU") as caught:
+            edgephi.runtime.load(bundle, provider="gpu")
+        assert "--provider cpu" in caught.value.hint
+        with pytest.raises(NotSupportedError, match="on npu: edgephi does not drive NPUs yet"):
+            edgephi.runtime.load(bundle, provider="npu")
+
+    def test_nothing_is_told_to_anybody(self, bundle: Path) -> None:
+        # `import openvino` alone loads its model converter, which sends a report over the network.
+        code = (
+            "import json, sys, socket\n"
+            "def refuse(*_, **__): raise AssertionError('network')\n"
+            "socket.socket.connect = refuse\n"
+            "import edgephi.runtime\n"
+            "text = edgephi.runtime.load(sys.argv[1]).generate('who are you?').text\n"
+            "print(json.dumps([text, sorted(sys.modules)]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True
+        )
+        text, modules = json.loads(done.stdout)
+        assert "demo" in text
+        assert done.stderr == ""
+        assert not [name for name in modules if "telemetry" in name or name.startswith("openvino.tools")]
+        assert not {"torch", "transformers", "tokenizers", "edgephi.export"} & set(modules)
+
+    def test_the_converter_can_be_had_afterwards(self, bundle: Path) -> None:
+        adapter._import_engine()
+        assert "openvino.tools.ovc" not in sys.modules or sys.modules["openvino.tools.ovc"] is not None
