@@ -28,9 +28,10 @@ GROUP_SIZES: tuple[GroupSize, ...] = (32, 128)
 
 # Weights of the smaller cut over the processor's largest cache: less, and the cache would carry a share of
 # the reading that it cannot carry for the whole model.
-_CACHE_MULTIPLE = 3
-_SMALLEST_SHARE = 8  # at least an eighth of the layers, and three times as many at the second depth
-_SECOND_DEPTH = 3
+_CACHE_MULTIPLE = 2
+_SMALLEST_SHARE = 8  # at least an eighth of the layers
+_SECOND_DEPTHS = (3, 2)  # times the first, the further away the better: noise grows with the distance beyond
+_LARGEST_SHARE = 0.75  # of the layers; deeper, measuring all of them is hardly more work
 
 AGREEMENT = 0.03
 """The two best runs of a candidate should differ by no more than this share."""
@@ -150,7 +151,10 @@ def with_group_size(recipe: Recipe, size: GroupSize) -> Recipe:
 
 
 def cut_depths(architecture: Architecture, bits: int, cache_bytes: int) -> tuple[int, ...]:
-    """How many layers to measure with: two depths, or all layers when two depths would be as many."""
+    """How many layers to measure with: two depths, or all layers when two depths would be nearly as many.
+
+    `bits` is what a weight takes, `cache_bytes` the size of the processor's largest cache.
+    """
     in_layers = sum(
         shape[0] * shape[1]
         for name, shape in architecture.tensor_shapes().items()
@@ -159,8 +163,10 @@ def cut_depths(architecture: Architecture, bits: int, cache_bytes: int) -> tuple
     layer_bytes = in_layers * bits / 8 / architecture.layers
     outside_cache = -(-_CACHE_MULTIPLE * cache_bytes // max(1, round(layer_bytes)))
     first = max(2, outside_cache, -(-architecture.layers // _SMALLEST_SHARE))
-    second = _SECOND_DEPTH * first
-    return (first, second) if second < architecture.layers else (architecture.layers,)
+    for times in _SECOND_DEPTHS:
+        if times * first <= _LARGEST_SHARE * architecture.layers:
+            return first, times * first
+    return (architecture.layers,)
 
 
 def tune(

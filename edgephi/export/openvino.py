@@ -90,7 +90,7 @@ def _graph(
 def footprint(target: Target) -> Footprint:  # noqa: ARG001 - the same for every device
     """float32 activations and a float16 cache. Measured: see docs/targets/openvino.md."""
     return Footprint(
-        engine_bytes=150_000_000,
+        engine_bytes=130_000_000,
         cache_bytes_per_number=2,
         activation_bytes=4,
         prefill_tokens=PREFILL_TOKENS,

@@ -35,6 +35,8 @@ class Decoder(Protocol):
 
     devices: tuple[str, ...]
     """What really computes, by OpenVINO's names."""
+    is_told_length: bool
+    """Whether `total` decides about LongRoPE's factors; else it is the last token of each call."""
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
         """Compute `tokens` after the first `past` of the cache; whatever else was in the cache is dropped.
@@ -63,9 +65,8 @@ class _PagedDecoder:
     """Keys and values lie in blocks of tokens, one block after the other."""
 
     def __init__(self, openvino: Any, core: Any, model: Any, device: str, context: int) -> None:
-        import numpy as np
 
-        _add_total_length(openvino, model)
+        self.is_told_length = _add_total_length(openvino, model)
         transformations = importlib.import_module("openvino._offline_transformations")
         try:
             transformations.paged_attention_transformation(model)
@@ -74,8 +75,7 @@ class _PagedDecoder:
         _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
         compiled = core.compile_model(model, device)
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
-        self._names = _input_names(compiled)
-        self._request = compiled.create_infer_request()
+        self._request = _Request(openvino, compiled)
         self._block = 0  # tokens
         self._caches = []
         for each in compiled.inputs:
@@ -87,8 +87,7 @@ class _PagedDecoder:
                 )
                 shape = [-(-context // self._block), heads, self._block, size]
                 self._caches.append(openvino.Tensor(each.get_element_type(), openvino.Shape(shape)))
-                self._request.set_tensor(name, self._caches[-1])
-        self._blocks = np.arange(-(-context // self._block), dtype=np.int32)
+                self._request.infer_request.set_tensor(name, self._caches[-1])
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
         """See Decoder."""
@@ -96,19 +95,18 @@ class _PagedDecoder:
 
         count = len(tokens)
         blocks = -(-(past + count) // self._block)
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.array(tokens, np.int64),
             "position_ids": np.arange(past, past + count, dtype=np.int64),
             "past_lens": np.array([past], np.int32),
             "subsequence_begins": np.array([0, count], np.int32),
-            "block_indices": self._blocks[:blocks],
+            "block_indices": np.arange(blocks, dtype=np.int32),
             "block_indices_begins": np.array([0, blocks], np.int32),
             "max_context_len": np.array(past + count, np.int32),
             _KEPT: np.array([kept], np.int64),
             _TOTAL_LENGTH: np.array(total, np.int64),
         }
-        _infer(self._request, self._names, inputs, count)
-        logits: NDArray[np.float32] = self._request.get_output_tensor().data[-kept:, 0]
+        logits: NDArray[np.float32] = self._request.run(inputs, at_once=count == 1)[-kept:, 0]
         return logits
 
 
@@ -116,21 +114,20 @@ class _StatefulDecoder:
     """Keys and values are the state of the request, which grows with every call."""
 
     def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
-        _add_total_length(openvino, model)
+        self.is_told_length = _add_total_length(openvino, model)
         _add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
         compiled = core.compile_model(model, device)
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
-        self._names = _input_names(compiled)
-        self._request = compiled.create_infer_request()
+        self._request = _Request(openvino, compiled)
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
         """See Decoder."""
         import numpy as np
 
         if past == 0:
-            self._request.reset_state()
+            self._request.infer_request.reset_state()
         count = len(tokens)
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, past + count), np.int64),
             "position_ids": np.arange(past, past + count, dtype=np.int64)[None],
@@ -138,16 +135,17 @@ class _StatefulDecoder:
             _KEPT: np.array([kept], np.int64),
             _TOTAL_LENGTH: np.array(total, np.int64),
         }
-        _infer(self._request, self._names, inputs, count)
-        logits: NDArray[np.float32] = self._request.get_output_tensor().data[0, -kept:]
+        logits: NDArray[np.float32] = self._request.run(inputs, at_once=count == 1)[0, -kept:]
         return logits
 
 
-def _add_total_length(openvino: Any, model: Any) -> None:
-    for layer in model.get_ops():
-        if layer.get_friendly_name() == _TOTAL_LENGTH:
-            total = _parameter(openvino, model, _TOTAL_LENGTH, [])
-            layer.output(0).replace(total.output(0))
+def _add_total_length(openvino: Any, model: Any) -> bool:
+    """Put an input in the place of the layer that finds the length; returns whether there is one."""
+    layers = [layer for layer in model.get_ops() if layer.get_friendly_name() == _TOTAL_LENGTH]
+    for layer in layers:
+        total = _parameter(openvino, model, _TOTAL_LENGTH, [])
+        layer.output(0).replace(total.output(0))
+    return bool(layers)
 
 
 def _add_kept(openvino: Any, model: Any, *, axis: int) -> None:
@@ -170,22 +168,41 @@ def _parameter(openvino: Any, model: Any, name: str, shape: list[int]) -> Any:
     return parameter
 
 
-def _input_names(compiled: Any) -> frozenset[str]:
-    return frozenset(each.get_any_name() for each in compiled.inputs)
+class _Request:
+    """A request of a compiled graph whose inputs stay bound: to bind one costs more than to write into it."""
 
+    def __init__(self, openvino: Any, compiled: Any) -> None:
+        self._openvino = openvino
+        self._names = frozenset(each.get_any_name() for each in compiled.inputs)
+        self._bound: dict[str, NDArray[Any]] = {}
+        self.infer_request = compiled.create_infer_request()
 
-def _infer(request: Any, names: frozenset[str], inputs: Mapping[str, Any], count: int) -> None:
-    """Run the request on those of `inputs` that it has, so that Ctrl-C waits for one token at most."""
-    known = {name: value for name, value in inputs.items() if name in names}
-    if count == 1:
-        request.infer(known, share_inputs=True)
-        return
-    request.start_async(known, share_inputs=True)
-    try:
-        while not request.wait_for(_POLL_MILLISECONDS):
-            pass
-    except BaseException:
-        request.cancel()
-        with contextlib.suppress(RuntimeError):  # it says that it was cancelled
-            request.wait()
-        raise
+    def run(self, inputs: Mapping[str, NDArray[Any]], *, at_once: bool) -> Any:
+        """Compute with those of `inputs` that the graph has; returns the logits, valid until the next call.
+
+        With `at_once` Ctrl-C waits until it is done.
+        """
+        for name, value in inputs.items():
+            bound = self._bound.get(name)
+            if bound is not None and bound.shape == value.shape:
+                bound[...] = value
+            elif name in self._names:
+                self._bound[name] = value
+                tensor = self._openvino.Tensor(value, shared_memory=True)
+                self.infer_request.set_tensor(name, tensor)
+        if at_once:
+            self.infer_request.infer(share_outputs=True)
+        else:
+            self._wait()
+        return self.infer_request.get_output_tensor().data
+
+    def _wait(self) -> None:
+        self.infer_request.start_async()
+        try:
+            while not self.infer_request.wait_for(_POLL_MILLISECONDS):
+                pass
+        except BaseException:
+            self.infer_request.cancel()
+            with contextlib.suppress(RuntimeError):  # it says that it was cancelled
+                self.infer_request.wait()
+            raise

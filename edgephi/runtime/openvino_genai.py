@@ -120,14 +120,14 @@ class OpenvinoEngine:
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
         for message in messages:
-            if "\0" in message["content"]:
-                raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
+            _check_text(message["content"])
         with _translated("bundle.json: chat: expected a template that renders the prompt"):
             text: str = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
             return text
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
+        _check_text(text)
         with _translated("expected text that the tokenizer can encode"):
             ids = self._tokenizer.encode(text, add_special_tokens=False).input_ids.data
             return [int(token) for token in ids.reshape(-1)]
@@ -185,8 +185,14 @@ class OpenvinoEngine:
     def _prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Compute all `tokens` from the first one on; returns the scores of the token after them."""
         scores: NDArray[np.float32]
-        for start in range(0, len(tokens), _PREFILL_TOKENS):
-            scores = self._compute(tokens[start : start + _PREFILL_TOKENS], past=start, total=len(tokens))[-1]
+        start = 0
+        while start < len(tokens):
+            size = _PREFILL_TOKENS
+            above = self._refill_above
+            if start == 0 and above is not None and len(tokens) > above and not self._decoder.is_told_length:
+                size = above + 1  # a graph of somebody else's: its first piece must show what is to come
+            scores = self._compute(tokens[start : start + size], past=start, total=len(tokens))[-1]
+            start += size
         return scores
 
     def _compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
@@ -222,6 +228,18 @@ class _TextStream:
         with _translated("expected tokens that the tokenizer can decode"):
             text: str = self._tokenizer.decode(self._tokens)
             return text
+
+
+def _check_text(text: str) -> None:
+    """Raise BadInputError for what the engine, which takes UTF-8, cannot be given."""
+    if "\0" in text:
+        raise BadInputError("expected text, found a NUL character in it", hint="remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadInputError(
+            "expected Unicode text, found half of a surrogate pair", hint="remove it from the text"
+        ) from None
 
 
 def _import_engine() -> tuple[Any, Any]:

@@ -32,9 +32,10 @@ from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
 from edgephi.export import onnx as onnx_exporter
 from edgephi.export.gguf_reader import read_tensors
+from edgephi.export.gguf_tokenizer import breaks_after, chat_template, read_gguf_tokenizer
 from edgephi.export.modelfile import go_template
 from edgephi.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
-from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
+from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
@@ -46,6 +47,7 @@ from tests.conftest import silent_step
 from tests.export.oracle import mean_kl, tensors_of
 from tests.tiny_bundle import tiny_manifest
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tokenizer_texts import demo_tokenizer, with_flags
 
 Floats = NDArray[np.float32]
 
@@ -198,7 +200,7 @@ class TestAgainstTransformers:
     @pytest.mark.slow
     def test_every_length_around_window_and_original_context(self, exports: Exports, shape: str) -> None:
         exported = exports(shape)
-        for length in (2047, 2048, 4095, 4096, 4097, 6000):
+        for length in (2047, 2048, 4095, 4096, 4097):
             if length <= exported.context:
                 check(exported, length)
 
@@ -477,9 +479,13 @@ class TestModelfile:
 
     @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go, whose templates Ollama uses")
+    @pytest.mark.parametrize("assistant_strips", [True, False])
     @pytest.mark.parametrize("chat", [PHI_3_CHAT, PHI_4_MINI_CHAT, PHI_4_CHAT], ids=lambda chat: chat.name)
-    def test_gos_template_engine_makes_the_prompt_that_jinja_makes(self, tmp_path: Path, chat: Any) -> None:
-        breaks = dict.fromkeys(("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), True)
+    def test_gos_template_engine_makes_the_prompt_that_jinja_makes(
+        self, tmp_path: Path, chat: ChatFormat, assistant_strips: bool
+    ) -> None:
+        flags = {"<|assistant|>": assistant_strips, "<|user|>": False, "<|end|>": False, "<|system|>": False}
+        tokenizer = read_gguf_tokenizer(with_flags(demo_tokenizer(), tmp_path, flags), 768)
         messages = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": 'Line\nbreak, "quotes" & <tags> {{ braces }}'},
@@ -498,13 +504,13 @@ class TestModelfile:
             "}\n"
         )
         found = subprocess.run(
-            ["go", "run", str(tmp_path / "main.go"), go_template(chat, breaks)],
+            ["go", "run", str(tmp_path / "main.go"), go_template(chat, breaks_after(tokenizer, chat))],
             input=json.dumps(messages),
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        expected = Environment(autoescape=False).from_string(chat.template)
+        expected = Environment(autoescape=False).from_string(chat_template(tokenizer, chat))
         assert found == expected.render(messages=messages, add_generation_prompt=True)
 
 

@@ -137,8 +137,9 @@ class TestText:
             session.render("before\0after")
 
     def test_half_a_surrogate_pair(self, session: Session) -> None:
-        with pytest.raises(BadInputError, match="surrogate"):
-            session.engine.encode("half \ud800 of a pair")
+        for ask in (session.engine.encode, session.render):
+            with pytest.raises(BadInputError, match="surrogate"):
+                ask("half \ud800 of a pair")
 
 
 class TestAnswers:
@@ -169,7 +170,7 @@ class TestAnswers:
         assert tokens[-1] in stops
         assert not set(tokens[:-1]) & set(stops)
 
-    def test_a_prompt_of_many_pieces(self, session: Session, engine: OpenvinoEngine) -> None:
+    def test_a_prompt_of_many_pieces(self, engine: OpenvinoEngine) -> None:
         ids = (engine.encode("the light in the hall ") * 400)[:1500]
         tokens = list(engine.generate(ids, length=1501, **GREEDY))
         assert tokens == [int(engine.logits_after(ids)[-1].argmax())]
@@ -226,7 +227,7 @@ class TestLogits:
                 piece = ids[start : start + step]
                 found = stateful.compute(piece, past=start, total=300, kept=len(piece))
                 wanted = expected[start : start + step]
-                np.testing.assert_allclose(found, wanted, atol=2e-3 * wanted.std())
+                assert mean_kl(wanted, found) < 1e-5
 
     def test_a_graph_without_paged_attention(self, bundle: Path, tmp_path: Path) -> None:
         # Without `beam_idx` nothing tells where the cache is; the state of the request still works.
@@ -244,7 +245,7 @@ class TestLogits:
         ids = some_ids(20)
         expected = whole.compute(ids, past=0, total=20, kept=20)
         found = decoder.compute(ids, past=0, total=20, kept=20)
-        np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
+        assert mean_kl(expected, found) < 1e-5
 
 
 class TestLongRope:
@@ -288,6 +289,31 @@ class TestLongRope:
         prompt = some_ids(ORIGINAL - 2)
         assert len(list(longrope.generate(prompt, length=ORIGINAL + 4, **GREEDY))) == 6
         assert counts == [(38, 38), (1, 39), (1, 40), (41, 41), (1, 42), (1, 43)]
+
+
+@pytest.mark.parametrize("length", [299, 300, 301, 400])
+def test_a_prompt_in_pieces_has_one_set_of_factors(tmp_path: Path, length: int) -> None:
+    # The original context is longer than a piece. A graph of somebody else's finds the length by itself.
+    tiny = write_tiny_checkpoint(
+        tmp_path / "tiny", "mini-128k", layers=1, original_context=300, context=1024, std=0.15
+    )
+    bundle = build_for_openvino(str(tiny), tmp_path / "bundle", context=512)
+    ids = some_ids(length)
+    whole = edgephi.runtime.load(bundle).engine
+    assert isinstance(whole, OpenvinoEngine)
+    expected = whole.logits_after(ids)[-1]
+    graph = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+    text = graph.read_text()
+    assert text.count("total_length") == 1
+    found = [whole._prefill(ids).copy()]
+    graph.write_text(text.replace("total_length", "other_length"))
+    other = edgephi.runtime.load(bundle).engine
+    assert isinstance(other, OpenvinoEngine)
+    assert whole._decoder.is_told_length
+    assert not other._decoder.is_told_length
+    found.append(other._prefill(ids).copy())
+    for scores in found:
+        assert mean_kl(expected[None], scores[None]) < 1e-4
 
 
 def longrope_oracle(bundle: Path) -> Any:
@@ -336,16 +362,16 @@ class TestSampling:
 
         def drawn(**options: Any) -> list[float]:
             chosen = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, **options}
-            counts = Counter(adapter._draw(scores, random, **chosen) for _ in range(20_000))
-            return [counts[token] / 20_000 for token in range(4)]
+            counts = Counter(adapter._draw(scores, random, **chosen) for _ in range(5_000))
+            return [counts[token] / 5_000 for token in range(4)]
 
-        np.testing.assert_allclose(drawn(), shares, atol=0.015)
-        np.testing.assert_allclose(drawn(top_k=2), [0, 0.625, 0.375, 0], atol=0.015)
+        np.testing.assert_allclose(drawn(), shares, atol=0.03)
+        np.testing.assert_allclose(drawn(top_k=2), [0, 0.625, 0.375, 0], atol=0.03)
         # The most likely ones that make up at least that share.
-        np.testing.assert_allclose(drawn(top_p=0.5), [0, 1, 0, 0], atol=0.015)
-        np.testing.assert_allclose(drawn(top_p=0.51), [0, 0.625, 0.375, 0], atol=0.015)
-        np.testing.assert_allclose(drawn(top_p=0.9), [0, 0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], atol=0.015)
-        np.testing.assert_allclose(drawn(top_k=3, top_p=0.99), drawn(top_k=3), atol=0.015)
+        np.testing.assert_allclose(drawn(top_p=0.5), [0, 1, 0, 0], atol=0.03)
+        np.testing.assert_allclose(drawn(top_p=0.51), [0, 0.625, 0.375, 0], atol=0.03)
+        np.testing.assert_allclose(drawn(top_p=0.9), [0, 0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], atol=0.03)
+        np.testing.assert_allclose(drawn(top_k=3, top_p=0.99), drawn(top_k=3), atol=0.03)
 
 
 class TestInterruption:
@@ -354,7 +380,7 @@ class TestInterruption:
     def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A model large enough that a piece of a prompt takes a while."""
         folder = tmp_path_factory.mktemp("slow")
-        tiny = write_tiny_checkpoint(folder / "tiny", hidden=1024, layers=6, heads=8, kv_heads=8, ffn=4096)
+        tiny = write_tiny_checkpoint(folder / "tiny", hidden=1024, layers=4, heads=8, kv_heads=8, ffn=2048)
         return build_for_openvino(str(tiny), folder / "bundle")
 
     def test_ctrl_c_while_a_prompt_is_computed(self, slow_bundle: Path) -> None:
@@ -406,7 +432,8 @@ class TestOpening:
             f"import sys; sys.modules[{module!r}] = None\n"
             "import edgephi.runtime\nfrom edgephi.errors import NotSupportedError\n"
             "try:\n    edgephi.runtime.load(sys.argv[1])\n"
-            "except NotSupportedError as error:\n    print(error.exit_code, error.message, error.hint, sep='|')"
+            "except NotSupportedError as error:\n"
+            "    print(error.exit_code, error.message, error.hint, sep='|')"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True
@@ -445,6 +472,6 @@ class TestOpening:
         assert not [name for name in modules if "telemetry" in name or name.startswith("openvino.tools")]
         assert not {"torch", "transformers", "tokenizers", "edgephi.export"} & set(modules)
 
-    def test_the_converter_can_be_had_afterwards(self, bundle: Path) -> None:
+    def test_the_converter_can_be_had_afterwards(self) -> None:
         adapter._import_engine()
         assert "openvino.tools.ovc" not in sys.modules or sys.modules["openvino.tools.ovc"] is not None
