@@ -65,6 +65,8 @@ class Engine(Protocol):
     version: str
     provider: str
     """What really computes: never another one than was asked for."""
+    allocates_ahead: bool
+    """Whether a KV cache takes the memory of its whole capacity when it is opened; else as tokens come."""
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, ready for the model's answer."""
@@ -75,7 +77,7 @@ class Engine(Protocol):
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow the token `before`."""
 
-    def generate(
+    def generate(  # goes: KvCache takes its place
         self,
         prompt: Sequence[int],
         *,
@@ -92,6 +94,63 @@ class Engine(Protocol):
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`, `step` tokens at a time: arrays of (step, vocabulary)."""
+
+    def open_cache(self, capacity: int) -> KvCache:
+        """An empty cache for at most `capacity` tokens; any number of them can be open side by side.
+
+        Raises DoesNotFitError when that is more than the engine was opened for, or more than memory allows.
+        """
+
+
+class KvCache(Protocol):
+    """Keys and values of one sequence of tokens, and the logits after its last one.
+
+    Whatever was rewound, stopped or forked before: the logits are those of a fresh prefill of `tokens`, up
+    to rounding. What that takes is done inside; where keys and values cannot be used again (LongRoPE's other
+    factors hold for the new length, or they have left a sliding window), they are computed again.
+    """
+
+    capacity: int
+    """The most tokens that it can hold."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What it holds, in order. Not a copy: look at it, and keep no hold of it."""
+
+    def rewind(self, count: int) -> None:
+        """Keep only the first `count` tokens. Takes no time; there are no logits until the next `append`."""
+
+    def append(self, tokens: Sequence[int]) -> Iterator[int]:
+        """Compute `tokens` after those held, piece by piece.
+
+        After each piece it yields how many of `tokens` are done; 0 while tokens before them are computed
+        again. A caller may stop between two pieces and close the iterator: the cache then holds the tokens
+        that are done, and can be used on. Nothing is computed before the first piece is asked for. One token
+        is one piece. Raises DoesNotFitError at once, and leaves the cache as it was, when there would be
+        more than `capacity` tokens.
+        """
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, [vocabulary]; valid until the next `append` or `rewind`.
+
+        Only after an `append` of one token or more that ran to its end: else EdgephiError.
+        """
+
+    def next_greedy(self) -> int:
+        """The most likely token after the last one, as `logits().argmax()` but quicker where that can be.
+
+        It is not appended. An engine may begin to compute what follows it, so ask only when `append` of
+        that token is likely to come next.
+        """
+
+    def fork(self) -> KvCache | None:
+        """A copy with the same tokens and capacity, which goes its own way; its memory is its own.
+
+        It has no logits until the next `append`, as after `rewind`. None where the engine cannot copy.
+        """
+
+    def close(self) -> None:
+        """Give its memory back; it cannot be used after that. Closing again does nothing."""
 
 
 class TextStream(Protocol):
