@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.engines import TextStream, check_version
+from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,9 +88,10 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
 
 
 class GenaiEngine:
-    """One loaded model. The KV cache lives as long as one `generate` or `logits` call."""
+    """One loaded model with its tokenizer."""
 
     name = NAME
+    allocates_ahead = True
 
     def __init__(self, engine: Any, artifact: Path, manifest: Manifest, context: int, provider: str) -> None:
         self.version: str = engine.__version__
@@ -182,6 +184,15 @@ class GenaiEngine:
                 block = generator.get_output("logits")[0]  # in the type of the graph's activations
             yield block.astype("float32", copy=False)
 
+    def open_cache(self, capacity: int) -> GenaiCache:
+        """An empty KV cache, allocated at once for `capacity` tokens."""
+        if capacity > self._context:
+            raise too_many(capacity, self._context)
+        generator = self._generator(max_length=capacity, do_sample=False)
+        return GenaiCache(
+            generator, capacity, piece_tokens=_PREFILL_TOKENS[self.provider], long_above=self._whole_above
+        )
+
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
         return next(self.logits(token_ids, step=len(token_ids)))
@@ -196,6 +207,32 @@ class GenaiEngine:
     def _append(self, generator: Any, token_ids: Sequence[int]) -> None:
         with _translated(f"expected to prefill {len(token_ids)} tokens"):
             generator.append_tokens(list(token_ids))
+
+
+class GenaiCache(SequenceCache):
+    """The KV cache of a `Generator` of the engine, which is used for nothing else. It cannot be copied."""
+
+    def __init__(self, generator: Any, capacity: int, *, piece_tokens: int, long_above: int | None) -> None:
+        # The graph chooses LongRoPE's factors by the tokens that it has seen so far.
+        super().__init__(capacity, piece_tokens=piece_tokens, long_above=long_above, told_factors=False)
+        self._generator = generator
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+            self._generator.append_tokens(tokens)
+
+    def _keep(self, count: int) -> int:
+        with _translated(f"expected to keep {count} tokens"):
+            self._generator.rewind_to(count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        with _translated("expected logits"):
+            logits: NDArray[np.float32] = self._generator.get_logits()[0, -1]
+        return logits.astype("float32", copy=False)
+
+    def _free(self) -> None:
+        self._generator = None
 
 
 def _pieces(prompt: Sequence[int], whole_above: int | None, size: int) -> Iterator[Sequence[int]]:
