@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
     "run": "Answer one prompt with a bundle.",
+    "serve": "Answer over HTTP, by OpenAI's API.",
     "bench": "Measure bundles here: load, prefill, decode and memory.",
     "tune": "Find the fastest target for a model here, by measuring.",
 }

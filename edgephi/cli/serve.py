@@ -1,0 +1,232 @@
+"""`edgephi serve`: answer over HTTP, by OpenAI's API."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import click
+
+from edgephi.cli.options import device_context_option, provider_option
+from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
+
+_KEY_VARIABLE = "EDGEPHI_API_KEY"
+_PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, as people write it: 4096, 500MB, 1.5GB, 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", str(value).strip().lower())
+        if found is None or found[2] not in _UNITS:
+            self.fail(f"expected a size such as 500MB or 2GiB, found {value!r}", param, ctx)
+        return int(float(found[1]) * _UNITS[found[2]])
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    metavar="N",
+    help="Listen on this port; 0 takes a free one.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"The key that requests must bring. [default: the variable {_KEY_VARIABLE}; none on 127.0.0.1]",
+)
+@click.option(
+    "--system",
+    metavar="TEXT",
+    help="System message of requests that bring none, computed ahead; @FILE reads it from a file.",
+)
+@device_context_option
+@provider_option
+@click.option(
+    "--cache-memory",
+    type=Size(),
+    metavar="SIZE",
+    help="Memory for the conversations that are kept. [default: half of what is available, or one context]",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="So many requests may wait; more are told to come back later (429).",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that a request may take, waiting included; 0 is no limit.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds for what is begun, after the signal to end.",
+)
+@click.option(
+    "--watchdog",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds without a sign of a working engine after which it is started again; ten times as long "
+    "when it uses the processor.",
+)
+@click.option(
+    "--max-body",
+    type=Size(),
+    default="4MB",
+    show_default=True,
+    metavar="SIZE",
+    help="The largest request.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="On 127.0.0.1: answer to this name too, such as a proxy's. Can be given again.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="Let web pages of this origin use the API (CORS). Can be given again.",
+)
+@click.option("--log-json", is_flag=True, help="Write the log as lines of JSON.")
+@click.option("--log-prompts", is_flag=True, help="Write the text of prompts into the log.")
+def serve(
+    bundle: Path,
+    *,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    system: str | None,
+    context: int | None,
+    provider: str | None,
+    cache_memory: int | None,
+    queue: int,
+    deadline: float,
+    grace: float,
+    watchdog: float,
+    max_body: int,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    log_json: bool,
+    log_prompts: bool,
+) -> None:
+    """Answer over HTTP, by OpenAI's API.
+
+    When the model is loaded and has generated its first token, one line on standard output says where. The
+    log goes to standard error. SIGTERM and Ctrl-C end it after what is begun is answered.
+    """
+    from edgephi.manifest import read_manifest
+
+    manifest = read_manifest(bundle)
+    _check_packages(manifest.target.engine, provider or manifest.target.provider)
+    # Before any of this is imported, so that the packages can be missing.
+    from edgephi.runtime.server.messages import Open
+    from edgephi.runtime.server.serve import Listening, ServeOptions
+    from edgephi.runtime.server.serve import serve as run
+
+    def ready(listening: Listening) -> None:
+        facts = listening.ready
+        click.echo(
+            f"{listening.url}  {manifest.name}, context {facts.context}, "
+            f"{facts.engine} {facts.version} on {facts.provider}"
+        )
+
+    run(
+        bundle,
+        manifest,
+        ServeOptions(
+            host=host,
+            port=port,
+            api_key=_api_key(api_key_file),
+            opening=Open(
+                context=context, provider=provider, cache_bytes=cache_memory, system=_system_message(system)
+            ),
+            queue=queue,
+            deadline=deadline or None,
+            grace=grace,
+            max_body=max_body,
+            watchdog=watchdog,
+            log_json=log_json,
+            log_prompts=log_prompts,
+            hosts=tuple(name.lower() for name in hosts),
+            origins=origins,
+        ),
+        ready,
+    )
+
+
+def _check_packages(engine: str, provider: str) -> None:
+    """Raise NotSupportedError when the extra `serve` is not installed."""
+    from edgephi.runtime.engines import ADAPTERS, adapter_of
+
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = f"{adapter_of(engine).extra(provider)}," if engine in ADAPTERS else ""  # noqa: S610
+        raise NotSupportedError(
+            f"this command needs {' and '.join(missing)}, not installed here",
+            hint=f"pip install 'edgephi[{extra}serve]'",
+        )
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key from a file, else from the environment, where the engine's process shall not find it."""
+    from_environment = os.environ.pop(_KEY_VARIABLE, None)
+    if file is None:
+        place, key = f"the variable {_KEY_VARIABLE}", from_environment
+        if key is None:
+            return None
+    else:
+        place, key = str(file), _read_text(file)
+    key = key.strip()
+    # What stands in a header: anything else could never be sent.
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise UsageError(
+            f"expected a key of ASCII letters, digits and signs in {place}, found "
+            f"{'nothing' if not key else 'other characters or spaces'}",
+            hint="openssl rand -hex 32 > key",
+        )
+    return key
+
+
+def _system_message(text: str | None) -> str | None:
+    return _read_text(Path(text[1:])).strip() if text is not None and text.startswith("@") else text
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise from_os_error(cause, place=file) from None
+    except UnicodeDecodeError:
+        raise BadInputError(
+            f"{file}: expected UTF-8 text, found other bytes", hint="convert it with iconv"
+        ) from None

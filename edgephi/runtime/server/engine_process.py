@@ -1,0 +1,90 @@
+"""The engine's process, as the server sees it: lines go in, messages come out, and it can be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from edgephi.runtime.server.messages import FromEngine, ToEngine, encode_line
+
+_STDIN, _STDOUT = 0, 1
+# The server's key is no business of the engine's process.
+_SECRETS = ("EDGEPHI_API_KEY",)
+
+
+class EngineProcess(asyncio.SubprocessProtocol):
+    """One process. `receive` is called with each message, as they come, from the event loop."""
+
+    def __init__(self, receive: Callable[[FromEngine], None]) -> None:
+        self._receive = receive
+        self._decoder: msgspec.json.Decoder[FromEngine] = msgspec.json.Decoder(FromEngine)
+        self._unread = b""
+        self._transport: asyncio.SubprocessTransport | None = None
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """Its exit code, negative for a signal; done when everything that it said was received."""
+
+    @classmethod
+    async def start(cls, bundle: Path, receive: Callable[[FromEngine], None]) -> EngineProcess:
+        """Start the process for the bundle in a folder. Its standard error is the server's."""
+        transport, process = await asyncio.get_running_loop().subprocess_exec(
+            lambda: cls(receive),
+            sys.executable,
+            "-P",  # a module of the user's working directory must not stand in for one of ours
+            "-m",
+            "edgephi.runtime.worker",
+            str(bundle),
+            stderr=None,
+            start_new_session=True,  # Ctrl-C on a terminal is for the server alone
+            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+        )
+        process._transport = transport
+        return process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        return self._transport.get_pid()
+
+    def send(self, message: ToEngine) -> None:
+        """Give it a message; one that has ended gets none."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        pipe = self._transport.get_pipe_transport(_STDIN)
+        assert isinstance(pipe, asyncio.WriteTransport)  # noqa: S101 - for the type checker
+        if not pipe.is_closing():
+            pipe.write(encode_line(message))
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        if self._transport is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._transport.kill()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - asyncio's signature
+        """Take in what it wrote."""
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            try:
+                message = self._decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):  # it wrote what it must not: start over
+                self.kill()
+                return
+            self._receive(message)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        """Without its output it is of no use."""
+        if fd == _STDOUT:
+            self.kill()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """It has ended, and its pipes are closed."""
+        assert self._transport is not None  # noqa: S101 - for the type checker
+        code = self._transport.get_returncode()
+        if not self.ended.done():
+            self.ended.set_result(-1 if code is None else code)
