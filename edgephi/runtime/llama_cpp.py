@@ -1,10 +1,9 @@
 """The adapter of llama.cpp (`pip install 'edgephi[gguf]'`), checked against xllamacpp 2026.10.11549.
 
-Two things llama.cpp does otherwise than the checkpoint, and this adapter mends. It chooses LongRoPE's factors
-by the context that it has allocated, not by the length of the text: here a text within the original context
-gets a context no longer than that one, and a text that grows past it gets another context and a new prefill.
-And it has no sliding window for Phi-3: here a token that has left the window is taken out of the cache before
-the next one is computed.
+Two things llama.cpp does otherwise than the checkpoint, and we mend. It chooses LongRoPE's factors by the
+context that it has allocated, not by the length of the text: here a text within the original context gets a
+context no longer than that one, and a text that grows past it gets another context and a new prefill. And it
+has no sliding window for Phi-3: see `llama_context`.
 """
 
 from __future__ import annotations
@@ -12,27 +11,26 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING
 
-from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
+from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.engines import TextStream, check_version
+from edgephi.runtime.generation import generate
+from edgephi.runtime.llama_context import LlamaContext, finalizer, refuse
 from edgephi.runtime.llama_library import (
     PACKAGE,
     READ_INTO_MEMORY,
-    Batch,
     collected_errors,
-    copy_floats,
     devices,
     float_rows,
     installed_version,
     load_library,
-    token_array,
 )
+from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,9 +53,6 @@ _BACK_ENDS = {"mtl": "metal"}
 # On a CPU 64 take 3 % longer than 512, and 32 take 20 %; a GPU is not busy with so few.
 _CPU_PREFILL_TOKENS = 64
 _GPU_PREFILL_TOKENS = 512
-_CONTEXT_STEP = 256  # llama.cpp rounds up the context that it is asked for
-_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's sign for a seed that differs each time
-_HINT = "copy the bundle again and check it with `edgephi verify`"
 
 
 def extra(provider: str) -> str:  # noqa: ARG001 - wheels for other providers have the same name
@@ -95,9 +90,10 @@ def _provider_of(back_end: str) -> str:
 
 
 class LlamaEngine:
-    """One loaded model with a context that is made anew when the length of a text asks for it."""
+    """One loaded model with its tokenizer."""
 
     name = NAME
+    allocates_ahead = True
 
     def __init__(
         self, library: ctypes.CDLL, artifact: Path, manifest: Manifest, context: int, provider: str
@@ -105,22 +101,18 @@ class LlamaEngine:
         self.version = installed_version() or ""
         self.provider = provider
         self._library = library
-        self._artifact = artifact
         self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
         self._template = manifest.chat.template
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self._limit = context
-        self._prefill_tokens = _CPU_PREFILL_TOKENS if provider == "cpu" else _GPU_PREFILL_TOKENS
-        self._long_above = manifest.limits.whole_prefill_above
+        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
+        self.prefill_tokens = _CPU_PREFILL_TOKENS if provider == "cpu" else _GPU_PREFILL_TOKENS
+        self.long_above = manifest.limits.whole_prefill_above
         self._model = self._load(artifact / _MODEL_FILE)
-        self._vocabulary = library.llama_model_get_vocab(self._model)
+        self.vocabulary_size: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         self._window = self._number(_WINDOW_KEY)
-        self._context: int | None = None
-        self._long = False
-        self._position = 0
-        self._free_model = _finalizer(self, library.llama_model_free, self._model)
-        self._free_context: weakref.finalize[..., LlamaEngine] | None = None
-        self._make_context(long=False)
+        self._free_model = finalizer(self, library.llama_model_free, self._model)
+        self._greedy = library.llama_sampler_init_greedy()
+        self._free_greedy = finalizer(self, library.llama_sampler_free, self._greedy)
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
@@ -147,42 +139,59 @@ class LlamaEngine:
         top_k: int,
         seed: int | None,
     ) -> Iterator[int]:
-        """The tokens that follow `prompt`, a stop token included, until there are `length` tokens in all."""
-        tokens = list(prompt)
-        computed = 0
-        sampler = self._sampler(temperature, top_p, top_k, seed)
-        try:
-            while len(tokens) < length:
-                if computed == 0 or self._needs_long(len(tokens)) != self._long:
-                    self._start(len(tokens))
-                    computed = 0
-                for piece in self._pieces(tokens[computed:]):
-                    self._compute(piece)
-                computed = len(tokens)
-                token = self._library.llama_sampler_sample(sampler, self._context, -1)
-                tokens.append(token)
-                yield token
-                if token in self._stop_token_ids:
-                    return
-        finally:
-            self._library.llama_sampler_free(sampler)
+        """See Engine."""
+        if len(prompt) >= length:
+            return iter(())
+        return generate(
+            self.open_cache(length),
+            prompt,
+            stop_token_ids=self._stop_token_ids,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         All of them are rotated as one text of that length is. Memory is `step` x vocabulary floats.
         """
-        width = self._library.llama_vocab_n_tokens(self._vocabulary)
-        self._start(len(token_ids))
+        if len(token_ids) > self._limit:
+            raise too_many(len(token_ids), self._limit)
+        context = self.make_context(len(token_ids), long=self._needs_long(len(token_ids)))
         for start in range(0, len(token_ids), step):
             rows = token_ids[start : start + step]
-            block, done = float_rows(len(rows), width), 0
-            for piece in self._pieces(rows):
-                self._compute(piece, all_logits=True)
+            block, done = float_rows(len(rows), self.vocabulary_size), 0
+            while done < len(rows):
+                piece = rows[done : done + context.piece_size(start + done)]
+                context.compute(piece, start + done, all_logits=True)
                 for row in range(len(piece)):
-                    copy_floats(self._library.llama_get_logits_ith(self._context, row), block[done + row])
+                    context.copy_logits(row, block[done + row])
                 done += len(piece)
             yield block
+
+    def open_cache(self, capacity: int) -> LlamaCache:
+        """An empty KV cache, allocated at once for `capacity` tokens."""
+        if capacity > self._limit:
+            raise too_many(capacity, self._limit)
+        return LlamaCache(self, capacity, self.make_context(capacity, long=False))
+
+    def make_context(self, capacity: int, *, long: bool) -> LlamaContext:
+        """A context whose length makes llama.cpp choose the factors that are wanted."""
+        tokens = capacity
+        if long:  # llama.cpp takes the long factors for a context that is longer than the file says
+            tokens = max(tokens, self._number(_LONG_ABOVE_KEY) + 1)
+        elif self.long_above is not None:
+            tokens = min(tokens, self.long_above)
+        return LlamaContext(
+            self._library, self._model, tokens=tokens, window=self._window, batch=self.prefill_tokens
+        )
+
+    def most_likely(self, context: LlamaContext) -> int:
+        """The most likely token after the last one that was computed. Needs no NumPy."""
+        token: int = self._library.llama_sampler_sample(self._greedy, context.pointer, -1)
+        return token
 
     def _load(self, file: Path) -> int:
         """The model, its layers on this engine's provider and nowhere else."""
@@ -198,7 +207,7 @@ class LlamaEngine:
         with collected_errors(library) as errors:
             model: int | None = library.llama_model_load_from_file(os.fsencode(file), parameters)
         if not model:
-            self._refuse(f"{file}: expected a model that {NAME} ({PACKAGE} {self.version}) can read", errors)
+            refuse(f"{file}: expected a model that {NAME} ({PACKAGE} {self.version}) can read", errors)
         return model
 
     def _number(self, key: bytes) -> int:
@@ -209,120 +218,55 @@ class LlamaEngine:
 
     def _needs_long(self, tokens: int) -> bool:
         """Whether a text of so many tokens is rotated by LongRoPE's long factors."""
-        return self._long_above is not None and tokens > self._long_above
+        return self.long_above is not None and tokens > self.long_above
 
-    def _start(self, tokens: int) -> None:
-        """An empty cache for a text that has `tokens` tokens now, and may grow."""
-        if tokens > self._limit:
-            raise DoesNotFitError(
-                f"expected at most {self._limit} tokens, found {tokens}",
-                hint="open the bundle with a larger context",
-            )
-        long = self._needs_long(tokens)
-        if self._context is None or long != self._long:
-            self._make_context(long=long)
-        self._library.llama_memory_clear(self._library.llama_get_memory(self._context), False)
-        self._position = 0
 
-    def _make_context(self, *, long: bool) -> None:
-        """Replace the context by one whose length makes llama.cpp choose the factors that are wanted."""
-        library = self._library
-        if self._free_context is not None:  # first, so that there is never the memory of two
-            self._free_context()
+class LlamaCache(SequenceCache):
+    """The KV cache of one context of llama.cpp."""
+
+    def __init__(
+        self, engine: LlamaEngine, capacity: int, context: LlamaContext | None, *, long: bool = False
+    ) -> None:
+        super().__init__(capacity, piece_tokens=engine.prefill_tokens, long_above=engine.long_above)
+        self._engine = engine
+        self._context = context
+        self._context_is_long = long
+
+    def next_greedy(self) -> int:
+        """See KvCache."""
+        self._check_logits()
+        return self._engine.most_likely(self._matching_context())
+
+    def _matching_context(self) -> LlamaContext:
+        """The context with the factors that are wanted. The other one goes first: never the memory of two."""
+        if self._context is None or self._context_is_long != self._long:
+            self._free()
+            self._context = self._engine.make_context(self.capacity, long=self._long)
+            self._context_is_long = self._long
+        return self._context
+
+    def _piece_size(self, past: int) -> int:
+        return self._matching_context().piece_size(past)
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        self._matching_context().compute(tokens, past)
+
+    def _keep(self, count: int) -> int:
+        if self._context is None:
+            return 0
+        self._context.keep(count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        row: NDArray[np.float32] = float_rows(1, self._engine.vocabulary_size)[0]
+        self._matching_context().copy_logits(-1, row)
+        return row
+
+    def _copy(self) -> LlamaCache:
+        context = None if self._context is None else self._context.copy()
+        return LlamaCache(self._engine, self.capacity, context, long=self._context_is_long)
+
+    def _free(self) -> None:
+        if self._context is not None:
+            self._context.free()
             self._context = None
-        tokens = self._limit
-        if long:  # llama.cpp takes the long factors for a context that is longer than the file says
-            tokens = max(tokens, self._number(_LONG_ABOVE_KEY) + 1)
-        else:  # what has left the window has left the cache too
-            tokens = min(tokens, self._long_above or tokens, self._window or tokens)
-        parameters = library.llama_context_default_params()
-        parameters.n_ctx = tokens
-        parameters.n_batch = parameters.n_ubatch = self._prefill_tokens
-        with collected_errors(library) as errors:
-            context: int | None = library.llama_init_from_model(self._model, parameters)
-        if not context:
-            self._refuse(f"expected a KV cache for {tokens} tokens", errors)
-        self._context, self._long = context, long
-        self._free_context = _finalizer(self, library.llama_free, context)
-        allocated = library.llama_n_ctx(context)
-        if not tokens <= allocated < tokens + _CONTEXT_STEP:
-            raise NotSupportedError(
-                f"expected {PACKAGE} {self.version} to allocate {tokens} tokens, found {allocated}",
-                hint="pip install 'edgephi[gguf]' brings a version that this edgephi knows",
-            )
-        threads = _threads()
-        library.llama_set_n_threads(context, threads, threads)
-
-    def _pieces(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Cut the tokens that come next into what is computed at once.
-
-        All tokens of a call see the same cache: once the window moves, that is right for one of them only.
-        """
-        done = 0
-        while done < len(tokens):
-            room = max(self._window - self._position, 1) if self._window else self._prefill_tokens
-            piece = tokens[done : done + min(self._prefill_tokens, room)]
-            yield piece
-            done += len(piece)
-
-    def _compute(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
-        """Put `tokens` after those in the cache, and compute the logits of the last one or of each."""
-        library, count = self._library, len(tokens)
-        if self._window:
-            oldest = self._position + count - self._window  # the first one that the last of them sees
-            if oldest > 0:
-                library.llama_memory_seq_rm(library.llama_get_memory(self._context), 0, 0, oldest)
-        batch = Batch(n_tokens=count, token=token_array(tokens))
-        if all_logits:
-            batch.logits = (ctypes.c_int8 * count)(*[1] * count)
-        code = library.llama_decode(self._context, batch)
-        if code:
-            raise BadBundleError(
-                f"expected to compute {count} tokens after {self._position}, found {NAME}'s code {code}",
-                hint=_HINT,
-            )
-        self._position += count
-
-    def _sampler(self, temperature: float, top_p: float, top_k: int, seed: int | None) -> int:
-        """llama.cpp's sampler for one answer; it has no penalty and no filter but those named here."""
-        library = self._library
-        chain: int = library.llama_sampler_chain_init(library.llama_sampler_chain_default_params())
-        samplers = [library.llama_sampler_init_greedy()]
-        if temperature > 0:
-            samplers = [
-                library.llama_sampler_init_temp(temperature),
-                library.llama_sampler_init_top_k(top_k),
-                library.llama_sampler_init_top_p(top_p, 1),
-                library.llama_sampler_init_dist(_RANDOM_SEED if seed is None else seed),
-            ]
-        for sampler in samplers:
-            library.llama_sampler_chain_add(chain, sampler)
-        return chain
-
-    def _refuse(self, expected: str, errors: list[str]) -> Never:
-        """Raise the error that llama.cpp has logged."""
-        found = errors[-1] if errors else "an error without a message"
-        if any("alloc" in error.lower() for error in errors):
-            raise DoesNotFitError(
-                f"{expected}: not enough memory: {found}",
-                hint="stop other programs, or ask for fewer tokens (--context)",
-            )
-        raise BadBundleError(f"{expected}, found: {found}", hint=_HINT)
-
-
-def _finalizer(
-    engine: LlamaEngine, free: Callable[[int], None], pointer: int
-) -> weakref.finalize[..., LlamaEngine]:
-    """What frees a pointer of the library when the engine goes, or when it is called before."""
-    finalizer = weakref.finalize(engine, free, pointer)
-    # At the end of the process the system takes everything back, and the library may be half gone by then.
-    finalizer.atexit = False
-    return finalizer
-
-
-def _threads() -> int:
-    """Threads to compute with: the cores that this process may use, each once."""
-    import psutil  # type: ignore[import-untyped]
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, psutil.cpu_count(logical=False) or usable)

@@ -79,12 +79,6 @@ class Batch(ctypes.Structure):
     ]
 
 
-class SamplerChainParameters(ctypes.Structure):
-    """`llama_sampler_chain_params`."""
-
-    _fields_: ClassVar = [("no_perf", c_bool)]
-
-
 _LogCallback = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 
 # Result and arguments of every function. Models, contexts, vocabularies and the like are pointers that only
@@ -104,19 +98,15 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "llama_n_ctx": (c_uint32, c_void_p),
     "llama_set_n_threads": (None, c_void_p, c_int32, c_int32),
     "llama_get_memory": (c_void_p, c_void_p),
-    "llama_memory_clear": (None, c_void_p, c_bool),
     "llama_memory_seq_rm": (c_bool, c_void_p, c_int32, c_int32, c_int32),
+    "llama_memory_seq_cp": (None, c_void_p, c_int32, c_int32, c_int32, c_int32),
+    "llama_state_seq_get_size": (c_size_t, c_void_p, c_int32),
+    "llama_state_seq_get_data": (c_size_t, c_void_p, c_void_p, c_size_t, c_int32),
+    "llama_state_seq_set_data": (c_size_t, c_void_p, c_void_p, c_size_t, c_int32),
     "llama_batch_get_one": (Batch, POINTER(Token), c_int32),
     "llama_decode": (c_int32, c_void_p, Batch),
     "llama_get_logits_ith": (POINTER(c_float), c_void_p, c_int32),
-    "llama_sampler_chain_default_params": (SamplerChainParameters,),
-    "llama_sampler_chain_init": (c_void_p, SamplerChainParameters),
-    "llama_sampler_chain_add": (None, c_void_p, c_void_p),
     "llama_sampler_init_greedy": (c_void_p,),
-    "llama_sampler_init_dist": (c_void_p, c_uint32),
-    "llama_sampler_init_temp": (c_void_p, c_float),
-    "llama_sampler_init_top_k": (c_void_p, c_int32),
-    "llama_sampler_init_top_p": (c_void_p, c_float, c_size_t),
     "llama_sampler_sample": (Token, c_void_p, c_void_p, c_int32),
     "llama_sampler_free": (None, c_void_p),
     "llama_max_devices": (c_size_t,),

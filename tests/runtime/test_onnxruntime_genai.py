@@ -28,6 +28,7 @@ from tests.runtime.cache_behaviour import (
     greedy,
     open_longrope,
     open_windowed,
+    taken_at_opening,
 )
 
 np = pytest.importorskip("numpy")
@@ -106,6 +107,11 @@ class TestCache(CacheBehaviour):
     tolerance = ROUNDING
     forks = False
     takes_pieces_of = 32
+
+    def test_its_memory_is_taken_when_it_is_opened(self, demo_bundle: Path) -> None:
+        ahead, opening, _ = taken_at_opening(demo_bundle)
+        assert ahead
+        assert opening > 4096 * 3072 * 0.9
 
 
 class TestLongRopeCache(LongRopeBehaviour):
