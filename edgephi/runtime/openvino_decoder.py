@@ -1,4 +1,4 @@
-"""The decoder of an OpenVINO artifact, token by token: what openvino-genai's own pipelines do inside.
+"""The decoder of an OpenVINO artifact, and its KV caches: what openvino-genai's own pipelines do inside.
 
 The graph is changed in two places before it is compiled, each where it has the place for it:
 
@@ -6,15 +6,17 @@ The graph is changed in two places before it is compiled, each where it has the 
 - The input `total_length`, i64 []: what LongRoPE's factors depend on. The graph alone takes the last token's
   position, so that a long prompt computed in pieces would begin with the wrong factors.
 
-The KV cache is one of two. OpenVINO's paged attention reads and writes tensors that this module owns, in
-blocks of tokens; that is the faster one, but its tensors must lie in the memory of a CPU. Everywhere else the
-cache is the state of the request.
+A KV cache is one of two. OpenVINO's paged attention reads and writes tensors that this module owns, in
+blocks of tokens; that is the faster one, but its tensors must lie in the memory of a CPU. Everywhere else a
+cache is the state of a request.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,29 +33,45 @@ _LARGEST = (1 << 63) - 1
 
 
 class Decoder(Protocol):
-    """A compiled decoder with the cache of one sequence. Failures are the engine's own RuntimeErrors."""
+    """A compiled decoder. It and its caches fail with the engine's own RuntimeErrors, or with OSErrors."""
 
     devices: tuple[str, ...]
     """What really computes, by OpenVINO's names."""
     is_told_length: bool
     """Whether `total` decides about LongRoPE's factors; else it is the last token of each call."""
 
-    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
-        """Compute `tokens` after the first `past` of the cache; whatever else was in the cache is dropped.
+    def open_cache(self, capacity: int) -> DecoderCache:
+        """An empty cache for at most `capacity` tokens. Its memory is taken as tokens come."""
 
-        `past` is 0 or what the calls before it have computed. `total` is the length that LongRoPE is to see.
-        Returns the logits of the last `kept` tokens, [kept, vocabulary]; they are valid until the next call.
+
+class DecoderCache(Protocol):
+    """Keys and values of one sequence of tokens."""
+
+    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+        """Compute `tokens` after the first `past`, of which the keys and values must be there.
+
+        `total` is the length that LongRoPE is to see. Returns the logits of the last `kept` tokens,
+        [kept, vocabulary]; they are valid until the next call, be it of another cache of the decoder.
         """
 
+    def keep(self, count: int) -> None:
+        """Drop all but the first `count` tokens."""
 
-def open_decoder(openvino: Any, file: Path, *, device: str, context: int) -> Decoder:
-    """Compile the graph in `file` for one of OpenVINO's devices and sequences of at most `context` tokens."""
+    def copy(self) -> DecoderCache:
+        """Another cache with the same tokens."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+def open_decoder(openvino: Any, file: Path, *, device: str) -> Decoder:
+    """Compile the graph in `file` for one of OpenVINO's devices."""
     core = openvino.Core()
     if device == "CPU":
         model = core.read_model(file)
         # A graph of somebody else's making may not have the shape that paged attention is made from.
         with contextlib.suppress(_NotPagedError):
-            return _PagedDecoder(openvino, core, model, device, context)
+            return _PagedDecoder(openvino, core, model, device)
     return _StatefulDecoder(openvino, core, core.read_model(file), device)
 
 
@@ -64,8 +82,7 @@ class _NotPagedError(Exception):
 class _PagedDecoder:
     """Keys and values lie in blocks of tokens, one block after the other."""
 
-    def __init__(self, openvino: Any, core: Any, model: Any, device: str, context: int) -> None:
-
+    def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
         self.is_told_length = _add_total_length(openvino, model)
         transformations = importlib.import_module("openvino._offline_transformations")
         try:
@@ -75,26 +92,50 @@ class _PagedDecoder:
         _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
         compiled = core.compile_model(model, device)
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
-        self._request = _Request(openvino, compiled)
-        self._block = 0  # tokens
-        self._caches = []
-        for each in compiled.inputs:
-            name = each.get_any_name()
-            if "_cache." in name:
-                # [blocks, key heads, tokens, head size]. Memory is taken when a block is first written.
-                _, heads, self._block, size = (
-                    0 if side.is_dynamic else side.get_length() for side in each.get_partial_shape()
-                )
-                shape = [-(-context // self._block), heads, self._block, size]
-                self._caches.append(openvino.Tensor(each.get_element_type(), openvino.Shape(shape)))
-                self._request.infer_request.set_tensor(name, self._caches[-1])
+        self.openvino = openvino
+        self.request = _Request(openvino, compiled)
+        self.inputs = {
+            each.get_any_name(): each for each in compiled.inputs if "_cache." in each.get_any_name()
+        }
+        """The inputs for keys and values by name, each [blocks, key heads, tokens, head size]."""
+        self.block = next(iter(self.inputs.values())).get_partial_shape()[2].get_length()
+        """Tokens in a block."""
+        self.bound: _PagedCache | None = None
+        """The cache that the request reads and writes now."""
 
-    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+    def open_cache(self, capacity: int) -> _PagedCache:
         """See Decoder."""
+        return _PagedCache(self, capacity)
+
+
+class _PagedCache:
+    """The tensors of one sequence. All caches of a decoder are computed by its one request."""
+
+    def __init__(self, decoder: _PagedDecoder, capacity: int) -> None:
         import numpy as np
 
+        self._decoder = decoder
+        self._capacity = capacity
+        self._filled = 0  # tokens
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+        self._tensors: dict[str, Any] = {}
+        blocks = -(-capacity // decoder.block)
+        for name, each in decoder.inputs.items():
+            shape = [blocks, *(side.get_length() for side in list(each.get_partial_shape())[1:])]
+            size = math.prod(shape) * each.get_element_type().bitwidth // 8
+            # Pages of the system's: none is taken before it is written, and all go back at once in the end.
+            self._memory[name] = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+            self._tensors[name] = decoder.openvino.Tensor(
+                self._memory[name], decoder.openvino.Shape(shape), each.get_element_type()
+            )
+
+    def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
+        """See DecoderCache."""
+        import numpy as np
+
+        self._bind()
         count = len(tokens)
-        blocks = -(-(past + count) // self._block)
+        blocks = -(-(past + count) // self._decoder.block)
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.array(tokens, np.int64),
             "position_ids": np.arange(past, past + count, dtype=np.int64),
@@ -106,26 +147,65 @@ class _PagedDecoder:
             _KEPT: np.array([kept], np.int64),
             _TOTAL_LENGTH: np.array(total, np.int64),
         }
-        logits: NDArray[np.float32] = self._request.run(inputs, at_once=count == 1)[-kept:, 0]
+        self._filled = past + count
+        logits: NDArray[np.float32] = self._decoder.request.run(inputs, at_once=count == 1)[-kept:, 0]
         return logits
+
+    def keep(self, count: int) -> None:
+        """See DecoderCache. What lies behind is written over."""
+        self._filled = min(self._filled, count)
+
+    def copy(self) -> _PagedCache:
+        """See DecoderCache."""
+        other = _PagedCache(self._decoder, self._capacity)
+        used, blocks = (-(-tokens // self._decoder.block) for tokens in (self._filled, self._capacity))
+        for name, memory in self._memory.items():
+            size = len(memory) // blocks * used
+            other._memory[name][:size] = memory[:size]
+        other._filled = self._filled
+        return other
+
+    def close(self) -> None:
+        """See DecoderCache."""
+        if self._decoder.bound is self:  # the request must not hold the memory: it gets that of a block
+            _PagedCache(self._decoder, 1)._bind()
+        self._memory.clear()
+        self._tensors.clear()
+
+    def _bind(self) -> None:
+        if self._decoder.bound is not self:
+            for name, tensor in self._tensors.items():
+                self._decoder.request.infer_request.set_tensor(name, tensor)
+            self._decoder.bound = self
 
 
 class _StatefulDecoder:
-    """Keys and values are the state of the request, which grows with every call."""
+    """Keys and values are the state of a request, which grows with every call."""
 
     def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
         self.is_told_length = _add_total_length(openvino, model)
         _add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
-        compiled = core.compile_model(model, device)
-        self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
-        self._request = _Request(openvino, compiled)
+        self.openvino = openvino
+        self.compiled = core.compile_model(model, device)
+        self.devices = tuple(self.compiled.get_property("EXECUTION_DEVICES"))
+
+    def open_cache(self, capacity: int) -> _StatefulCache:  # noqa: ARG002 - it grows
+        """See Decoder."""
+        return _StatefulCache(self)
+
+
+class _StatefulCache:
+    """One request of the compiled graph."""
+
+    def __init__(self, decoder: _StatefulDecoder) -> None:
+        self._decoder = decoder
+        self._filled = 0  # tokens
+        self._request = _Request(decoder.openvino, decoder.compiled)
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
-        """See Decoder."""
+        """See DecoderCache."""
         import numpy as np
 
-        if past == 0:
-            self._request.infer_request.reset_state()
         count = len(tokens)
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": np.array([tokens], np.int64),
@@ -135,8 +215,38 @@ class _StatefulDecoder:
             _KEPT: np.array([kept], np.int64),
             _TOTAL_LENGTH: np.array(total, np.int64),
         }
+        self._filled = past + count
         logits: NDArray[np.float32] = self._request.run(inputs, at_once=count == 1)[0, -kept:]
         return logits
+
+    def keep(self, count: int) -> None:
+        """See DecoderCache."""
+        if count == 0:
+            self._request.infer_request.reset_state()
+        elif count < self._filled:
+            for state in self._request.infer_request.query_state():
+                state.state = self._first(state.state, count)
+        self._filled = min(self._filled, count)
+
+    def copy(self) -> _StatefulCache:
+        """See DecoderCache."""
+        other = _StatefulCache(self._decoder)
+        if self._filled:
+            states = {state.name: state.state for state in self._request.infer_request.query_state()}
+            for state in other._request.infer_request.query_state():
+                state.state = self._first(states[state.name], self._filled)
+        other._filled = self._filled
+        return other
+
+    def close(self) -> None:
+        """See DecoderCache."""
+        del self._request
+
+    def _first(self, tensor: Any, count: int) -> Any:
+        """A copy of the first `count` tokens of a state, [batch, heads, tokens, head size]."""
+        import numpy as np
+
+        return self._decoder.openvino.Tensor(np.ascontiguousarray(tensor.data[:, :, :count]))
 
 
 def _add_total_length(openvino: Any, model: Any) -> bool:

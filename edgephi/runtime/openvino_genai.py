@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.engines import TextStream, check_version
-from edgephi.runtime.openvino_decoder import open_decoder
+from edgephi.runtime.generation import generate
+from edgephi.runtime.openvino_decoder import Decoder, DecoderCache, open_decoder
+from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,9 +88,10 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
 
 
 class OpenvinoEngine:
-    """One loaded model. Its KV cache is emptied at the start of each `generate` or `logits` call."""
+    """One loaded model with its tokenizer."""
 
     name = NAME
+    allocates_ahead = False
 
     def __init__(
         self,
@@ -103,14 +106,13 @@ class OpenvinoEngine:
         openvino, genai = engine
         self.version = version
         self.provider = provider
+        self._limit = context
         self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
-        self._refill_above = manifest.limits.whole_prefill_above
+        self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = genai.Tokenizer(str(artifact))
             self._tokenizer.set_chat_template(manifest.chat.template)
-            self._decoder = open_decoder(
-                openvino, artifact / MODEL_FILE, device=provider.upper(), context=context
-            )
+            self._decoder = open_decoder(openvino, artifact / MODEL_FILE, device=provider.upper())
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
@@ -146,59 +148,88 @@ class OpenvinoEngine:
         top_k: int,
         seed: int | None,
     ) -> Iterator[int]:
-        """The tokens that follow `prompt`, a stop token included, until there are `length` tokens in all.
-
-        An answer that grows past LongRoPE's original context is computed again from its first token on,
-        because from there on other factors hold for all of it.
-        """
-        import numpy as np
-
-        random = np.random.default_rng(seed)
-        tokens = list(prompt)
-        scores = self._prefill(tokens)
-        while len(tokens) < length:
-            token = int(scores.argmax())
-            if temperature > 0:
-                token = _draw(scores, random, temperature=temperature, top_p=top_p, top_k=top_k)
-            yield token
-            tokens.append(token)
-            if token in self._stop_token_ids or len(tokens) == length:
-                return
-            if self._refill_above is not None and len(tokens) == self._refill_above + 1:
-                scores = self._prefill(tokens)
-            else:
-                scores = self._compute(tokens[-1:], past=len(tokens) - 1, total=len(tokens))[-1]
+        """See Engine."""
+        if len(prompt) >= length:
+            return iter(())
+        return generate(
+            self.open_cache(length),
+            prompt,
+            stop_token_ids=self._stop_token_ids,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         They are those of one prefill of all the tokens, however many are computed at once.
         """
-        for start in range(0, len(token_ids), step):
-            piece = token_ids[start : start + step]
-            yield self._compute(piece, past=start, total=len(token_ids), kept=len(piece)).copy()
+        total = len(token_ids)
+        if total > self._limit:
+            raise too_many(total, self._limit)
+        with _translated(f"expected a KV cache for {total} tokens"):
+            cache = self._decoder.open_cache(total)
+        with contextlib.closing(cache):
+            for start in range(0, total, step):
+                piece = token_ids[start : start + step]
+                with _translated(f"expected to compute {len(piece)} tokens"):
+                    block = cache.compute(piece, past=start, total=total, kept=len(piece)).copy()
+                yield block
+
+    def open_cache(self, capacity: int) -> OpenvinoCache:
+        """An empty KV cache for at most `capacity` tokens."""
+        if capacity > self._limit:
+            raise too_many(capacity, self._limit)
+        with _translated(f"expected a KV cache for {capacity} tokens"):
+            cache = self._decoder.open_cache(capacity)
+        return OpenvinoCache(self._decoder, cache, capacity, long_above=self._long_above)
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
         return next(self.logits(token_ids, step=len(token_ids)))
 
-    def _prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Compute all `tokens` from the first one on; returns the scores of the token after them."""
-        scores: NDArray[np.float32]
-        start = 0
-        while start < len(tokens):
-            size = _PREFILL_TOKENS
-            above = self._refill_above
-            if start == 0 and above is not None and len(tokens) > above and not self._decoder.is_told_length:
-                size = above + 1  # a graph of somebody else's: its first piece must show what is to come
-            scores = self._compute(tokens[start : start + size], past=start, total=len(tokens))[-1]
-            start += size
-        return scores
 
-    def _compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
-        """See `Decoder.compute`."""
-        with _translated(f"expected to compute {len(tokens)} tokens"):
-            return self._decoder.compute(tokens, past=past, total=total, kept=kept)
+class OpenvinoCache(SequenceCache):
+    """The KV cache of a sequence in `decoder`."""
+
+    def __init__(
+        self, decoder: Decoder, cache: DecoderCache, capacity: int, *, long_above: int | None
+    ) -> None:
+        super().__init__(
+            capacity,
+            piece_tokens=_PREFILL_TOKENS,
+            long_above=long_above,
+            told_factors=decoder.is_told_length,
+        )
+        self._decoder = decoder
+        self._cache = cache
+        self._last: NDArray[np.float32] | None = None
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        total = past + len(tokens)
+        if self._long and self._long_above is not None:
+            total = max(total, self._long_above + 1)
+        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+            self._last = self._cache.compute(tokens, past=past, total=total)[-1].copy()
+
+    def _keep(self, count: int) -> int:
+        with _translated(f"expected to keep {count} tokens"):
+            self._cache.keep(count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        assert self._last is not None  # noqa: S101 - for the type checker
+        return self._last
+
+    def _copy(self) -> OpenvinoCache:
+        with _translated("expected to copy a KV cache"):
+            cache = self._cache.copy()
+        return OpenvinoCache(self._decoder, cache, self.capacity, long_above=self._long_above)
+
+    def _free(self) -> None:
+        self._cache.close()
 
 
 class _TextStream:
@@ -257,29 +288,6 @@ def _import_engine() -> tuple[Any, Any]:
     finally:
         if blocked:
             del sys.modules[converter]
-
-
-def _draw(
-    scores: NDArray[np.float32],
-    random: np.random.Generator,
-    *,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-) -> int:
-    """Draw a token from the `top_k` most likely ones (0: all) that make up `top_p` of their probability."""
-    import numpy as np
-
-    candidates = np.arange(len(scores))
-    if 0 < top_k < len(scores):
-        candidates = np.argpartition(scores, -top_k)[-top_k:]
-    candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
-    weights = scores[candidates].astype(np.float64) / temperature
-    shares = np.cumsum(np.exp(weights - weights[0]))
-    shares /= shares[-1]
-    count = int(np.searchsorted(shares, top_p)) + 1
-    drawn = random.random() * shares[min(count, len(shares)) - 1]
-    return int(candidates[np.searchsorted(shares, drawn, side="right")])
 
 
 @contextlib.contextmanager

@@ -9,25 +9,38 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 import edgephi.runtime
 from edgephi.build import BuildRequest, build, find_checkpoint
-from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
+from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.recipe import read_recipe
+from edgephi.runtime import openvino_decoder
 from edgephi.runtime import openvino_genai as adapter
-from edgephi.runtime.engines import open_engine
+from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.openvino_decoder import _StatefulDecoder, open_decoder
 from edgephi.runtime.openvino_genai import OpenvinoEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.target import read_target
 from tests.conftest import silent_step
+from tests.runtime.cache_behaviour import (
+    CacheBehaviour,
+    LongRopeBehaviour,
+    WindowBehaviour,
+    fresh_logits,
+    greedy,
+    grow,
+    open_windowed,
+    some_ids,
+    taken_at_opening,
+)
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 np = pytest.importorskip("numpy")
@@ -43,7 +56,25 @@ PROMPTS = [
     "😀 👩\u200d👩\u200d👧",
     "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
 ]
-GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 50, "seed": None}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _float32() -> Iterator[None]:
+    """A CPU that has units for bfloat16 or int8 uses them unless told otherwise.
+
+    What is compared here needs more digits.
+    """
+    openvino, _ = adapter._import_engine()
+    core = openvino.Core
+
+    def precise_core() -> Any:
+        made = core()
+        made.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0})
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "Core", precise_core)
+        yield
 
 
 def build_for_openvino(model: str, folder: Path, **options: Any) -> Path:
@@ -94,10 +125,6 @@ def longrope(longrope_bundle: Path) -> OpenvinoEngine:
     opened = edgephi.runtime.load(longrope_bundle).engine
     assert isinstance(opened, OpenvinoEngine)
     return opened
-
-
-def some_ids(count: int, seed: int = 0) -> list[int]:
-    return [int(id_) for id_ in np.random.default_rng(seed).integers(3, 250, count)]
 
 
 class TestText:
@@ -158,45 +185,70 @@ class TestAnswers:
         self, session: Session, engine: OpenvinoEngine
     ) -> None:
         prompt = engine.encode(session.render("who are you?"))
-        tokens = list(engine.generate(prompt, length=len(prompt) + 20, **GREEDY))
-        assert len(tokens) == 20
+        tokens = greedy(engine, prompt, 20)
         logits = engine.logits_after(prompt + tokens)[len(prompt) - 1 : -1]
         assert tokens == [int(token) for token in logits.argmax(axis=1)]
 
-    def test_a_stop_token_ends_it(self, session: Session, engine: OpenvinoEngine) -> None:
-        prompt = engine.encode(session.render(QUESTION))
-        tokens = list(engine.generate(prompt, length=4096, **GREEDY))
-        stops = session.manifest.chat.stop_token_ids
-        assert tokens[-1] in stops
-        assert not set(tokens[:-1]) & set(stops)
-
     def test_a_prompt_of_many_pieces(self, engine: OpenvinoEngine) -> None:
         ids = (engine.encode("the light in the hall ") * 400)[:1500]
-        tokens = list(engine.generate(ids, length=1501, **GREEDY))
-        assert tokens == [int(engine.logits_after(ids)[-1].argmax())]
+        assert greedy(engine, ids, 1) == [int(engine.logits_after(ids)[-1].argmax())]
 
     def test_a_new_prompt_forgets_the_last_one(self, session: Session) -> None:
         assert session.generate("who are you?").text != ANSWER
         assert session.generate(QUESTION).text == ANSWER
 
-    def test_an_iterator_that_is_dropped_computes_no_more(
-        self, session: Session, engine: OpenvinoEngine, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        prompt = engine.encode(session.render("who are you?"))
-        tokens = engine.generate(prompt, length=4096, **GREEDY)
-        next(tokens)
-        next(tokens)
-        compute, calls = engine._decoder.compute, []
 
-        def counted(*arguments: Any, **options: Any) -> Any:
-            calls.append(arguments)
-            return compute(*arguments, **options)
+def test_more_tokens_than_the_cache_was_opened_for(bundle: Path) -> None:
+    engine = open_engine(bundle, read_manifest(bundle), context=32)
+    assert len(next(engine.logits(some_ids(32), step=32))) == 32
+    with pytest.raises(DoesNotFitError, match="at most 32 tokens, found 33"):
+        next(engine.logits(some_ids(33), step=33))
 
-        monkeypatch.setattr(engine._decoder, "compute", counted)
-        tokens.close()  # type: ignore[attr-defined]
-        time.sleep(0.05)
-        assert calls == []
-        assert session.generate(QUESTION).text == ANSWER
+
+class TestCache(CacheBehaviour):
+    takes_pieces_of = 256
+
+    def test_its_memory_is_taken_as_tokens_come(self, bundle: Path) -> None:
+        ahead, opening, filling = taken_at_opening(bundle)
+        assert not ahead
+        assert opening < 1e6 < filling
+
+    def test_its_memory_is_given_back(self, engine: OpenvinoEngine) -> None:
+        before = psutil.Process().memory_info().rss
+        cache = engine.open_cache(4096)
+        grow(cache, some_ids(4000))
+        held = psutil.Process().memory_info().rss
+        cache.close()
+        assert held - psutil.Process().memory_info().rss > 3e6
+        assert psutil.Process().memory_info().rss - before < held - before
+
+
+class TestCacheInTheStateOfARequest(CacheBehaviour):
+    """As it is wherever there is no paged attention."""
+
+    takes_pieces_of = 256
+    tolerance = 1e-2
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def engine(bundle: Path) -> Iterator[Engine]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("edgephi.runtime.openvino_decoder._PagedDecoder", _no_paged_decoder)
+            opened = open_engine(bundle, read_manifest(bundle))
+        assert isinstance(opened, OpenvinoEngine)
+        assert isinstance(opened._decoder, _StatefulDecoder)
+        yield opened
+
+
+def _no_paged_decoder(*_: Any) -> Any:
+    raise openvino_decoder._NotPagedError
+
+
+class TestWindowedCache(WindowBehaviour):
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def windowed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        return open_windowed("openvino", tmp_path_factory.mktemp("window"))
 
 
 class TestLogits:
@@ -223,32 +275,40 @@ class TestLogits:
         ids = some_ids(300)
         expected = engine.logits_after(ids)
         for step in (300, 77, 1):
+            cache = stateful.open_cache(300)
             for start in range(0, 300, step):
                 piece = ids[start : start + step]
-                found = stateful.compute(piece, past=start, total=300, kept=len(piece))
+                found = cache.compute(piece, past=start, total=300, kept=len(piece))
                 wanted = expected[start : start + step]
                 assert mean_kl(wanted, found) < 1e-5
 
     def test_a_graph_without_paged_attention(self, bundle: Path, tmp_path: Path) -> None:
-        # Without `beam_idx` nothing tells where the cache is; the state of the request still works.
+        # With attention written out nothing tells where it is; the state of the request still works.
         openvino, _ = adapter._import_engine()
         file = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
         model = openvino.Core().read_model(file)
-        for parameter in model.get_parameters():
-            if parameter.get_friendly_name() == "beam_idx":
-                zero = openvino.opset13.constant([0], openvino.Type.i32)
-                parameter.output(0).replace(zero.output(0))
-                model.remove_parameter(parameter)
+        o = openvino.opset13
+        for layer in model.get_ops():
+            if layer.get_type_name() == "ScaledDotProductAttention":
+                query, keys, values, mask = (layer.input_value(i) for i in range(4))
+                root = np.float32(query.get_partial_shape()[3].get_length() ** 0.5)
+                scores = o.divide(o.matmul(query, keys, False, True), o.constant(root))
+                if mask.get_element_type() == openvino.Type.boolean:
+                    mask = o.select(mask, o.constant(np.float32(0)), o.constant(np.float32(-1e9)))
+                weights = o.softmax(o.add(scores, mask), -1)
+                layer.output(0).replace(o.matmul(weights, values, False, False).output(0))
         openvino.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
-        decoder = open_decoder(openvino, tmp_path / "model.xml", device="CPU", context=64)
-        whole = open_decoder(openvino, file, device="CPU", context=64)
+        decoder = open_decoder(openvino, tmp_path / "model.xml", device="CPU")
+        assert isinstance(decoder, _StatefulDecoder)
         ids = some_ids(20)
-        expected = whole.compute(ids, past=0, total=20, kept=20)
-        found = decoder.compute(ids, past=0, total=20, kept=20)
+        expected, found = (
+            each.open_cache(20).compute(ids, past=0, total=20, kept=20)
+            for each in (open_decoder(openvino, file, device="CPU"), decoder)
+        )
         assert mean_kl(expected, found) < 1e-5
 
 
-class TestLongRope:
+class TestLongRopeCache(LongRopeBehaviour):
     """LongRoPE changes its factors for all tokens when there are more than its original context."""
 
     @pytest.mark.parametrize("length", [ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL * 3 // 2, 300])
@@ -262,33 +322,21 @@ class TestLongRope:
             found = np.concatenate(list(longrope.logits(ids, step=step)))
             assert mean_kl(expected, found) < 1e-4
 
-    @pytest.mark.parametrize("length", [ORIGINAL - 3, ORIGINAL, ORIGINAL + 1, 300])
-    def test_each_step_of_an_answer_is_a_fresh_prefill(self, longrope: OpenvinoEngine, length: int) -> None:
-        prompt = some_ids(length, seed=length)
-        tokens = list(longrope.generate(prompt, length=length + 12, **GREEDY))
-        for count, token in enumerate(tokens):
-            logits = longrope.logits_after(prompt + tokens[:count])[-1]
-            # Random weights: two tokens may be as likely as each other, up to the rounding of the cache.
-            assert logits.max() - logits[token] < 1e-2 * logits.std()
-
-    def test_the_factors_matter(self, longrope: OpenvinoEngine) -> None:
-        ids = some_ids(ORIGINAL + 1)
-        alone = longrope.logits_after(ids[:-1])
-        assert mean_kl(alone, longrope.logits_after(ids)[:-1]) > 1e-3
-
     def test_one_step_computes_everything_again(
         self, longrope: OpenvinoEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        compute, counts = longrope._decoder.compute, []
+        cache = longrope.open_cache(ORIGINAL + 3)
+        compute, calls = cache._compute, []
 
-        def counted(tokens: Any, **options: Any) -> Any:
-            counts.append((len(tokens), options["total"]))
-            return compute(tokens, **options)
+        def counted(tokens: list[int], past: int) -> None:
+            calls.append((past, len(tokens)))
+            compute(tokens, past)
 
-        monkeypatch.setattr(longrope._decoder, "compute", counted)
-        prompt = some_ids(ORIGINAL - 2)
-        assert len(list(longrope.generate(prompt, length=ORIGINAL + 4, **GREEDY))) == 6
-        assert counts == [(38, 38), (1, 39), (1, 40), (41, 41), (1, 42), (1, 43)]
+        monkeypatch.setattr(cache, "_compute", counted)
+        grow(cache, some_ids(ORIGINAL - 2))
+        for token in some_ids(5):
+            grow(cache, [token])
+        assert calls == [(0, 38), (38, 1), (39, 1), (0, 41), (41, 1), (42, 1)]
 
 
 @pytest.mark.parametrize("length", [299, 300, 301, 400])
@@ -305,13 +353,13 @@ def test_a_prompt_in_pieces_has_one_set_of_factors(tmp_path: Path, length: int) 
     graph = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
     text = graph.read_text()
     assert text.count("total_length") == 1
-    found = [whole._prefill(ids).copy()]
+    found = [fresh_logits(whole, ids)]
     graph.write_text(text.replace("total_length", "other_length"))
     other = edgephi.runtime.load(bundle).engine
     assert isinstance(other, OpenvinoEngine)
     assert whole._decoder.is_told_length
     assert not other._decoder.is_told_length
-    found.append(other._prefill(ids).copy())
+    found.append(fresh_logits(other, ids))
     for scores in found:
         assert mean_kl(expected[None], scores[None]) < 1e-4
 
@@ -336,44 +384,6 @@ def mean_kl(expected: Any, found: Any) -> float:
     return transformers.mean_kl(expected, found)
 
 
-class TestSampling:
-    PROMPT = "who are you?"
-
-    def tokens(self, session: Session, **options: Any) -> list[int]:
-        prompt = session.engine.encode(session.render(self.PROMPT))
-        chosen = {"temperature": 1.5, "top_p": 1.0, "top_k": 50, "seed": 1, **options}
-        return list(session.engine.generate(prompt, length=len(prompt) + 16, **chosen))
-
-    def test_a_seed_draws_the_same_again(self, session: Session) -> None:
-        assert self.tokens(session, seed=3) == self.tokens(session, seed=3)
-        assert len({tuple(self.tokens(session, seed=seed)) for seed in range(6)}) > 1
-
-    def test_without_a_seed_answers_differ(self, session: Session) -> None:
-        assert len({tuple(self.tokens(session, seed=None, temperature=5.0)) for _ in range(4)}) > 1
-
-    @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}])
-    def test_what_leaves_one_token_is_greedy(self, session: Session, options: dict[str, Any]) -> None:
-        assert self.tokens(session, **options) == self.tokens(session, temperature=0.0)
-
-    def test_tokens_are_drawn_as_often_as_they_are_likely(self) -> None:
-        shares = np.array([0.05, 0.5, 0.3, 0.15])
-        scores = (2 * np.log(shares)).astype(np.float32)  # a temperature of 2 undoes it
-        random = np.random.default_rng(0)
-
-        def drawn(**options: Any) -> list[float]:
-            chosen = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, **options}
-            counts = Counter(adapter._draw(scores, random, **chosen) for _ in range(5_000))
-            return [counts[token] / 5_000 for token in range(4)]
-
-        np.testing.assert_allclose(drawn(), shares, atol=0.03)
-        np.testing.assert_allclose(drawn(top_k=2), [0, 0.625, 0.375, 0], atol=0.03)
-        # The most likely ones that make up at least that share.
-        np.testing.assert_allclose(drawn(top_p=0.5), [0, 1, 0, 0], atol=0.03)
-        np.testing.assert_allclose(drawn(top_p=0.51), [0, 0.625, 0.375, 0], atol=0.03)
-        np.testing.assert_allclose(drawn(top_p=0.9), [0, 0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], atol=0.03)
-        np.testing.assert_allclose(drawn(top_k=3, top_p=0.99), drawn(top_k=3), atol=0.03)
-
-
 class TestInterruption:
     @pytest.fixture(scope="class")
     @staticmethod
@@ -385,18 +395,19 @@ class TestInterruption:
 
     def test_ctrl_c_while_a_prompt_is_computed(self, slow_bundle: Path) -> None:
         engine = edgephi.runtime.load(slow_bundle).engine
-        prompt = some_ids(3500)
+        cache = engine.open_cache(3600)
         timer = threading.Timer(0.3, _thread.interrupt_main)
         start = time.perf_counter()
         timer.start()
         with pytest.raises(KeyboardInterrupt):
-            next(engine.generate(prompt, length=3600, **GREEDY))
+            grow(cache, some_ids(3500))
         assert time.perf_counter() - start < 3  # the whole prompt takes ten times as long
         timer.join()
-        # And the engine is as good as before.
-        short = prompt[:20]
-        (token,) = engine.generate(short, length=21, **GREEDY)
-        assert token == int(next(engine.logits(short, step=20))[-1].argmax())
+        # And the cache is as good as before.
+        done = len(cache.tokens)
+        cache.rewind(min(done, 20))
+        grow(cache, [30])
+        np.testing.assert_allclose(cache.logits(), fresh_logits(engine, cache.tokens), atol=1e-3)
 
 
 class TestOpening:
