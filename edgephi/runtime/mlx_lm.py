@@ -12,18 +12,19 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.engines import TextStream, check_version
+from edgephi.runtime.generation import generate
+from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,11 +72,8 @@ def provider_problem(provider: str) -> str | None:
     return None
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> MlxEngine:  # noqa: ARG001
-    """Load the model in `bundle` after checking the engine's version. Raises EdgephiError.
-
-    The KV cache grows with the text, so nothing is set aside for `context`.
-    """
+def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> MlxEngine:
+    """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     try:
         import mlx.core
         import mlx.nn
@@ -97,6 +95,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         manifest=manifest,
         version=version,
         provider=provider,
+        context=context,
     )
 
 
@@ -119,9 +118,10 @@ def _engine_modules() -> tuple[ModuleType, ModuleType]:
 
 
 class MlxEngine:
-    """One loaded model. The KV cache lives as long as one `generate` or `logits` call."""
+    """One loaded model with its tokenizer."""
 
     name = NAME
+    allocates_ahead = False
 
     def __init__(
         self,
@@ -132,14 +132,16 @@ class MlxEngine:
         manifest: Manifest,
         version: str,
         provider: str,
+        context: int,
     ) -> None:
         self.version = version
         self.provider = provider
-        self._mx = mlx.core
+        self._limit = context
+        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
+        self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
         phi3, self._cache = modules
         self._template = manifest.chat.template
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
             with mlx.core.stream(self._device):
@@ -170,83 +172,145 @@ class MlxEngine:
         top_k: int,
         seed: int | None,
     ) -> Iterator[int]:
-        """The tokens that follow `prompt`, a stop token included, until there are `length` tokens in all."""
+        """See Engine."""
         if len(prompt) >= length:
-            return
-        mx = self._mx
-        cache = self._cache.make_prompt_cache(self._model)
-        choose = self._greedy if temperature == 0 else self._sampler(temperature, top_p, top_k, seed)
-        # The last token of the prompt goes alone: logits after the others are never computed.
-        for piece in _pieces(prompt[:-1], _PREFILL_TOKENS[self.provider]):
-            with _translated(f"expected to prefill {len(piece)} tokens"), mx.stream(self._device):
-                self._model(mx.array([piece]), cache=cache)
-                mx.eval([layer.state for layer in cache])
-                mx.clear_cache()
-        chosen = self._step(mx.array(prompt[-1:]), cache, choose)
-        for place in range(len(prompt), length):
-            # The next token is on its way before this one is looked at, so that the device never waits.
-            following = self._step(chosen, cache, choose) if place + 1 < length else None
-            with _translated("expected a next token"):
-                token = int(chosen.item())
-            yield token
-            if token in self._stop_token_ids:
-                return
-            chosen = following
-            if place % _TOKENS_BETWEEN_CLEANING == 0:
-                mx.clear_cache()
+            return iter(())
+        return generate(
+            self.open_cache(length),
+            prompt,
+            stop_token_ids=self._stop_token_ids,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter."""
         import numpy as np
 
-        mx = self._mx
-        cache = self._cache.make_prompt_cache(self._model)
-        for piece in _pieces(token_ids, step):
-            with _translated("expected logits"), mx.stream(self._device):
-                block = self._model(mx.array([piece]), cache=cache)[0].astype(mx.float32)
+        if len(token_ids) > self._limit:
+            raise too_many(len(token_ids), self._limit)
+        mx = self.mx
+        layers = self.empty_layers()
+        for start in range(0, len(token_ids), step):
+            with _translated("expected logits"), self.computing():
+                piece = mx.array([list(token_ids[start : start + step])])
+                block = self._model(piece, cache=layers)[0].astype(mx.float32)
                 array = np.array(block)  # (step, vocabulary)
             yield array
 
-    def _step(self, token: Any, cache: Any, choose: Callable[[Any], Any]) -> Any:
-        """Begin to compute the token after `token`; both are arrays [1]."""
-        mx = self._mx
-        with _translated("expected a next token"), mx.stream(self._device):
-            logits = self._model(token[None], cache=cache)[:, -1, :]  # [1, vocabulary]
-            chosen = choose(logits)
-            mx.async_eval(chosen)
-        return chosen
+    def open_cache(self, capacity: int) -> MlxCache:
+        """An empty KV cache; nothing is set aside for its `capacity`."""
+        if capacity > self._limit:
+            raise too_many(capacity, self._limit)
+        return MlxCache(self, self.empty_layers(), capacity)
 
-    def _greedy(self, logits: Any) -> Any:
-        """The most likely token, [1], of logits [1, vocabulary]."""
-        return self._mx.argmax(logits, axis=-1)
+    def empty_layers(self) -> list[Any]:
+        """An empty KVCache of mlx-lm's for each layer."""
+        layers: list[Any] = self._cache.make_prompt_cache(self._model)
+        return layers
 
-    def _sampler(
-        self, temperature: float, top_p: float, top_k: int, seed: int | None
-    ) -> Callable[[Any], Any]:
-        """What draws a token, [1], from logits [1, vocabulary]."""
-        mx = self._mx
-        key = mx.random.key(secrets.randbits(31) if seed is None else seed)
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, MLX computes on this engine's device."""
+        stream: contextlib.AbstractContextManager[Any] = self.mx.stream(self._device)
+        return stream
 
-        def draw(logits: Any) -> Any:
-            nonlocal key
-            key, own_key = mx.random.split(key)
-            scores = logits.astype(mx.float32) / temperature
-            if 0 < top_k < scores.shape[-1]:
-                candidates = mx.argpartition(-scores, kth=top_k - 1, axis=-1)[:, :top_k]
-            else:
-                candidates = mx.arange(scores.shape[-1])[None]
-            scores = mx.take_along_axis(scores, candidates, axis=-1)  # [1, candidates]
-            if top_p < 1:
-                order = mx.argsort(-scores, axis=-1)
-                candidates = mx.take_along_axis(candidates, order, axis=-1)
-                scores = mx.take_along_axis(scores, order, axis=-1)
-                shares = mx.softmax(scores, axis=-1)
-                likelier = mx.cumsum(shares, axis=-1) - shares  # probability of all before it
-                scores = mx.where(likelier < top_p, scores, -mx.inf)
-            drawn = mx.random.categorical(scores, key=own_key)  # [1]
-            return mx.take_along_axis(candidates, drawn[:, None], axis=-1)[:, 0]
+    def last_logits(self, tokens: Any, layers: list[Any]) -> Any:
+        """Logits after the last of `tokens` [count], [1, vocabulary]. Nothing is computed yet.
 
-        return draw
+        `layers` take the keys and values. The head is not asked about the other tokens.
+        """
+        model = self._model
+        hidden = model.model(tokens[None], layers)[:, -1, :]  # [1, hidden]
+        if model.args.tie_word_embeddings:
+            return model.model.embed_tokens.as_linear(hidden)
+        return model.lm_head(hidden)
+
+
+class MlxCache(SequenceCache):
+    """The KV cache of mlx-lm, a KVCache for each layer.
+
+    MLX computes in the background what it is asked for. So that the device never waits for Python, the token
+    after the most likely one is begun before that one is told: see `next_greedy`.
+    """
+
+    def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
+        super().__init__(capacity, piece_tokens=_PREFILL_TOKENS[engine.provider], long_above=None)
+        self._engine = engine
+        self._layers = layers
+        self._step: _Step | None = None  # of the last token
+        self._next: tuple[int, _Step] | None = None  # a token that is not appended, and its step
+
+    def next_greedy(self) -> int:
+        """See KvCache."""
+        self._check_logits()
+        step = self._step
+        assert step is not None  # noqa: S101 - for the type checker
+        with _translated("expected a next token"):
+            if self._next is None and len(self._tokens) < self.capacity:
+                following = self._begin(step.most_likely)
+                self._next = int(step.most_likely.item()), following
+            return self._next[0] if self._next else int(step.most_likely.item())
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        mx = self._engine.mx
+        begun, self._next = self._next, None
+        if begun is not None and [begun[0]] == tokens:
+            self._step = begun[1]
+            return
+        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+            self._keep(past)
+            self._step = self._begin(mx.array(tokens))
+            if len(tokens) > 1:
+                mx.eval([layer.state for layer in self._layers])
+            if len(tokens) > 1 or past % _TOKENS_BETWEEN_CLEANING == 0:
+                mx.clear_cache()
+
+    def _begin(self, tokens: Any) -> _Step:
+        """Begin to compute `tokens`, [count]. What comes after more than one waits until it is asked for."""
+        mx = self._engine.mx
+        with self._engine.computing():
+            logits = self._engine.last_logits(tokens, self._layers)
+            step = _Step(logits, mx.argmax(logits, axis=-1))
+            if tokens.size == 1:
+                mx.async_eval(step.most_likely)
+        return step
+
+    def _keep(self, count: int) -> int:
+        self._next = None
+        for layer in self._layers:
+            layer.offset = min(layer.offset, count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        import numpy as np
+
+        assert self._step is not None  # noqa: S101 - for the type checker
+        with _translated("expected logits"), self._engine.computing():
+            logits: NDArray[np.float32] = np.array(self._step.logits[0].astype(self._engine.mx.float32))
+        return logits
+
+    def _copy(self) -> MlxCache:
+        layers = self._engine.empty_layers()
+        for copied, layer in zip(layers, self._layers, strict=True):
+            if layer.keys is not None:
+                # Arrays of their own, over the same memory: MLX copies that when one of the two is written.
+                copied.keys, copied.values = layer.keys[..., :, :], layer.values[..., :, :]
+                copied.offset = self._computed
+        return MlxCache(self._engine, layers, self.capacity)
+
+    def _free(self) -> None:
+        self._layers.clear()
+        self._step = self._next = None
+        self._engine.mx.clear_cache()
+
+
+class _Step(NamedTuple):
+    """What comes after a token, computed or not: logits [1, vocabulary], and the most likely token, [1]."""
+
+    logits: Any
+    most_likely: Any
 
 
 def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> Any:
@@ -274,11 +338,6 @@ def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> An
     model.load_weights(list(weights.items()), strict=True)
     mx.eval(model.parameters())
     return model
-
-
-def _pieces(token_ids: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(token_ids), size):
-        yield list(token_ids[start : start + size])
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from edgephi.runtime.session import Options, Session
 from edgephi.target import read_target
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.conftest import silent_step
+from tests.runtime.cache_behaviour import CacheBehaviour, Same, greedy, grow, some_ids, taken_at_opening
 
 np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
@@ -40,7 +41,6 @@ PROMPTS = [
     "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
     "before\0after",
 ]
-GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 50, "seed": None}
 
 
 @pytest.fixture(scope="module")
@@ -173,40 +173,19 @@ class TestAgainstTransformers:
         assert logits.argmax(axis=-1).tolist() == expected[len(prompt) :]
 
 
-class TestGenerate:
+class TestAnswers:
     def test_greedy_takes_the_most_likely_token(self, session: Session, engine: MlxEngine) -> None:
         prompt = engine.encode(session.render(PROMPT))
-        tokens = list(engine.generate(prompt, length=len(prompt) + 8, **GREEDY))
+        tokens = greedy(engine, prompt, 8)
         logits = all_logits(engine, prompt + tokens[:-1])[len(prompt) - 1 :]
         assert tokens == logits.argmax(axis=-1).tolist()
 
-    def test_it_ends_with_a_stop_token(self, session: Session, engine: MlxEngine) -> None:
-        prompt = engine.encode(session.render(PROMPT))
-        tokens = list(engine.generate(prompt, length=len(prompt) + 100, **GREEDY))
-        stops = session.manifest.chat.stop_token_ids
-        assert len(tokens) < 100
-        assert [token in stops for token in tokens] == [False] * (len(tokens) - 1) + [True]
-
-    @pytest.mark.parametrize("room", [-1, 0, 1, 2])
-    def test_it_never_passes_the_length(self, session: Session, engine: MlxEngine, room: int) -> None:
-        prompt = engine.encode(session.render(PROMPT))
-        tokens = list(engine.generate(prompt, length=len(prompt) + room, **GREEDY))
-        assert len(tokens) == max(0, room)
-
     def test_a_prompt_of_many_pieces(self, engine: MlxEngine) -> None:
         token_ids = (engine.encode("the light in the hall ") * 100)[:300]
-        tokens = list(engine.generate(token_ids, length=301, **GREEDY))
-        assert tokens == [int(all_logits(engine, token_ids, step=300)[-1].argmax())]
+        assert greedy(engine, token_ids, 1) == [int(all_logits(engine, token_ids, step=300)[-1].argmax())]
 
     def test_a_prompt_of_one_token(self, engine: MlxEngine) -> None:
-        assert list(engine.generate([20], length=2, **GREEDY)) == [int(all_logits(engine, [20])[-1].argmax())]
-
-    def test_closing_it_stops_it(self, engine: MlxEngine) -> None:
-        prompt = engine.encode("the light in the hall")
-        answer = engine.generate(prompt, length=1000, **GREEDY)
-        next(answer)
-        answer.close()  # type: ignore[attr-defined]
-        assert list(answer) == []
+        assert greedy(engine, [20], 1) == [int(all_logits(engine, [20])[-1].argmax())]
 
     def test_logits_do_not_depend_on_the_step(self, engine: MlxEngine) -> None:
         token_ids = engine.encode("turn on the kitchen light and the heating, please " * 4)
@@ -219,43 +198,37 @@ class TestGenerate:
             np.testing.assert_allclose(np.concatenate(stepped), whole, atol=1e-3)
 
 
-class TestSampling:
-    def draw(self, engine: MlxEngine, count: int = 6, **options: Any) -> list[int]:
-        prompt = engine.encode("the light in the hall")
-        options = {"temperature": 5.0, "top_p": 1.0, "top_k": 0, "seed": None, **options}
-        return list(engine.generate(prompt, length=len(prompt) + count, **options))
+class TestCache(CacheBehaviour):
+    takes_pieces_of = 16
 
-    def test_a_seed_draws_the_same_again(self, engine: MlxEngine) -> None:
-        assert self.draw(engine, seed=1) == self.draw(engine, seed=1)
-        assert len({tuple(self.draw(engine, seed=seed)) for seed in range(6)}) > 1
+    def test_its_memory_is_taken_as_tokens_come(self, bundle: Path) -> None:
+        ahead, opening, filling = taken_at_opening(bundle)
+        assert not ahead
+        assert opening < 1e6 < filling
 
-    def test_without_a_seed_it_differs(self, engine: MlxEngine) -> None:
-        assert len({tuple(self.draw(engine)) for _ in range(6)}) > 1
+    def test_the_token_that_was_begun_is_not_the_one_that_comes(self, engine: MlxEngine) -> None:
+        cache = engine.open_cache(20)
+        grow(cache, some_ids(8))
+        begun = cache.next_greedy()
+        other = begun + 1
+        grow(cache, [other])
+        Same(engine, self.tolerance)(cache, tokens=[*some_ids(8), other])
+        cache.next_greedy()
+        fork = cache.fork()
+        assert fork is not None
+        for each in (fork, cache):
+            each.rewind(8)
+            grow(each, [begun])
+            Same(engine, self.tolerance)(each, tokens=[*some_ids(8), begun])
 
-    @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}])
-    def test_one_candidate_is_the_greedy_one(self, engine: MlxEngine, options: dict[str, Any]) -> None:
-        assert self.draw(engine, **options) == self.draw(engine, temperature=0.0)
-
-    @pytest.mark.parametrize(
-        ("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.7), (5, 0.6), (10_000, 1.0)], ids=str
-    )
-    def test_tokens_come_as_often_as_they_are_likely(
-        self, engine: MlxEngine, top_k: int, top_p: float
-    ) -> None:
-        random = np.random.default_rng(0)
-        logits = random.normal(size=40).astype(np.float32) * 3
-        temperature, count = 1.5, 4000
-        order = np.argsort(-logits)[: top_k or None]
-        shares = np.exp((logits[order] - logits.max()) / temperature)
-        shares /= shares.sum()
-        shares *= np.cumsum(shares) - shares < top_p
-        expected = np.zeros(40)
-        expected[order] = shares / shares.sum()
-        draw = engine._sampler(temperature, top_p, top_k, seed=3)
-        drawn = [draw(mx.array(logits)[None]).item() for _ in range(count)]
-        found = np.bincount(drawn, minlength=40) / count
-        assert (found[expected == 0] == 0).all()
-        assert np.abs(found - expected).max() < 0.03
+    def test_asking_twice_changes_nothing(self, engine: MlxEngine) -> None:
+        cache = engine.open_cache(9)
+        grow(cache, some_ids(8))
+        before = cache.logits()
+        assert cache.next_greedy() == cache.next_greedy() == before.argmax()
+        np.testing.assert_array_equal(cache.logits(), before)
+        grow(cache, [cache.next_greedy()])
+        assert cache.next_greedy() == cache.logits().argmax()  # there is no room for what would follow
 
 
 class TestRefusals:
