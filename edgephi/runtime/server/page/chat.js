@@ -1,0 +1,187 @@
+// The conversation: what is asked, what comes back, and what the page says about it.
+
+import { announce } from "./announce.js";
+import { Broken, Refused, Unreachable, firstModel, streamAnswer } from "./api.js";
+import { askForKey, knownKey } from "./key.js";
+import { addTurn } from "./turn.js";
+import { showModel, showRunning, showStart, showState } from "./view.js";
+
+const question = document.getElementById("question");
+const system = document.getElementById("system");
+
+/** The model's id, and what the server says of it; null until the server has answered. */
+let model = null;
+/** Each turn: {question, answer, view}; `answer` is "" where none came. Kept here and nowhere else. */
+let turns = [];
+/** Stops what is going on; null when nothing is. */
+let running = null;
+
+/** Ask the server which model it has. Raises as `firstModel` does. */
+async function meetModel() {
+  model = await withPatience(() => firstModel(knownKey()), null, (text) => showState("busy", text));
+  showModel(model);
+}
+
+async function connect() {
+  try {
+    await meetModel();
+    showState("ready", "Ready");
+  } catch (error) {
+    showState("failed", explain(error).problem);
+  }
+}
+
+/** Ask what is in the question's field. */
+function ask() {
+  const text = question.value.trim();
+  if (text === "" || running !== null) return;
+  question.value = "";
+  question.dispatchEvent(new Event("input"));
+  turns.at(-1)?.view.settle();
+  const turn = { question: text, answer: "", view: addTurn(text, () => answer(turn)) };
+  turns.push(turn);
+  answer(turn);
+}
+
+/** Have the model answer a turn: a new one, or the last one once more. */
+async function answer(turn) {
+  if (running !== null) return;
+  const stop = new AbortController();
+  running = stop;
+  turn.answer = "";
+  turn.view.begin();
+  showRunning(true);
+  showState("busy", "Reading");
+  announce("The model is reading the question.");
+  try {
+    if (model === null) await meetModel();
+    await withPatience(() => receive(turn, stop.signal), stop.signal, (text) => turn.view.wait(text));
+    announce(turn.answer === "" ? "The model gave an empty answer." : `Answer: ${turn.answer}`);
+    showState("ready", "Ready");
+  } catch (error) {
+    if (stop.signal.aborted) {
+      turn.view.end("stopped");
+      announce("Stopped.");
+      showState("ready", "Ready");
+    } else {
+      const { problem, advice, fresh } = explain(error);
+      turn.view.fail(problem, advice, fresh ? startAgain : null);
+      const gone = error instanceof Unreachable || error instanceof Broken;
+      showState(gone ? "failed" : "ready", gone ? "Not reached" : "Ready");
+    }
+  } finally {
+    running = null;
+    showRunning(false);
+  }
+}
+
+/** One request: its text goes to the turn as it comes. */
+async function receive(turn, signal) {
+  turn.answer = "";
+  turn.view.begin();
+  for await (const { text, finish, numbers } of streamAnswer(model.id, messagesUpTo(turn), knownKey(), signal)) {
+    if (text !== "") {
+      if (turn.answer === "") showState("busy", "Answering");
+      turn.answer += text;
+      turn.view.write(turn.answer);
+    }
+    if (finish !== null) turn.view.end(finish, numbers);
+  }
+}
+
+/** What the model is to read: turns that were never answered are left out. */
+function messagesUpTo(turn) {
+  const said = system.value.trim();
+  const messages = said === "" ? [] : [{ role: "system", content: said }];
+  for (const each of turns) {
+    if (each !== turn && each.answer === "") continue;
+    messages.push({ role: "user", content: each.question });
+    if (each === turn) break;
+    messages.push({ role: "assistant", content: each.answer });
+  }
+  return messages;
+}
+
+/**
+ * What `attempt` returns. Asks for an API key when the server wants one, and waits and tries again when the
+ * server says to; `say` is told what is being waited for. Everything else that is refused is raised.
+ */
+async function withPatience(attempt, signal, say) {
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      if (error.status === 401) {
+        if (!(await askForKey(signal))) throw error;
+      } else if (error.retryAfter !== null) {
+        await countDown(error, signal, say);
+      } else {
+        throw error;
+      }
+    }
+  }
+}
+
+/** Wait as long as the server says, and tell how long that still is. Raises the signal's reason. */
+async function countDown(error, signal, say) {
+  const why = error.status === 429 ? "The server is busy with other requests." : "The server is not ready.";
+  announce(`${why} Trying again in ${error.retryAfter} seconds.`);
+  for (let left = error.retryAfter; left > 0; left--) {
+    signal?.throwIfAborted();
+    say(`${why} Trying again in ${left} s.`);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 1000);
+      signal?.addEventListener("abort", resolve, { once: true });
+    });
+  }
+  signal?.throwIfAborted();
+}
+
+/** An error in words: the problem, what can be done about it, and whether only a new chat helps. */
+function explain(error) {
+  if (error instanceof Unreachable) {
+    return {
+      problem: "The server cannot be reached.",
+      advice: "Is edgephi serve still running, and this device still on its network?",
+    };
+  }
+  if (error instanceof Broken) {
+    return { problem: "The answer broke off.", advice: "The connection to the server was lost, or the server stopped." };
+  }
+  if (error instanceof Refused && error.status === 401) {
+    return { problem: "The server wants an API key.", advice: "Whoever started it has the key." };
+  }
+  if (error instanceof Refused && error.status === 400) {
+    return { problem: "The server refused this request.", advice: error.message, fresh: /context/i.test(error.message) };
+  }
+  if (error instanceof Refused) {
+    return { problem: "The server could not answer.", advice: error.message };
+  }
+  return { problem: "This page has a fault.", advice: String(error) };
+}
+
+/** Forget the conversation. */
+function startAgain() {
+  running?.abort();
+  turns = [];
+  showStart();
+  announce("New chat.");
+  question.focus();
+}
+
+document.getElementById("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+document.getElementById("stop").addEventListener("click", () => running?.abort());
+document.getElementById("new-chat").addEventListener("click", startAgain);
+document.addEventListener("keydown", (event) => {
+  if (event.isComposing) return; // Enter and Escape belong to the input method
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
+  if (event.key === "Enter" && !event.shiftKey && event.target === question) {
+    event.preventDefault();
+    ask();
+  }
+});
+connect();
