@@ -4,6 +4,7 @@
     ├── UsageError            2   the command line cannot be understood
     ├── CannotServeError      3   asked for something that cannot be had here
     │   ├── DoesNotFitError         too little memory, disk or context
+    │   │   └── PastContextError    a prompt that leaves no room for an answer
     │   └── NotSupportedError       a model, engine or option that edgephi does not know (yet)
     ├── BadInputError         4   what we were given is broken
     │   ├── BadCheckpointError      config, weights or tokenizer
@@ -44,6 +45,10 @@ class CannotServeError(EdgephiError):
 
 class DoesNotFitError(CannotServeError):
     """Too little memory, disk or context for what was asked."""
+
+
+class PastContextError(DoesNotFitError):
+    """A prompt leaves no room for an answer in the context; no memory would help."""
 
 
 class NotSupportedError(CannotServeError):

@@ -12,6 +12,7 @@ from edgephi import errors
         (errors.UsageError, 2),
         (errors.CannotServeError, 3),
         (errors.DoesNotFitError, 3),
+        (errors.PastContextError, 3),
         (errors.NotSupportedError, 3),
         (errors.BadInputError, 4),
         (errors.BadCheckpointError, 4),

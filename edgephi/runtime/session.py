@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgephi.errors import DoesNotFitError, EdgephiError, UsageError
+from edgephi.errors import EdgephiError, PastContextError, UsageError
 from edgephi.manifest import Manifest
 from edgephi.runtime.engines import Engine, open_engine
 
@@ -115,13 +115,13 @@ class Session:
     def stream(self, prompt: str, options: Options = GREEDY) -> Answer:
         """The answer to `prompt`, piece by piece. A stop token is never part of it.
 
-        Raises DoesNotFitError, before any computation, when the prompt leaves no room for an answer.
+        Raises PastContextError, before any computation, when the prompt leaves no room for an answer.
         """
         start = time.perf_counter()
         token_ids = self.engine.encode(self.render(prompt, options.system))
         context = self.context
         if len(token_ids) >= context:
-            raise DoesNotFitError(
+            raise PastContextError(
                 f"the prompt has {len(token_ids)} tokens, the context is {context} tokens, "
                 "prompt and answer together",
                 hint="shorten the prompt, or build the bundle for a target with a larger context",
