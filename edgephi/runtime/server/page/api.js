@@ -4,8 +4,9 @@ import { eventsOf } from "./events.js";
 
 /** The server answered, and refused. `retryAfter` in seconds; null when waiting does not help. */
 export class Refused extends Error {
-  constructor(status, message, retryAfter = null) {
+  constructor({ message, code }, status = null, retryAfter = null) {
     super(message);
+    this.code = code;
     this.status = status;
     this.retryAfter = retryAfter;
   }
@@ -20,18 +21,18 @@ export class Broken extends Error {}
 const SECONDS_UNTIL_RETRY = 5; // where the server does not say
 
 /**
- * The model that the server has: its id, and what edgephi says of it (context, engine, …), when it does.
+ * The model that the server has: its id, and its field `edgephi` as `facts` (context, engine, …).
  * Raises Refused and Unreachable.
  */
 export async function firstModel(key) {
   const response = await request("v1/models", { headers: authorization(key) });
   const { data } = await response.json();
-  return { id: data[0].id, facts: data[0].edgephi ?? {} };
+  return { id: data[0].id, facts: data[0].edgephi };
 }
 
 /**
- * The answer to `messages`, as it comes: objects with `text` (what is new; may be empty), and at the end
- * `finish` (why it ended) and `numbers` (see the server's field `edgephi`; null from other servers).
+ * The answer to `messages`, as it comes: {read, of}, tokens of the prompt that are read; {text}, what is new
+ * in the answer; and {finish, numbers}, why it ended and the server's field `edgephi`.
  * Raises Refused, Unreachable, Broken, and the signal's AbortError.
  */
 export async function* streamAnswer(model, messages, key, signal) {
@@ -43,17 +44,21 @@ export async function* streamAnswer(model, messages, key, signal) {
   });
   let ended = false;
   try {
-    for await (const data of eventsOf(response.body)) {
+    for await (const { data, comment } of eventsOf(response.body)) {
+      if (data === undefined) {
+        const progress = /^prefill (\d+)\/(\d+)$/.exec(comment);
+        if (progress) yield { read: Number(progress[1]), of: Number(progress[2]) };
+        continue;
+      }
       if (data === "[DONE]") break;
       const chunk = JSON.parse(data);
-      if (chunk.error) throw new Refused(chunk.error.code, chunk.error.message);
-      const choice = chunk.choices?.[0];
-      ended ||= Boolean(choice?.finish_reason);
-      yield {
-        text: choice?.delta?.content ?? "",
-        finish: choice?.finish_reason ?? null,
-        numbers: chunk.edgephi ?? null,
-      };
+      if (chunk.error) throw new Refused(chunk.error);
+      const choice = chunk.choices[0]; // none in the event that has the usage
+      if (choice?.delta.content) yield { text: choice.delta.content };
+      if (choice?.finish_reason) {
+        ended = true;
+        yield { finish: choice.finish_reason, numbers: chunk.edgephi };
+      }
     }
   } catch (error) {
     if (error instanceof Refused || error.name === "AbortError") throw error;
@@ -76,13 +81,13 @@ async function request(address, options) {
     throw new Unreachable(String(error));
   }
   if (response.ok) return response;
-  let message = `HTTP status ${response.status}`;
+  let refusal = { message: `HTTP status ${response.status}` };
   try {
-    message = (await response.json()).error.message;
+    refusal = (await response.json()).error ?? refusal;
   } catch {
     // not the API's error object: a proxy's, maybe
   }
-  throw new Refused(response.status, message, secondsUntilRetry(response));
+  throw new Refused(refusal, response.status, secondsUntilRetry(response));
 }
 
 /** What `Retry-After` says, in seconds: it is a number of them or a date. */

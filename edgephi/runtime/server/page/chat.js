@@ -79,13 +79,14 @@ async function answer(turn) {
 async function receive(turn, signal) {
   turn.answer = "";
   turn.view.begin();
-  for await (const { text, finish, numbers } of streamAnswer(model.id, messagesUpTo(turn), knownKey(), signal)) {
-    if (text !== "") {
+  for await (const event of streamAnswer(model.id, messagesUpTo(turn), knownKey(), signal)) {
+    if (event.of) turn.view.read(event.read, event.of);
+    if (event.text) {
       if (turn.answer === "") showState("busy", "Answering");
-      turn.answer += text;
+      turn.answer += event.text;
       turn.view.write(turn.answer);
     }
-    if (finish !== null) turn.view.end(finish, numbers);
+    if (event.finish) turn.view.end(event.finish, event.numbers);
   }
 }
 
@@ -152,14 +153,16 @@ function explain(error) {
   if (error instanceof Refused && error.status === 401) {
     return { problem: "The server wants an API key.", advice: "Whoever started it has the key." };
   }
-  if (error instanceof Refused && error.status === 400) {
-    return { problem: "The server refused this request.", advice: error.message, fresh: /context/i.test(error.message) };
+  if (error instanceof Refused && error.code === "context_length_exceeded") {
+    return { problem: "The conversation is too long for the model.", advice: sentence(error.message), fresh: true };
   }
   if (error instanceof Refused) {
-    return { problem: "The server could not answer.", advice: error.message };
+    return { problem: "The server could not answer.", advice: sentence(error.message) };
   }
   return { problem: "This page has a fault.", advice: String(error) };
 }
+
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 /** Forget the conversation. */
 function startAgain() {

@@ -11,8 +11,12 @@ export function copyOnClick(button, text) {
   button.addEventListener("click", async () => {
     const outcome = (await copied(text())) ? "Copied" : "Copying was refused";
     label.textContent = outcome;
+    button.classList.add("done");
     announce(outcome);
-    setTimeout(() => (label.textContent = before), SHOWN_FOR);
+    setTimeout(() => {
+      label.textContent = before;
+      button.classList.remove("done");
+    }, SHOWN_FOR);
   });
 }
 

@@ -1,9 +1,9 @@
 // Server-sent events, read from a response as they arrive.
 
 /**
- * The data of each event in `body`, a stream of bytes. Ends when the stream does.
+ * Each event in `body`, a stream of bytes, as {data}, and each comment as {comment}. Ends when the stream does.
  * @param {ReadableStream<Uint8Array>} body
- * @returns {AsyncGenerator<string>}
+ * @returns {AsyncGenerator<{data: string} | {comment: string}>}
  */
 export async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -17,11 +17,13 @@ export async function* eventsOf(body) {
       unfinished = lines.pop();
       for (const line of lines) {
         if (line === "" && data.length > 0) {
-          yield data.join("\n");
+          yield { data: data.join("\n") };
           data = [];
         } else if (line.startsWith("data:")) {
           data.push(line.slice(line[5] === " " ? 6 : 5));
-        } // comments keep the connection alive; other fields are not used by this API
+        } else if (line.startsWith(":")) {
+          yield { comment: line.slice(1).trim() };
+        } // other fields are not used by this API
       }
     }
   } finally {

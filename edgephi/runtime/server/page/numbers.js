@@ -6,9 +6,10 @@ const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 export const count = (number) => plain.format(number);
 
 export function seconds(number) {
-  if (number < 0.9995) return `${three.format(number * 1000)} ms`;
-  if (number < 99.5) return `${three.format(number)} s`;
-  return `${plain.format(Math.floor(number / 60))} min ${Math.round(number % 60)} s`;
+  if (number < 0.9995) return `${Math.max(1, Math.round(number * 1000))} ms`;
+  if (number < 99.5) return `${number.toFixed(number < 9.995 ? 2 : 1)} s`;
+  const whole = Math.round(number);
+  return `${plain.format(Math.floor(whole / 60))} min ${whole % 60} s`;
 }
 
 export const rate = (number) => `${three.format(number)} tokens/s`;
@@ -26,8 +27,9 @@ export function numbersOfAnswer(numbers) {
   if (numbers.first_token_seconds > 0) texts.push(`first token ${seconds(numbers.first_token_seconds)}`);
   const tokens = numbers.generated_tokens;
   texts.push(tokens === 1 ? "1 token" : `${count(tokens)} tokens`);
-  if (numbers.reused_tokens > 0) {
-    texts.push(`${count(numbers.reused_tokens)} of ${count(numbers.prompt_tokens)} prompt tokens reused`);
+  if (numbers.prompt_tokens > 0) {
+    const reused = numbers.reused_tokens > 0 ? `, ${count(numbers.reused_tokens)} reused` : "";
+    texts.push(`prompt ${count(numbers.prompt_tokens)}${reused}`);
   }
   return texts;
 }

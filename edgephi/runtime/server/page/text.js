@@ -11,7 +11,7 @@ export function showText(place, text) {
     const source = JSON.stringify(block);
     const old = place.children[i];
     if (old && shown.get(old) === source) return;
-    const element = block.code ? codeElement(block) : proseElement(block);
+    const element = BUILDERS[block.kind](block);
     shown.set(element, source);
     if (old) old.replaceWith(element);
     else place.append(element);
@@ -19,25 +19,27 @@ export function showText(place, text) {
   while (place.children.length > blocks.length) place.lastElementChild.remove();
 }
 
-/** Prose and fenced code, in order: {code, language, text}. A fence that is still open ends with the text. */
+const BUILDERS = { prose: proseElement, code: codeElement, json: jsonElement };
+
+/** Prose and fenced code, in order: {kind, language, text}. A fence that is still open ends with the text. */
 function blocksOf(text) {
-  if (/^\s*\{\s*"/.test(text)) return [{ code: true, language: "json", text: text.trim() }];
+  if (/^\s*\{\s*"/.test(text)) return [{ kind: "json", text: text.trim() }];
   const blocks = [];
   let fence = "";
-  let block = { code: false, language: "", text: "" };
+  let block = { kind: "prose", text: "" };
   const finish = (next) => {
-    const trimmed = block.code ? block.text.replace(/\n$/, "") : block.text.replace(/^\n+|\s+$/g, "");
-    if (block.code || trimmed) blocks.push({ ...block, text: trimmed });
+    const trimmed = block.text.replace(block.kind === "code" ? /\n$/ : /^\n+|\s+$/g, "");
+    if (block.kind === "code" || trimmed) blocks.push({ ...block, text: trimmed });
     block = next;
   };
   for (const line of text.split(/(?<=\n)/)) {
     const mark = /^\s*(`{3,}|~{3,})\s*([\w+#.-]*)\s*$/.exec(line);
     if (mark && !fence) {
       fence = mark[1];
-      finish({ code: true, language: mark[2], text: "" });
+      finish({ kind: "code", language: mark[2], text: "" });
     } else if (mark && !mark[2] && mark[1].startsWith(fence)) {
       fence = "";
-      finish({ code: false, language: "", text: "" });
+      finish({ kind: "prose", text: "" });
     } else {
       block.text += line;
     }
@@ -50,8 +52,16 @@ function codeElement({ language, text }) {
   const element = document.getElementById("code-template").content.firstElementChild.cloneNode(true);
   element.querySelector(".language").textContent = language || "code";
   element.querySelector("code").textContent = text;
-  element.classList.toggle("wraps", language === "json");
   copyOnClick(element.querySelector(".copy"), () => text);
+  return element;
+}
+
+/** An answer that is JSON as a whole, as the model wrote it. */
+function jsonElement({ text }) {
+  const element = document.createElement("pre");
+  const code = document.createElement("code");
+  code.textContent = text;
+  element.append(code);
   return element;
 }
 

@@ -2,11 +2,11 @@
 
 import { announce } from "./announce.js";
 import { copyOnClick } from "./copy.js";
-import { numbersOfAnswer, seconds } from "./numbers.js";
+import { count, numbersOfAnswer } from "./numbers.js";
 import { showText } from "./text.js";
 import { followEnd, showContext, usedBefore } from "./view.js";
 
-const ENDS = { stopped: "Stopped", length: "Cut at the limit of tokens" };
+const ENDS = { stopped: "Stopped", length: "Cut at the limit of tokens", full: "The context is full" };
 const MILLISECONDS_BETWEEN_NUMBERS = 250;
 
 /** Add a turn to the page; `again` is called when its button to try again is pressed. Returns its view. */
@@ -28,6 +28,7 @@ export function addTurn(question, again) {
   let clock = null;
   let frame = 0;
   let freshStart = null;
+  let progress = "";
 
   part(".again").addEventListener("click", () => (freshStart ?? again)());
   copyOnClick(copy, () => written);
@@ -46,7 +47,8 @@ export function addTurn(question, again) {
   });
 
   const showNumbers = (taken, note) => {
-    const items = [...(note ? [note] : []), ...numbersOfAnswer(taken)].map((said) => {
+    const said = taken.generated_tokens > 0 ? numbersOfAnswer(taken) : [];
+    const items = [...(note ? [note] : []), ...said].map((said) => {
       const item = document.createElement("li");
       item.textContent = said;
       return item;
@@ -59,7 +61,7 @@ export function addTurn(question, again) {
   const tick = () => {
     if (pieces === 0) {
       const passed = Math.floor((performance.now() - asked) / 1000);
-      part(".said").textContent = passed > 0 ? `Reading, ${seconds(passed)}` : "Reading";
+      part(".said").textContent = passed > 0 ? `${progress}, ${count(passed)} s` : progress;
     } else {
       showNumbers(measured());
       showContext(usedBefore() + pieces, { exact: false });
@@ -77,7 +79,7 @@ export function addTurn(question, again) {
   return {
     /** The question is on its way. */
     begin() {
-      [written, pieces, first, last] = ["", 0, 0, 0];
+      [written, pieces, first, last, progress] = ["", 0, 0, 0, "Reading"];
       asked = performance.now();
       clearInterval(clock);
       clock = setInterval(tick, MILLISECONDS_BETWEEN_NUMBERS);
@@ -94,6 +96,12 @@ export function addTurn(question, again) {
       part(".said").textContent = why;
     },
 
+    /** So many of the prompt's tokens are read. */
+    read(done, all) {
+      progress = `Reading, ${count(done)} of ${count(all)} tokens`;
+      tick();
+    },
+
     /** The whole answer so far. */
     write(answerSoFar) {
       written = answerSoFar;
@@ -107,11 +115,10 @@ export function addTurn(question, again) {
     /** The answer's end: `finish` as in the API, or "stopped". */
     end(finish, taken = null) {
       quiet();
-      const exact = taken !== null;
-      showNumbers(taken ?? measured(), ENDS[finish]);
+      const used = taken ? taken.prompt_tokens + taken.generated_tokens : usedBefore() + pieces;
+      showNumbers(taken ?? measured(), ENDS[taken && used >= taken.context ? "full" : finish]);
+      showContext(used, taken ? { size: taken.context } : {});
       copy.hidden = written === "";
-      const used = exact ? taken.prompt_tokens + taken.generated_tokens : usedBefore() + pieces;
-      showContext(used, exact ? { size: taken.context } : {});
       followEnd();
     },
 
@@ -122,7 +129,7 @@ export function addTurn(question, again) {
       part(".problem").textContent = problem;
       part(".advice").textContent = advice;
       part(".again").textContent = start === null ? "Try again" : "New chat";
-      [part(".again").hidden, error.hidden, copy.hidden] = [false, false, written === ""];
+      [part(".buttons").hidden, error.hidden, copy.hidden] = [false, false, written === ""];
       if (pieces > 0) showNumbers(measured());
       announce(`${problem} ${advice}`);
       followEnd();
@@ -130,7 +137,7 @@ export function addTurn(question, again) {
 
     /** A later question was asked: this one is not tried again. */
     settle() {
-      part(".again").hidden = true;
+      part(".buttons").hidden = true;
     },
   };
 }

@@ -50,7 +50,7 @@ export function showRunning(running) {
 
 /** The next key goes to the question's field. Not on a telephone: its keyboard would cover the answer. */
 function backToQuestion() {
-  if (window.matchMedia("(hover: hover)").matches) element("question").focus({ preventScroll: true });
+  if (!window.matchMedia("(pointer: coarse)").matches) element("question").focus({ preventScroll: true });
 }
 
 /** How full the context is. While an answer comes `used` is an estimate: `exact` is false. */
@@ -110,5 +110,5 @@ question.addEventListener("input", () => {
 });
 system.addEventListener("input", () => {
   fitField(system);
-  element("system-preview").textContent = system.value.trim() || "none";
+  element("system-preview").textContent = system.value.trim() || "not set";
 });
