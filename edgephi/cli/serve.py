@@ -15,19 +15,14 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
-class Size(click.ParamType[int]):
+def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     """A number of bytes, as people write it: 4096, 500MB, 1.5GB, 2GiB."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", str(value).strip().lower())
-        if found is None or found[2] not in _UNITS:
-            self.fail(f"expected a size such as 500MB or 2GiB, found {value!r}", param, ctx)
-        return int(float(found[1]) * _UNITS[found[2]])
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", value.strip().lower())
+    if found is None or found[2] not in _UNITS:
+        raise click.BadParameter(f"expected a size such as 500MB or 2GiB, found {value!r}")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 @click.command(no_args_is_help=True)
@@ -58,7 +53,7 @@ class Size(click.ParamType[int]):
 @provider_option
 @click.option(
     "--cache-memory",
-    type=Size(),
+    callback=_size,
     metavar="SIZE",
     help="Memory for the conversations that are kept. [default: half of what is available, or one context]",
 )
@@ -97,7 +92,7 @@ class Size(click.ParamType[int]):
 )
 @click.option(
     "--max-body",
-    type=Size(),
+    callback=_size,
     default="4MB",
     show_default=True,
     metavar="SIZE",

@@ -99,6 +99,13 @@ class Queue:
         self.in_hand.started = time.monotonic()
         return self.in_hand
 
+    def put_back(self) -> None:
+        """The engine was gone before it heard of the job in hand: it is the next one again."""
+        if self.in_hand is not None:
+            self.in_hand.started = None
+            self._waiting.appendleft(self.in_hand)
+            self.in_hand = None
+
     def finish(self) -> None:
         """The engine is done with the job in hand."""
         if self.in_hand is not None and self.in_hand.started is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from edgephi.runtime.server.metrics import CONTENT_TYPE, Metrics
 from edgephi.runtime.server.openai_requests import ChatRequest, CompletionRequest, chat_ask, completion_ask
 from edgephi.runtime.server.openai_responses import Health, Model, ModelFacts, ModelList
 from edgephi.runtime.server.openapi import description
+from edgephi.runtime.server.page import routes as page_routes
 from edgephi.runtime.server.refusal import CLIENT_GONE, Refusal
 from edgephi.runtime.server.replies import json_response, refusal_response
 from edgephi.runtime.server.supervisor import Supervisor
@@ -162,10 +162,8 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         Route("/health", health),
         Route("/metrics", metrics),
         Route("/openapi.json", openapi),
+        *page_routes(),
     ]
-    if importlib.util.find_spec("edgephi.runtime.server.page") is not None:
-        page = importlib.import_module("edgephi.runtime.server.page")
-        routes += page.routes()
     app = Starlette(
         routes=routes,
         exception_handlers={Refusal: _say_refusal, HTTPException: _say_http_exception},

@@ -87,7 +87,7 @@ class Connection(H11Protocol):
         if not self.transport.is_closing():
             self._expect_rest()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Say it as an error object. uvicorn calls this while it handles what h11 has raised."""
         cause = sys.exc_info()[1]
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
@@ -96,7 +96,7 @@ class Connection(H11Protocol):
         if isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == 431:
             self._end_with(Refusal(431, f"expected at most {MOST_HEAD_BYTES} bytes of headers, found more"))
         else:
-            self._end_with(Refusal(400, f"expected an HTTP request, found something else: {msg}"))
+            self._end_with(Refusal(400, "expected an HTTP request, found something else"))
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from edgephi.runtime.server.admission import Job
@@ -20,15 +27,17 @@ _OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5, 1.0
 
 
 class Metrics:
-    """Everything that is counted. `queue_length`, `ready` and `engine_pid` are asked when somebody looks."""
+    """Everything that is counted. The arguments are asked when somebody looks."""
 
     def __init__(
         self,
         *,
         queue_length: Callable[[], int],
+        busy: Callable[[], bool],
         ready: Callable[[], bool],
         engine_pid: Callable[[], int | None],
     ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of when it began: nobody asked
         # A registry of our own: the default one adds facts about Python that nobody asked for.
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -75,6 +84,9 @@ class Metrics:
         )
         Gauge("edgephi_queue_length", "Requests that wait for the engine", registry=registry).set_function(
             queue_length
+        )
+        Gauge("edgephi_engine_busy", "1 while the engine is on a request", registry=registry).set_function(
+            lambda: float(busy())
         )
         Gauge("edgephi_ready", "1 when the engine answers", registry=registry).set_function(
             lambda: float(ready())

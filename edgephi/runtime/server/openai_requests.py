@@ -19,6 +19,7 @@ _ANY_OBJECT = '{"type":"object"}'
 _SEEDS = 1 << 31  # the engines' seeds have so many values
 _LARGEST_SCHEMA_BYTES = 1 << 16
 _DEEPEST_SCHEMA = 32
+_MOST_TOKENS = 1 << 24  # more than any vocabulary has
 _COMPLETION_TOKENS = 16  # of the API; a chat's answer has no limit of its own
 
 Tokens = Annotated[int, Meta(ge=1, description="The most tokens of the answer")]
@@ -206,7 +207,7 @@ def _ask(request: Request, number: int, **more: Any) -> Ask:
         id=number,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=50 if request.top_k is None else request.top_k,
+        top_k=50 if request.top_k is None else min(request.top_k, _MOST_TOKENS),
         seed=None if request.seed is None else request.seed % _SEEDS,
         stop=stop,
         **more,

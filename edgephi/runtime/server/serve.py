@@ -157,6 +157,7 @@ async def _serve(
 
     metrics = Metrics(
         queue_length=lambda: len(queue),
+        busy=lambda: queue.in_hand is not None,
         ready=lambda: supervisor.ready is not None,
         engine_pid=lambda: supervisor.pid,
     )

@@ -150,6 +150,9 @@ class Supervisor:
                 take.cancel()
                 break
             job = take.result()
+            if process.ended.done():
+                self._queue.put_back()
+                break
             process.send(job.ask)
             stuck = await self._watch(process)
             answered = answered or self._job_done.is_set()
