@@ -122,6 +122,7 @@ class MlxEngine:
 
     name = NAME
     allocates_ahead = False
+    copies_caches = True
 
     def __init__(
         self,
@@ -231,14 +232,16 @@ class MlxEngine:
 class MlxCache(SequenceCache):
     """The KV cache of mlx-lm, a KVCache for each layer.
 
-    MLX computes in the background what it is asked for. So that the device never waits for Python, the token
-    after the most likely one is begun before that one is told: see `next_greedy`.
+    MLX computes in the background what it is asked for. So that a GPU never waits for Python, what follows
+    the most likely token is begun before that one is told. On a CPU Python takes no time that matters, and
+    what is computed in vain at the end of an answer does.
     """
 
     def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
         super().__init__(capacity, piece_tokens=_PREFILL_TOKENS[engine.provider], long_above=None)
         self._engine = engine
         self._layers = layers
+        self.begins_ahead = engine.provider == "metal"
         self._step: _Step | None = None  # of the last token
         self._next: tuple[int, _Step] | None = None  # a token that is not appended, and its step
 
@@ -248,7 +251,7 @@ class MlxCache(SequenceCache):
         step = self._step
         assert step is not None  # noqa: S101 - for the type checker
         with _translated("expected a next token"):
-            if self._next is None and len(self._tokens) < self.capacity:
+            if self.begins_ahead and self._next is None and len(self._tokens) < self.capacity:
                 following = self._begin(step.most_likely)
                 self._next = int(step.most_likely.item()), following
             return self._next[0] if self._next else int(step.most_likely.item())

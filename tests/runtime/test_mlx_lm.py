@@ -24,7 +24,16 @@ from edgephi.runtime.session import Options, Session
 from edgephi.target import read_target
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.conftest import silent_step
-from tests.runtime.cache_behaviour import CacheBehaviour, Same, greedy, grow, some_ids, taken_at_opening
+from tests.runtime.cache_behaviour import (
+    CacheBehaviour,
+    Same,
+    fresh_logits,
+    greedy,
+    grow,
+    some_ids,
+    taken_at_opening,
+)
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
@@ -206,8 +215,21 @@ class TestCache(CacheBehaviour):
         assert not ahead
         assert opening < 1e6 < filling
 
-    def test_the_token_that_was_begun_is_not_the_one_that_comes(self, engine: MlxEngine) -> None:
+    def test_a_token_that_was_begun_ahead_comes(self, engine: MlxEngine) -> None:
+        """On a GPU; it computes on a CPU as well."""
         cache = engine.open_cache(20)
+        cache.begins_ahead = True
+        grow(cache, some_ids(8))
+        for _ in range(4):
+            token = cache.next_greedy()
+            assert token == fresh_logits(engine, cache.tokens).argmax()
+            grow(cache, [token])
+        Same(engine, self.tolerance)(cache)
+        assert len(cache.tokens) == 12
+
+    def test_another_token_than_the_one_that_was_begun_comes(self, engine: MlxEngine) -> None:
+        cache = engine.open_cache(20)
+        cache.begins_ahead = True
         grow(cache, some_ids(8))
         begun = cache.next_greedy()
         other = begun + 1
@@ -223,6 +245,7 @@ class TestCache(CacheBehaviour):
 
     def test_asking_twice_changes_nothing(self, engine: MlxEngine) -> None:
         cache = engine.open_cache(9)
+        cache.begins_ahead = True
         grow(cache, some_ids(8))
         before = cache.logits()
         assert cache.next_greedy() == cache.next_greedy() == before.argmax()
@@ -272,3 +295,14 @@ class TestRefusals:
 def test_the_extra_is_the_same_for_every_provider() -> None:
     assert {adapter.extra(provider) for provider in adapter.PROVIDERS} == {"mlx"}
     assert adapter.installed_version()
+
+
+def test_a_model_whose_head_is_its_embedding(tmp_path: Path) -> None:
+    tiny = write_tiny_checkpoint(tmp_path / "tiny", "phi-4-mini")
+    recipe = read_recipe("default")
+    request = BuildRequest(str(tiny), read_target("mlx"), recipe, tmp_path / "bundle", verify="off")
+    build(request, find_checkpoint(str(tiny), recipe, None, progress=False), silent_step)
+    opened = load(tmp_path / "bundle", provider="cpu", context=64).engine
+    assert isinstance(opened, MlxEngine)
+    ids = some_ids(20)
+    np.testing.assert_allclose(fresh_logits(opened, ids), all_logits(opened, ids)[-1], atol=1e-4)
