@@ -37,9 +37,8 @@ class BenchRequest:
 class Speed:
     """One prompt length. `first_token_seconds` runs from the token ids to the first new token.
 
-    `generated_tokens` were really generated: less than asked for when the model wanted to stop. Decode is
-    counted from the first new token to the last; 0 when there was one only. `peak_memory_bytes` is the most
-    that the process held until this prompt was answered.
+    Decode is counted from the first new token to the last; 0 when there was one only. `peak_memory_bytes` is
+    the most that the process held until this prompt was answered.
     """
 
     prompt_tokens: int

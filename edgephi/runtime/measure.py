@@ -30,15 +30,11 @@ from edgephi.manifest import Manifest, read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.records import read_record, write_record
 from edgephi.runtime.accelerators import find_accelerators
-from edgephi.runtime.session import Session
+from edgephi.runtime.engines import Engine
 
 DEFAULT_PROMPT_LENGTHS = (32, 128, 512)
 
-_STRIDE = 5  # tokens from the start of one prompt to that of the next
 _WARM_UP_PROMPT, _WARM_UP_ANSWER = 8, 4
-# A model that stops early is given another prompt for the rest of its tokens, but not for ever.
-_MOST_ANSWERS = 4
-# What is read does not matter for speed, but a text that goes on makes an answer that ends early unlikely.
 _TEXT = (
     "The workshop at the end of the lane opens early. On the left there is a long bench with drills, files "
     "and a vice, then a shelf of paint tins, a heap of planed boards and an old radio that only plays in the "
@@ -111,20 +107,20 @@ def run(bundle: Path, request: BenchRequest, done: Callable[[int], None]) -> Mea
     session = edgephi.runtime.load(
         bundle, context=context, provider=request.provider, warn=lambda _text: None
     )
-    prompt = _endless(session.engine.encode(_TEXT))
+    engine = session.engine
+    token_ids = engine.encode(_TEXT)
     speeds = []
     warm_up = min(_WARM_UP_PROMPT, context - _WARM_UP_ANSWER)
     if warm_up > 0:
-        _answer(session, prompt(0, warm_up), _WARM_UP_ANSWER)
-    for i, length in enumerate(request.prompt_lengths):
-        prompts = [prompt(1 + i * _MOST_ANSWERS + again, length) for again in range(_MOST_ANSWERS)]
-        speeds.append(_speed(session, prompts, request.generated_tokens))
+        _answer(engine, _endless(token_ids, warm_up), _WARM_UP_ANSWER)
+    for length in request.prompt_lengths:
+        speeds.append(_speed(engine, _endless(token_ids, length), request.generated_tokens))
         done(length + request.generated_tokens)
-    provider = session.engine.provider
+    provider = engine.provider
     on_gpu = free_before is not None and provider != "cpu"
     return Measurement(
-        engine=session.engine.name,
-        version=session.engine.version,
+        engine=engine.name,
+        version=engine.version,
         provider=provider,
         context=session.context,
         load_seconds=session.load_seconds,
@@ -146,51 +142,37 @@ def peak_memory_bytes() -> int:
         return peak if sys.platform == "darwin" else peak << 10
 
 
-def _speed(session: Session, prompts: Sequence[list[int]], tokens: int) -> Speed:
-    """Answer the first prompt, and as many of the others of its length as it takes to get `tokens` tokens."""
+def _speed(engine: Engine, prompt: list[int], tokens: int) -> Speed:
+    """Answer `prompt` with `tokens` tokens."""
     start = time.perf_counter()
-    first, last, count = _answer(session, prompts[0], tokens)
-    first_token_seconds = first - start
-    steps, seconds = count - 1, last - first
-    for prompt in prompts[1:]:
-        if steps >= tokens - 1:
-            break
-        first, last, count = _answer(session, prompt, tokens - steps)
-        steps += count - 1
-        seconds += last - first
-    length = len(prompts[0])
+    first, last = _answer(engine, prompt, tokens)
     return Speed(
-        prompt_tokens=length,
-        generated_tokens=steps + 1,
-        first_token_seconds=first_token_seconds,
-        prefill_tokens_per_second=length / first_token_seconds,
-        decode_tokens_per_second=steps / seconds if steps else 0.0,
+        prompt_tokens=len(prompt),
+        generated_tokens=tokens,
+        first_token_seconds=first - start,
+        prefill_tokens_per_second=len(prompt) / (first - start),
+        decode_tokens_per_second=(tokens - 1) / (last - first) if tokens > 1 else 0.0,
         peak_memory_bytes=peak_memory_bytes(),
     )
 
 
-def _answer(session: Session, prompt: list[int], tokens: int) -> tuple[float, float, int]:
-    """When the first and the last token of a greedy answer came, and how many came, the first included."""
-    times = [
-        time.perf_counter()
-        for _ in session.engine.generate(
-            prompt, length=len(prompt) + tokens, temperature=0.0, top_p=1.0, top_k=0, seed=None
-        )
-    ] or [time.perf_counter()]  # it stopped at once, and kept the stop token to itself
-    return times[0], times[-1], len(times)
+def _answer(engine: Engine, prompt: list[int], tokens: int) -> tuple[float, float]:
+    """When the first and the last token of a greedy answer came. No stop token ends it."""
+    cache = engine.open_cache(len(prompt) + tokens)
+    pending = prompt
+    moments: list[float] = []
+    while len(moments) < tokens:
+        for _ in cache.append(pending):
+            pass
+        pending = [cache.next_greedy()]
+        moments.append(time.perf_counter())
+    cache.close()
+    return moments[0], moments[-1]
 
 
-def _endless(token_ids: Sequence[int]) -> Callable[[int, int], list[int]]:
-    """Cuts prompts out of a text that is repeated for ever: (which, length) -> token ids.
-
-    Each begins at another token: an engine that keeps the cache of one prompt cannot use it for the next.
-    """
-
-    def prompt(which: int, length: int) -> list[int]:
-        start = which * _STRIDE
-        return [token_ids[(start + i) % len(token_ids)] for i in range(length)]
-
-    return prompt
+def _endless(token_ids: Sequence[int], length: int) -> list[int]:
+    """The first `length` tokens of a text that is repeated for ever."""
+    return [token_ids[i % len(token_ids)] for i in range(length)]
 
 
 def _gpu_free_bytes() -> int | None:

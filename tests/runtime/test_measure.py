@@ -45,14 +45,10 @@ class TestMeasure:
     def test_every_prompt_length(self, measurement: Measurement) -> None:
         assert [speed.prompt_tokens for speed in measurement.speeds] == [16, 64]
         for speed in measurement.speeds:
-            assert 2 <= speed.generated_tokens <= 24
+            assert speed.generated_tokens == 24  # a stop token ends nothing
             assert speed.prefill_tokens_per_second == pytest.approx(
                 speed.prompt_tokens / speed.first_token_seconds
             )
-
-    def test_the_demo_is_asked_again_when_it_stops_early(self, measurement: Measurement) -> None:
-        """It was trained to stop after a short action: one answer has fewer tokens than that."""
-        assert max(speed.generated_tokens for speed in measurement.speeds) > 12
 
     def test_agrees_with_an_answer_that_was_timed_otherwise(
         self, measurement: Measurement, demo_bundle: Path
