@@ -67,6 +67,8 @@ class Engine(Protocol):
     """What really computes: never another one than was asked for."""
     allocates_ahead: bool
     """Whether a KV cache takes the memory of its whole capacity when it is opened; else as tokens come."""
+    copies_caches: bool
+    """Whether `KvCache.fork` gives copies."""
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, ready for the model's answer."""

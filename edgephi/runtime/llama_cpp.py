@@ -94,6 +94,7 @@ class LlamaEngine:
 
     name = NAME
     allocates_ahead = True
+    copies_caches = True
 
     def __init__(
         self, library: ctypes.CDLL, artifact: Path, manifest: Manifest, context: int, provider: str

@@ -92,6 +92,7 @@ class GenaiEngine:
 
     name = NAME
     allocates_ahead = True
+    copies_caches = False
 
     def __init__(self, engine: Any, artifact: Path, manifest: Manifest, context: int, provider: str) -> None:
         self.version: str = engine.__version__

@@ -92,6 +92,7 @@ class OpenvinoEngine:
 
     name = NAME
     allocates_ahead = False
+    copies_caches = True
 
     def __init__(
         self,
