@@ -6,6 +6,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.cli.conftest import edgephi  # noqa: F401 - a fixture
 from tests.server.serving import Server, serving
 
 CONTEXT = 512

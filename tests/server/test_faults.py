@@ -62,16 +62,14 @@ class TestEngine:
     def test_killed_in_the_middle_of_a_stream(self, demo_bundle: Path, tmp_path: Path) -> None:
         with serving(demo_bundle, tmp_path, **slowly(0.1)) as server:
             body = {"messages": [{"role": "user", "content": PROMPT}], "stream": True}
-            lines: list[str] = []
-            with httpx.stream(
-                "POST", server.url + "/v1/chat/completions", json=body, timeout=PATIENCE
-            ) as response:
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        lines.append(line)
-                    if len(lines) == 3:
-                        os.kill(server.worker(), signal.SIGKILL)
-            assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "engine_restarted"
+            url = server.url + "/v1/chat/completions"
+            with httpx.stream("POST", url, json=body, timeout=PATIENCE) as response:
+                data = (line for line in response.iter_lines() if line.startswith("data: "))
+                for _ in range(3):
+                    next(data)
+                os.kill(server.worker(), signal.SIGKILL)
+                *_, last = data
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_restarted"
             assert answers(server)
 
     def test_stopped_and_restarted_by_the_watchdog(self, demo_bundle: Path, tmp_path: Path) -> None:
@@ -96,6 +94,7 @@ class TestEngine:
             assert server.chat(max_tokens=4).status_code == 200
             assert server.metric(RESTARTS) == 0
 
+    @pytest.mark.slow
     def test_that_cannot_be_started_any_more(self, demo_bundle: Path, tmp_path: Path) -> None:
         bundle = tmp_path / "bundle"
         subprocess.run(["cp", "-r", demo_bundle, bundle], check=True)
@@ -204,8 +203,7 @@ class TestStart:
                 heard = {manager.recv(100) for _ in range(6)}
                 assert heard == {b"READY=1", b"WATCHDOG=1"}
                 assert server.end() == 0
-                manager.setblocking(False)
-                assert b"STOPPING=1" in [manager.recv(100) for _ in range(2)]
+                until(lambda: manager.recv(100) == b"STOPPING=1", "the farewell")
 
     def test_a_system_message_of_its_own(self, demo_bundle: Path, tmp_path: Path) -> None:
         text = "You are the voice of a house with a kitchen, a bath, a hall and a garden. " * 3

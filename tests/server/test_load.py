@@ -17,6 +17,13 @@ import pytest
 from tests.server.serving import PATIENCE, Server, serving, slowly, until
 
 STEP = 0.05  # seconds of each token
+# The demo model stops early, unless it must go on.
+LONG: dict[str, Any] = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"schema": {"type": "array", "items": {"type": "boolean"}, "minItems": 2000}},
+    }
+}
 PROMPT = "turn on the kitchen light"
 GENERATED = 'edgephi_tokens_total{kind="generated"}'
 
@@ -84,7 +91,7 @@ class TestQueue:
             assert len(set(pool.map(ask, range(5)))) == 1
 
     def test_others_are_served_while_the_engine_works(self, slow: Server) -> None:
-        with open_stream(slow, temperature=2, max_tokens=30) as connection:
+        with open_stream(slow, **LONG) as connection:
             read_until(connection, b"data: ", 3)
             start = time.monotonic()
             assert slow.get("/health").status_code == 200
@@ -97,7 +104,7 @@ class TestClientsThatGoAway:
     def test_the_engine_stops_within_one_token(self, slow: Server, stream: bool) -> None:
         until(lambda: is_idle(slow), "idle")
         before = slow.metric(GENERATED)
-        with open_stream(slow, stream=stream, temperature=2, seed=3, max_tokens=60):
+        with open_stream(slow, stream=stream, **LONG):
             until(lambda: slow.metric("edgephi_engine_busy") == 1, "the start")
             time.sleep(6 * STEP)
         gone = time.monotonic()
@@ -118,7 +125,7 @@ class TestClientsThatGoAway:
         assert time.monotonic() - gone < 2 * STEP + 0.05
 
     def test_those_who_wait_leave_the_queue(self, slow: Server) -> None:
-        with open_stream(slow, temperature=2, max_tokens=40) as first:
+        with open_stream(slow, **LONG) as first:
             read_until(first, b"data: ", 2)
             with open_stream(slow):
                 until(lambda: slow.metric("edgephi_queue_length") == 1, "waiting")
@@ -129,7 +136,7 @@ class TestClientsThatGoAway:
 
 class TestDeadline:
     def test_in_the_queue(self, slow: Server) -> None:
-        with open_stream(slow, temperature=2, seed=5, max_tokens=200) as first:
+        with open_stream(slow, **LONG) as first:
             read_until(first, b"data: ", 2)
             time.sleep(1)
             response = slow.chat(max_tokens=2)
@@ -141,7 +148,7 @@ class TestDeadline:
 
     def test_of_a_whole_answer(self, slow: Server) -> None:
         start = time.monotonic()
-        response = slow.chat(temperature=2, seed=5, max_tokens=200)
+        response = slow.chat(**LONG)
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "deadline"
         assert 4.9 < time.monotonic() - start < 6
@@ -150,7 +157,7 @@ class TestDeadline:
     def test_openais_client_sees_an_error(self, slow: Server) -> None:
         messages: list[Any] = [{"role": "user", "content": PROMPT}]
         stream = slow.client().chat.completions.create(
-            model="demo-cpu", messages=messages, stream=True, temperature=2, seed=5, max_tokens=200
+            model="demo-cpu", messages=messages, stream=True, extra_body=LONG
         )
         with pytest.raises(openai.APIError, match="not finished within 5 s"):
             list(stream)
@@ -158,7 +165,7 @@ class TestDeadline:
 
 def test_a_slow_reader_does_not_hold_up_others(demo_bundle: Path, tmp_path: Path) -> None:
     with serving(demo_bundle, tmp_path) as server:
-        many = {"temperature": 2, "seed": 1, "logprobs": True, "top_logprobs": 20, "max_tokens": 3000}
+        many = {**LONG, "logprobs": True, "top_logprobs": 20}
         with open_stream(server, receive_buffer=4096, **many) as reader:
             until(lambda: server.metric(GENERATED) > 0, "the end of the long answer")
             start = time.monotonic()

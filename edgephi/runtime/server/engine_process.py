@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,9 +63,10 @@ class EngineProcess(asyncio.SubprocessProtocol):
 
     def kill(self) -> None:
         """End it at once, whatever it does."""
-        if self._transport is not None:
+        if self._transport is not None and self._transport.get_returncode() is None:
+            # Not the transport's own `kill`: it may take the exit code away from who waits for it.
             with contextlib.suppress(ProcessLookupError):
-                self._transport.kill()
+                os.kill(self.pid, signal.SIGKILL)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - asyncio's signature
         """Take in what it wrote."""
