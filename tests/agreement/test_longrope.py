@@ -11,9 +11,10 @@ import pytest
 
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, read_manifest
-from edgephi.runtime.session import Options, Session
+from edgephi.runtime.session import Session
 from tests.agreement.conftest import PROVIDER, build_for, engine_of
 from tests.export.oracle import Floats, expected_logits, transformers_model
+from tests.runtime.cache_behaviour import greedy, grow
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 ORIGINAL = 4096
@@ -77,21 +78,6 @@ def oracle(checkpoint: Path, bundles: Bundles) -> Oracle:
     return Oracle(checkpoint, bundles)
 
 
-def answer(bundle: Path, prompt: list[int], count: int) -> list[int]:
-    """The greedy continuation by the adapter, `count` tokens or up to a stop token."""
-    engine = engine_of(bundle)
-    options = Options()
-    tokens = engine.generate(
-        prompt,
-        length=len(prompt) + count,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        seed=options.seed,
-    )
-    return list(tokens)
-
-
 def check(oracle: Oracle, prompt: list[int], tokens: list[int]) -> None:
     """Each token is the most likely one after those before it, or as good as that."""
     assert tokens
@@ -113,7 +99,7 @@ def test_the_factors_matter_here(checkpoint: Path, oracle: Oracle, prompt: list[
 def test_a_prompt_as_long_as_the_original_context_allows(
     bundles: Bundles, oracle: Oracle, prompt: list[int], target: str
 ) -> None:
-    check(oracle, prompt[:4090], answer(bundles(target, ORIGINAL), prompt[:4090], 6))
+    check(oracle, prompt[:4090], greedy(engine_of(bundles(target, ORIGINAL)), prompt[:4090], 6))
 
 
 @pytest.mark.parametrize("target", SWITCHING)
@@ -122,7 +108,18 @@ def test_a_bundle_past_the_original_context(
     bundles: Bundles, oracle: Oracle, prompt: list[int], target: str, length: int
 ) -> None:
     """From 4,095 tokens the third token of the answer is past the switch."""
-    check(oracle, prompt[:length], answer(bundles(target, PAST), prompt[:length], 4))
+    check(oracle, prompt[:length], greedy(engine_of(bundles(target, PAST)), prompt[:length], 4))
+
+
+@pytest.mark.parametrize("target", SWITCHING)
+def test_a_text_that_is_rewound_across_the_original_context(
+    bundles: Bundles, oracle: Oracle, prompt: list[int], target: str
+) -> None:
+    cache = engine_of(bundles(target, PAST)).open_cache(ORIGINAL + 10)
+    for kept, total in ((0, ORIGINAL + 1), (ORIGINAL - 6, ORIGINAL - 1), (ORIGINAL - 1, ORIGINAL + 1)):
+        cache.rewind(kept)
+        grow(cache, prompt[kept:total])
+        check(oracle, prompt[:total], [cache.next_greedy()])
 
 
 @pytest.mark.parametrize("target", CAPPED)
