@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
@@ -48,7 +50,7 @@ def routes() -> list[Route]:
     ]
 
 
-def _endpoint(path: Path) -> object:
+def _endpoint(path: Path) -> Callable[[Request], Awaitable[Response]]:
     """What answers requests for one file."""
     from starlette.responses import Response
 
@@ -66,6 +68,6 @@ def _endpoint(path: Path) -> object:
 
 
 def _matches(condition: str, tag: str) -> bool:
-    """Whether `If-None-Match: condition` names `tag`. A proxy that compresses makes a weak tag, W/"…", of it."""
+    """Whether `If-None-Match: condition` names `tag`. Proxies that compress make weak ones, W/"…"."""
     tags = [each.strip().removeprefix("W/") for each in condition.split(",")]
     return tag in tags or tags == ["*"]
