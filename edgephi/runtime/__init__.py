@@ -1,4 +1,4 @@
-"""What runs on the device: load a bundle, answer prompts.
+"""What runs on the device: load a bundle, answer prompts, hold conversations.
 
     import edgephi.runtime
 
@@ -6,6 +6,9 @@
     print(model.generate("Which tea keeps me awake?").text)
     for piece in model.stream("Tell me a story."):
         print(piece, end="", flush=True)
+    chat = model.chat(system="You are a tea shop.")
+    for question in ("Which tea is mild?", "And a stronger one?"):
+        print("".join(chat.say(question)))
 
 This package imports nothing of the build side, and an engine only when a bundle is opened.
 """
@@ -29,14 +32,17 @@ def load(
     context: int | None = None,
     provider: str | None = None,
     warn: Callable[[str], None] | None = None,
+    cache_bytes: int | None = None,
 ) -> Session:
     """Open the bundle in a folder: check its files (presence and size) and memory, load its engine.
 
     `context` is the most tokens of prompt and answer together; without it, all that the bundle serves and
     memory allows. `provider` runs the bundle on another of its engine's providers than its own. `warn` is
-    told when memory is short; without it that is a Python warning. Raises BadBundleError, DoesNotFitError
-    when weights or context cannot fit into memory, and NotSupportedError for a bundle of another
-    architecture, without the right engine, or when the provider cannot be used here.
+    told when memory is short; without it that is a Python warning. `cache_bytes` is the most memory for what
+    was computed for earlier prompts; without it, half of what is available once the model is loaded, and one
+    full context at least. Raises BadBundleError, DoesNotFitError when weights or context cannot fit into
+    memory or `cache_bytes`, and NotSupportedError for a bundle of another architecture, without the right
+    engine, or when the provider cannot be used here.
     """
     from edgephi.manifest import read_manifest
     from edgephi.runtime.bundle_files import check_architecture, check_files
@@ -55,4 +61,4 @@ def load(
             warnings.warn(shortage, RuntimeWarning, stacklevel=2)
         else:
             warn(shortage)
-    return Session(folder, manifest, context=served, provider=provider)
+    return Session(folder, manifest, context=served, provider=provider, cache_bytes=cache_bytes)

@@ -17,6 +17,20 @@ def available_memory() -> int:
     return min([int(psutil.virtual_memory().available), *_cgroup_rooms()])
 
 
+def available_to(provider: str) -> int:
+    """Bytes that this process can still take where an engine on `provider` keeps its data.
+
+    A GPU without memory of its own, or whose driver does not tell, takes the machine's.
+    """
+    if provider not in ("cpu", "metal"):
+        from edgephi.runtime.accelerators import find_accelerators
+
+        free = [gpu.free_bytes for gpu in find_accelerators() if gpu.free_bytes is not None]
+        if free:
+            return sum(free)
+    return available_memory()
+
+
 def check_memory(manifest: Manifest, available: int, context: int | None = None) -> tuple[int, str | None]:
     """The context that fits into `available` bytes, and a warning when it is less than the bundle's own.
 

@@ -1,109 +1,84 @@
-"""One loaded bundle that answers prompts, and the numbers of each answer."""
+"""One loaded bundle that answers prompts and conversations, and keeps what it has computed for them."""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from edgephi.errors import EdgephiError, PastContextError, UsageError
-from edgephi.manifest import Manifest
+from edgephi.errors import BadInputError, PastContextError, UsageError
+from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.answer import Answer, Generation, OnPrefill, Piece, StopReason, Work
+from edgephi.runtime.chat_prompt import ChatPrompts
+from edgephi.runtime.conversation import Conversation
 from edgephi.runtime.engines import Engine, open_engine
+from edgephi.runtime.memory import available_to
+from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
+from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.scores import Alternative, Scorer, TokenScore
+from edgephi.runtime.tokenizer_file import added_tokens, token_bytes
 
-DEFAULT_MAX_TOKENS = 512
+if TYPE_CHECKING:
+    from edgephi.runtime.constraint import SchemaCompiler
 
-StopReason = Literal["stop", "length", "context"]
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "GREEDY",
+    "Alternative",
+    "Answer",
+    "Conversation",
+    "Generation",
+    "Options",
+    "Piece",
+    "Session",
+    "StopReason",
+    "TokenScore",
+]
 
+_TOKENIZER_FILE = "tokenizer.json"
 
-@dataclass(frozen=True)
-class Options:
-    """How one prompt is answered. Raises UsageError when a value makes no sense.
-
-    `max_tokens` None is 512 or what the context leaves, whichever is less. `temperature` 0 always takes
-    the most likely token; above it, tokens are drawn from the `top_k` most likely ones (0: from all, slow
-    on small machines), of which only those that make up `top_p` of the probability. The same `seed` draws
-    the same tokens again.
-    """
-
-    max_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 50
-    seed: int | None = None
-    system: str | None = None
-
-    def __post_init__(self) -> None:
-        hint = "see `edgephi run --help`"
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"expected max_tokens of at least 1, found {self.max_tokens}", hint=hint)
-        if not 0 <= self.temperature <= 100:
-            raise UsageError(f"expected a temperature from 0 to 100, found {self.temperature}", hint=hint)
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"expected top_p above 0 and at most 1, found {self.top_p}", hint=hint)
-        if self.top_k < 0:
-            raise UsageError(f"expected top_k of at least 0, found {self.top_k}", hint=hint)
-        if self.seed is not None and not 0 <= self.seed < 1 << 31:
-            raise UsageError(f"expected a seed from 0 to {(1 << 31) - 1}, found {self.seed}", hint=hint)
-
-
-GREEDY = Options()
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished answer. Times in seconds, speeds in tokens per second.
-
-    `stop_reason`: "stop" at a stop token, "length" after `max_tokens`, "context" when the bundle's context
-    is full. `generated_tokens` does not count the stop token. `first_token_seconds` runs from the prompt's
-    text to the first token, tokenisation and prefill included; loading the model does not count. A speed
-    that cannot be told from a single token is 0.
-    """
-
-    text: str
-    stop_reason: StopReason
-    prompt_tokens: int
-    generated_tokens: int
-    first_token_seconds: float
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
-
-
-class Answer(Iterator[str]):
-    """Iterate to get the text in pieces as the model writes it; `generation` has the rest, after the end."""
-
-    def __init__(self, pieces: Iterator[str], numbers: list[Generation]) -> None:
-        self._pieces = pieces
-        self._numbers = numbers
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    @property
-    def generation(self) -> Generation:
-        """The whole answer and its numbers; only after the last piece."""
-        if not self._numbers:
-            raise EdgephiError("the answer is not finished yet", hint="take all of its pieces first")
-        return self._numbers[0]
+OnEnd = Callable[[Generation, list[int] | None], None]
 
 
 class Session:
-    """A bundle with its engine loaded. One prompt at a time."""
+    """A bundle with its engine loaded. One thread at a time.
+
+    What has been computed for a prompt stays in memory, `cache_bytes` of it at most, and the next prompt that
+    begins alike starts from there. None is the larger of one full context and half of the memory that is
+    available once the model is loaded.
+
+    A message may contain the text of a special token, like `<|end|>`: the model reads it as ordinary letters,
+    and the message cannot end its turn. Only `complete` takes such texts for what they stand for.
+    """
 
     def __init__(
-        self, bundle: Path, manifest: Manifest, *, context: int | None = None, provider: str | None = None
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        context: int | None = None,
+        provider: str | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         start = time.perf_counter()
         self.manifest = manifest
         self.context = context or manifest.limits.context
         self.engine: Engine = open_engine(bundle, manifest, context=self.context, provider=provider)
         self.load_seconds = time.perf_counter() - start
-
-    def render(self, prompt: str, system: str | None = None) -> str:
-        """The text that the model reads for `prompt`, special tokens included."""
-        messages = [{"role": "system", "content": system}] if system else []
-        return self.engine.render_chat([*messages, {"role": "user", "content": prompt}])
+        self._tokenizer_file = bundle / ARTIFACT_FOLDER / _TOKENIZER_FILE
+        available = functools.partial(available_to, self.engine.provider)
+        per_token = manifest.requires.memory_per_token_bytes
+        if cache_bytes is None:
+            cache_bytes = max(self.context * per_token, available() // 2)
+        self.caches = PrefixCache(
+            self.engine,
+            context=self.context,
+            budget=cache_bytes,
+            token_bytes=per_token,
+            available=available,
+        )
 
     def generate(self, prompt: str, options: Options = GREEDY) -> Generation:
         """The whole answer to `prompt`. Raises as `stream` does."""
@@ -115,69 +90,142 @@ class Session:
     def stream(self, prompt: str, options: Options = GREEDY) -> Answer:
         """The answer to `prompt`, piece by piece. A stop token is never part of it.
 
-        Raises PastContextError, before any computation, when the prompt leaves no room for an answer.
+        Raises PastContextError, before any computation, when the prompt leaves no room for an answer, and
+        BadInputError for a JSON schema that no answer can be held to.
         """
         start = time.perf_counter()
-        token_ids = self.engine.encode(self.render(prompt, options.system))
-        context = self.context
-        if len(token_ids) >= context:
-            raise PastContextError(
-                f"the prompt has {len(token_ids)} tokens, the context is {context} tokens, "
-                "prompt and answer together",
-                hint="shorten the prompt, or build the bundle for a target with a larger context",
-            )
-        # The engine allocates its KV cache for this length, so no more than the answer may need.
-        length = min(context, len(token_ids) + (options.max_tokens or DEFAULT_MAX_TOKENS))
-        numbers: list[Generation] = []
-        return Answer(self._pieces(token_ids, length, options, start, numbers), numbers)
+        messages = [{"role": "user", "content": prompt}]
+        if options.system:
+            messages.insert(0, {"role": "system", "content": options.system})
+        return self._answer(self.encode_chat(messages), options, start, comes_back=False)
 
-    def _pieces(
-        self, prompt: list[int], length: int, options: Options, start: float, numbers: list[Generation]
-    ) -> Iterator[str]:
-        """Yield the answer's text, then leave its numbers in `numbers`."""
-        stream = self.engine.decode_stream(prompt[-1])
-        pieces: list[str] = []
-        stopped = False
-        generated = steps = 0
-        prefill_start = first = last = time.perf_counter()
-        for token in self.engine.generate(
-            prompt,
-            length=length,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            seed=options.seed,
-        ):
-            last = time.perf_counter()
-            steps += 1
-            if steps == 1:
-                first = last
-            if token in self.manifest.chat.stop_token_ids:
-                stopped = True
-                break
-            generated += 1
-            piece = stream.decode(token)
-            if piece:
-                pieces.append(piece)
-                yield piece
-        stop_reason: StopReason = "length"
-        # The engine knows the stop tokens too; it never ends early for another reason.
-        if stopped or len(prompt) + steps < length:
-            stop_reason = "stop"
-        elif length < len(prompt) + (options.max_tokens or DEFAULT_MAX_TOKENS):
-            stop_reason = "context"
-        numbers.append(
-            Generation(
-                text="".join(pieces),
-                stop_reason=stop_reason,
-                prompt_tokens=len(prompt),
-                generated_tokens=generated,
-                first_token_seconds=first - start,
-                prefill_tokens_per_second=_per_second(len(prompt), first - prefill_start),
-                decode_tokens_per_second=_per_second(steps - 1, last - first),
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        options: Options = GREEDY,
+        *,
+        on_prefill: OnPrefill | None = None,
+    ) -> Answer:
+        """The answer that follows `messages`: dictionaries of `role` (system, user, assistant) and `content`.
+
+        `on_prefill` is told after each piece of the prompt how many of its tokens are computed, and how many
+        there are. Raises as `stream` does, and BadInputError for messages that are none.
+        """
+        start = time.perf_counter()
+        _check_no_system(options)
+        return self._answer(self.encode_chat(messages), options, start, on_prefill=on_prefill)
+
+    def complete(
+        self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
+    ) -> Answer:
+        """What follows `text`, without a chat template: special tokens written in it are special tokens.
+
+        Raises as `stream` does, and BadInputError for an empty text.
+        """
+        start = time.perf_counter()
+        _check_no_system(options)
+        token_ids = self.engine.encode(text)
+        if not token_ids:
+            raise BadInputError("expected a text to go on from, found an empty one", hint="give a prompt")
+        return self._answer(token_ids, options, start, on_prefill=on_prefill)
+
+    def chat(self, system: str | None = None) -> Conversation:
+        """A conversation that remembers itself, with a system message or without."""
+        return Conversation(self, system)
+
+    def keep_ready(self, system: str) -> None:
+        """Compute a system message now, so that requests behind it start from there.
+
+        What is computed is given up last when memory is needed. Raises as `answer` does.
+        """
+        one, other = (
+            self.encode_chat([{"role": "system", "content": system}, {"role": "user", "content": content}])
+            for content in ("a", "1")
+        )
+        shared = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        self._check_room(shared)
+        self.caches.keep_ready(one[:shared])
+
+    def render(self, prompt: str, system: str | None = None) -> str:
+        """The text that the model reads for `prompt`, special tokens included."""
+        messages = [{"role": "system", "content": system}] if system else []
+        return self.engine.render_chat([*messages, {"role": "user", "content": prompt}])
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The tokens that the model reads for the answer that follows `messages`."""
+        return self.prompts.encode(self.prompts.render(messages))
+
+    @functools.cached_property
+    def prompts(self) -> ChatPrompts:
+        """What renders and encodes conversations."""
+        return ChatPrompts(self.engine, added_tokens(self._tokenizer_file))
+
+    def answer_tokens(
+        self,
+        prompt: list[int],
+        options: Options,
+        *,
+        start: float,
+        on_prefill: OnPrefill | None,
+        on_end: OnEnd,
+    ) -> Answer:
+        """The answer to a prompt of tokens, for a conversation; see `edgephi.runtime.answer.Work`."""
+        _check_no_system(options)
+        return self._answer(prompt, options, start, on_prefill=on_prefill, on_end=on_end)
+
+    def _answer(
+        self,
+        prompt: list[int],
+        options: Options,
+        start: float,
+        *,
+        comes_back: bool = True,
+        on_prefill: OnPrefill | None = None,
+        on_end: OnEnd | None = None,
+    ) -> Answer:
+        self._check_room(len(prompt))
+        scorer = None if options.logprobs is None else Scorer(self._token_bytes, options.logprobs)
+        schema = options.json_schema
+        return Answer(
+            Work(
+                engine=self.engine,
+                caches=self.caches,
+                stop_token_ids=frozenset(self.manifest.chat.stop_token_ids),
+                context=self.context,
+                prompt=prompt,
+                options=options,
+                start=start,
+                comes_back=comes_back,
+                constraint=None if schema is None else self._schemas.compile(schema),
+                scorer=scorer,
+                on_prefill=on_prefill,
+                on_end=on_end,
             )
         )
 
+    def _check_room(self, tokens: int) -> None:
+        """Raise PastContextError when a prompt leaves no room for an answer."""
+        if tokens >= self.context:
+            raise PastContextError(
+                f"the prompt has {tokens} tokens, the context is {self.context} tokens, "
+                "prompt and answer together",
+                hint="shorten the prompt, or build the bundle for a target with a larger context",
+            )
 
-def _per_second(count: int, seconds: float) -> float:
-    return count / seconds if seconds > 0 else 0.0
+    @functools.cached_property
+    def _token_bytes(self) -> dict[int, bytes]:
+        return token_bytes(self._tokenizer_file)
+
+    @functools.cached_property
+    def _schemas(self) -> SchemaCompiler:
+        from edgephi.runtime.constraint import SchemaCompiler
+
+        return SchemaCompiler(self._tokenizer_file, self.manifest.chat.stop_token_ids)
+
+
+def _check_no_system(options: Options) -> None:
+    if options.system is not None:
+        raise UsageError(
+            "expected options without a system message, found one",
+            hint="it is the first of the messages, or given to `chat`",
+        )

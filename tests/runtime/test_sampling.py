@@ -88,7 +88,8 @@ def test_tokens_are_drawn_as_often_as_their_shares_say(sampling: Sampling) -> No
     expected = expected_shares(logits, sampling) * draws
     assert not counted[expected == 0].any()
     often = expected >= 5  # where a chi-square is one; all the others make up one more bin
-    bins = [*zip(counted[often], expected[often], strict=True), (counted[~often].sum(), expected[~often].sum())]
+    rare = counted[~often].sum(), expected[~often].sum()
+    bins = [*zip(counted[often], expected[often], strict=True), rare]
     chi_square = sum((found - wanted) ** 2 / wanted for found, wanted in bins if wanted > 0)
     freedom = len(bins) - 1
     assert chi_square < freedom + 5 * math.sqrt(2 * freedom) + 10
@@ -156,7 +157,7 @@ def test_logits_that_are_no_numbers(broken: float) -> None:
     logits = random_logits(700, seed=5)
     logits[300] = broken
     for sampling in (Sampling(), Sampling(1.0), Sampling(1.0, 50), Sampling(1.0, 50, 0.9)):
-        with pytest.raises(BadBundleError, match="expected logits from the engine, found (nan|inf)"):
+        with pytest.raises(BadBundleError, match=r"expected logits from the engine, found (nan|inf)"):
             Sampler(sampling, 1).choose(logits)
     with pytest.raises(BadBundleError):
         log_probabilities(logits, np.array([0]))

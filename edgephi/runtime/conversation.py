@@ -1,0 +1,99 @@
+"""A conversation that remembers its tokens, so that each turn computes the new ones only."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from edgephi.runtime.answer import Answer, Generation, OnPrefill
+from edgephi.runtime.options import GREEDY, Options
+
+if TYPE_CHECKING:
+    from edgephi.runtime.session import Session
+
+
+class Conversation:
+    """Messages of one conversation, and the answers to them. Made by `Session.chat`.
+
+    The tokens that the model has read and written are kept: a text can be written in more than one way as
+    tokens, and what a tokenizer would make of an answer's text need not be what the model wrote. Where it is,
+    the answers are the same as those to a prompt that is rendered anew.
+    """
+
+    def __init__(self, session: Session, system: str | None = None) -> None:
+        self._session = session
+        self._system = system
+        self._answer: Answer | None = None
+        self._messages: list[dict[str, str]] = []
+        self._used = 0
+        self._tokens: list[int] = []  # what has been read and written, and as text; empty when not known
+        self._rendered = ""
+        self.reset()
+
+    @property
+    def system(self) -> str | None:
+        """The system message."""
+        return self._system
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """A copy of all messages so far. A question joins them with its answer, when that has ended."""
+        return [dict(message) for message in self._messages]
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the conversation so far, out of the session's `context`."""
+        return self._used
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget everything but the system message; or begin with another one."""
+        if self._answer is not None:
+            self._answer.close()
+        self._system = self._system if system is None else system
+        self._answer = None
+        self._messages = [{"role": "system", "content": self._system}] if self._system else []
+        self._used = 0
+        self._forget_tokens()
+
+    def say(self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None) -> Answer:
+        """The answer to the next message of the user. An answer before it that has not ended is closed.
+
+        An answer that was closed stays part of the conversation as far as it came; with one that ends in an
+        error, the question is forgotten as well. Raises as `Session.answer` does.
+        """
+        start = time.perf_counter()
+        if self._answer is not None:
+            self._answer.close()
+        asked = [*self._messages, {"role": "user", "content": text}]
+        rendered = self._session.prompts.render(asked)
+        prompt = self._prompt(rendered)
+
+        def end(generation: Generation, tokens: list[int] | None) -> None:
+            answered = {"role": "assistant", "content": generation.text}
+            self._messages = [*asked, answered]
+            self._used = len(prompt) + generation.generated_tokens
+            if tokens is None:
+                self._forget_tokens()
+            else:
+                self._tokens = [*prompt, *tokens]
+                self._rendered = rendered + self._session.prompts.marked(generation.text)
+
+        self._answer = self._session.answer_tokens(
+            prompt, options, start=start, on_prefill=on_prefill, on_end=end
+        )
+        return self._answer
+
+    def _prompt(self, rendered: str) -> list[int]:
+        """The tokens of a rendered prompt: those of the conversation so far, and then the new ones."""
+        prompts = self._session.prompts
+        if self._tokens and rendered.startswith(self._rendered):
+            new = rendered[len(self._rendered) :]
+            # It begins with what ends the answer, and behind a special token all texts are encoded alike.
+            if prompts.begins_special(new):
+                return [*self._tokens, *prompts.encode(new)]
+        return prompts.encode(rendered)
+
+    def _forget_tokens(self) -> None:
+        """Have the next turn encode the whole conversation."""
+        self._tokens = []
+        self._rendered = ""

@@ -1,0 +1,57 @@
+"""How one prompt is to be answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgephi.errors import UsageError
+
+DEFAULT_MAX_TOKENS = 512
+MOST_ALTERNATIVES = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one prompt is answered. Raises UsageError when a value makes no sense.
+
+    `max_tokens` None is 512 or what the context leaves, whichever is less. `temperature` 0 always takes
+    the most likely token; above it, tokens are drawn from the `top_k` most likely ones (0: from all), of
+    which only those that make up `top_p` of the probability. The same `seed` draws the same tokens again.
+
+    `system` is the system message of a single prompt; a conversation has its own. An answer ends before the
+    first of the texts in `stop`. `logprobs` asks for the log probability of each token, and of so many of
+    the most likely ones at its place. `json_schema` is the JSON text of a schema that the answer is to be
+    JSON of, like '{"type": "object"}'; an answer that is cut off by `max_tokens` is the beginning of that.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 50
+    seed: int | None = None
+    system: str | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    json_schema: str | None = None
+
+    def __post_init__(self) -> None:
+        hint = "see docs/python-api.md, or `edgephi run --help`"
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"expected max_tokens of at least 1, found {self.max_tokens}", hint=hint)
+        if not 0 <= self.temperature <= 100:
+            raise UsageError(f"expected a temperature from 0 to 100, found {self.temperature}", hint=hint)
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"expected top_p above 0 and at most 1, found {self.top_p}", hint=hint)
+        if self.top_k < 0:
+            raise UsageError(f"expected top_k of at least 0, found {self.top_k}", hint=hint)
+        if self.seed is not None and not 0 <= self.seed < 1 << 31:
+            raise UsageError(f"expected a seed from 0 to {(1 << 31) - 1}, found {self.seed}", hint=hint)
+        if "" in self.stop:
+            raise UsageError("expected stop texts, found an empty one", hint=hint)
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:
+            raise UsageError(
+                f"expected logprobs from 0 to {MOST_ALTERNATIVES}, found {self.logprobs}", hint=hint
+            )
+
+
+GREEDY = Options()

@@ -1,0 +1,126 @@
+"""What a session itself reads out of a bundle's `tokenizer.json`, whatever tokenizer its engine has.
+
+Every artifact has the file. Nothing of it is kept but what was asked for: a vocabulary takes tens of
+megabytes as Python objects.
+
+Source of the format: the `tokenizers` library of Hugging Face.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgephi.errors import BadBundleError
+
+_ADDED = b'"added_tokens"'
+_MOST_ADDED_BYTES = 1 << 20
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+
+
+def added_tokens(file: Path) -> dict[str, int]:
+    """The texts that become one token wherever they stand, like `<|end|>`, and their token ids.
+
+    Raises BadBundleError when the file cannot be read as a tokenizer.
+    """
+    # The list stands in front of the vocabulary, which takes longer to read than a small model to load.
+    _, _, after = _read(file, _MOST_ADDED_BYTES).partition(_ADDED)
+    entries: Any = None
+    with contextlib.suppress(ValueError):
+        entries, _ = json.JSONDecoder().raw_decode(after.decode(errors="replace").lstrip(" \t\r\n:"))
+    if not isinstance(entries, list):
+        entries = _parse(file, _read(file)).get("added_tokens")
+    return dict(_entries(file, entries))
+
+
+def token_bytes(file: Path) -> dict[int, bytes]:
+    """The bytes that each token stands for. Those of special tokens are their names.
+
+    Put together, the bytes of an answer's tokens are its text; a tokenizer of SentencePiece's kind leaves
+    out one space at its start. Raises BadBundleError.
+    """
+    content = _parse(file, _read(file))
+    try:
+        vocabulary = content["model"]["vocab"]
+        table = _byte_letters() if "ByteLevel" in _step_types(content["decoder"]) else None
+        found = {id_: _bytes_of(token, table) for token, id_ in vocabulary.items()}
+    except (AttributeError, KeyError, TypeError, UnicodeEncodeError) as cause:
+        raise _broken(file, f"{type(cause).__name__}: {cause}") from None
+    for text, id_ in _entries(file, content.get("added_tokens", [])):
+        found[id_] = text.encode()
+    return found
+
+
+def _read(file: Path, size: int = -1) -> bytes:
+    try:
+        with file.open("rb") as data:
+            return data.read(size)
+    except OSError as cause:
+        raise _broken(file, str(cause.strerror or cause)) from None
+
+
+def _parse(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as cause:
+        raise _broken(file, str(cause)) from None
+    if not isinstance(content, dict):
+        raise _broken(file, f"a {type(content).__name__}")
+    return content
+
+
+def _entries(file: Path, entries: Any) -> Iterator[tuple[str, int]]:
+    """Text and id of each added token."""
+    for entry in entries if isinstance(entries, list) else [entries]:
+        try:
+            text, id_ = entry["content"], entry["id"]
+        except (KeyError, TypeError):
+            text = id_ = None
+        if not isinstance(text, str) or not text or not isinstance(id_, int):
+            raise _broken(file, f"an added token {entry!r}")
+        yield text, id_
+
+
+def _step_types(step: Any) -> set[str]:
+    """The types of a decoder and of those inside it."""
+    if step is None:
+        return set()
+    return {step["type"]}.union(*(_step_types(each) for each in step.get("decoders", [])))
+
+
+def _bytes_of(token: str, table: Mapping[str, int] | None) -> bytes:
+    """The bytes of a token as the vocabulary spells it. `table` is that of byte-level tokenizers."""
+    if table is not None:
+        return bytes(table[letter] for letter in token)
+    if len(token) == len("<0x00>") and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return bytes([int(token[3:5], 16)])
+        except ValueError:
+            pass
+    return token.replace(_SPACE, " ").encode()
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that stands for each byte in byte-level vocabularies.
+
+    Printable bytes of Latin-1 stand for themselves, the others for letters from U+0100 on. Source: GPT-2's
+    `encoder.py`.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+def _broken(file: Path, found: str) -> BadBundleError:
+    return BadBundleError(
+        f"{file}: expected a tokenizer, found {' '.join(found.split())}",
+        hint="copy the bundle again and check it with `edgephi verify`",
+    )
