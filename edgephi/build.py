@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import edgephi
-from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, write_manifest
+from edgephi.bundle import check_room, file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
@@ -23,6 +23,7 @@ from edgephi.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
+    WHEELS_FOLDER,
     Certificate,
     Chat,
     Limits,
@@ -33,12 +34,26 @@ from edgephi.manifest import (
     Requires,
     TargetFacts,
     VerifyLevel,
+    Wheelhouse,
 )
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.target import Target
 from edgephi.verify import Step, certify, check_gate, logits_bytes
+from edgephi.wheelhouse.platform import Platform
+
+
+@dataclass(frozen=True)
+class WheelsRequest:
+    """Which wheels go into the bundle: for which platforms, and edgephi with which extras.
+
+    `purpose` is how the user asked for these extras.
+    """
+
+    platforms: tuple[Platform, ...]
+    extras: tuple[str, ...]
+    purpose: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class BuildRequest:
     upstream: bool = False
     available_memory: int | None = None
     layers: int | None = None
+    wheels: WheelsRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,8 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
+        wheelhouses = _collect_wheels(request, folder, step)
+        check_room(request.output, needs_bytes)
         if request.upstream:
             report = _export_upstream(request, plan, checkpoint, folder, step)
         else:
@@ -142,6 +160,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
         manifest = _manifest(request, plan, checkpoint, folder, report, created=created)
+        manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
         if request.verify != "off":
             certificate = certify(
@@ -159,6 +178,31 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         with step("seal", 0):
             seal(folder, request.output)
     return Built(request.output, manifest, plan, report.errors)
+
+
+def _collect_wheels(request: BuildRequest, folder: Path, step: Step) -> tuple[Wheelhouse, ...]:
+    """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail."""
+    if request.wheels is None:
+        return ()
+    from edgephi.wheelhouse.collect import collect
+    from edgephi.wheelhouse.own_wheel import write_own_wheel
+
+    wheelhouses = []
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        scratch = Path(name)
+        with step("edgephi's own wheel", 0):
+            own_wheel = write_own_wheel(scratch)
+        for platform in request.wheels.platforms:
+            with step(f"wheels {platform.name.removeprefix('linux-')}", 0):
+                wheelhouse = collect(
+                    folder / WHEELS_FOLDER / platform.name,
+                    platform,
+                    request.wheels.extras,
+                    own_wheel=own_wheel,
+                    scratch=scratch,
+                )
+            wheelhouses.append(wheelhouse)
+    return tuple(wheelhouses)
 
 
 def _export_upstream(
@@ -252,6 +296,7 @@ def _manifest(
     exporter_name = OWN_EXPORTER
     if request.upstream:
         tool = upstream(target.engine)
+        artifact_bytes = sum(entry.size for entry in files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
         exporter_name = f"{tool.name} {tool.version}"
         facts = dataclasses.replace(
             facts,
@@ -259,9 +304,7 @@ def _manifest(
             symmetric=quant.symmetric if tool.always_symmetric is None else tool.always_symmetric,
             embedding_bits=tool.embedding_bits or quant.bits,
             head_bits=tool.head_bits or quant.bits,
-            bits_per_weight=round(
-                8 * sum(entry.size for entry in files) / checkpoint.architecture.parameters, 3
-            ),
+            bits_per_weight=round(8 * artifact_bytes / checkpoint.architecture.parameters, 3),
         )
     return Manifest(
         schema=SCHEMA,
@@ -321,6 +364,10 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--context", str(request.context)]
     if request.upstream:
         words += ["--exporter", "upstream"]
+    if request.wheels is not None:
+        for platform in request.wheels.platforms:
+            words += ["--wheels", platform.name]
+        words += ["--wheels-for", request.wheels.purpose]
     if request.sequence != 1:
         words += ["--sequence", str(request.sequence)]
     return shlex.join(words)

@@ -27,6 +27,16 @@ def check_destination(destination: Path) -> None:
         )
 
 
+def check_room(destination: Path, needs_bytes: int) -> None:
+    """Refuse to write `needs_bytes` where the disk has less free. Raises DoesNotFitError."""
+    free = shutil.disk_usage(destination.absolute().parent).free
+    if free < needs_bytes:
+        raise DoesNotFitError(
+            f"{destination}: needs {needs_bytes / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free",
+            hint="free some space, or give a folder on another disk with -o",
+        )
+
+
 @contextlib.contextmanager
 def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     """A folder beside `destination` to build in; `seal` turns it into the bundle.
@@ -42,12 +52,7 @@ def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     with _translated_os_errors(destination), _locked(partial, destination):
         check_destination(destination)  # another build may have ended since
         shutil.rmtree(partial, ignore_errors=True)
-        free = shutil.disk_usage(partial.parent).free
-        if free < needs_bytes:
-            raise DoesNotFitError(
-                f"{destination}: needs {needs_bytes / 1e6:,.1f} MB of disk, {free / 1e6:,.1f} MB are free",
-                hint="free some space, or give a folder on another disk with -o",
-            )
+        check_room(destination, needs_bytes)
         try:
             partial.mkdir()
             (partial / ARTIFACT_FOLDER).mkdir()

@@ -15,6 +15,8 @@ from edgephi.records import read_record, write_record
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
 ARTIFACT_FOLDER = "model"
+WHEELS_FOLDER = "wheels"
+REQUIREMENTS_NAME = "requirements.txt"
 OWN_EXPORTER = "edgephi"
 _LARGEST_MANIFEST_BYTES = 64 << 20
 
@@ -149,6 +151,31 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Wheelhouse:
+    """Wheels in the folder `wheels/PLATFORM`, which install the runtime and its engine without a network.
+
+    `platform` such as linux-aarch64-cp311, `python` "3.11", `glibc` the oldest that all of them work with.
+    `extras` are edgephi's that are inside; `installed_bytes` is what they take on the disk when unpacked.
+    """
+
+    platform: str
+    python: str
+    glibc: str
+    extras: tuple[str, ...]
+    installed_bytes: int
+
+    @property
+    def folder(self) -> str:
+        """The folder of the wheels, relative to the bundle's."""
+        return f"{WHEELS_FOLDER}/{self.platform}"
+
+    @property
+    def requirements(self) -> str:
+        """The file for `pip install -r`, relative to the bundle's folder."""
+        return f"{self.folder}/{REQUIREMENTS_NAME}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The whole of `bundle.json`. `sequence` orders the releases of one `name`, `created` is ISO 8601 UTC."""
 
@@ -165,6 +192,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     certificate: Certificate
     provenance: Provenance
+    wheels: tuple[Wheelhouse, ...] = ()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -195,6 +223,11 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
         if entry.path in seen or entry.path in (MANIFEST_NAME, "."):
             raise BadBundleError(f"{where}: file path {entry.path!r} is listed twice", hint=hint)
         seen.add(entry.path)
+    for wheelhouse in manifest.wheels:
+        if wheelhouse.requirements not in seen:
+            raise BadBundleError(
+                f"{where}: wheels: expected {wheelhouse.requirements} among the files, found none", hint=hint
+            )
     return manifest
 
 

@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "plan": 5,
     "rank": 5,
     "bundle": 5,
+    "wheelhouse": 5,
     "verify": 5,
     "build": 5,
     "tune": 5,

@@ -16,9 +16,10 @@ from edgephi.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgephi.build import Built
+    from edgephi.build import Built, WheelsRequest
     from edgephi.manifest import VerifyLevel
     from edgephi.quantize.scheme import Method
+    from edgephi.target import Target
 
 
 @click.command(no_args_is_help=True)
@@ -62,6 +63,22 @@ if TYPE_CHECKING:
     metavar="N",
     help="Number of this release; devices refuse to go back to a lower one.",
 )
+@click.option(
+    "--wheels",
+    "platforms",
+    multiple=True,
+    metavar="PLATFORM",
+    help="Put in all that installs edgephi and the engine without a network, such as linux-aarch64-cp311; "
+    "may be given again.",
+)
+@click.option(
+    "--wheels-for",
+    "purpose",
+    type=click.Choice(["serve", "run"]),
+    default="serve",
+    show_default=True,
+    help="With --wheels: for all commands of a device, or for all but serve.",
+)
 @json_option
 def build(
     model: str,
@@ -75,6 +92,8 @@ def build(
     context: int | None,
     revision: str | None,
     sequence: int,
+    platforms: tuple[str, ...],
+    purpose: "Literal['serve', 'run']",
     as_json: bool,
 ) -> None:
     """Build a model for a target: quantise, export, verify, seal.
@@ -89,6 +108,7 @@ def build(
     from edgephi.bundle import check_destination
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import chosen_target
+    from edgephi.cli.wheels import install_command, wheels_summary
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
     from edgephi.runtime.memory import available_memory
@@ -97,6 +117,7 @@ def build(
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
     target = chosen_target(target_name, model, recipe, revision=revision, context=context)
+    wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     located = find_checkpoint(model, recipe, revision, progress=True)
     request = BuildRequest(
@@ -110,6 +131,7 @@ def build(
         sequence=sequence,
         upstream=exporter == "upstream",
         available_memory=available_memory(),
+        wheels=wheels,
     )
     built = build_bundle(request, located, step)
     if as_json:
@@ -122,7 +144,33 @@ def build(
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         click.echo(summary(built))
+        for wheelhouse in built.manifest.wheels:
+            click.echo(
+                f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}"
+            )
         click.echo(f"\nedgephi run {output} 'your question'")
+
+
+def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "WheelsRequest | None":
+    """The wheels that were asked for, for the engine of a target."""
+    if not platforms:
+        return None
+    from edgephi.build import WheelsRequest
+    from edgephi.errors import NotSupportedError
+    from edgephi.runtime.engines import adapter_of
+    from edgephi.wheelhouse.platform import read_platform
+
+    read = tuple(read_platform(name) for name in dict.fromkeys(platforms))
+    for platform in read:
+        if platform.machine not in target.arch:
+            raise NotSupportedError(
+                f"--wheels {platform.name}: target {target.name} is for {', '.join(target.arch)}",
+                hint="choose another target: `edgephi targets`",
+            )
+    extras = [adapter_of(target.engine).extra(target.provider)]  # noqa: S610 - not Django
+    if purpose == "serve":
+        extras.append(purpose)
+    return WheelsRequest(read, tuple(extras), purpose)
 
 
 def summary(built: "Built") -> str:

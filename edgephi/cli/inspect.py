@@ -8,7 +8,8 @@ import click
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
-from edgephi.manifest import Manifest, encode_manifest, read_manifest
+from edgephi.cli.wheels import install_command, wheels_summary
+from edgephi.manifest import WHEELS_FOLDER, Manifest, encode_manifest, read_manifest
 
 _WIDTH = 80
 _LABEL = 12
@@ -23,11 +24,11 @@ def inspect(bundle: Path, as_json: bool) -> None:
     Reads the manifest only; `edgephi verify` holds the files against it.
     """
     manifest = read_manifest(bundle)
-    click.echo(encode_manifest(manifest).decode() if as_json else _summary(manifest), nl=not as_json)
+    click.echo(encode_manifest(manifest).decode() if as_json else _summary(bundle, manifest), nl=not as_json)
 
 
-def _summary(manifest: Manifest) -> str:
-    """The manifest in at most 80 columns."""
+def _summary(bundle: Path, manifest: Manifest) -> str:
+    """The manifest in at most 80 columns, but for what is to be copied to a shell."""
     model, target, quant, requires = manifest.model, manifest.target, manifest.quant, manifest.requires
     engines = ", ".join(f"{name} {allowed}" for name, allowed in requires.engines.items())
     certificate = manifest.certificate
@@ -46,9 +47,17 @@ def _summary(manifest: Manifest) -> str:
         "quality": f"verify level {certificate.level}{measured}",
     }
     lines = [_fact(label, value) for label, value in facts.items()]
-    files = [(entry.path, human_bytes(entry.size), entry.sha256[:12]) for entry in manifest.files]
+    files = [
+        (entry.path, human_bytes(entry.size), entry.sha256[:12])
+        for entry in manifest.files
+        if not entry.path.startswith(f"{WHEELS_FOLDER}/")  # these have a line for each platform
+    ]
     listing = table(files, ("file", "size", "sha256"), right=(1,))
-    return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing])
+    wheels = [
+        f"{wheels_summary(manifest, wheelhouse)}\n{install_command(bundle, wheelhouse)}"
+        for wheelhouse in manifest.wheels
+    ]
+    return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing, *wheels])
 
 
 def _scheme(manifest: Manifest) -> str:

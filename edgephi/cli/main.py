@@ -46,6 +46,7 @@ _EXTRAS: dict[str, str] = {
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",
+    "packaging": "build",
     "threadpoolctl": "build",
     "tokenizers": "build",
 }

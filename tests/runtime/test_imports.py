@@ -23,6 +23,7 @@ BUILD_ROOMS = {
     "edgephi.verify",
     "edgephi.bundle",
     "edgephi.tune",
+    "edgephi.wheelhouse",
 }
 
 

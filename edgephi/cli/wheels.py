@@ -1,0 +1,22 @@
+"""How the wheels of a bundle are shown, and the command that installs them on the device."""
+
+import shlex
+from pathlib import Path
+
+from edgephi.cli.sizes import human_bytes
+from edgephi.manifest import Manifest, Wheelhouse
+
+
+def wheels_summary(manifest: Manifest, wheelhouse: Wheelhouse) -> str:
+    """One wheelhouse in one line."""
+    sizes = [entry.size for entry in manifest.files if entry.path.startswith(f"{wheelhouse.folder}/")]
+    return (
+        f"{wheelhouse.platform}: {len(sizes) - 1} wheels, {human_bytes(sum(sizes))}, "
+        f"{human_bytes(wheelhouse.installed_bytes)} installed, glibc {wheelhouse.glibc}"
+    )
+
+
+def install_command(bundle: Path, wheelhouse: Wheelhouse) -> str:
+    """What to type on the device; that file says that no index is asked and every hash must match."""
+    requirements = shlex.quote(str(bundle / wheelhouse.requirements))
+    return f"python3 -m venv venv && venv/bin/pip install -r {requirements}"
