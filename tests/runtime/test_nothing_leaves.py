@@ -1,0 +1,241 @@
+"""Nothing leaves the box: what runs on the device talks to nobody, and looks nobody's name up.
+
+Each command runs in a network namespace of its own that has only loopback, under strace, which sees what a
+process attempts whether it succeeds or not. Variables that switch telemetry off are taken away first, and
+HOME is empty, so that whatever a package does once, it would do here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.recipe import read_recipe
+from edgephi.target import read_target
+from tests.conftest import silent_step
+
+QUESTION = "turn on the kitchen light"
+ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
+ENGINES = {"cpu": "onnxruntime_genai", "gguf": "xllamacpp", "openvino": "openvino_genai", "mlx": "mlx"}
+EDGEPHI = [sys.executable, "-c", "from edgephi.cli.main import main; main()"]
+# Starts the server, asks it once, streams the second answer, reads what else it serves, and ends it.
+CLIENT = """
+import http.client, json, subprocess, sys
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as server:
+    try:
+        port = int(server.stdout.readline().split()[0].rpartition(":")[2])
+        body = {"messages": [{"role": "user", "content": "turn on the kitchen light"}]}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
+        def ask(method, path, body=None):
+            headers = {"content-type": "application/json"} if body else {}
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            assert answer.status == 200, text
+            return text
+        print(json.loads(ask("POST", "/v1/chat/completions", body))["choices"][0]["message"]["content"])
+        assert "[DONE]" in ask("POST", "/v1/chat/completions", {**body, "stream": True})
+        for path in ("/", "/v1/models", "/health", "/metrics", "/openapi.json"):
+            ask("GET", path)
+        server.terminate()
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+"""
+
+
+@cache
+def cannot() -> str:
+    """Why a namespace cannot be made or traced here; empty when it can."""
+    for program in ("unshare", "ip", "strace"):
+        if shutil.which(program) is None:
+            return f"no {program} (apt install util-linux iproute2 strace)"
+    tried = subprocess.run([*alone(Path(os.devnull)), "true"], capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"not allowed here: {tried.stderr.strip()}"
+
+
+def alone(trace: Path) -> list[str]:
+    """What to put before a command so that it has a network of loopback only, and is traced."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o", str(trace)]
+    calls = ["-e", "trace=network,open,openat,io_uring_setup"]
+    return ["unshare", "--net", *user, "sh", "-c", 'ip link set lo up && exec "$@"', "-", *strace, *calls]
+
+
+@pytest.fixture(autouse=True)
+def _possible() -> None:
+    if cannot():
+        pytest.skip(cannot())
+
+
+def run_alone(command: list[str], folder: Path, *, stdin: str = "") -> tuple[str, list[str]]:
+    """What a command prints when it is alone, and whom it tried to reach."""
+    trace, home = folder / "trace", folder / "home"
+    home.mkdir()
+    quiet = re.compile(r"OFFLINE|TELEMETRY|TRACK|PROXY", re.IGNORECASE)
+    environment = {name: value for name, value in os.environ.items() if not quiet.search(name)}
+    done = subprocess.run(
+        [*alone(trace), *command],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**environment, "HOME": str(home)},
+    )
+    assert done.returncode == 0, done.stderr
+    text = trace.read_text(errors="replace")
+    assert "openat(" in text  # something was traced at all
+    return done.stdout, attempts(text)
+
+
+def attempts(trace: str) -> list[str]:
+    """Whom the traced processes tried to reach, to wait for, or to look up, other than this machine itself.
+
+    A socket that the processor's ring of requests opens would not be seen: such a ring is reported, too.
+    """
+    found = []
+    for line in trace.splitlines():
+        call = re.match(r"\d+ +(\w+)\(", line)
+        if call is None:
+            continue
+        if call[1] in ("connect", "sendto", "sendmsg", "sendmmsg", "bind"):
+            found += [f"{call[1]} {peer}" for peer in _peers(line) if not _is_here(peer)]
+        elif call[1] == "io_uring_setup" or re.search(r'"/etc/resolv\.conf"', line):
+            found.append(line)
+    return found
+
+
+def _peers(line: str) -> list[str]:
+    """The addresses that a line of strace names: "AF_INET 192.0.2.1 53", "AF_UNIX path", …"""
+    peers = []
+    for family, rest in re.findall(r"sa_family=(\w+)([^}]*)", line):
+        address = re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', rest)
+        port = re.search(r"htons\((\d+)\)", rest)
+        path = re.search(r'sun_path=@?"([^"]*)"', rest)
+        words = [family, *(filter(None, address.groups()) if address else ())]
+        peers.append(" ".join([*words, *(port.groups() if port else ()), *(path.groups() if path else ())]))
+    return peers
+
+
+def _is_here(peer: str) -> bool:
+    """Whether an address is this machine's own, and no service that looks names up."""
+    family, *rest = peer.split(" ")
+    if family in ("AF_UNIX", "AF_UNSPEC"):
+        return "resolve" not in "".join(rest)
+    if family not in ("AF_INET", "AF_INET6") or not rest:
+        return False
+    return ipaddress.ip_address(rest[0]).is_loopback and rest[-1] not in ("53", "5353")
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo for each engine."""
+    pytest.importorskip(ENGINES[request.param])
+    folder = tmp_path_factory.mktemp(request.param) / "demo"
+    recipe = read_recipe("demo")
+    order = BuildRequest(
+        model="demo", target=read_target(request.param), recipe=recipe, output=folder, verify="off"
+    )
+    build(order, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    return folder
+
+
+def on_this_machine(bundle: Path) -> list[str]:
+    """MLX's bundles are for Macs; elsewhere a processor does."""
+    return ["--provider", "cpu"] if "mlx" in bundle.parent.name and sys.platform != "darwin" else []
+
+
+def test_run(bundle: Path, tmp_path: Path) -> None:
+    command = [*EDGEPHI, "run", str(bundle), QUESTION, *on_this_machine(bundle)]
+    printed, reached = run_alone(command, tmp_path)
+    assert json.loads(printed) == ANSWER
+    assert reached == []
+
+
+def test_serve(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("starlette")
+    serve = [*EDGEPHI, "serve", str(bundle), "--port", "0", "--context", "512", *on_this_machine(bundle)]
+    printed, reached = run_alone([sys.executable, "-c", CLIENT, *serve], tmp_path)
+    assert json.loads(printed) == ANSWER
+    assert reached == []
+
+
+def test_chat(bundle: Path, tmp_path: Path) -> None:
+    command = [*EDGEPHI, "chat", str(bundle), *on_this_machine(bundle)]
+    printed, reached = run_alone(command, tmp_path, stdin=f"{QUESTION}\n")
+    assert json.dumps(ANSWER) in printed
+    assert reached == []
+
+
+def test_bench(demo_bundle: Path, tmp_path: Path) -> None:
+    numbers = ["--runs", "1", "--prompt-tokens", "32", "--generate", "2", "--context", "64", "--json"]
+    printed, reached = run_alone([*EDGEPHI, "bench", str(demo_bundle), *numbers], tmp_path)
+    assert json.loads(printed)
+    assert reached == []
+
+
+def test_doctor(tmp_path: Path) -> None:
+    """It looks at each engine and accelerator."""
+    printed, reached = run_alone([*EDGEPHI, "doctor"], tmp_path)
+    assert "onnxruntime-genai" in printed
+    assert reached == []
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seen"),
+    [
+        ("socket.create_connection(('192.0.2.1', 443))", "connect AF_INET 192.0.2.1 443"),
+        ("socket.create_connection(('2001:db8::1', 443))", "connect AF_INET6 2001:db8::1 443"),
+        (
+            "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('203.0.113.9', 9))",
+            "sendto AF_INET 203.0.113.9 9",
+        ),
+        (
+            "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('203.0.113.9', 9))",
+            "sendmsg AF_INET 203.0.113.9 9",
+        ),
+        ("socket.getaddrinfo('telemetry.example.org', 443)", "/etc/resolv.conf"),
+        ("socket.create_server(('0.0.0.0', 0))", "bind AF_INET 0.0.0.0 0"),
+        (
+            "subprocess.run(['bash', '-c', 'echo x > /dev/tcp/192.0.2.1/80'])",
+            "connect AF_INET 192.0.2.1 80",
+        ),
+    ],
+)
+def test_an_attempt_is_seen(tmp_path: Path, attempt: str, seen: str) -> None:
+    """What would be an attempt to reach somebody is one, in threads and child processes too."""
+    program = f"""
+import contextlib, socket, subprocess, sys, threading
+def attempt():
+    with contextlib.suppress(OSError):
+        {attempt}
+thread = threading.Thread(target=attempt)
+thread.start()
+thread.join()
+"""
+    _, reached = run_alone([sys.executable, "-c", program], tmp_path)
+    assert any(seen in each for each in reached), reached
+
+
+def test_what_stays_on_the_machine_is_no_attempt(tmp_path: Path) -> None:
+    program = """
+import socket
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    server = socket.create_server((address, 0), family=family)
+    socket.create_connection(server.getsockname()[:2]).send(b"x")
+one, other = socket.socketpair()
+one.sendmsg([b"x"])
+"""
+    _, reached = run_alone([sys.executable, "-c", program], tmp_path)
+    assert reached == []
