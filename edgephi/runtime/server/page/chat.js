@@ -108,7 +108,7 @@ function messagesUpTo(turn) {
  * server says to; `say` is told what is being waited for. Everything else that is refused is raised.
  */
 async function withPatience(attempt, signal, say) {
-  for (;;) {
+  for (let waits = 0; ; ) {
     try {
       return await attempt();
     } catch (error) {
@@ -116,6 +116,7 @@ async function withPatience(attempt, signal, say) {
       if (error.status === 401) {
         if (!(await askForKey(signal))) throw error;
       } else if (error.retryAfter !== null) {
+        if (waits++ === 0) announce(`${reasonToWait(error)} It will be asked again.`);
         await countDown(error, signal, say);
       } else {
         throw error;
@@ -126,11 +127,9 @@ async function withPatience(attempt, signal, say) {
 
 /** Wait as long as the server says, and tell how long that still is. Raises the signal's reason. */
 async function countDown(error, signal, say) {
-  const why = error.status === 429 ? "The server is busy with other requests." : "The server is not ready.";
-  announce(`${why} Trying again in ${error.retryAfter} seconds.`);
   for (let left = error.retryAfter; left > 0; left--) {
     signal?.throwIfAborted();
-    say(`${why} Trying again in ${left} s.`);
+    say(`${reasonToWait(error)} Trying again in ${left} s.`);
     await new Promise((resolve) => {
       setTimeout(resolve, 1000);
       signal?.addEventListener("abort", resolve, { once: true });
@@ -138,6 +137,9 @@ async function countDown(error, signal, say) {
   }
   signal?.throwIfAborted();
 }
+
+const reasonToWait = ({ status }) =>
+  status === 429 ? "The server is busy with other requests." : "The server is not ready.";
 
 /** An error in words: the problem, what can be done about it, and whether only a new chat helps. */
 function explain(error) {
