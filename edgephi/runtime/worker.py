@@ -4,29 +4,30 @@ Engines hold Python's lock for seconds, can crash and can hang; the HTTP server 
 talks to this process over pipes, in the lines of `edgephi.runtime.server.messages`. Nobody else should
 start it.
 
-There is one thread. Between two tokens, and between two pieces of a prompt, it looks whether a Cancel has
-come.
+The main thread answers. Another one reads the pipe, and closes an answer that is not wanted any more: the
+engine's Python sees that between two tokens, and between two pieces of a prompt.
 """
 
 import contextlib
 import ctypes
 import os
-import select
+import queue
 import signal
 import sys
+import threading
 import time
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 import edgephi.runtime
-import edgephi.runtime.worker_bridge  # until Session has it all
 from edgephi import errors
 from edgephi.errors import BadBundleError, BadInputError, CannotServeError, EdgephiError, UsageError
 from edgephi.runtime.server.log import where_raised
 from edgephi.runtime.server.messages import (
     FIRST_PROMPT,
+    Alternative,
     Ask,
     Cancel,
     End,
@@ -41,7 +42,7 @@ from edgephi.runtime.server.messages import (
     Warned,
     encode_line,
 )
-from edgephi.runtime.session import Answer, Options, Session
+from edgephi.runtime.session import Answer, Options, Session, TokenScore
 
 _READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
@@ -49,62 +50,59 @@ _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 _OOM_SCORE = "500"
 
 
-class _ParentGone(Exception):  # noqa: N818 - not an error: the end of this process's work
-    """The other ends of the pipes are closed."""
-
-
-class _Cancelled(Exception):  # noqa: N818 - what was asked for
-    """The request in hand is not wanted any more."""
-
-
 class Channel:
-    """Messages from and to the parent, over two file descriptors."""
+    """Messages from and to the parent, over two file descriptors. Without a parent the process ends."""
 
     def __init__(self, incoming: int, outgoing: int) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
-        self._decoder: msgspec.json.Decoder[ToEngine] = msgspec.json.Decoder(ToEngine)
-        self._unread = b""
-        self._waiting: deque[ToEngine] = deque()
+        self._messages: queue.SimpleQueue[Open | Ask] = queue.SimpleQueue()
+        # The two threads write these in opposite orders, so that one of them sees both.
         self._cancelled: set[int] = set()
+        self._in_hand: tuple[int, Answer] | None = None
+        threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, message: FromEngine) -> None:
-        """Write one message. Raises _ParentGone."""
+        """Write one message."""
         line = encode_line(message)
         try:
             while line:
                 line = line[os.write(self._outgoing, line) :]
         except BrokenPipeError:
-            raise _ParentGone from None
+            os._exit(0)
 
-    def receive(self) -> ToEngine:
-        """The next message that is no Cancel; waits for it. Raises _ParentGone at the end."""
-        while not self._waiting:
-            self._read()
-        return self._waiting.popleft()
+    def receive(self) -> Open | Ask:
+        """The next message that is no Cancel; waits for it."""
+        return self._messages.get()
 
-    def check(self, request: int) -> None:
-        """Raise _Cancelled when a request is not wanted any more. Does not wait."""
-        while select.select([self._incoming], [], [], 0)[0]:
-            self._read()
+    @contextlib.contextmanager
+    def cancelling(self, request: int, answer: Answer) -> Iterator[None]:
+        """Close the answer to a request when a Cancel comes, or has come."""
+        self._in_hand = request, answer
         if request in self._cancelled:
-            raise _Cancelled
-
-    def forget_cancels(self) -> None:
-        """What was cancelled is over."""
-        self._cancelled.clear()
+            answer.close()
+        try:
+            yield
+        finally:
+            self._in_hand = None
+            self._cancelled.discard(request)
 
     def _read(self) -> None:
-        data = os.read(self._incoming, _READ_BYTES)
-        if not data:
-            raise _ParentGone
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            message = self._decoder.decode(line)
-            if isinstance(message, Cancel):
+        """What the reading thread does, for ever."""
+        decoder: msgspec.json.Decoder[ToEngine] = msgspec.json.Decoder(ToEngine)
+        unread = b""
+        while data := os.read(self._incoming, _READ_BYTES):
+            *lines, unread = (unread + data).split(b"\n")
+            for line in lines:
+                message = decoder.decode(line)
+                if not isinstance(message, Cancel):
+                    self._messages.put(message)
+                    continue
                 self._cancelled.add(message.id)
-            else:
-                self._waiting.append(message)
+                in_hand = self._in_hand
+                if in_hand is not None and in_hand[0] == message.id:
+                    in_hand[1].close()
+        os._exit(0)
 
 
 def main() -> int:
@@ -117,14 +115,10 @@ def main() -> int:
         session = _open(Path(sys.argv[1]), opening, channel)
         while True:
             request = channel.receive()
-            assert isinstance(request, Ask)  # noqa: S101 - Cancel never comes out of `receive`
+            assert isinstance(request, Ask)  # noqa: S101 - all others are
             _answer(session, request, channel)
-            channel.forget_cancels()
-    except _ParentGone:
-        return 0
     except Exception as cause:
-        with contextlib.suppress(_ParentGone):
-            channel.send(_failed(cause))
+        channel.send(_failed(cause))
         return 1
 
 
@@ -139,76 +133,66 @@ def _open(bundle: Path, opening: Open, channel: Channel) -> Session:
     )
     if opening.system:
         session.keep_ready(opening.system)
-    answer = session.answer([{"role": "user", "content": FIRST_PROMPT}], Options(max_tokens=1))
-    for _ in answer:
-        pass
-    channel.send(
-        Ready(
-            engine=session.engine.name,
-            version=session.engine.version,
-            provider=session.engine.provider,
-            context=session.context,
-            load_seconds=session.load_seconds,
-            prefill_tokens_per_second=answer.generation.prefill_tokens_per_second,
-        )
-    )
+    session.generate(FIRST_PROMPT, Options(max_tokens=1))
+    engine = session.engine
+    channel.send(Ready(engine.name, engine.version, engine.provider, session.context, session.load_seconds))
     return session
 
 
 def _answer(session: Session, request: Ask, channel: Channel) -> None:
     """Answer one request. Raises what leaves the engine in a state that nobody should trust."""
     start = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        channel.send(Progress(request.id, done, total))
-        channel.check(request.id)
-
-    def end(reason: str) -> End:
-        return End(request.id, reason, time.monotonic() - start)
-
-    answer: Answer | None = None
     try:
-        options = Options(
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            seed=request.seed,
-            stop=request.stop,
-            logprobs=request.logprobs,
-            json_schema=request.json_schema,
-        )
-        if request.messages is not None:
-            answer = session.answer(request.messages, options, on_prefill=progress)
-        else:
-            answer = session.complete(request.text or "", options, on_prefill=progress)
-        for piece in answer.pieces():
-            scores = tuple(Score(**vars(score)) for score in piece.scores)
-            channel.send(Piece(request.id, piece.text, time.monotonic(), scores))
-            channel.check(request.id)
-    except _Cancelled:
-        if answer is not None:
-            answer.close()
-        channel.send(end("cancelled"))
+        answer = _begin(session, request, channel)
+        with channel.cancelling(request.id, answer):
+            for piece in answer.pieces():
+                scores = tuple(map(_score, piece.scores))
+                channel.send(Piece(request.id, piece.text, time.monotonic(), scores))
     except (UsageError, BadInputError, CannotServeError) as error:
         channel.send(_failed(error, request.id))
         if isinstance(error, BadBundleError):  # the engine failed in the middle of its work
             raise
-    else:
-        numbers = answer.generation
-        channel.send(
-            End(
-                id=request.id,
-                stop_reason=numbers.stop_reason,
-                engine_seconds=time.monotonic() - start,
-                prompt_tokens=numbers.prompt_tokens,
-                reused_tokens=numbers.reused_tokens,
-                generated_tokens=numbers.generated_tokens,
-                first_token_seconds=numbers.first_token_seconds,
-                prefill_tokens_per_second=numbers.prefill_tokens_per_second,
-                decode_tokens_per_second=numbers.decode_tokens_per_second,
-            )
+        return
+    numbers = answer.generation
+    channel.send(
+        End(
+            id=request.id,
+            stop_reason=numbers.stop_reason,
+            engine_seconds=time.monotonic() - start,
+            prompt_tokens=numbers.prompt_tokens,
+            reused_tokens=numbers.reused_tokens,
+            generated_tokens=numbers.generated_tokens,
+            first_token_seconds=numbers.first_token_seconds,
+            prefill_tokens_per_second=numbers.prefill_tokens_per_second,
+            decode_tokens_per_second=numbers.decode_tokens_per_second,
         )
+    )
+
+
+def _begin(session: Session, request: Ask, channel: Channel) -> Answer:
+    """The answer to a request, of which nothing is computed yet."""
+    options = Options(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        seed=request.seed,
+        stop=request.stop,
+        logprobs=request.logprobs,
+        json_schema=request.json_schema,
+    )
+
+    def progress(done: int, total: int) -> None:
+        channel.send(Progress(request.id, done, total))
+
+    if request.messages is not None:
+        return session.answer(request.messages, options, on_prefill=progress)
+    return session.complete(request.text or "", options, on_prefill=progress)
+
+
+def _score(score: TokenScore) -> Score:
+    alternatives = tuple(Alternative(each.text, each.logprob, each.bytes) for each in score.alternatives)
+    return Score(score.text, score.logprob, score.bytes, alternatives)
 
 
 def _failed(cause: Exception, request: int | None = None) -> Failed:

@@ -40,6 +40,13 @@ class Server:
         """What it has written to standard error so far."""
         return self.log_file.read_text()
 
+    def line_of(self, response: httpx.Response) -> str:
+        """The line of the log about a request; its response may be there sooner."""
+        request = response.headers["x-request-id"]
+        until(lambda: request in self.log, "a line in the log")
+        (line,) = [line for line in self.log.splitlines() if request in line]
+        return line
+
     def worker(self) -> int:
         """Process id of its engine."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

@@ -78,7 +78,7 @@ def test_a_job_ends_once() -> None:
         each.put(Piece(1, "a", at=5.0))
         each.put(Refusal(504, "late"))
         each.put(Piece(1, "b", at=6.0))
-        each.put(End(1, "stop", 1.0, generated_tokens=2))
+        each.put(End(1, "stop", 1.0, 5, 0, 2, 0.1, 50.0, 20.0))
         assert each.end is not None and each.end.generated_tokens == 2  # still counted
         assert each.first_piece == 5.0
         return [type(event) for event in await each.events()]

@@ -103,26 +103,25 @@ class TestClientsThatGoAway:
     @pytest.mark.parametrize("stream", [True, False])
     def test_the_engine_stops_within_one_token(self, slow: Server, stream: bool) -> None:
         until(lambda: is_idle(slow), "idle")
-        before = slow.metric(GENERATED)
+        before, start = slow.metric(GENERATED), time.monotonic()
         with open_stream(slow, stream=stream, **LONG):
             until(lambda: slow.metric("edgephi_engine_busy") == 1, "the start")
             time.sleep(6 * STEP)
-        gone = time.monotonic()
+        seconds = time.monotonic() - start
         until(lambda: is_idle(slow), "idle")
-        # The two requests that look at the metrics take a few milliseconds.
-        assert time.monotonic() - gone < 2 * STEP + 0.05
-        assert 1 <= slow.metric(GENERATED) - before <= 8
+        # Each token takes a step at least: so many were possible, and two for the news to get there.
+        assert 1 <= slow.metric(GENERATED) - before <= seconds / STEP + 2
 
     def test_nor_does_it_read_on(self, slow: Server) -> None:
-        until(lambda: is_idle(slow), "idle")
-        prompt = "turn on the kitchen light, " * 60
-        with open_stream(slow, messages=[{"role": "user", "content": prompt}]) as connection:
+        messages = [{"role": "user", "content": "turn on the kitchen light, " * 100}]
+        with open_stream(slow, messages=messages) as connection:
             data = read_until(connection, b": prefill ", 2)
-        gone = time.monotonic()
-        done, total = data.split(b": prefill ")[-1].split()[0].split(b"/")
-        assert int(done) < int(total) / 2
+        done, total = map(int, data.split(b": prefill ")[-1].split()[0].split(b"/"))
         until(lambda: is_idle(slow), "idle")
-        assert time.monotonic() - gone < 2 * STEP + 0.05
+        usage = slow.chat(messages=messages, max_tokens=1).json()["usage"]
+        assert usage["prompt_tokens"] == total
+        # What was read stays in the cache, and tells how much that was: two pieces more at most.
+        assert done <= usage["prompt_tokens_details"]["cached_tokens"] <= done + 64 < total
 
     def test_those_who_wait_leave_the_queue(self, slow: Server) -> None:
         with open_stream(slow, **LONG) as first:
@@ -165,16 +164,16 @@ class TestDeadline:
 
 def test_a_slow_reader_does_not_hold_up_others(demo_bundle: Path, tmp_path: Path) -> None:
     with serving(demo_bundle, tmp_path) as server:
-        many = {**LONG, "logprobs": True, "top_logprobs": 20}
+        many = {**LONG, "logprobs": True, "top_logprobs": 20, "max_tokens": 600}
         with open_stream(server, receive_buffer=4096, **many) as reader:
             until(lambda: server.metric(GENERATED) > 0, "the end of the long answer")
             start = time.monotonic()
             assert server.chat().status_code == 200
             assert time.monotonic() - start < 1
-            # And it still gets all of its own, which is more than sockets and buffers hold.
+            # And it still gets all of its own.
             data = read_until(reader, b"data: [DONE]\n\n\r\n0\r\n\r\n")
             assert data.startswith(b"HTTP/1.1 200 OK")
-            assert len(data) > 1_000_000
+            assert len(data) > 500_000
 
 
 def test_answers_are_not_mixed(server: Server) -> None:
@@ -195,6 +194,6 @@ def test_answers_are_not_mixed(server: Server) -> None:
                 wrong.append(f"{prompt}: {answer}")
 
     with ThreadPoolExecutor(30) as pool:
-        list(pool.map(ask, range(150)))
+        list(pool.map(ask, range(100)))
     assert wrong == []
     assert len(set(expected.values())) == len(prompts)

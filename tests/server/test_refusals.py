@@ -266,6 +266,7 @@ class TestKey:
             locked.get("/v1/models", headers={"authorization": f"Bearer {secret}"})
             locked.get(f"/v1/models?x={secret}")
         assert locked.get("/health").status_code == 200
+        until(lambda: "GET /health 200" in locked.log, "the last line")
         assert "/v1/models 401" in locked.log
         assert KEY not in locked.log
 
@@ -278,27 +279,22 @@ class TestKey:
 
 class TestLogs:
     def test_one_line_a_request_without_its_text(self, server: Server) -> None:
-        before = len(server.log.splitlines())
-        server.chat("turn on the secret light")
-        (line,) = server.log.splitlines()[before:]
+        line = server.line_of(server.chat("turn on the secret light"))
         assert "127.0.0.1 POST /v1/chat/completions 200 " in line
         assert "generated_tokens=" in line
         assert "secret" not in server.log
 
     def test_text_when_it_is_asked_for(self, demo_bundle: Path, tmp_path: Path) -> None:
         with serving(demo_bundle, tmp_path, "--log-prompts", "--log-json") as server:
-            server.chat("turn on\nthe secret light")
-            server.get("/\u2028forged%0aline")
-            first, second = map(json.loads, server.log.splitlines())
+            first = json.loads(server.line_of(server.chat("turn on\nthe secret light")))
+            second = json.loads(server.line_of(server.get("/\u2028forged%0aline")))
         assert (first["path"], first["status"]) == (CHAT, 200)
         assert first["prompt"] == [{"role": "user", "content": "turn on\nthe secret light"}]
         assert second["status"] == 404
 
     def test_a_path_cannot_forge_a_line(self, server: Server) -> None:
-        before = len(server.log.splitlines())
-        server.get("/%0a2026-01-01T00:00:00Z%20forged%1b[31m")
-        assert len(server.log.splitlines()) == before + 1
-        assert "\x1b" not in server.log
+        line = server.line_of(server.get("/%0a2026-01-01T00:00:00Z%20forged%1b[31m"))
+        assert "GET /?2026-01-01T00:00:00Z forged?[31m 404" in line
 
 
 def test_more_connections_than_are_held(server: Server) -> None:

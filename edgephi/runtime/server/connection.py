@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -157,7 +158,8 @@ class Connection(H11Protocol):
         status = "".join([f"HTTP/1.1 {refusal.status} {_PHRASES[refusal.status]}\r\n", *lines, "\r\n"])
         self.transport.write(status.encode() + body)
         # With data unread, `close` would make the kernel drop the response: let the client read it first.
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # it is gone already
+            self.transport.write_eof()
         self._set_clock(_LINGER_SECONDS, self.abort)
 
     def _set_clock(self, seconds: float, then: Callable[[], None]) -> None:

@@ -45,14 +45,13 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The engine has generated a token. What computes, and how fast it reads prompts."""
+    """The engine has generated a token. What computes."""
 
     engine: str
     version: str
     provider: str
     context: int
     load_seconds: float
-    prefill_tokens_per_second: float
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -90,7 +89,7 @@ class Piece(msgspec.Struct, frozen=True, tag="piece"):
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """The answer's numbers, as Session's Generation has them. `stop_reason` "cancelled" has nothing else.
+    """The answer's numbers, as Session's Generation has them; one that was cancelled has ended as "closed".
 
     `engine_seconds` went by in the engine's process from reading the request to this message.
     """
@@ -98,12 +97,12 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     id: int
     stop_reason: str
     engine_seconds: float
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    generated_tokens: int = 0
-    first_token_seconds: float = 0.0
-    prefill_tokens_per_second: float = 0.0
-    decode_tokens_per_second: float = 0.0
+    prompt_tokens: int
+    reused_tokens: int
+    generated_tokens: int
+    first_token_seconds: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

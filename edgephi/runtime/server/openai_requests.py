@@ -155,6 +155,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Members that are refused, and the values besides null that change nothing and are let through."""
 
+UNSUPPORTED_IN_MESSAGES = ("tool_calls", "tool_call_id", "function_call", "audio")
+ROLES = ("system", "developer", "user", "assistant")
+
 
 def chat_ask(request: ChatRequest, number: int, *, context: int, system: str | None) -> Ask:
     """What the engine is asked. `system` is the message for requests that bring none. Raises Refusal."""
@@ -226,10 +229,10 @@ def _refuse_unsupported(request: Request) -> None:
 def _plain(message: Message, position: int) -> dict[str, str]:
     """A message as the chat template takes it."""
     place = f"messages[{position}]"
-    for name in ("tool_calls", "tool_call_id", "function_call", "audio"):
+    for name in UNSUPPORTED_IN_MESSAGES:
         if getattr(message, name):
             raise _unsupported(f"{name} is not supported by this server", f"{place}.{name}")
-    if message.role in ("tool", "function"):
+    if message.role not in ROLES:
         raise _unsupported(
             f"tools are not supported by this server, found a message of the role {message.role!r}",
             f"{place}.role",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 import edgephi
-from edgephi.runtime.server.openai_requests import ChatRequest, CompletionRequest
+from edgephi.runtime.server.openai_requests import (
+    ROLES,
+    UNSUPPORTED,
+    UNSUPPORTED_IN_MESSAGES,
+    ChatRequest,
+    CompletionRequest,
+)
 from edgephi.runtime.server.openai_responses import (
     ChatChunk,
     ChatCompletion,
@@ -46,6 +53,10 @@ _ERRORS = {
 def description() -> dict[str, Any]:
     """The document."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template="#/components/schemas/{name}")
+    for kind in ("ChatRequest", "CompletionRequest"):
+        _narrow(components[kind]["properties"], UNSUPPORTED)
+    _narrow(components["Message"]["properties"], dict.fromkeys(UNSUPPORTED_IN_MESSAGES, ()))
+    components["Message"]["properties"]["role"] = {"enum": list(ROLES)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -102,6 +113,13 @@ def description() -> dict[str, Any]:
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _narrow(properties: dict[str, Any], harmless: Mapping[str, tuple[Any, ...]]) -> None:
+    """Say of members that are not offered which values are let through."""
+    for name, values in harmless.items():
+        if name in properties:
+            properties[name] = {"enum": [None, *values], "description": "Not offered"}
 
 
 def _operation(name: str, summary: str, success: tuple[str, type], errors: tuple[str, ...]) -> dict[str, Any]:
