@@ -79,21 +79,6 @@ class Engine(Protocol):
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow the token `before`."""
 
-    def generate(  # goes: KvCache takes its place
-        self,
-        prompt: Sequence[int],
-        *,
-        length: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        seed: int | None,
-    ) -> Iterator[int]:
-        """The tokens that follow `prompt`: to a stop token, or until there are `length` tokens in all.
-
-        The other arguments mean what they mean in `edgephi.runtime.session.Options`.
-        """
-
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`, `step` tokens at a time: arrays of (step, vocabulary)."""
 

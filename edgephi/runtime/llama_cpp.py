@@ -19,7 +19,6 @@ from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.engines import TextStream, check_version
-from edgephi.runtime.generation import generate
 from edgephi.runtime.llama_context import LlamaContext, finalizer, refuse
 from edgephi.runtime.llama_library import (
     PACKAGE,
@@ -105,7 +104,6 @@ class LlamaEngine:
         self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
         self._template = manifest.chat.template
         self._limit = context
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self.prefill_tokens = _CPU_PREFILL_TOKENS if provider == "cpu" else _GPU_PREFILL_TOKENS
         self.long_above = manifest.limits.whole_prefill_above
         self._model = self._load(artifact / _MODEL_FILE)
@@ -129,29 +127,6 @@ class LlamaEngine:
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
-
-    def generate(
-        self,
-        prompt: Sequence[int],
-        *,
-        length: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        seed: int | None,
-    ) -> Iterator[int]:
-        """See Engine."""
-        if len(prompt) >= length:
-            return iter(())
-        return generate(
-            self.open_cache(length),
-            prompt,
-            stop_token_ids=self._stop_token_ids,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.

@@ -23,7 +23,6 @@ from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.engines import TextStream, check_version
-from edgephi.runtime.generation import generate
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
@@ -138,7 +137,6 @@ class MlxEngine:
         self.version = version
         self.provider = provider
         self._limit = context
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
         phi3, self._cache = modules
@@ -162,29 +160,6 @@ class MlxEngine:
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
-
-    def generate(
-        self,
-        prompt: Sequence[int],
-        *,
-        length: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        seed: int | None,
-    ) -> Iterator[int]:
-        """See Engine."""
-        if len(prompt) >= length:
-            return iter(())
-        return generate(
-            self.open_cache(length),
-            prompt,
-            stop_token_ids=self._stop_token_ids,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter."""

@@ -99,9 +99,8 @@ class GenaiEngine:
         self.provider = provider
         self._engine = engine
         self._template = manifest.chat.template
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self._context = context
-        self._whole_above = manifest.limits.whole_prefill_above
+        self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
@@ -143,71 +142,41 @@ class GenaiEngine:
         stream.decode(before)
         return cast("TextStream", stream)
 
-    def generate(
-        self,
-        prompt: Sequence[int],
-        *,
-        length: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        seed: int | None,
-    ) -> Iterator[int]:
-        """The tokens that follow `prompt`, a stop token included, until there are `length` tokens in all."""
-        generator = self._generator(
-            max_length=length,
-            do_sample=temperature > 0,
-            temperature=temperature or 1.0,
-            top_p=top_p,
-            top_k=top_k,
-            random_seed=-1 if seed is None else seed,
-        )
-        for piece in _pieces(prompt, self._whole_above, _PREFILL_TOKENS[self.provider]):
-            self._append(generator, piece)
-        with _translated("expected a next token"):
-            while not generator.is_done():
-                generator.generate_next_token()
-                token = int(generator.get_next_tokens()[0])
-                yield token
-                if token in self._stop_token_ids:
-                    return
-
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         Memory is `step` x vocabulary floats, twice. For a LongRoPE model a prompt past the original
         context is one prefill only when its first step is past it too.
         """
-        generator = self._generator(max_length=min(len(token_ids) + 1, self._context), do_sample=False)
+        generator = self._generator(len(token_ids))
         for start in range(0, len(token_ids), step):
-            self._append(generator, token_ids[start : start + step])
-            with _translated("expected logits"):
+            piece = list(token_ids[start : start + step])
+            with _translated(f"expected to compute {len(piece)} tokens"):
+                generator.append_tokens(piece)
                 block = generator.get_output("logits")[0]  # in the type of the graph's activations
             yield block.astype("float32", copy=False)
 
     def open_cache(self, capacity: int) -> GenaiCache:
         """An empty KV cache, allocated at once for `capacity` tokens."""
-        if capacity > self._context:
-            raise too_many(capacity, self._context)
-        generator = self._generator(max_length=capacity, do_sample=False)
         return GenaiCache(
-            generator, capacity, piece_tokens=_PREFILL_TOKENS[self.provider], long_above=self._whole_above
+            self._generator(capacity),
+            capacity,
+            piece_tokens=_PREFILL_TOKENS[self.provider],
+            long_above=self._long_above,
         )
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
         return next(self.logits(token_ids, step=len(token_ids)))
 
-    def _generator(self, **search_options: float | bool) -> Any:
-        """An empty KV cache, allocated for `max_length` tokens."""
-        with _translated(f"expected a KV cache for {search_options['max_length']} tokens"):
+    def _generator(self, capacity: int) -> Any:
+        """The engine's empty KV cache, allocated for `capacity` tokens."""
+        if capacity > self._context:
+            raise too_many(capacity, self._context)
+        with _translated(f"expected a KV cache for {capacity} tokens"):
             parameters = self._engine.GeneratorParams(self._model)
-            parameters.set_search_options(**search_options)
+            parameters.set_search_options(max_length=capacity, do_sample=False)
             return self._engine.Generator(self._model, parameters)
-
-    def _append(self, generator: Any, token_ids: Sequence[int]) -> None:
-        with _translated(f"expected to prefill {len(token_ids)} tokens"):
-            generator.append_tokens(list(token_ids))
 
 
 class GenaiCache(SequenceCache):
@@ -234,20 +203,6 @@ class GenaiCache(SequenceCache):
 
     def _free(self) -> None:
         self._generator = None
-
-
-def _pieces(prompt: Sequence[int], whole_above: int | None, size: int) -> Iterator[Sequence[int]]:
-    """Cut a prompt into what is prefilled at once, `size` tokens in general.
-
-    The graph chooses LongRoPE's factors by the tokens that it has seen so far: of a prompt longer than
-    `whole_above`, the first piece must already reach past that length.
-    """
-    start = 0
-    if whole_above is not None and len(prompt) > whole_above:
-        start = whole_above + 1
-        yield prompt[:start]
-    for begin in range(start, len(prompt), size):
-        yield prompt[begin : begin + size]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.engines import TextStream, check_version
-from edgephi.runtime.generation import generate
 from edgephi.runtime.openvino_decoder import Decoder, DecoderCache, open_decoder
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
@@ -108,7 +107,6 @@ class OpenvinoEngine:
         self.version = version
         self.provider = provider
         self._limit = context
-        self._stop_token_ids = frozenset(manifest.chat.stop_token_ids)
         self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = genai.Tokenizer(str(artifact))
@@ -138,29 +136,6 @@ class OpenvinoEngine:
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return _TextStream(self._tokenizer, before)
-
-    def generate(
-        self,
-        prompt: Sequence[int],
-        *,
-        length: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        seed: int | None,
-    ) -> Iterator[int]:
-        """See Engine."""
-        if len(prompt) >= length:
-            return iter(())
-        return generate(
-            self.open_cache(length),
-            prompt,
-            stop_token_ids=self._stop_token_ids,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-        )
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.

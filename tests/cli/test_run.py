@@ -21,14 +21,14 @@ PROMPT = "turn on the kitchen light"
 # A generation that takes seconds however fast the model is, and a Ctrl-C that works in a background job too.
 SLOWLY = """
 import signal, time
-from edgephi.runtime.onnxruntime_genai import GenaiEngine
+from edgephi.runtime.sequence_cache import SequenceCache
 signal.signal(signal.SIGINT, signal.default_int_handler)
-quick = GenaiEngine.generate
-def generate(*arguments, **options):
-    for token in quick(*arguments, **options):
-        yield token
+quick = SequenceCache.append
+def append(*arguments):
+    for done in quick(*arguments):
+        yield done
         time.sleep(1)
-GenaiEngine.generate = generate
+SequenceCache.append = append
 """
 
 

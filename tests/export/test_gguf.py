@@ -45,6 +45,7 @@ from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
 from edgephi.target import read_target
 from tests.conftest import silent_step
 from tests.export.oracle import mean_kl, tensors_of
+from tests.runtime.cache_behaviour import greedy
 from tests.tiny_bundle import tiny_manifest
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
@@ -79,7 +80,7 @@ class Exported:
         manifest = tiny_manifest(
             {},
             target=TargetFacts("gguf", "llama.cpp", "cpu", ("x86_64",)),
-            chat=Chat(tokenizer.chat.template, ()),  # no end: answers are as long as was asked for
+            chat=Chat(tokenizer.chat.template, ()),
             limits=Limits(self.context, rotary.original_context if switches else None),
             requires=Requires(1, 1, {}),
         )
@@ -105,10 +106,6 @@ class Exported:
 
     def found(self, token_ids: list[int], *, step: int = 32) -> Floats:
         return np.concatenate(list(self.engine.logits(token_ids, step=step)))
-
-    def answer(self, prompt: list[int], steps: int) -> list[int]:
-        length = len(prompt) + steps
-        return list(self.engine.generate(prompt, length=length, temperature=0, top_p=1, top_k=0, seed=None))
 
 
 def stored_weights(folder: Path) -> dict[str, Floats]:
@@ -210,8 +207,7 @@ def check_answer(exported: Exported, prompt: list[int], steps: int) -> None:
 
     Or as good as the best: int8 activations move logits by some hundredths of their spread.
     """
-    answer = exported.answer(prompt, steps)
-    assert len(answer) == steps
+    answer = greedy(exported.engine, prompt, steps)
     for step, token in enumerate(answer):
         logits = exported.expected(prompt + answer[:step])[-1]
         assert logits.max() - logits[token] <= 0.1 * logits.std(), f"step {step}"
@@ -529,7 +525,7 @@ class TestDemo:
     @pytest.mark.parametrize("length", [16, 48])
     def test_greedy_answers_are_transformers_for_64_steps(self, demo: Exported, length: int) -> None:
         prompt = evaluation_tokens(demo.engine.encode, "quick", context=4096, domain="device")[:length]
-        answer = demo.answer(prompt, 64)
+        answer = greedy(demo.engine, prompt, 64)
         logits = demo.expected(prompt + answer)
         assert answer == logits[length - 1 : -1].argmax(axis=1).tolist()
         assert len(set(answer)) > 16

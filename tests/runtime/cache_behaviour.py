@@ -28,6 +28,8 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 
 np = pytest.importorskip("numpy")
 
+ORIGINAL = 40
+"""Tokens up to which `open_longrope`'s model is rotated by LongRoPE's short factors."""
 WINDOW = 24
 """Tokens that each one of `open_windowed`'s model sees, itself included."""
 
@@ -87,9 +89,9 @@ def taken_at_opening(bundle: Path) -> tuple[bool, int, int]:
     return bool(ahead), opening, filling
 
 
-def open_longrope(target: str, folder: Path, *, original: int = 40, provider: str = "cpu") -> Engine:
-    """A model whose LongRoPE factors change after `original` tokens; its weights make positions matter."""
-    return _open_tiny(target, folder, provider, original_context=original, context=1024)
+def open_longrope(target: str, folder: Path, *, provider: str = "cpu") -> Engine:
+    """A model whose LongRoPE factors change after ORIGINAL tokens; its weights make positions matter."""
+    return _open_tiny(target, folder, provider, original_context=ORIGINAL, context=1024)
 
 
 def open_windowed(target: str, folder: Path, *, provider: str = "cpu") -> Engine:
@@ -135,7 +137,6 @@ class CacheBehaviour:
     """Inherited by a class that has the engine's `engine` fixture, with the demo's model, around it."""
 
     tolerance: ClassVar[float] = 1e-3
-    forks: ClassVar[bool] = True
     takes_pieces_of: ClassVar[int]
     """Tokens of a prompt that the engine computes at once."""
 
@@ -248,7 +249,7 @@ class CacheBehaviour:
         ids = some_ids(70)
         grow(cache, ids)
         fork = cache.fork()
-        assert (fork is not None) == self.forks
+        assert (fork is not None) == engine.copies_caches
         if fork is None:
             return
         assert fork.capacity == 90
@@ -311,22 +312,20 @@ class LongRopeBehaviour:
     """Inherited by a class that has a fixture `longrope`: `open_longrope` of the engine's target."""
 
     tolerance: ClassVar[float] = 1e-3
-    original: ClassVar[int] = 40
-    """Tokens up to which the short factors hold."""
 
     @pytest.fixture
     def same(self, longrope: Engine) -> Same:
         return Same(longrope, self.tolerance)
 
     def test_the_factors_matter(self, longrope: Engine) -> None:
-        ids = some_ids(self.original + 1)
+        ids = some_ids(ORIGINAL + 1)
         before, shifted, after = (fresh_logits(longrope, each) for each in (ids[:-1], ids[1:], ids))
         for other in (before, shifted):
             assert np.abs(after - other).max() > 3 * self.tolerance * after.std()
 
     def test_an_answer_crosses_to_the_long_factors(self, longrope: Engine, same: Same) -> None:
-        start = self.original - 2
-        ids = some_ids(self.original + 4)
+        start = ORIGINAL - 2
+        ids = some_ids(ORIGINAL + 4)
         cache = longrope.open_cache(len(ids))
         grow(cache, ids[:start])
         for token in ids[start:]:
@@ -335,11 +334,11 @@ class LongRopeBehaviour:
 
     def test_what_is_computed_again_is_not_counted(self, longrope: Engine) -> None:
         cache = longrope.open_cache(500)
-        grow(cache, some_ids(self.original))
+        grow(cache, some_ids(ORIGINAL))
         counts = grow(cache, some_ids(200))
         assert counts == sorted(counts)
         assert counts[-1] == 200
-        assert len(cache.tokens) == self.original + 200
+        assert len(cache.tokens) == ORIGINAL + 200
 
     @pytest.mark.parametrize("kept", [0.1, 0.5, 1.0, 1.1])
     @pytest.mark.parametrize("added", [1, 3, 60])
@@ -347,7 +346,7 @@ class LongRopeBehaviour:
         self, longrope: Engine, same: Same, kept: float, added: int
     ) -> None:
         cache = longrope.open_cache(500)
-        ids, count = some_ids(self.original + 40), int(kept * self.original)
+        ids, count = some_ids(ORIGINAL + 40), int(kept * ORIGINAL)
         grow(cache, ids)
         cache.rewind(count)
         grow(cache, some_ids(added, seed=1))
@@ -355,25 +354,25 @@ class LongRopeBehaviour:
 
     def test_rewound_by_one_token_it_has_the_short_factors(self, longrope: Engine, same: Same) -> None:
         cache = longrope.open_cache(500)
-        ids = some_ids(self.original + 1)
+        ids = some_ids(ORIGINAL + 1)
         for last in (30, 31):
             grow(cache, ids[len(cache.tokens) :])
             same(cache, tokens=ids)
-            cache.rewind(self.original - 1)
+            cache.rewind(ORIGINAL - 1)
             grow(cache, [last])
-            same(cache, tokens=[*ids[: self.original - 1], last])
-            cache.rewind(self.original - 1)
+            same(cache, tokens=[*ids[: ORIGINAL - 1], last])
+            cache.rewind(ORIGINAL - 1)
 
     def test_a_fork_has_the_factors_of_its_own_length(self, longrope: Engine, same: Same) -> None:
         cache = longrope.open_cache(500)
-        grow(cache, some_ids(self.original))
+        grow(cache, some_ids(ORIGINAL))
         fork = cache.fork()
         if fork is None:
             return
         grow(fork, [30])
         second = fork.fork()
         assert second is not None
-        second.rewind(self.original - 1)
+        second.rewind(ORIGINAL - 1)
         for each in (cache, second, fork):
             each.rewind(len(each.tokens) - 1)
             grow(each, [31])
@@ -389,7 +388,7 @@ class LongRopeBehaviour:
     def test_whatever_happens_it_is_a_fresh_prefill(
         self, longrope: Engine, same: Same, steps: list[tuple[str, float]]
     ) -> None:
-        take_steps(longrope.open_cache(min(3 * self.original, 512)), steps, unit=self.original)(same)
+        take_steps(longrope.open_cache(3 * ORIGINAL), steps, unit=ORIGINAL)(same)
 
 
 class WindowBehaviour:

@@ -219,12 +219,11 @@ class TestCache(CacheBehaviour):
 
 class TestLongRopeCache(LongRopeBehaviour):
     tolerance = ROUNDING
-    original = 256  # llama.cpp's contexts are multiples of that
 
     @pytest.fixture(scope="class")
     @staticmethod
     def longrope(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-        return open_longrope("gguf", tmp_path_factory.mktemp("longrope"), original=256)
+        return open_longrope("gguf", tmp_path_factory.mktemp("longrope"))
 
 
 class TestWindowedCache(WindowBehaviour):

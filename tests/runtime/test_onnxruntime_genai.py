@@ -105,7 +105,6 @@ ROUNDING = 0.1
 
 class TestCache(CacheBehaviour):
     tolerance = ROUNDING
-    forks = False
     takes_pieces_of = 32
 
     def test_its_memory_is_taken_when_it_is_opened(self, demo_bundle: Path) -> None:
