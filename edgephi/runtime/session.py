@@ -39,6 +39,9 @@ __all__ = [
 
 _TOKENIZER_FILE = "tokenizer.json"
 
+# A box talks with a few people. More would only keep what nobody comes back for.
+_MOST_CONTEXTS = 8
+
 OnEnd = Callable[[Generation, list[int] | None], None]
 
 
@@ -46,8 +49,8 @@ class Session:
     """A bundle with its engine loaded. One thread at a time.
 
     What has been computed for a prompt stays in memory, `cache_bytes` of it at most, and the next prompt that
-    begins alike starts from there. None is the larger of one full context and half of the memory that is
-    available once the model is loaded.
+    begins alike starts from there. None is half of the memory that is available once the model is loaded, but
+    room for one full context at least and for eight at most.
 
     A message may contain the text of a special token, like `<|end|>`: the model reads it as ordinary letters,
     and the message cannot end its turn. Only `complete` takes such texts for what they stand for.
@@ -71,7 +74,8 @@ class Session:
         available = functools.partial(available_to, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes
         if cache_bytes is None:
-            cache_bytes = max(self.context * per_token, available() // 2)
+            one_context = self.context * per_token
+            cache_bytes = max(one_context, min(available() // 2, _MOST_CONTEXTS * one_context))
         self.caches = PrefixCache(
             self.engine,
             context=self.context,
