@@ -55,7 +55,8 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     "--cache-memory",
     callback=_size,
     metavar="SIZE",
-    help="Memory for the conversations that are kept. [default: half of what is available, or one context]",
+    help="Memory for the conversations that are kept. "
+    "[default: half of what is available, room for one to eight contexts]",
 )
 @click.option(
     "--queue",
