@@ -39,10 +39,10 @@ def load(
     `context` is the most tokens of prompt and answer together; without it, all that the bundle serves and
     memory allows. `provider` runs the bundle on another of its engine's providers than its own. `warn` is
     told when memory is short; without it that is a Python warning. `cache_bytes` is the most memory for what
-    was computed for earlier prompts; without it, half of what is available once the model is loaded, and
-    room for one full context at least and for eight at most. Raises BadBundleError, DoesNotFitError when weights or context cannot fit into
-    memory or `cache_bytes`, and NotSupportedError for a bundle of another architecture, without the right
-    engine, or when the provider cannot be used here.
+    was computed for earlier prompts; without it, half of what is available once the model is loaded, and room
+    for one full context at least and for eight at most. Raises BadBundleError, DoesNotFitError when weights
+    or context cannot fit into memory or `cache_bytes`, and NotSupportedError for a bundle of another
+    architecture, without the right engine, or when the provider cannot be used here.
     """
     from edgephi.manifest import read_manifest
     from edgephi.runtime.bundle_files import check_architecture, check_files
