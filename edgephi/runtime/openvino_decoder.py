@@ -90,7 +90,10 @@ class _PagedDecoder:
         except RuntimeError as cause:
             raise _NotPagedError from cause
         _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
-        compiled = core.compile_model(model, device)
+        try:
+            compiled = core.compile_model(model, device)
+        except RuntimeError as cause:  # OpenVINO 2026.4 has no paged attention for most Arm processors
+            raise _NotPagedError from cause
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
         self.openvino = openvino
         self.request = _Request(openvino, compiled)

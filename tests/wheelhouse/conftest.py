@@ -1,0 +1,63 @@
+"""Bundles with real wheels, from the package index that pip is set up for."""
+
+import functools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgephi.build import BuildRequest, Built, WheelsRequest, build, find_checkpoint
+from edgephi.recipe import read_recipe
+from edgephi.runtime.engines import adapter_of
+from edgephi.target import read_target
+from edgephi.wheelhouse.pip import run_pip
+from edgephi.wheelhouse.platform import read_platform
+from tests.conftest import silent_step
+
+BuildWithWheels = Callable[..., Built]
+
+
+@pytest.fixture(scope="session")
+def _index() -> None:
+    """Skip where there is no package index. CI has one: there, a missing one is a failure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            run_pip(["download", "--no-deps", "--dest", scratch, "idna"], scratch=Path(scratch), where="test")
+        except Exception as cause:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no package index here: {cause}")
+
+
+@pytest.fixture(scope="session")
+def build_with_wheels(_index: None, tmp_path_factory: pytest.TempPathFactory) -> BuildWithWheels:
+    """Build the demo for a target, with wheels for a platform; not measured, and each once a session."""
+
+    @functools.cache
+    def call(target_name: str, platform: str, *extras: str) -> Built:
+        target, recipe = read_target(target_name), read_recipe("demo")
+        engine = adapter_of(target.engine).extra(target.provider)
+        request = BuildRequest(
+            model="demo",
+            target=target,
+            recipe=recipe,
+            output=tmp_path_factory.mktemp("wheels") / "bundle",
+            verify="off",
+            wheels=WheelsRequest((read_platform(platform),), (engine, *extras), "serve"),
+        )
+        return build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+
+    return call
+
+
+def without_network() -> list[str]:
+    """The words before a command that cut it off from every network; none where that is not allowed."""
+    words = ["unshare", "--user", "--map-root-user", "--net"]
+    try:
+        allowed = subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    return words if allowed else []

@@ -1,0 +1,118 @@
+"""The wheels for Arm at work: in a Debian 12 for arm64, under QEMU, without a network.
+
+Needs qemu-user-static, and in EDGEPHI_ARM64_ROOT the folder that `tests/wheelhouse/arm64_root FOLDER` has
+filled.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgephi.cli.wheels import install_command
+from edgephi.wheelhouse.pip import run_pip
+from tests.wheelhouse.conftest import BuildWithWheels
+from tests.wheelhouse.test_install import ANSWER, ARM, PROMPT
+
+ROOT = os.environ.get("EDGEPHI_ARM64_ROOT", "")
+QEMU = shutil.which("qemu-aarch64-static")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ROOT, reason="EDGEPHI_ARM64_ROOT does not name a Debian for arm64"),
+    pytest.mark.skipif(QEMU is None, reason="qemu-aarch64-static is not installed"),
+]
+
+# A Raspberry Pi 5 by what onnxruntime reads of it. Under QEMU the file shows the host's processor, and
+# onnxruntime ends with a segmentation fault.
+CPU_INFO = """\
+processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x4
+CPU part\t: 0xd0b
+CPU revision\t: 1
+"""
+# The kernel starts QEMU for each program of this kind, in these namespaces only.
+MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
+MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+START = f"""
+set -eu
+root=$1 work=$2 cpu_info=$3 command=$4
+mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+printf %s ':qemu-aarch64:M::{MAGIC}:{MASK}:{QEMU}:F' > /proc/sys/fs/binfmt_misc/register
+mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount --rbind /sys "$root/sys"
+mount --bind "$cpu_info" "$root/proc/cpuinfo"
+mount --bind "$work" "$root/tmp"
+exec chroot "$root" /bin/sh -euc "cd /tmp; $command"
+"""
+
+
+def emulated(command: str, work: Path) -> str:
+    """Standard output of a shell command in the arm64 system, whose folder /tmp is `work`."""
+    cpu_info = work / "cpuinfo"
+    cpu_info.write_text(CPU_INFO)
+    namespaces = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+    ]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "QEMU_CPU": "cortex-a76"}
+    done = subprocess.run(
+        [*namespaces, "sh", "-c", START, "sh", ROOT, str(work), str(cpu_info), command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_emulation_is_one(tmp_path: Path) -> None:
+    asked = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
+    assert emulated(f"python3 -c '{asked}'", tmp_path) == "aarch64 3 11\n"
+
+
+def test_the_printed_command_installs_it_and_the_bundle_answers(
+    build_with_wheels: BuildWithWheels, tmp_path: Path
+) -> None:
+    built = build_with_wheels("cpu", ARM, "serve")
+    shutil.copytree(built.folder, tmp_path / "bundle")
+    emulated(install_command(Path("bundle"), built.manifest.wheels[0]), tmp_path)
+    answered = emulated(f"venv/bin/edgephi run bundle '{PROMPT}' --json", tmp_path)
+    assert json.loads(json.loads(answered)["text"]) == ANSWER
+
+
+@pytest.mark.parametrize("target", ["gguf", "mlx", "openvino"])
+def test_the_other_engines_answer_too(
+    build_with_wheels: BuildWithWheels, tmp_path: Path, target: str
+) -> None:
+    """Unpacked by this machine's pip, which is quicker than an emulated one."""
+    built = build_with_wheels(target, ARM, "serve")
+    folder = built.folder / built.manifest.wheels[0].folder
+    run_pip(
+        ["install", "--no-deps", "--no-index", "--target", str(tmp_path / "site"), "--no-compile",
+         "--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp",
+         *(word for minor in (17, 28, 31, 35) for word in ("--platform", f"manylinux_2_{minor}_aarch64")),
+         *("--platform", "manylinux2014_aarch64"), *map(str, sorted(folder.glob("*.whl")))],
+        scratch=tmp_path, where="test",
+    )  # fmt: skip
+    shutil.copytree(built.folder / "model", tmp_path / "bundle/model")
+    shutil.copytree(built.folder / "wheels", tmp_path / "bundle/wheels")
+    shutil.copy(built.folder / "bundle.json", tmp_path / "bundle")
+    run = f"PYTHONPATH=site python3 site/bin/edgephi run bundle '{PROMPT}' --provider cpu --json"
+    answered = emulated(run, tmp_path)
+    assert json.loads(json.loads(answered[answered.index("{") :])["text"]) == ANSWER
