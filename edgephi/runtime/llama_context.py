@@ -1,8 +1,8 @@
 """A context of llama.cpp: the keys and values of one sequence, and the logits of what was computed last.
 
-llama.cpp has no sliding window for Phi-3, so here a token that has left the window is not seen by the next
-one: it goes from the sequence that is computed to another one of the same context, where it only lies. When
-the text is rewound it comes back. Both are marks on the cells of the cache; nothing is copied.
+llama.cpp has no sliding window for Phi-3, so here a token that has left the window is taken out of what the
+next one sees. The last ones that left stay in the same context for a while, in another sequence, and come
+back when the text is rewound by a few tokens. Both are marks on the cells of the cache; nothing is copied.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEEN, _OUT_OF_SIGHT = 0, 1  # the two sequences
+# How many tokens stay out of sight. Each takes memory, and time: llama.cpp computes with all cells in use and
+# masks what a token may not see. All of Phi-3-mini's 4,096 would take a tenth of the decode speed.
+_KEPT_OUT_OF_SIGHT = 256
 _CONTEXT_STEP = 256  # llama.cpp rounds up the context that it is asked for
 _HINT = "copy the bundle again and check it with `edgephi verify`"
 
@@ -37,16 +40,21 @@ Owner = TypeVar("Owner")
 class LlamaContext:
     """A context for `tokens` tokens of a model, whose memory llama.cpp takes and fills at once.
 
-    `window` is how many tokens each one sees, itself included; 0 for all of them. `batch` is the most that
-    are computed in one call.
+    `window` is how many tokens each one sees, itself included; 0 for all of them. With one, the context has
+    room for little more than that, unless `whole`. `batch` is the most that are computed in one call.
     """
 
-    def __init__(self, library: ctypes.CDLL, model: int, *, tokens: int, window: int, batch: int) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, model: int, *, tokens: int, window: int, batch: int, whole: bool
+    ) -> None:
+        if window and not whole:
+            tokens = min(tokens, window + _KEPT_OUT_OF_SIGHT)
         self._library = library
         self._model = model
-        self._size = (tokens, window, batch)
+        self._tokens = tokens
         self._window = window
-        self._out_of_sight = 0  # the first so many tokens
+        self._batch = batch
+        self._gone = self._out_of_sight = 0  # the first so many tokens, and the first so many with those
         parameters = library.llama_context_default_params()
         parameters.n_ctx = tokens
         parameters.n_batch = parameters.n_ubatch = batch
@@ -71,8 +79,7 @@ class LlamaContext:
 
         All tokens of a call see the same cache: once the window moves, that is right for one of them only.
         """
-        _, window, batch = self._size
-        return min(batch, max(window - past, 1)) if window else batch
+        return min(self._batch, max(self._window - past, 1)) if self._window else self._batch
 
     def compute(self, tokens: Sequence[int], past: int, *, all_logits: bool = False) -> None:
         """Put `tokens` after the first `past`, and compute the logits of the last one or of each."""
@@ -82,6 +89,8 @@ class LlamaContext:
             if oldest > self._out_of_sight:
                 self._move(_SEEN, _OUT_OF_SIGHT, self._out_of_sight, oldest)
                 self._out_of_sight = oldest
+                self._gone = max(self._gone, oldest - _KEPT_OUT_OF_SIGHT)
+                library.llama_memory_seq_rm(self._memory, _OUT_OF_SIGHT, 0, self._gone)
         batch = Batch(n_tokens=count, token=token_array(tokens))
         if all_logits:
             batch.logits = (ctypes.c_int8 * count)(*[1] * count)
@@ -91,13 +100,17 @@ class LlamaContext:
                 f"expected to compute {count} tokens after {past}, found llama.cpp's code {code}", hint=_HINT
             )
 
-    def keep(self, count: int) -> None:
-        """Drop all but the first `count` tokens."""
+    def keep(self, count: int) -> int:
+        """Drop all but the first `count` tokens; returns `count`, or 0 where what they see is gone."""
         first = max(0, count - self._window) if self._window else 0
-        if first < self._out_of_sight:
+        if first < self._gone:
+            count = first = self._gone = 0
+            self._library.llama_memory_seq_rm(self._memory, _OUT_OF_SIGHT, 0, -1)
+        elif first < self._out_of_sight:
             self._move(_OUT_OF_SIGHT, _SEEN, first, self._out_of_sight)
-            self._out_of_sight = first
+        self._out_of_sight = min(self._out_of_sight, first)
         self._library.llama_memory_seq_rm(self._memory, _SEEN, count, -1)
+        return count
 
     def copy_logits(self, row: int, target: NDArray[np.float32]) -> None:
         """Copy logits, [vocabulary], of one of the tokens that were computed last; -1 is the last."""
@@ -106,8 +119,14 @@ class LlamaContext:
     def copy(self) -> LlamaContext:
         """Another context with the same keys and values. On the way they are in memory a third time."""
         library = self._library
-        tokens, window, batch = self._size
-        other = LlamaContext(library, self._model, tokens=tokens, window=window, batch=batch)
+        other = LlamaContext(
+            library,
+            self._model,
+            tokens=self._tokens,
+            window=self._window,
+            batch=self._batch,
+            whole=True,
+        )
         self._move(_OUT_OF_SIGHT, _SEEN, 0, self._out_of_sight)
         try:
             size = library.llama_state_seq_get_size(self.pointer, _SEEN)
@@ -123,7 +142,7 @@ class LlamaContext:
             if not library.llama_state_seq_set_data(other.pointer, state, size, _SEEN):
                 refuse("expected to copy a KV cache", errors)
         other._move(_SEEN, _OUT_OF_SIGHT, 0, self._out_of_sight)
-        other._out_of_sight = self._out_of_sight
+        other._gone, other._out_of_sight = self._gone, self._out_of_sight
         return other
 
     def _move(self, source: int, target: int, start: int, end: int) -> None:

@@ -161,7 +161,12 @@ class LlamaEngine:
         elif self.long_above is not None:
             tokens = min(tokens, self.long_above)
         return LlamaContext(
-            self._library, self._model, tokens=tokens, window=self._window, batch=self.prefill_tokens
+            self._library,
+            self._model,
+            tokens=tokens,
+            window=self._window,
+            batch=self.prefill_tokens,
+            whole=long,
         )
 
     def most_likely(self, context: LlamaContext) -> int:
@@ -230,8 +235,7 @@ class LlamaCache(SequenceCache):
     def _keep(self, count: int) -> int:
         if self._context is None:
             return 0
-        self._context.keep(count)
-        return count
+        return self._context.keep(count)
 
     def _last_logits(self) -> NDArray[np.float32]:
         row: NDArray[np.float32] = float_rows(1, self._engine.vocabulary_size)[0]

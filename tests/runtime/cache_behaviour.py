@@ -409,14 +409,28 @@ class WindowBehaviour:
         seen = fresh_logits(windowed, [*ids[:40], *some_ids(1, seed=2), *ids[41:]])
         assert np.abs(whole - seen).max() > 5 * self.tolerance * whole.std()
 
-    @pytest.mark.parametrize("kept", [1, 20, WINDOW, WINDOW + 1, 60, 79])
+    @pytest.mark.parametrize("kept", [1, WINDOW, WINDOW + 1, 60, 200, 279, 280, 400, 439])
     def test_a_rewound_cache_goes_on_as_a_fresh_one(self, windowed: Engine, same: Same, kept: int) -> None:
-        cache = windowed.open_cache(200)
-        grow(cache, some_ids(80))
+        cache = windowed.open_cache(500)
+        ids = some_ids(440)
+        grow(cache, ids)
         cache.rewind(kept)
-        assert list(cache.tokens) == some_ids(80)[:kept]
+        assert list(cache.tokens) == ids[:kept]
         grow(cache, some_ids(40, seed=1))
-        same(cache, tokens=[*some_ids(80)[:kept], *some_ids(40, seed=1)])
+        same(cache, tokens=[*ids[:kept], *some_ids(40, seed=1)])
+
+    def test_a_fork_goes_its_own_way(self, windowed: Engine, same: Same) -> None:
+        cache = windowed.open_cache(500)
+        ids = some_ids(440)
+        grow(cache, ids)
+        fork = cache.fork()
+        assert (fork is not None) == windowed.copies_caches
+        if fork is None:
+            return
+        for each, kept in ((fork, 400), (cache, 430), (fork, 300), (cache, 10)):
+            each.rewind(kept)
+            grow(each, [30])
+            same(each, tokens=[*ids[:kept], 30])
 
     @settings(
         max_examples=15,
@@ -428,4 +442,4 @@ class WindowBehaviour:
     def test_whatever_happens_it_is_a_fresh_prefill(
         self, windowed: Engine, same: Same, steps: list[tuple[str, float]]
     ) -> None:
-        take_steps(windowed.open_cache(200), steps, unit=50)(same)
+        take_steps(windowed.open_cache(500), steps, unit=200)(same)
