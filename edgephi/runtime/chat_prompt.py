@@ -60,10 +60,10 @@ class ChatPrompts:
             return content
         bounds = [0, *places, len(content)]
         parts = [content[start:end] for start, end in itertools.pairwise(bounds)]
-        for part in parts:
-            if not self._special.isdisjoint(self._encode_inside(part)):
-                raise _not_apart(content[places[0] - 1 :])
-        return _MARK.join(parts)
+        marked = _MARK.join(parts)
+        if not self._special.isdisjoint(self.encode(marked)):
+            raise _not_apart(content[places[0] - 1 :])
+        return marked
 
     def begins_special(self, text: str) -> bool:
         """Whether a special token begins a text."""

@@ -23,10 +23,11 @@ class StopTexts:
         if self.found or not self._stops:
             return "" if self.found else text
         text = self._held + text
-        starts = [start for start in (text.find(stop) for stop in self._stops) if start >= 0]
-        if starts:
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
+            # The one that is complete first, so that it does not matter how the text is cut into pieces.
             self.found, self._held = True, ""
-            return text[: min(starts)]
+            return text[: min(found)[1]]
         size = self._held_size(text)
         self._held = text[len(text) - size :]
         return text[: len(text) - size]
