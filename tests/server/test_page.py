@@ -163,6 +163,24 @@ def test_numbers_and_state_are_shown_while_the_answer_comes(slow_page: Page) -> 
     assert slow_page.one(".answer").get_attribute("aria-busy") == "false"
 
 
+def test_the_way_through_a_long_question_is_shown(slow_page: Page) -> None:
+    slow_page.run("arguments[0].value = 'light '.repeat(300)", slow_page.one("#question"))
+    slow_page.ask(".", wait=False)
+    way = r"Reading, (\d+) of (\d+) tokens(, \d+ s)?"
+    seen: set[str] = set()
+
+    def read_twice() -> bool:
+        shown = re.fullmatch(way, slow_page.text(".said"))
+        if shown and int(shown[1]) < int(shown[2]):
+            seen.add(shown[1])
+        return len(seen) == 2
+
+    until(read_twice, "two pieces of the question")
+    slow_page.press(Keys.ESCAPE)
+    slow_page.until_state("Ready")
+    assert slow_page.numbers == ["Stopped"]
+
+
 def test_a_busy_server_is_asked_again_when_it_says(slow_server: Server, slow_page: Page) -> None:
     with httpx.stream(
         "POST",
@@ -239,7 +257,7 @@ def test_without_a_key_the_page_says_so(locked_server: Server, open_page: Callab
 
 
 def test_a_question_past_the_context(page: Page) -> None:
-    page.run("const field = arguments[0]; field.value = 'light '.repeat(600)", page.one("#question"))
+    page.run("arguments[0].value = 'light '.repeat(600)", page.one("#question"))
     page.ask(".")
     assert page.text(".error .problem") == "The conversation is too long for the model."
     assert "the context is 512 tokens" in page.text(".error .advice")
