@@ -172,12 +172,14 @@ def test_serve(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_chat(bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("edgephi.cli.chat")
     command = [*EDGEPHI, "chat", str(bundle), *on_this_machine(bundle)]
     printed, reached = run_alone(command, tmp_path, stdin=f"{QUESTION}\n")
     assert json.dumps(ANSWER) in printed
     assert reached == []
 
 
+@pytest.mark.slow
 def test_bench(demo_bundle: Path, tmp_path: Path) -> None:
     numbers = ["--runs", "1", "--prompt-tokens", "32", "--generate", "2", "--context", "64", "--json"]
     printed, reached = run_alone([*EDGEPHI, "bench", str(demo_bundle), *numbers], tmp_path)
