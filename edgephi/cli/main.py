@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "verify": "Check a bundle's files; with --against, its quality too.",
     "run": "Answer one prompt with a bundle.",
     "serve": "Answer over HTTP, by OpenAI's API.",
+    "service": "Print a systemd unit that serves a bundle.",
     "bench": "Measure bundles here: load, prefill, decode and memory.",
     "tune": "Find the fastest target for a model here, by measuring.",
 }

@@ -1,0 +1,217 @@
+"""`edgephi service`: print a systemd unit that serves a bundle."""
+
+import contextlib
+import ipaddress
+import os
+import re
+import shlex
+import site
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+import edgephi
+from edgephi.cli.options import device_context_option, provider_option
+from edgephi.errors import CannotServeError, UsageError, from_os_error
+from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
+
+_UNITS = Path("/etc/systemd/system")
+_GPU_GROUPS = ("render", "video")
+_READ_BY_OTHERS, _ENTERED_BY_OTHERS = 0o004, 0o001
+
+
+def _unit_name(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    name = value.removesuffix(".service")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        raise click.BadParameter(f"expected letters, digits, dots, dashes and underscores, found {value!r}")
+    return name
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8080,
+    show_default=True,
+    metavar="N",
+    help="Listen on this port.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The key that requests must bring; only root need be able to read it. [default: none]",
+)
+@click.option(
+    "--system",
+    metavar="TEXT",
+    help="System message of requests that bring none; @FILE is read at each start of the service.",
+)
+@device_context_option
+@provider_option
+@click.option(
+    "--name",
+    default="edgephi",
+    show_default=True,
+    callback=_unit_name,
+    metavar="NAME",
+    help="Name of the service.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the unit to this file instead of standard output.",
+)
+def service(
+    bundle: Path,
+    *,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    system: str | None,
+    context: int | None,
+    provider: str | None,
+    name: str,
+    output: Path | None,
+) -> None:
+    """Print a systemd unit that serves a bundle.
+
+    The service has a user of its own, and can read the bundle and this Python environment, listen on its
+    port and do nothing else. What to do with the unit is said on standard error.
+    """
+    from edgephi.manifest import read_manifest
+
+    manifest = read_manifest(bundle)
+    address = _address(host, port)
+    if api_key_file is None and not address.is_loopback:
+        raise UsageError(
+            f"expected an API key with the address {host}, which others can reach, found none",
+            hint="openssl rand -hex 32 > key, then --api-key-file key; or listen on 127.0.0.1",
+        )
+    system_file = Path(system[1:]) if system is not None and system.startswith("@") else None
+    options = UnitOptions(
+        bundle=bundle.resolve(),
+        python=_this_python(),
+        host=host,
+        port=port,
+        loopback=address.is_loopback,
+        ipv6=address.version == 6,
+        api_key_file=_existing(api_key_file),
+        system=system if system_file is None else None,
+        system_file=_existing(system_file),
+        context=context,
+        provider=provider,
+        name=name,
+        groups=tuple(_groups_here()),
+    )
+    text = service_unit(manifest, options)
+    files = [options.bundle, *(options.bundle / entry.path for entry in manifest.files)]
+    for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
+        click.echo(f"warning: the service's user cannot read {path}: chmod o+rX it", err=True)
+    unit = f"{name}.service"
+    if output is None:
+        click.echo(text, nl=False)
+        click.echo(f"put it into {_UNITS / unit}", err=True)
+    else:
+        _write(output, text)
+        click.echo(f"sudo install -m 644 {shlex.quote(str(output))} {_UNITS / unit}", err=True)
+    click.echo(f"sudo systemctl daemon-reload && sudo systemctl enable --now {unit}", err=True)
+
+
+def _address(host: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that `edgephi serve` would listen on."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return ipaddress.ip_address(str(found[0][4][0]).partition("%")[0])
+    except (OSError, UnicodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else "not a host's name"
+        raise CannotServeError(
+            f"cannot listen on {host} port {port}: {reason}",
+            hint="give an address of this machine, such as 127.0.0.1",
+        ) from None
+
+
+def _existing(file: Path | None) -> Path | None:
+    """The absolute path of a file. One in a folder that only root may enter is root's to check."""
+    if file is None:
+        return None
+    absolute = file.parent.resolve() / file.name
+    try:
+        absolute.stat()
+    except PermissionError:
+        pass
+    except OSError as cause:
+        raise from_os_error(cause, place=file) from None
+    return absolute
+
+
+def _this_python() -> PythonHome:
+    """The Python that runs this, with all the folders that its modules and libraries come from."""
+    # The link in a virtual environment stays: Python finds the environment by it.
+    executable = Path(sys.executable).parent.resolve() / Path(sys.executable).name
+    folders = {Path(sys.prefix), Path(sys.base_prefix), Path(edgephi.__file__).parent}
+    link = executable
+    while link.is_symlink():
+        link = Path(os.path.normpath(link.parent / link.readlink()))
+        folders.add(link)
+    user_base = None
+    if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
+        user_base = Path(site.getuserbase())
+        folders.add(Path(site.getusersitepackages()))
+    return PythonHome(executable, tuple(sorted(folders)), user_base)
+
+
+def _groups_here() -> Iterator[str]:
+    """The groups of GPU device files that this machine has: a unit with another one does not start."""
+    if os.name != "posix":
+        return
+    import grp
+
+    for name in _GPU_GROUPS:
+        with contextlib.suppress(KeyError):
+            yield grp.getgrnam(name).gr_name
+
+
+def _closed_to_others(paths: list[Path]) -> list[Path]:
+    """The files and folders on the way to `paths` that a user who owns none of them cannot read or enter.
+
+    Folders above what is bound into an empty folder do not count: the service sees new ones.
+    """
+    closed: dict[Path, None] = {}
+    for path in paths:
+        real = path.resolve()
+        hidden = any(real.is_relative_to(folder) for folder in HIDDEN)
+        above = [] if hidden else real.parents
+        for place, needed in [(real, _READ_BY_OTHERS), *((parent, _ENTERED_BY_OTHERS) for parent in above)]:
+            with contextlib.suppress(OSError):
+                if not place.stat().st_mode & needed:
+                    closed[place] = None
+    return list(closed)
+
+
+def _write(output: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=output.parent, encoding="utf-8", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(output)
+    except OSError as cause:
+        raise from_os_error(cause, place=output) from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,259 @@
+"""A systemd unit for `edgephi serve`: what the service may touch, how it starts, stops and is watched.
+
+Sources: systemd.unit(5), systemd.service(5), systemd.exec(5), systemd.resource-control(5) and
+systemd.syntax(7). Nothing here needs systemd; every setting is known to version 249 (Ubuntu 22.04).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from edgephi.errors import UsageError
+from edgephi.manifest import Manifest
+
+HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
+"""Folders that the service sees empty, but for what is bound into them."""
+
+_MEBIBYTE = 1 << 20
+_SERVER_BYTES = 256 * _MEBIBYTE  # the HTTP server's own process, and buffers of the kernel
+_GPU_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
+_LAST_PORT_OF_ROOT = 1023
+_STOP_MARGIN_SECONDS = 15
+# What systemd does not take in the name of a program; a shell does.
+_ODD_PROGRAM = re.compile(r"[\"'\\$]")
+_PLAIN_WORD = re.compile(r"[\w@+,./:=-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class PythonHome:
+    """The Python environment that the service runs in: absolute paths.
+
+    `folders` is all that it reads; `user_base` is set when packages lie in a user's own folder (PEP 370),
+    which the service's user would not look into.
+    """
+
+    executable: Path
+    folders: tuple[Path, ...]
+    user_base: Path | None = None
+
+
+@dataclass(frozen=True)
+class UnitOptions:
+    """What a unit says beside the bundle. Paths are absolute; `grace` in seconds.
+
+    `loopback`: only this machine can reach `host`, which is an IPv6 address when `ipv6` is set. `groups` own
+    the GPU's device files.
+    """
+
+    bundle: Path
+    python: PythonHome
+    host: str
+    port: int
+    loopback: bool
+    ipv6: bool = False
+    grace: int = 30
+    api_key_file: Path | None = None
+    system: str | None = None
+    system_file: Path | None = None
+    context: int | None = None
+    provider: str | None = None
+    name: str = "edgephi"
+    groups: tuple[str, ...] = ()
+
+
+def service_unit(manifest: Manifest, options: UnitOptions) -> str:
+    """The text of the unit. Raises UsageError for a path that no unit can name."""
+    # A value holds no line break: `quoted` and `plain` see to that.
+    sections = {
+        "Unit": [
+            ("Description", f"edgephi serve: {plain(manifest.name)}"),
+            ("Documentation", "man:systemd.exec(5)"),
+            *([] if options.loopback else [("Wants", "network-online.target")]),
+            ("After", "network.target" if options.loopback else "network-online.target"),
+            ("StartLimitIntervalSec", "10min"),
+            ("StartLimitBurst", "5"),
+        ],
+        "Service": [
+            *_life(options),
+            *_files(options),
+            *_limits(manifest, options),
+            *_walls(manifest, options),
+        ],
+        "Install": [("WantedBy", "multi-user.target")],
+    }
+    return "\n".join(
+        f"[{title}]\n" + "".join(f"{key}={value}\n" for key, value in settings)
+        for title, settings in sections.items()
+    )
+
+
+def memory_limit(manifest: Manifest, *, context: int | None, provider: str) -> int:
+    """Bytes that the service may take: what the model needs at its context, and room for the server."""
+    full = manifest.limits.context
+    unused = max(0, full - (context or full)) * manifest.requires.memory_per_token_bytes
+    room = _SERVER_BYTES + (0 if provider == "cpu" else _GPU_HOST_BYTES)
+    return ceil((manifest.requires.memory_bytes - unused + room) / _MEBIBYTE) * _MEBIBYTE
+
+
+def bound_paths(needed: Iterable[Path]) -> list[Path]:
+    """The paths among `needed` that the service would not see unless they are bound; none inside another.
+
+    A link counts under both of its names: what it leads to, and where programs look for it.
+    """
+    hidden = {
+        name
+        for path in needed
+        for name in (path, path.resolve())
+        if any(name.is_relative_to(folder) for folder in HIDDEN)
+    }
+    return sorted(path for path in hidden if not any(parent in hidden for parent in path.parents))
+
+
+def quoted(word: str) -> str:
+    """One word of a setting, as systemd.syntax(7) and the specifiers of systemd.unit(5) want it."""
+    if _PLAIN_WORD.fullmatch(word):
+        return word
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{_without_control(text)}"'
+
+
+def quoted_argument(word: str) -> str:
+    """One word of a command line: as `quoted`, and no variable is filled in; line breaks can be written."""
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    text = re.sub(r"[\x01-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    return word if _PLAIN_WORD.fullmatch(word) else f'"{_without_control(text)}"'
+
+
+def plain(text: str) -> str:
+    """The rest of a line, where systemd knows no quotes."""
+    if text != text.strip() or text.endswith("\\"):
+        raise UsageError(
+            f"expected a name that a unit can hold, found {text!r}, with a blank or backslash at its end",
+            hint="rename it, or make a link to it",
+        )
+    return _without_control(text).replace("%", "%%")
+
+
+def _without_control(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        if not re.search(r"[\x00-\x1f\x7f]", text):
+            return text
+    raise UsageError(
+        f"expected a text that a unit can hold, found {text!r}, with bytes that it cannot",
+        hint="rename it, or make a link to it",
+    )
+
+
+def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
+    """How the service starts, says that it is ready, is watched and stops."""
+    yield "Type", "notify"
+    yield "ExecStart", _exec_start(options)
+    yield "TimeoutStartSec", "15min"  # a large model from a memory card
+    yield "WatchdogSec", "60"
+    yield "Restart", "on-failure"
+    yield "RestartSec", "5"
+    yield "RestartPreventExitStatus", "2 4"  # the command line or the bundle is wrong: still so next time
+    # The end is told to the server alone, which lets the engine's process finish its answers.
+    yield "KillMode", "mixed"
+    yield "TimeoutStopSec", str(options.grace + _STOP_MARGIN_SECONDS)
+    # An engine that the kernel has killed is started again by the server.
+    yield "OOMPolicy", "continue"
+
+
+def _exec_start(options: UnitOptions) -> str:
+    words = [str(options.python.executable), "-P", "-m", "edgephi.cli", "serve", str(options.bundle)]
+    words += ["--host", options.host, "--port", str(options.port), "--grace", str(options.grace)]
+    if options.context is not None:
+        words += ["--context", str(options.context)]
+    if options.provider is not None:
+        words += ["--provider", options.provider]
+    if options.system is not None:
+        words += ["--system", options.system]
+    if _ODD_PROGRAM.search(words[0]):
+        words = ["/bin/sh", "-c", 'exec "$0" "$@"', *words]
+    line = [quoted_argument(word) for word in words]
+    # The only variable that systemd shall fill in.
+    if options.api_key_file is not None:
+        line += ["--api-key-file", "${CREDENTIALS_DIRECTORY}/api-key"]
+    if options.system_file is not None:
+        line += ["--system", "@${CREDENTIALS_DIRECTORY}/system"]
+    return " ".join(line)
+
+
+def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
+    """What it sees of the file system."""
+    if options.api_key_file is not None:
+        yield "LoadCredential", f"api-key:{plain(str(options.api_key_file))}"
+    if options.system_file is not None:
+        yield "LoadCredential", f"system:{plain(str(options.system_file))}"
+    bound = bound_paths([options.bundle, options.python.executable, *options.python.folders])
+    yield "ProtectSystem", "strict"
+    yield "ProtectHome", "tmpfs" if bound else "yes"
+    yield "PrivateTmp", "yes"
+    for path in bound:
+        yield "BindReadOnlyPaths", quoted(str(path)).replace(":", "\\:")
+    if options.python.user_base is not None:
+        yield "Environment", quoted(f"PYTHONUSERBASE={options.python.user_base}")
+
+
+def _limits(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
+    provider = options.provider or manifest.target.provider
+    limit = memory_limit(manifest, context=options.context, provider=provider)
+    yield "MemoryMax", f"{limit // _MEBIBYTE}M"
+    yield "TasksMax", "512"
+
+
+def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
+    """What it may ask of the kernel, the network and the devices."""
+    on_gpu = (options.provider or manifest.target.provider) != "cpu"
+    low_port = options.port <= _LAST_PORT_OF_ROOT
+    yield "DynamicUser", "yes"
+    yield "NoNewPrivileges", "yes"
+    yield "CapabilityBoundingSet", "CAP_NET_BIND_SERVICE" if low_port else ""
+    yield "AmbientCapabilities", "CAP_NET_BIND_SERVICE" if low_port else ""
+    yield "UMask", "0077"
+    if on_gpu:
+        # ProtectClock would close all devices but the clock; without the capability nobody sets that anyway.
+        if options.groups:
+            yield "SupplementaryGroups", " ".join(options.groups)
+        # Shaders and kernels that the driver compiles once.
+        yield "CacheDirectory", options.name
+        yield "Environment", f"HOME=%C/{options.name} XDG_CACHE_HOME=%C/{options.name}"
+    else:
+        yield "PrivateDevices", "yes"
+        yield "ProtectClock", "yes"
+    if not on_gpu and not low_port:  # in a name space of users the right to a low port counts for nothing
+        yield "PrivateUsers", "yes"
+    yield "RestrictAddressFamilies", f"AF_UNIX {'AF_INET6' if options.ipv6 else 'AF_INET'}"
+    if options.loopback:
+        yield "IPAddressDeny", "any"
+        yield "IPAddressAllow", "localhost"
+    yield "SocketBindDeny", "any"
+    yield "SocketBindAllow", f"tcp:{options.port}"
+    yield "SystemCallArchitectures", "native"
+    yield "SystemCallFilter", "@system-service"
+    yield "SystemCallFilter", "~@privileged"
+    yield "SystemCallErrorNumber", "EPERM"
+    yield "ProtectProc", "invisible"
+    yield "KeyringMode", "private"
+    for setting in (
+        "LockPersonality",
+        "ProtectControlGroups",
+        "ProtectHostname",
+        "ProtectKernelLogs",
+        "ProtectKernelModules",
+        "ProtectKernelTunables",
+        "RemoveIPC",
+        "RestrictNamespaces",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+    ):
+        yield setting, "yes"
