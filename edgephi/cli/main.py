@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
     "run": "Answer one prompt with a bundle.",
+    "chat": "Talk with a bundle.",
     "serve": "Answer over HTTP, by OpenAI's API.",
     "service": "Print a systemd unit that serves a bundle.",
     "bench": "Measure bundles here: load, prefill, decode and memory.",

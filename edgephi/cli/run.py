@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.options import device_context_option, provider_option
+from edgephi.cli.utf8 import checked_utf8
 from edgephi.errors import UsageError
 
 
@@ -66,11 +67,11 @@ def run(
     the model writes it, and nothing else does.
     """
     # The engine is heavy to import: a prompt that is missing should not wait for it.
-    prompt = _utf8(_from_standard_input() if prompt is None or prompt == "-" else prompt, "prompt")
+    prompt = checked_utf8(_from_standard_input() if prompt is None or prompt == "-" else prompt, "prompt")
     if not prompt:
         raise UsageError("expected a prompt, found an empty one", hint="see `edgephi run --help`")
     if system is not None:
-        _utf8(system, "system message")
+        checked_utf8(system, "system message")
 
     import edgephi.runtime
     from edgephi.runtime.session import Options
@@ -118,14 +119,3 @@ def _from_standard_input() -> str:
         )
     data = sys.stdin.buffer.read()
     return data.decode(errors="surrogateescape").rstrip("\r\n")
-
-
-def _utf8(text: str, what: str) -> str:
-    """`text`, when it is UTF-8: bytes that are not came in as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(
-            f"expected UTF-8 text as {what}, found other bytes", hint="convert it with iconv -t UTF-8"
-        ) from None
-    return text

@@ -1,0 +1,267 @@
+"""`edgephi chat`: a conversation with a bundle, in the terminal or from a pipe."""
+
+import contextlib
+import io
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from edgephi.cli.chat_commands import (
+    COMMANDS,
+    Chat,
+    Quit,
+    error_text,
+    is_command,
+    numbers,
+    run_command,
+)
+from edgephi.cli.chat_input import ReadLine, TerminalLines, history_file, piped_lines, read_message
+from edgephi.cli.options import device_context_option, provider_option
+from edgephi.cli.utf8 import checked_utf8
+from edgephi.errors import EdgephiError, PastContextError
+
+if TYPE_CHECKING:
+    from edgephi.runtime.answer import Answer
+    from edgephi.runtime.options import Options
+
+_CLEAR_LINE = "\r\x1b[K"
+_SHOW_READING_SECONDS = 1.0
+# Only a line's end and a tab: what a model writes must not move the cursor or change the title.
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--system", metavar="TEXT", help="System message: who the model is and how it answers.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop each answer after N tokens. [default: 512, or what the context leaves]",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    metavar="T",
+    show_default=True,
+    help="0 takes the most likely token each time; more makes answers more varied.",
+)
+@device_context_option
+@provider_option
+@click.option("--verbose", is_flag=True, help="Show the numbers of each answer below it.")
+@click.option("--no-history", is_flag=True, help="Neither read nor keep the lines that are typed.")
+def chat(
+    bundle: Path,
+    *,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float,
+    context: int | None,
+    provider: str | None,
+    verbose: bool,
+    no_history: bool,
+) -> None:
+    """Talk with a bundle.
+
+    In a terminal: /help shows what can be typed, Ctrl-C stops an answer. From a pipe, each line is a message,
+    and standard output gets the answers and nothing else. What has been said is kept computed, so that each
+    turn costs the new words only.
+    """
+    if system is not None:
+        checked_utf8(system, "system message")
+    import edgephi.runtime
+    from edgephi.cli.steps import step
+    from edgephi.runtime.options import Options
+
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    options = Options(max_tokens=max_tokens, temperature=temperature)
+    at_terminal = sys.stdin.isatty()
+    with step("load", 0) if at_terminal else contextlib.nullcontext():
+        session = edgephi.runtime.load(
+            bundle,
+            context=context,
+            provider=provider,
+            warn=lambda text: click.echo(f"warning: {text}", err=True),
+        )
+    talk = Chat(session, session.chat(system))
+    if at_terminal:
+        history = None if no_history else history_file()
+        engine = session.engine
+        _say(
+            f"{session.manifest.name}, {engine.name} {engine.version} on {engine.provider}; /help shows more"
+        )
+        _in_terminal(talk, options, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
+    else:
+        _from_pipe(talk, options, piped_lines(sys.stdin), verbose=verbose)
+
+
+def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: bool) -> None:
+    """Answer each message; the first error ends it."""
+    with contextlib.suppress(EOFError, Quit):
+        while True:
+            _turn(talk, read_message(read_line, ""), options, verbose=verbose, watch=_no_watch)
+
+
+def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbose: bool) -> None:
+    """Answer each message; errors are shown, and the conversation goes on."""
+    keys = _Keys(lines)
+    warned = False
+    with keys.handled(), contextlib.suppress(Quit):
+        while True:
+            prompt = f"{talk.conversation.context_used}/{talk.session.context}> "
+            try:
+                message = keys.read(prompt)
+            except EOFError:
+                click.echo(err=True)
+                return
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                if keys.gave_up:  # a line or a text that is thrown away
+                    warned = False
+                elif warned:
+                    return
+                else:
+                    warned = True
+                    _say("Ctrl-C again ends the conversation, and so does Ctrl-D")
+                continue
+            warned = False
+            try:
+                _turn(talk, message, options, verbose=verbose, watch=keys.stopping)
+            except EdgephiError as error:
+                click.secho(error_text(error), err=True)
+
+
+def _turn(
+    talk: Chat, message: str, options: "Options", *, verbose: bool, watch: "Callable[[Answer], _Watch]"
+) -> None:
+    """Do a command, or have the model answer a message. An empty message is nothing."""
+    checked_utf8(message, "message")
+    if not message.strip():
+        return
+    if is_command(message):
+        click.echo(run_command(talk, message), err=True)
+        return
+    reading = _Reading()
+    try:
+        answer = talk.conversation.say(message, options, on_prefill=reading.show)
+        with watch(answer):
+            for piece in answer:
+                reading.clear()
+                click.echo(piece.translate(_CONTROLS) if sys.stdout.isatty() else piece, nl=False)
+    except PastContextError as error:
+        raise PastContextError(
+            error.message, hint="/reset forgets the conversation; /save FILE keeps it before that"
+        ) from None
+    finally:
+        reading.clear()
+    click.echo()
+    generation = answer.generation
+    talk.answers.append(generation)
+    if generation.stop_reason == "closed":
+        _say("stopped")
+    elif generation.stop_reason == "length":
+        _say(f"cut off after {generation.generated_tokens} tokens; --max-tokens N allows more")
+    elif generation.stop_reason == "context":
+        _say(
+            f"the context of {talk.session.context} tokens is full: /reset forgets the conversation, "
+            "/save FILE keeps it"
+        )
+    if verbose:
+        _say(numbers(generation))
+
+
+def _say(text: str) -> None:
+    """Say something beside the conversation."""
+    click.secho(text, dim=True, err=True)
+
+
+class _Keys:
+    """What Ctrl-C means: it stops an answer, or gives up the line that is typed.
+
+    `gave_up` says after a KeyboardInterrupt whether something had been typed.
+    """
+
+    def __init__(self, lines: TerminalLines) -> None:
+        self._lines = lines
+        self._answer: Answer | None = None
+        self._reading = False
+        self._lines_before = 0
+        self.gave_up = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Be asked about every Ctrl-C in the block."""
+        before = signal.signal(signal.SIGINT, self._pressed)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def read(self, prompt: str) -> str:
+        """The next message. Raises KeyboardInterrupt when it is given up."""
+        self._lines_before = 0
+
+        def read_line(text: str) -> str:
+            line = self._lines.read(text)
+            self._lines_before += 1
+            return line
+
+        self._reading = True
+        try:
+            return read_message(read_line, prompt)
+        finally:
+            self._reading = False
+
+    @contextlib.contextmanager
+    def stopping(self, answer: "Answer") -> Iterator[None]:
+        """Let Ctrl-C stop this answer."""
+        self._answer = answer
+        try:
+            yield
+        finally:
+            self._answer = None
+
+    def _pressed(self, _number: int, _frame: FrameType | None) -> None:
+        if self._answer is not None:
+            self._answer.close()
+        elif self._reading:
+            self.gave_up = bool(self._lines.typed or self._lines_before)
+            raise KeyboardInterrupt
+
+
+_Watch = contextlib.AbstractContextManager[None]
+
+
+def _no_watch(_answer: "Answer") -> _Watch:
+    return contextlib.nullcontext()
+
+
+class _Reading:
+    """On a terminal, how much of a long prompt has been read, until the answer begins."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = False
+        self._wanted = sys.stderr.isatty() and sys.stdout.isatty()
+
+    def show(self, done: int, total: int) -> None:
+        """Take in that so many tokens of a prompt are computed."""
+        if self._wanted and time.monotonic() - self._start > _SHOW_READING_SECONDS:
+            text = f"reading: {done} of {total} tokens"[: shutil.get_terminal_size().columns - 1]
+            click.echo(_CLEAR_LINE + click.style(text, dim=True), err=True, nl=False)
+            self._shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            click.echo(_CLEAR_LINE, err=True, nl=False)
+            self._shown = False

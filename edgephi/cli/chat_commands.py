@@ -1,0 +1,163 @@
+"""The commands of `edgephi chat`: lines such as `/stats`, which are not for the model."""
+
+import difflib
+import json
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgephi.errors import EdgephiError, UsageError, from_os_error
+
+if TYPE_CHECKING:
+    from edgephi.runtime.answer import Generation
+    from edgephi.runtime.conversation import Conversation
+    from edgephi.runtime.session import Session
+
+_COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
+_WIDTH = 80
+_NO_SYSTEM = "-"
+
+
+@dataclass
+class Chat:
+    """A conversation with a person: the answers so far, and the files that were written for it."""
+
+    session: "Session"
+    conversation: "Conversation"
+    answers: list["Generation"] = field(default_factory=list)
+    saved: set[Path] = field(default_factory=set)
+
+
+class Quit(Exception):  # noqa: N818 - it is no error
+    """The person has said that the conversation ends."""
+
+
+def is_command(text: str) -> bool:
+    """Whether a message is a command. A path such as /etc/hosts, and all behind a space, is for the model."""
+    return _COMMAND.fullmatch(text.rstrip()) is not None
+
+
+def run_command(chat: Chat, text: str) -> str:
+    """Do what a command says; what it has to say. Raises Quit, UsageError and what writing a file raises."""
+    found = _COMMAND.fullmatch(text.rstrip())
+    assert found is not None  # noqa: S101 - the caller has asked `is_command`
+    name, argument = found[1], (found[2] or "").strip()
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise UsageError(
+            f"expected a command, found {name}" + (f"; did you mean {close[0]}?" if close else ""),
+            hint="/help lists the commands; a space before the slash sends it to the model",
+        )
+    return COMMANDS[name].run(chat, argument)
+
+
+def _help(_chat: Chat, _argument: str) -> str:
+    rows = [(f"{name} {command.argument}".strip(), command.help) for name, command in COMMANDS.items()]
+    rows += [
+        ('"""', "begins a text of several lines, and ends it"),
+        ("Ctrl-C", "stops an answer; twice on an empty line, it ends the conversation"),
+        ("Ctrl-D", "ends the conversation"),
+        ("Tab, arrows", "complete a command, edit, and go back to earlier lines"),
+    ]
+    return "\n".join(f"{name:<14} {text}" for name, text in rows)
+
+
+def _system(chat: Chat, argument: str) -> str:
+    if not argument:
+        return chat.conversation.system or "no system message; /system TEXT begins again with one"
+    chat.conversation.reset("" if argument == _NO_SYSTEM else argument)
+    return "begun again " + ("without a system message" if argument == _NO_SYSTEM else "with that")
+
+
+def _reset(chat: Chat, _argument: str) -> str:
+    chat.conversation.reset()
+    return "forgotten" + (", but for the system message" if chat.conversation.system else "")
+
+
+def _save(chat: Chat, argument: str) -> str:
+    if not argument:
+        raise UsageError("expected a file to write to, found none", hint="/save FILE")
+    file = Path(argument).expanduser()
+    if file.exists() and file.absolute() not in chat.saved:
+        raise UsageError(f"{file}: expected a new file, found one that exists", hint="give another name")
+    manifest = chat.session.manifest
+    document = {
+        "bundle": manifest.name,
+        "model": manifest.model.id,
+        "messages": chat.conversation.messages,
+    }
+    _write_whole(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    chat.saved.add(file.absolute())
+    return f"{len(chat.conversation.messages)} messages written to {file}"
+
+
+def _stats(chat: Chat, _argument: str) -> str:
+    engine, used = chat.session.engine, chat.conversation.context_used
+    rows = [
+        ("engine", f"{engine.name} {engine.version} on {engine.provider}"),
+        ("loaded in", f"{chat.session.load_seconds:.2f} s"),
+        ("context", f"{used} of {chat.session.context} tokens used"),
+        ("answers", str(len(chat.answers))),
+    ]
+    if chat.answers:
+        rows.append(("the last one", numbers(chat.answers[-1])))
+    lines = []
+    for name, text in rows:
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=f"{name:<14} ", subsequent_indent=" " * 15)
+    return "\n".join(lines)
+
+
+def numbers(generation: "Generation") -> str:
+    """The numbers of one answer in one line."""
+    computed = generation.prompt_tokens - generation.reused_tokens
+    parts = [
+        f"{generation.prompt_tokens} tokens read, {computed} of them new",
+        f"first token after {generation.first_token_seconds:.2f} s",
+        f"{generation.generated_tokens} written",
+    ]
+    if generation.decode_tokens_per_second:
+        parts[-1] += f" at {generation.decode_tokens_per_second:.1f}/s"
+    return ", ".join(parts)
+
+
+def _quit(_chat: Chat, _argument: str) -> str:
+    raise Quit
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is there whole or as it was before."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as cause:
+        raise from_os_error(cause, place=file) from None
+
+
+@dataclass(frozen=True)
+class _Command:
+    run: Callable[[Chat, str], str]
+    help: str
+    argument: str = ""
+
+
+COMMANDS: Mapping[str, _Command] = {
+    "/help": _Command(_help, "shows this"),
+    "/system": _Command(_system, "begins again with another system message; - is none", "TEXT"),
+    "/reset": _Command(_reset, "forgets the conversation"),
+    "/save": _Command(_save, "writes the conversation to a file, as JSON", "FILE"),
+    "/stats": _Command(_stats, "shows the numbers of the last answer, and the context in use"),
+    "/quit": _Command(_quit, "ends the conversation"),
+}
+"""All commands by name, in the order of the help."""
+
+
+def error_text(error: EdgephiError) -> str:
+    """An error of one turn, as the command line shows errors."""
+    return f"error: {error.message}\nhint: {error.hint}"
