@@ -22,6 +22,7 @@ from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.manifest import read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import Engine, KvCache, open_engine
+from edgephi.runtime.sequence_cache import SequenceCache
 from edgephi.target import read_target
 from tests.conftest import silent_step
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -230,6 +231,24 @@ class CacheBehaviour:
         cache = engine.open_cache(20)
         cache.append(some_ids(20))
         assert list(cache.tokens) == []
+
+    def test_a_piece_that_is_interrupted_leaves_no_trace(self, engine: Engine, same: Same) -> None:
+        cache = engine.open_cache(60)
+        grow(cache, some_ids(20))
+        assert isinstance(cache, SequenceCache)
+        compute = cache._compute
+
+        def interrupted(tokens: list[int], past: int) -> None:
+            compute(tokens, past)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cache, "_compute", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                grow(cache, some_ids(10, seed=1))
+        assert list(cache.tokens) == some_ids(20)
+        grow(cache, some_ids(12, seed=2))
+        same(cache, tokens=[*some_ids(20), *some_ids(12, seed=2)])
 
     def test_more_than_it_was_opened_for(self, engine: Engine, same: Same) -> None:
         cache = engine.open_cache(10)
