@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import shutil
@@ -54,12 +53,9 @@ class Page:
 
     def open(self) -> None:
         """Load it as a new tab would: without a key."""
-        self.driver.get("about:blank")
-        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"})
+        self.driver.get(f"{self.url}/page/icon.svg")
+        self.run("sessionStorage.clear()")
         self.driver.get(f"{self.url}/")
-        with contextlib.suppress(Exception):
-            self.driver.execute_script("sessionStorage.clear()")
-            self.driver.get(f"{self.url}/")
 
     def look(
         self,
@@ -137,11 +133,6 @@ class Page:
     def _log(self, kind: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
         return entries
-
-    def screenshot(self, file: Path) -> None:
-        """For people who want to see what a test sees."""
-        data = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"]
-        file.write_bytes(base64.b64decode(data))
 
 
 def requests_in(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
