@@ -6,16 +6,21 @@ The library `llguidance` (`pip install 'edgephi[serve]'`) says which tokens may 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
+from edgephi.runtime.tokenizer_file import leaves_out_first_space
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Tokenizers of SentencePiece's kind leave out a space at the start of an answer, and models are used to begin
+# with one; without it they would have to begin with a token that they hardly know.
+_BEHIND_A_SPACE = 'start: " "? answer\nanswer: %json '
 # As `json.dumps` writes it. With any white space allowed, a small model may write nothing but line breaks.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _LARGEST_SCHEMA = 1 << 18  # letters; an engine answers nobody else while a schema is compiled
@@ -43,12 +48,13 @@ class SchemaCompiler:
                 f"{tokenizer_file}: expected a tokenizer for answers of a JSON schema, found no such file",
                 hint="build the bundle again with this edgephi",
             )
+        self._leaves_out_space = leaves_out_first_space(tokenizer_file)
         try:
             text = tokenizer_file.read_text(encoding="utf-8")
             self._tokenizer = llguidance.LLTokenizer(text, eos_token=list(stop_token_ids))
         except (OSError, UnicodeDecodeError, ValueError, RuntimeError) as cause:
             raise BadBundleError(
-                f"{tokenizer_file}: expected a tokenizer that llguidance can read, found: {_one_line(cause)}",
+                f"{tokenizer_file}: expected a tokenizer that llguidance can read, found {_one_line(cause)}",
                 hint="ask for answers without a JSON schema, or build the bundle again",
             ) from None
 
@@ -62,16 +68,31 @@ class SchemaCompiler:
                 f"expected a JSON schema of at most {_LARGEST_SCHEMA} letters, found {len(schema)}",
                 hint=_HINT,
             )
-        matcher_class = self._library.LLMatcher
-        try:
-            grammar = matcher_class.grammar_from_json_schema(schema, overrides=_LAYOUT)
-            limits = self._library.LLParserLimits(verbose_errors=False)
-            matcher = matcher_class(self._tokenizer, grammar, log_level=0, limits=limits)
-        except (ValueError, RuntimeError) as cause:
-            raise _refused(cause) from None
-        constraint = Constraint(matcher)
+        rules = _with_layout(schema)
+        json_grammar = self._library.LLMatcher.grammar_from_json_schema(rules)
+        constraint = self._constraint(json_grammar)
         constraint.check_start()
-        return constraint
+        return self._constraint(_BEHIND_A_SPACE + rules) if self._leaves_out_space else constraint
+
+    def _constraint(self, grammar: str) -> Constraint:
+        limits = self._library.LLParserLimits(verbose_errors=False)
+        matcher = self._library.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _refused(matcher.get_error())
+        return Constraint(matcher)
+
+
+def _with_layout(schema: str) -> str:
+    """A schema with what llguidance is to know beside it, as JSON text in ASCII. Raises BadInputError."""
+    try:
+        rules = json.loads(schema)
+    except (ValueError, RecursionError) as cause:
+        raise _refused(cause) from None
+    if rules is True:
+        rules = {}
+    if not isinstance(rules, dict):
+        raise _refused(f"{schema.strip()[:20]}, which is not an object")
+    return json.dumps({**rules, "x-guidance": _LAYOUT})
 
 
 class Constraint:
@@ -119,9 +140,10 @@ _HINT = "see which keywords llguidance supports: https://github.com/guidance-ai/
 
 
 def _refused(reason: object) -> BadInputError:
-    return BadInputError(
-        f"expected a JSON schema to hold an answer to, found: {_one_line(reason)}", hint=_HINT
-    )
+    found = _one_line(reason).removesuffix("<non-verbose/>").strip()
+    if found.startswith("NoExtension"):
+        found = "one that no answer ever fulfils"
+    return BadInputError(f"expected a JSON schema to hold an answer to, found: {found}", hint=_HINT)
 
 
 def _one_line(reason: object) -> str:

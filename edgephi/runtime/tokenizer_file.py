@@ -54,6 +54,17 @@ def token_bytes(file: Path) -> dict[int, bytes]:
     return found
 
 
+def leaves_out_first_space(file: Path) -> bool:
+    """Whether a text that is decoded loses a space at its start, as in tokenizers of SentencePiece's kind.
+
+    Raises BadBundleError.
+    """
+    try:
+        return not {"Strip", "Metaspace"}.isdisjoint(_step_types(_parse(file, _read(file)).get("decoder")))
+    except (AttributeError, KeyError, TypeError) as cause:
+        raise _broken(file, f"{type(cause).__name__}: {cause}") from None
+
+
 def _read(file: Path, size: int = -1) -> bytes:
     try:
         with file.open("rb") as data:
