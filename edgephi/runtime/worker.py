@@ -10,6 +10,7 @@ engine's Python sees that between two tokens, and between two pieces of a prompt
 
 import contextlib
 import ctypes
+import json
 import os
 import queue
 import signal
@@ -19,11 +20,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 import edgephi.runtime
 from edgephi import errors
 from edgephi.errors import BadBundleError, BadInputError, CannotServeError, EdgephiError, UsageError
+from edgephi.records import read_record
 from edgephi.runtime.server.log import where_raised
 from edgephi.runtime.server.messages import (
     FIRST_PROMPT,
@@ -38,16 +38,20 @@ from edgephi.runtime.server.messages import (
     Progress,
     Ready,
     Score,
-    ToEngine,
     Warned,
-    encode_line,
+    kind_of,
 )
+from edgephi.runtime.server.spare_memory import give_back_memory
 from edgephi.runtime.session import Answer, Options, Session, TokenScore
 
 _READ_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 # When memory runs out all the same, the kernel should end this process and not its parent, which restarts it.
 _OOM_SCORE = "500"
+_LOWEST_LOGPROB = -9999.0  # what OpenAI's API has for tokens that all but cannot come
+
+
+_encode = json.JSONEncoder(default=vars, ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Channel:
@@ -64,7 +68,7 @@ class Channel:
 
     def send(self, message: FromEngine) -> None:
         """Write one message."""
-        line = encode_line(message)
+        line = _encode({kind_of(message): message}).encode() + b"\n"
         try:
             while line:
                 line = line[os.write(self._outgoing, line) :]
@@ -89,12 +93,11 @@ class Channel:
 
     def _read(self) -> None:
         """What the reading thread does, for ever."""
-        decoder: msgspec.json.Decoder[ToEngine] = msgspec.json.Decoder(ToEngine)
         unread = b""
         while data := os.read(self._incoming, _READ_BYTES):
             *lines, unread = (unread + data).split(b"\n")
             for line in lines:
-                message = decoder.decode(line)
+                message = _decode(line)
                 if not isinstance(message, Cancel):
                     self._messages.put(message)
                     continue
@@ -134,6 +137,7 @@ def _open(bundle: Path, opening: Open, channel: Channel) -> Session:
     if opening.system:
         session.keep_ready(opening.system)
     session.generate(FIRST_PROMPT, Options(max_tokens=1))
+    give_back_memory()
     engine = session.engine
     channel.send(Ready(engine.name, engine.version, engine.provider, session.context, session.load_seconds))
     return session
@@ -191,8 +195,23 @@ def _begin(session: Session, request: Ask, channel: Channel) -> Answer:
 
 
 def _score(score: TokenScore) -> Score:
-    alternatives = tuple(Alternative(each.text, each.logprob, each.bytes) for each in score.alternatives)
-    return Score(score.text, score.logprob, score.bytes, alternatives)
+    return Score(
+        score.text,
+        _finite(score.logprob),
+        score.bytes,
+        tuple(Alternative(each.text, _finite(each.logprob), each.bytes) for each in score.alternatives),
+    )
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, _LOWEST_LOGPROB)  # JSON has no infinity
+
+
+def _decode(line: bytes) -> Open | Ask | Cancel:
+    """A message of the parent."""
+    ((kind, fields),) = json.loads(line).items()
+    record: type[Open | Ask | Cancel] = {"open": Open, "ask": Ask, "cancel": Cancel}[kind]
+    return read_record(record, fields, where=kind, error=BadInputError, hint="please report this")
 
 
 def _failed(cause: Exception, request: int | None = None) -> Failed:

@@ -12,11 +12,41 @@ from pathlib import Path
 
 import msgspec
 
-from edgephi.runtime.server.messages import FromEngine, ToEngine, encode_line
+from edgephi.runtime.server.messages import (
+    End,
+    Failed,
+    FromEngine,
+    Piece,
+    Progress,
+    Ready,
+    ToEngine,
+    Warned,
+    kind_of,
+)
 
 _STDIN, _STDOUT = 0, 1
 # The server's key is no business of the engine's process.
 _SECRETS = ("EDGEPHI_API_KEY",)
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of the engine's process: one of these is there."""
+
+    piece: Piece | None = None
+    progress: Progress | None = None
+    end: End | None = None
+    failed: Failed | None = None
+    ready: Ready | None = None
+    warned: Warned | None = None
+
+    @property
+    def message(self) -> FromEngine:
+        """The one that is there."""
+        return next(
+            each
+            for each in (self.piece, self.progress, self.end, self.failed, self.ready, self.warned)
+            if each is not None
+        )
 
 
 class EngineProcess(asyncio.SubprocessProtocol):
@@ -24,7 +54,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
 
     def __init__(self, receive: Callable[[FromEngine], None]) -> None:
         self._receive = receive
-        self._decoder: msgspec.json.Decoder[FromEngine] = msgspec.json.Decoder(FromEngine)
+        self._decoder = msgspec.json.Decoder(_Line)
         self._unread = b""
         self._transport: asyncio.SubprocessTransport | None = None
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -59,7 +89,7 @@ class EngineProcess(asyncio.SubprocessProtocol):
         pipe = self._transport.get_pipe_transport(_STDIN)
         assert isinstance(pipe, asyncio.WriteTransport)  # noqa: S101 - for the type checker
         if not pipe.is_closing():
-            pipe.write(encode_line(message))
+            pipe.write(msgspec.json.encode({kind_of(message): message}) + b"\n")
 
     def kill(self) -> None:
         """End it at once, whatever it does."""
@@ -73,9 +103,9 @@ class EngineProcess(asyncio.SubprocessProtocol):
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             try:
-                message = self._decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):  # it wrote what it must not: start over
-                self.kill()
+                message = self._decoder.decode(line).message
+            except (msgspec.DecodeError, UnicodeDecodeError, StopIteration):
+                self.kill()  # it is not what it should be: start over
                 return
             self._receive(message)
 

@@ -2,18 +2,21 @@
 
 The server sends one Open, then one Ask after the other, each only when the one before has ended; a Cancel may
 come at any time. The engine's process answers Open with Ready, and an Ask with Progress for each piece of the
-prompt, Piece for each piece of the answer, and one End or Failed.
+prompt, Piece for each piece of the answer, and one End or Failed. A line is an object with one key, the kind
+of the message, and its fields: `{"cancel": {"id": 7}}`.
 
+The standard library is enough for these: an engine's process should hold the engine, and little else.
 Times are seconds; moments are those of the monotonic clock, which all processes of a machine share.
 """
 
-import msgspec
+from dataclasses import dataclass
 
 FIRST_PROMPT = "Hello"
 """What the engine answers with one token before it says that it is ready."""
 
 
-class Open(msgspec.Struct, frozen=True, tag="open", omit_defaults=True):
+@dataclass(frozen=True)
+class Open:
     """Load the bundle, as `edgephi.runtime.load` does; compute the system message ahead."""
 
     context: int | None = None
@@ -22,7 +25,8 @@ class Open(msgspec.Struct, frozen=True, tag="open", omit_defaults=True):
     system: str | None = None
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask", omit_defaults=True):
+@dataclass(frozen=True)
+class Ask:
     """One prompt: either the messages of a conversation, or plain text. The rest is Session's Options."""
 
     id: int
@@ -38,13 +42,15 @@ class Ask(msgspec.Struct, frozen=True, tag="ask", omit_defaults=True):
     json_schema: str | None = None
 
 
-class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+@dataclass(frozen=True)
+class Cancel:
     """Stop the answer to the request of that id: within one token, or one piece of the prompt."""
 
     id: int
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+@dataclass(frozen=True)
+class Ready:
     """The engine has generated a token. What computes."""
 
     engine: str
@@ -54,7 +60,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     load_seconds: float
 
 
-class Progress(msgspec.Struct, frozen=True, tag="progress"):
+@dataclass(frozen=True)
+class Progress:
     """So many of the prompt's tokens are in the cache."""
 
     id: int
@@ -62,7 +69,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     total: int
 
 
-class Alternative(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Alternative:
     """A token that could have come here, and its log probability."""
 
     text: str
@@ -70,7 +78,8 @@ class Alternative(msgspec.Struct, frozen=True):
     bytes: tuple[int, ...]
 
 
-class Score(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Score:
     """A token of the answer, its log probability, and the most likely tokens at its place."""
 
     text: str
@@ -79,7 +88,8 @@ class Score(msgspec.Struct, frozen=True):
     alternatives: tuple[Alternative, ...] = ()
 
 
-class Piece(msgspec.Struct, frozen=True, tag="piece"):
+@dataclass(frozen=True)
+class Piece:
     """Text that is complete, the scores of its tokens, and the moment when the engine gave it."""
 
     id: int
@@ -88,7 +98,8 @@ class Piece(msgspec.Struct, frozen=True, tag="piece"):
     scores: tuple[Score, ...] = ()
 
 
-class End(msgspec.Struct, frozen=True, tag="end"):
+@dataclass(frozen=True)
+class End:
     """The answer's numbers, as Session's Generation has them; one that was cancelled has ended as "closed".
 
     `engine_seconds` went by in the engine's process from reading the request to this message.
@@ -105,7 +116,8 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     decode_tokens_per_second: float
 
 
-class Failed(msgspec.Struct, frozen=True, tag="failed"):
+@dataclass(frozen=True)
+class Failed:
     """What went wrong; `kind` is a class in `edgephi.errors`. `id` None: the process cannot go on."""
 
     kind: str
@@ -114,7 +126,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     id: int | None = None
 
 
-class Warned(msgspec.Struct, frozen=True, tag="warned"):
+@dataclass(frozen=True)
+class Warned:
     """Something that who runs the server should know."""
 
     text: str
@@ -123,9 +136,7 @@ class Warned(msgspec.Struct, frozen=True, tag="warned"):
 ToEngine = Open | Ask | Cancel
 FromEngine = Ready | Progress | Piece | End | Failed | Warned
 
-_encoder = msgspec.json.Encoder()
 
-
-def encode_line(message: ToEngine | FromEngine) -> bytes:
-    """A message as a line of JSON."""
-    return _encoder.encode(message) + b"\n"
+def kind_of(message: ToEngine | FromEngine) -> str:
+    """The name of a message's kind, which is the one key of its line's JSON object."""
+    return type(message).__name__.lower()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import ipaddress
 import logging
 import os
@@ -29,6 +28,7 @@ from edgephi.runtime.server.messages import End, Open, Ready
 from edgephi.runtime.server.metrics import Metrics
 from edgephi.runtime.server.refusal import Refusal
 from edgephi.runtime.server.service_manager import tell_service_manager, watchdog_interval
+from edgephi.runtime.server.spare_memory import give_back_memory
 from edgephi.runtime.server.supervisor import Supervisor
 
 _BACKLOG = 128
@@ -146,8 +146,7 @@ async def _serve(
 
     def ready(facts: Ready) -> None:
         nonlocal told
-        gc.collect()
-        gc.freeze()  # what is here now stays: the collector need not look at it again
+        give_back_memory()
         tell_service_manager("READY=1")
         if not told:
             told = True
