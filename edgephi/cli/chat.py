@@ -17,6 +17,7 @@ from edgephi.cli.chat_commands import (
     COMMANDS,
     Chat,
     Quit,
+    engine_text,
     error_text,
     is_command,
     numbers,
@@ -54,6 +55,20 @@ _CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) 
     show_default=True,
     help="0 takes the most likely token each time; more makes answers more varied.",
 )
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    metavar="P",
+    show_default=True,
+    help="With a temperature: draw only from the most likely tokens that make up the share P.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 31) - 1),
+    metavar="N",
+    help="With a temperature: draw the same tokens again.",
+)
 @device_context_option
 @provider_option
 @click.option("--verbose", is_flag=True, help="Show the numbers of each answer below it.")
@@ -64,6 +79,8 @@ def chat(
     system: str | None,
     max_tokens: int | None,
     temperature: float,
+    top_p: float,
+    seed: int | None,
     context: int | None,
     provider: str | None,
     verbose: bool,
@@ -83,7 +100,7 @@ def chat(
 
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    options = Options(max_tokens=max_tokens, temperature=temperature)
+    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
     at_terminal = sys.stdin.isatty()
     with step("load", 0) if at_terminal else contextlib.nullcontext():
         session = edgephi.runtime.load(
@@ -95,20 +112,26 @@ def chat(
     talk = Chat(session, session.chat(system))
     if at_terminal:
         history = None if no_history else history_file()
-        engine = session.engine
-        _say(
-            f"{session.manifest.name}, {engine.name} {engine.version} on {engine.provider}; /help shows more"
-        )
+        _say(f"{session.manifest.name}, {engine_text(talk)}; /help shows more")
         _in_terminal(talk, options, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
     else:
         _from_pipe(talk, options, piped_lines(sys.stdin), verbose=verbose)
 
 
 def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: bool) -> None:
-    """Answer each message; the first error ends it."""
+    """Answer each message; the first error ends it. Which engine computes is said before the first answer."""
+    named = False
+
+    def name_engine(_answer: "Answer") -> _Watch:
+        nonlocal named
+        if not named:
+            _say(engine_text(talk))
+            named = True
+        return contextlib.nullcontext()
+
     with contextlib.suppress(EOFError, Quit):
         while True:
-            _turn(talk, read_message(read_line, ""), options, verbose=verbose, watch=_no_watch)
+            _turn(talk, read_message(read_line, ""), options, verbose=verbose, watch=name_engine)
 
 
 def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbose: bool) -> None:
@@ -239,10 +262,6 @@ class _Keys:
 
 
 _Watch = contextlib.AbstractContextManager[None]
-
-
-def _no_watch(_answer: "Answer") -> _Watch:
-    return contextlib.nullcontext()
 
 
 class _Reading:

@@ -2,9 +2,10 @@
 
 import difflib
 import json
+import os
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
 _WIDTH = 80
+_MARKDOWN = (".md", ".markdown")
 _NO_SYSTEM = "-"
 
 
@@ -80,24 +82,42 @@ def _reset(chat: Chat, _argument: str) -> str:
 def _save(chat: Chat, argument: str) -> str:
     if not argument:
         raise UsageError("expected a file to write to, found none", hint="/save FILE")
-    file = Path(argument).expanduser()
-    if file.exists() and file.absolute() not in chat.saved:
+    file = _path(argument)
+    if os.path.lexists(file) and file.absolute() not in chat.saved:
         raise UsageError(f"{file}: expected a new file, found one that exists", hint="give another name")
     manifest = chat.session.manifest
-    document = {
-        "bundle": manifest.name,
-        "model": manifest.model.id,
-        "messages": chat.conversation.messages,
-    }
-    _write_whole(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    messages = chat.conversation.messages
+    if file.suffix.lower() in _MARKDOWN:
+        text = _markdown(messages)
+    else:
+        document = {"bundle": manifest.name, "model": manifest.model.id, "messages": messages}
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    _write_whole(file, text)
     chat.saved.add(file.absolute())
-    return f"{len(chat.conversation.messages)} messages written to {file}"
+    return f"{len(messages)} messages written to {file}"
+
+
+def _path(argument: str) -> Path:
+    """The file that was named, `~` resolved. Raises UsageError for what cannot be one."""
+    if "\0" in argument:
+        raise UsageError("expected the name of a file, found a zero byte in it", hint="/save FILE")
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{argument}: expected the home of a user, found none", hint="give another path"
+        ) from None
+
+
+def _markdown(messages: Sequence[Mapping[str, str]]) -> str:
+    """The conversation to read: who speaks is a heading, and what is said stands below it."""
+    return "\n".join(f"## {message['role'].capitalize()}\n\n{message['content']}\n" for message in messages)
 
 
 def _stats(chat: Chat, _argument: str) -> str:
-    engine, used = chat.session.engine, chat.conversation.context_used
+    used = chat.conversation.context_used
     rows = [
-        ("engine", f"{engine.name} {engine.version} on {engine.provider}"),
+        ("engine", engine_text(chat)),
         ("loaded in", f"{chat.session.load_seconds:.2f} s"),
         ("context", f"{used} of {chat.session.context} tokens used"),
         ("answers", str(len(chat.answers))),
@@ -108,6 +128,12 @@ def _stats(chat: Chat, _argument: str) -> str:
     for name, text in rows:
         lines += textwrap.wrap(text, _WIDTH, initial_indent=f"{name:<14} ", subsequent_indent=" " * 15)
     return "\n".join(lines)
+
+
+def engine_text(chat: Chat) -> str:
+    """Which engine computes, and on what."""
+    engine = chat.session.engine
+    return f"{engine.name} {engine.version} on {engine.provider}"
 
 
 def numbers(generation: "Generation") -> str:
@@ -132,7 +158,10 @@ def _write_whole(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.partial")
     try:
         try:
-            partial.write_text(text, encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())  # else a power cut leaves the new name and no text
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
@@ -151,7 +180,7 @@ COMMANDS: Mapping[str, _Command] = {
     "/help": _Command(_help, "shows this"),
     "/system": _Command(_system, "begins again with another system message; - is none", "TEXT"),
     "/reset": _Command(_reset, "forgets the conversation"),
-    "/save": _Command(_save, "writes the conversation to a file, as JSON", "FILE"),
+    "/save": _Command(_save, "writes the conversation to a file: JSON, or Markdown for .md", "FILE"),
     "/stats": _Command(_stats, "shows the numbers of the last answer, and the context in use"),
     "/quit": _Command(_quit, "ends the conversation"),
 }

@@ -90,7 +90,8 @@ class TerminalLines:
             return
         for part in line.splitlines():  # a paste may have several
             self._readline.add_history(part)
-            if self._history is not None:
+            # Some builds of libedit, which stands in for readline on macOS, cannot append.
+            if self._history is not None and hasattr(self._readline, "append_history_file"):
                 self._readline.set_history_length(_MOST_LINES_OF_HISTORY)
                 with contextlib.suppress(OSError):
                     self._readline.append_history_file(1, self._history)

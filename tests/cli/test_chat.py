@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +92,24 @@ class TestTerminal:
             terminal.enter("/stats")  # what was said until then is part of the conversation
             assert "0 of 4096" not in terminal.wait_for("tokens used")
             assert terminal.process.poll() is None
+
+    def test_ctrl_c_while_a_prompt_is_read(self, open_chat: OpenChat) -> None:
+        with open_chat(delay=3) as terminal:
+            terminal.enter(LIGHT)
+            terminal.wait_for("\n")
+            time.sleep(1)
+            terminal.type(CTRL_C)
+            terminal.wait_for("stopped")
+            terminal.wait_for("/4096> ")
+            terminal.enter("/reset")
+            terminal.wait_for("\n0/4096> ")
+
+    def test_a_file_that_cannot_be_named_does_not_end_it(self, open_chat: OpenChat) -> None:
+        with open_chat() as terminal:
+            for name in ("x" * 300, "~no-such-user/x"):
+                terminal.enter(f"/save {name}")
+                terminal.wait_for("error: ")
+                terminal.wait_for("\n0/4096> ")
 
     def test_ctrl_c_at_the_prompt(self, open_chat: OpenChat) -> None:
         with open_chat() as terminal:
@@ -228,6 +248,30 @@ class TestPipe:
 
     def test_quit_ends_it(self, edgephi: Edgephi, demo_bundle: Path) -> None:
         assert edgephi("chat", demo_bundle, input=f"/quit\n{LIGHT}\n").stdout == ""
+
+    def test_the_engine_is_named_once(self, edgephi: Edgephi, demo_bundle: Path) -> None:
+        done = edgephi("chat", demo_bundle, input=f"{LIGHT}\n{TIMER}\n")
+        assert re.fullmatch(r"onnxruntime-genai [\d.]+ on cpu\n", done.stderr)
+
+    def test_a_seed_draws_the_same_again(self, edgephi: Edgephi, demo_bundle: Path) -> None:
+        def draw(seed: int, top_p: float = 1) -> str:
+            options = ("--temperature", 30, "--seed", seed, "--top-p", top_p, "--max-tokens", 8)
+            return edgephi("chat", demo_bundle, *options, input=LIGHT).stdout
+
+        assert draw(1) == draw(1)
+        assert len({draw(seed) for seed in (1, 2, 3)}) > 1
+        assert draw(1, 1e-6) == draw(2, 1e-6)  # the most likely token alone
+
+    def test_a_conversation_saved_to_read(self, edgephi: Edgephi, demo_bundle: Path, tmp_path: Path) -> None:
+        saved = tmp_path / "talk.md"
+        done = edgephi("chat", demo_bundle, input=f"{LIGHT}\n/save {saved}\n")
+        assert saved.read_text() == f"## User\n\n{LIGHT}\n\n## Assistant\n\n{ON}\n"
+        assert f"2 messages written to {saved}" in done.stderr
+        assert list(tmp_path.iterdir()) == [saved]
+
+    @pytest.mark.parametrize("name", ["~no-such-user/talk.json", "a\0b"])
+    def test_a_name_that_is_no_file(self, edgephi: Edgephi, demo_bundle: Path, name: str) -> None:
+        assert is_one_error(edgephi("chat", demo_bundle, input=f"/save {name}\n"), 2)
 
     def test_a_text_that_is_not_ended(self, edgephi: Edgephi, demo_bundle: Path) -> None:
         done = edgephi("chat", demo_bundle, input='"""\nset a timer\nfor ten minutes')
