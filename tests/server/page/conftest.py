@@ -7,7 +7,7 @@ import pytest
 from selenium.webdriver import Chrome
 
 from tests.server.page.browser import BROWSER, DESK, DRIVER, Page, browsing
-from tests.server.serving import Server, serving, slowly
+from tests.server.serving import Server, serving, slowly, until
 
 QUESTION = "turn on the kitchen light"
 ANSWER = '{"action": "turn_on", "room": "kitchen", "device": "light"}'
@@ -63,7 +63,8 @@ def page(server: Server, open_page: Callable[[Server], Page]) -> Page:
 
 @pytest.fixture
 def slow_page(slow_server: Server, open_page: Callable[[Server], Page]) -> Page:
-    """The page of the server that takes its time."""
+    """The page of the server that takes its time, and is done with what an earlier test stopped."""
+    until(lambda: slow_server.chat(max_tokens=1).status_code == 200, "an idle server")
     opened = open_page(slow_server)
     opened.until_state("Ready")
     return opened
