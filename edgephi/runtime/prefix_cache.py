@@ -177,7 +177,7 @@ class PrefixCache:
             return best, prefix
         if self._has_room(self._new_bytes(capacity, length)):
             return self._open(capacity), 0
-        oldest = min(fitting, key=self._worth)
+        oldest = min((entry for entry in fitting if entry in self._entries), key=self._worth)
         return oldest, shared[id(oldest)]
 
     def _open(self, capacity: int) -> _Entry:
@@ -198,11 +198,14 @@ class PrefixCache:
         if not self._engine.copies_caches:
             return None
         needed = self._new_bytes(entry.cache.capacity, max(entry.most_tokens, length))
+        less = [each for each in self._idle() if self._worth(each) < self._worth(entry)]
+        less.sort(key=self._worth, reverse=True)
+        if not self._has_room(needed, peak=_COPY_FACTOR * needed, freed=sum(map(self._bytes, less))):
+            return None
         while not self._has_room(needed, peak=_COPY_FACTOR * needed):
-            less = [each for each in self._idle() if self._worth(each) < self._worth(entry)]
             if not less:
                 return None
-            self._close(min(less, key=self._worth))
+            self._close(less.pop())
         cache = entry.cache.fork()
         if cache is None:
             return None
@@ -224,21 +227,27 @@ class PrefixCache:
         """What a cache takes that is opened for `capacity` tokens, and is to hold `length`."""
         return (capacity if self._engine.allocates_ahead else length) * self._token_bytes
 
+    def _bytes(self, entry: _Entry) -> int:
+        """What a cache takes, or will take when the request that uses it has ended."""
+        tokens = max(entry.most_tokens, entry.promised)
+        return (entry.cache.capacity if self._engine.allocates_ahead else tokens) * self._token_bytes
+
     def _used(self) -> int:
         """Bytes of all caches."""
-        ahead = self._engine.allocates_ahead
-        return self._token_bytes * sum(
-            each.cache.capacity if ahead else max(each.most_tokens, each.promised) for each in self._entries
-        )
+        return sum(map(self._bytes, self._entries))
 
-    def _has_room(self, needed: int, *, peak: int | None = None) -> bool:
-        """Whether so many bytes more are within the budget, and `peak` of them available for a moment."""
+    def _has_room(self, needed: int, *, peak: int = 0, freed: int = 0) -> bool:
+        """Whether so many bytes more are within the budget, and they or `peak` of them available.
+
+        That is, when `freed` bytes have been given back.
+        """
         if self._token_bytes == 0:  # an old bundle does not tell: one cache, as it was when that was built
             return not self._entries
-        return self._used() + needed <= self._budget and self._is_available(peak or needed)
+        fits = self._used() - freed + needed <= self._budget
+        return fits and self._is_available(max(needed, peak) - freed)
 
     def _is_available(self, needed: int) -> bool:
-        return needed == 0 or needed + _RESERVE_BYTES <= self._available()
+        return needed <= 0 or needed + _RESERVE_BYTES <= self._available()
 
     def _refusal(self, needed: int, tokens: int) -> DoesNotFitError:
         """Why there is no room for so many bytes, after all that is idle has been closed."""
