@@ -63,7 +63,7 @@ SCHEMAS: list[Any] = [
 @pytest.fixture(scope="module")
 def target(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a small context: an answer without end must end soon."""
-    with serving(demo_bundle, tmp_path_factory.mktemp("fuzz"), "--context", 64) as server:
+    with serving(demo_bundle, tmp_path_factory.mktemp("fuzz"), "--context", 100) as server:
         yield server
         assert server.chat().status_code == 200
         assert server.metric("edgephi_engine_restarts_total") == 0
@@ -122,7 +122,7 @@ HOSTILE: st.SearchStrategy[Any] = st.one_of(
             {},
         ]
     ),
-    st.sampled_from(["🙂" * 500, "\ufffe", "\u202e", "e\u0301" * 100, " " * 3000, "light " * 55, "\r\n\r\n"]),
+    st.sampled_from(["🙂" * 500, "\ufffe", "\u202e", "e\u0301" * 100, " " * 3000, "light " * 90, "\r\n\r\n"]),
     st.recursive(
         st.none() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     ),
