@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from edgephi.runtime.bench import BundleSummary, SpeedSummary
     from edgephi.runtime.host import Host
 
+    LengthsType = click.ParamType[tuple[int, ...]]
+else:
+    LengthsType = click.ParamType  # not generic in click 8.2
+
 _WIDTH = 80
 _NAME_COLUMNS = 18
 
 
-class PromptLengths(click.ParamType[tuple[int, ...]]):
+class PromptLengths(LengthsType):
     """Whole numbers from 1 on with commas between them."""
 
     name = "lengths"
