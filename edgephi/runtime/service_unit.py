@@ -23,6 +23,7 @@ _SERVER_BYTES = 256 * _MEBIBYTE  # the HTTP server's own process, and buffers of
 _GPU_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
 _LAST_PORT_OF_ROOT = 1023
 _STOP_MARGIN_SECONDS = 15
+_MAKES_CODE = ("openvino-genai",)  # engines that write machine code on a CPU while they run
 # What systemd does not take in the name of a program; a shell does.
 _ODD_PROGRAM = re.compile(r"[\"'\\$]")
 _PLAIN_WORD = re.compile(r"[\w@+,./:=-]+", re.ASCII)
@@ -74,8 +75,7 @@ def service_unit(manifest: Manifest, options: UnitOptions) -> str:
             ("Documentation", "man:systemd.exec(5)"),
             *([] if options.loopback else [("Wants", "network-online.target")]),
             ("After", "network.target" if options.loopback else "network-online.target"),
-            ("StartLimitIntervalSec", "10min"),
-            ("StartLimitBurst", "5"),
+            ("StartLimitIntervalSec", "0"),  # a box has nobody who would start it again: never give up
         ],
         "Service": [
             *_life(options),
@@ -198,6 +198,7 @@ def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
     yield "ProtectSystem", "strict"
     yield "ProtectHome", "tmpfs" if bound else "yes"
     yield "PrivateTmp", "yes"
+    yield "PrivateMounts", "yes"
     for path in bound:
         yield "BindReadOnlyPaths", quoted(str(path)).replace(":", "\\:")
     if options.python.user_base is not None:
@@ -240,10 +241,12 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
     yield "SocketBindAllow", f"tcp:{options.port}"
     yield "SystemCallArchitectures", "native"
     yield "SystemCallFilter", "@system-service"
-    yield "SystemCallFilter", "~@privileged"
+    yield "SystemCallFilter", "~@privileged @resources"
     yield "SystemCallErrorNumber", "EPERM"
     yield "ProtectProc", "invisible"
     yield "KeyringMode", "private"
+    if not on_gpu and manifest.target.engine not in _MAKES_CODE:
+        yield "MemoryDenyWriteExecute", "yes"
     for setting in (
         "LockPersonality",
         "ProtectControlGroups",
