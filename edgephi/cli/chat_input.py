@@ -10,6 +10,8 @@ from typing import TextIO
 
 import click
 
+from edgephi.cli.signals_while_typing import signals_arrive
+
 QUOTES = '"""'
 _MOST_LINES_OF_HISTORY = 1000
 
@@ -72,11 +74,12 @@ class TerminalLines:
 
     def read(self, prompt: str) -> str:
         """The next line. Raises EOFError at Ctrl-D on an empty line."""
-        if sys.stdout.isatty():
-            line = input(prompt)
-        else:  # the prompt is nothing that belongs there
-            click.echo(prompt, err=True, nl=False)
-            line = input()
+        with signals_arrive():
+            if sys.stdout.isatty():
+                line = input(prompt)
+            else:  # the prompt is nothing that belongs there
+                click.echo(prompt, err=True, nl=False)
+                line = input()
         self._remember(line)
         return line
 

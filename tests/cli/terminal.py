@@ -23,7 +23,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CTRL_C, CTRL_D, UP, TAB = "\x03", "\x04", "\x1b[A", "\t"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 _SECONDS = 60
-_MOMENT_SECONDS = 0.3
 
 
 class Terminal:
@@ -55,12 +54,7 @@ class Terminal:
         os.close(self._screen)
 
     def type(self, text: str) -> None:
-        """Press keys. Ctrl-C comes a moment after what was typed before, as from a person.
-
-        One that came in the same instant as a key has been seen to have no effect.
-        """
-        if text == CTRL_C:
-            time.sleep(_MOMENT_SECONDS)
+        """Press keys."""
         os.write(self._screen, text.encode())
 
     def enter(self, text: str) -> None:
