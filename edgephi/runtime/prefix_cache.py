@@ -30,7 +30,7 @@ from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.runtime.engines import Engine, KvCache
 
 # A single prompt's cache is opened a little larger, so that the next one, with the same system message, fits.
-_CAPACITY_STEP = 128  # tokens
+_CAPACITY_STEP = 32  # tokens
 # To compute fewer tokens again takes less than to copy what comes after them.
 _SHORTEST_COPIED = 16  # tokens
 # llama.cpp holds the keys and values once more while it copies them.
