@@ -9,6 +9,7 @@ _EVERY_BUILD: Mapping[str, str] = {
     "httpx": "build",
     "huggingface_hub": "build",
     "numpy": "build",
+    "packaging": "build",
     "threadpoolctl": "build",
     "tokenizers": "build",
 }
