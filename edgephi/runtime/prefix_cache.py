@@ -112,7 +112,9 @@ class PrefixCache:
         opened, so that the conversation never has to move to a larger one. Raises DoesNotFitError. When the
         engine fails within the block, the cache is closed.
         """
-        entry, shared = self._choose(tokens, length, self._capacity(length, comes_back=comes_back))
+        capacity = self._capacity(length, comes_back=comes_back)
+        # A conversation must not begin in a cache that it soon has to leave.
+        entry, shared = self._choose(tokens, length, capacity, least=capacity if comes_back else length)
         entry.in_use = True
         try:
             self._reserve(entry, length)
@@ -148,16 +150,19 @@ class PrefixCache:
             return self._context
         return min(self._context, -(-length // _CAPACITY_STEP) * _CAPACITY_STEP)
 
-    def _choose(self, tokens: Sequence[int], length: int, capacity: int) -> tuple[_Entry, int]:
-        """The cache for a request, and how many of its tokens are of use; see the module's docstring."""
+    def _choose(self, tokens: Sequence[int], length: int, capacity: int, *, least: int) -> tuple[_Entry, int]:
+        """The cache for a request, and how many of its tokens are of use; see the module's docstring.
+
+        A new one is opened for `capacity` tokens; one that there is must have been opened for `least`.
+        """
         for entry in self._idle():
-            if not entry.wanted_again and entry.cache.capacity < length:  # a single prompt's, and too small
+            if not entry.wanted_again and entry.cache.capacity < least:  # a single prompt's, and too small
                 self._close(entry)
         # The last token is always computed, because its logits are needed.
         shared = {
             id(entry): _common(entry.cache.tokens, tokens[:-1])
             for entry in self._idle()
-            if entry.cache.capacity >= length
+            if entry.cache.capacity >= least
         }
         fitting = [entry for entry in self._entries if id(entry) in shared]
         if not fitting:
