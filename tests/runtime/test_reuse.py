@@ -111,3 +111,14 @@ def test_a_small_budget_keeps_the_conversation_used_last(demo_for: DemoFor) -> N
     first = finished(session, [{"role": "user", "content": f"{ASKED['kitchen'][0]} " * 8}])
     assert last.reused_tokens > 40
     assert first.reused_tokens < 10
+
+
+def test_a_conversation_after_a_single_prompt_keeps_its_history(demo_for: DemoFor) -> None:
+    session = edgephi.runtime.load(demo_for("cpu"), context=CONTEXT)
+    session.generate("turn on the kitchen light", GREEDY)
+    chat = session.chat()
+    for question in ASKED["kitchen"]:
+        used = chat.context_used
+        answer = chat.say(question, GREEDY)
+        "".join(answer)
+        assert answer.generation.reused_tokens >= used - 1
