@@ -129,7 +129,8 @@ def _llama_cpp(artifact: Path, session: Session) -> BareLoop:
         request = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "cache_prompt": False}
         timings = server.handle_completions(request)["timings"]
         # It divides all tokens by the time after the first one.
-        return float(timings["predicted_per_second"]) * (timings["predicted_n"] - 1) / timings["predicted_n"]
+        count = int(timings["predicted_n"])
+        return float(timings["predicted_per_second"]) * (count - 1) / count
 
     return loop
 
