@@ -69,7 +69,7 @@ def open_decoder(openvino: Any, file: Path, *, device: str) -> Decoder:
     core = openvino.Core()
     if device == "CPU":
         # Left alone, a CPU that has units for bfloat16 computes in it, and a certificate measured on such a
-        # one says little about the others. Rounding activations to int8, which one with VNNI does, is left on.
+        # one says little about the others. What rounds activations to int8 on one with VNNI is left on.
         core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         model = core.read_model(file)
         # A graph of somebody else's making may not have the shape that paged attention is made from.
