@@ -82,7 +82,11 @@ class TestChat:
             model=MODEL, messages=user(PROMPT), stream=True, stream_options={"include_usage": True}
         )
         assert last.choices == []
-        assert last.usage == client.chat.completions.create(model=MODEL, messages=user(PROMPT)).usage
+        usage = client.chat.completions.create(model=MODEL, messages=user(PROMPT)).usage
+        assert usage is not None
+        # What of the prompt was read before is not the same: the cache holds one answer more by now.
+        details = {"prompt_tokens_details"}
+        assert last.usage.model_dump(exclude=details) == usage.model_dump(exclude=details)
         assert all(chunk.usage is None for chunk in others)
 
     def test_what_the_page_shows(self, client: openai.OpenAI) -> None:
