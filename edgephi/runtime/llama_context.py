@@ -71,7 +71,7 @@ class LlamaContext:
                 f"expected {PACKAGE} {installed_version()} to allocate {tokens} tokens, found {allocated}",
                 hint="pip install 'edgephi[gguf]' brings a version that this edgephi knows",
             )
-        threads = _threads()
+        threads = computing_threads()
         library.llama_set_n_threads(pointer, threads, threads)
 
     def piece_size(self, past: int) -> int:
@@ -171,7 +171,7 @@ def finalizer(owner: Owner, free: Callable[[int], None], pointer: int) -> weakre
     return finalize
 
 
-def _threads() -> int:
+def computing_threads() -> int:
     """Threads to compute with: the cores that this process may use, each once."""
     import psutil  # type: ignore[import-untyped]
 

@@ -1,147 +1,84 @@
-"""Decode speed of `edgephi.runtime`, beside a bare loop of the same engine over the same artifact.
+"""Decode speed and memory of `edgephi.runtime`, beside a bare loop of the same engine over the same artifact.
 
-The bare loop is what the engine's own documentation shows: text out of a prompt. Runs alternate,
-so that a busy moment of the machine meets both; medians are compared.
+The bare loop is what the engine's own documentation shows, for the same prompt of tokens and with the
+settings that the adapter uses: they are printed. Every run is a process of its own. Runs alternate, and so
+does which side comes first, so that a busy moment of the machine meets both. Of each process the first answer
+warms up, where there are more; the medians of the others are compared.
 """
 
 import argparse
+import dataclasses
+import json
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import edgephi.runtime
 from edgephi.manifest import ARTIFACT_FOLDER
-from edgephi.runtime.session import Options, Session
+from tests.bench.engine_loop import Side
 from tests.bench.measure import report
-
-PROMPT = "Tell me all that you know about this device and what it can do."
-
-BareLoop = Callable[[list[int], int], float]
-"""Prompt and number of tokens -> tokens per second from the first generated token to the last."""
 
 
 def main() -> None:
     """Measure, print."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("bundle", type=Path)
-    arguments.add_argument("--tokens", type=int, default=64, help="tokens to decode in each run")
-    arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--tokens", type=int, default=64, help="tokens to decode in each answer")
+    arguments.add_argument("--runs", type=int, default=4, help="processes of each side")
+    arguments.add_argument("--repeats", type=int, default=2, help="answers of each process")
     arguments.add_argument("--provider", help="another provider than the bundle's own")
     options = arguments.parse_args()
-    session = edgephi.runtime.load(options.bundle, provider=options.provider)
-    name = session.engine.name
-    bare_loop = BARE_LOOPS[name](options.bundle / ARTIFACT_FOLDER, session)
-    prompt = session.engine.encode(session.render(PROMPT))
-    ours, bare = [], []
-    for _ in range(options.runs):
-        ours.append(_session(session, options.tokens))
-        bare.append(bare_loop(prompt, options.tokens))
-    ratio = statistics.median(ours) / statistics.median(bare)
+    common = ["--tokens", str(options.tokens), "--repeats", str(options.repeats)]
+    own = [str(options.bundle), *common, *(["--provider", options.provider] if options.provider else [])]
+    ours: list[Side] = []
+    bare: list[Side] = []
+    for number in range(options.runs):
+        # The bare loop is told what ours has set, so the very first run is one of ours.
+        first_is_bare = number % 2 == 1
+        if first_is_bare:
+            bare.append(_bare(options.bundle, common, ours[0]))
+        ours.append(_run("tests.bench.session_loop", own))
+        if not first_is_bare:
+            bare.append(_bare(options.bundle, common, ours[0]))
+    name = ours[0].engine
+    speeds = [statistics.median(_warm_speeds(sides)) for sides in (ours, bare)]
+    peaks = [statistics.median(side.peak_bytes for side in sides) for sides in (ours, bare)]
+    tokens = [min(side.tokens for side in sides) for sides in (ours, bare)]
+    settings = ", ".join(f"{key} {value}" for key, value in ours[0].settings.items())
+    print(f"both sides: {settings}; {len(ours[0].prompt)} tokens of prompt")
     rows = [
-        ("edgephi.runtime", f"{statistics.median(ours):.2f}", f"{ratio:.3f}"),
-        (f"bare {name}", f"{statistics.median(bare):.2f}", "1"),
+        (
+            f"edgephi.runtime, {options.runs} processes",
+            f"{speeds[0]:.2f}",
+            f"{speeds[0] / speeds[1]:.3f}",
+            f"{tokens[0]}",
+            f"{peaks[0] / 1e6:.0f} MB",
+            f"{(peaks[0] - peaks[1]) / 1e6:+.0f} MB",
+        ),
+        (f"bare {name}, as many", f"{speeds[1]:.2f}", "1", f"{tokens[1]}", f"{peaks[1] / 1e6:.0f} MB", ""),
     ]
-    report(("", "decode tokens/s", "ratio"), rows)
+    report(("", "decode tokens/s", "ratio", "tokens", "peak memory", "difference"), rows)
 
 
-def _session(session: Session, tokens: int) -> float:
-    """Tokens per second of an answer, from its first token to its last."""
-    return session.generate(PROMPT, Options(max_tokens=tokens)).decode_tokens_per_second
+def _warm_speeds(sides: Sequence[Side]) -> list[float]:
+    """The speeds of all answers but the first of each process, unless that is all there is."""
+    return [speed for side in sides for speed in (side.speeds[1:] or side.speeds)]
 
 
-def _rate(moments: list[float]) -> float:
-    """Tokens per second of tokens that came at `moments`."""
-    return (len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0
+def _bare(bundle: Path, common: Sequence[str], like: Side) -> Side:
+    """A run of the engine alone, with the prompt and the settings of `like`."""
+    text = json.dumps(dataclasses.asdict(like))
+    return _run("tests.bench.engine_loop", [str(bundle / ARTIFACT_FOLDER), *common], text)
 
 
-def _genai(artifact: Path, _session: Session) -> BareLoop:
-    import onnxruntime_genai
-
-    model = onnxruntime_genai.Model(str(artifact))
-
-    def loop(prompt: list[int], tokens: int) -> float:
-        parameters = onnxruntime_genai.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(prompt) + tokens, do_sample=False)
-        generator = onnxruntime_genai.Generator(model, parameters)
-        generator.append_tokens(prompt)
-        stream = onnxruntime_genai.Tokenizer(model).create_stream()
-        moments = []
-        while not generator.is_done():
-            generator.generate_next_token()
-            stream.decode(generator.get_next_tokens()[0])
-            moments.append(time.perf_counter())
-        return _rate(moments)
-
-    return loop
-
-
-def _openvino(artifact: Path, _session: Session) -> BareLoop:
-    import numpy as np
-    import openvino
-    import openvino_genai
-
-    pipeline = openvino_genai.LLMPipeline(str(artifact), "CPU")
-
-    def loop(prompt: list[int], tokens: int) -> float:
-        moments: list[float] = []
-
-        def streamer(_text: str) -> Any:
-            moments.append(time.perf_counter())
-            return openvino_genai.StreamingStatus.RUNNING
-
-        inputs = openvino.Tensor(np.array([prompt], dtype=np.int64))
-        found = pipeline.generate(inputs, openvino_genai.GenerationConfig(max_new_tokens=tokens), streamer)
-        metrics = found.perf_metrics
-        return float(metrics.get_throughput().mean)
-
-    return loop
-
-
-def _mlx(artifact: Path, session: Session) -> BareLoop:
-    import mlx.core as mx
-    import mlx_lm
-
-    mx.set_default_device(mx.cpu if session.engine.provider == "cpu" else mx.gpu)
-    model, tokenizer = mlx_lm.load(str(artifact))[:2]
-
-    def loop(prompt: list[int], tokens: int) -> float:
-        moments = [
-            time.perf_counter() for _ in mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=tokens)
-        ]
-        return _rate(moments)
-
-    return loop
-
-
-def _llama_cpp(artifact: Path, session: Session) -> BareLoop:
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(artifact / "model.gguf")
-    parameters.n_ctx = session.context
-    parameters.n_parallel = 1
-    parameters.verbosity = -1
-    server = xllamacpp.Server(parameters)
-
-    def loop(prompt: list[int], tokens: int) -> float:
-        request = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "cache_prompt": False}
-        timings = server.handle_completions(request)["timings"]
-        # It divides all tokens by the time after the first one.
-        count = int(timings["predicted_n"])
-        return float(timings["predicted_per_second"]) * (count - 1) / count
-
-    return loop
-
-
-BARE_LOOPS: dict[str, Callable[[Path, Session], BareLoop]] = {
-    "onnxruntime-genai": _genai,
-    "openvino-genai": _openvino,
-    "mlx-lm": _mlx,
-    "llama.cpp": _llama_cpp,
-}
-"""The bare loop of each engine, opened on an artifact."""
+def _run(module: str, arguments: Sequence[str], text: str = "") -> Side:
+    """What a process of one side has printed last. Raises SystemExit when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command} ended with {done.returncode}\n{done.stderr[-2000:]}")
+    return Side(**json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
     # wait4 would tell the largest of the process and all its children. The process's own high-water mark ends
     # with it, so it is read again and again until then.
     while process.poll() is None:
-        peak_bytes = max(peak_bytes, _high_water_mark(process.pid))
+        peak_bytes = max(peak_bytes, high_water_mark(process.pid))
         time.sleep(_POLL_SECONDS)
     seconds = time.perf_counter() - start
     if process.returncode:
@@ -40,7 +40,7 @@ def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
     return Cost(seconds, peak_bytes)
 
 
-def _high_water_mark(pid: int) -> int:
+def high_water_mark(pid: int) -> int:
     """The largest resident set that a process has had so far, in bytes; 0 when it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
