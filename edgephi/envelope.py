@@ -1,0 +1,112 @@
+"""DSSE, the "dead simple signing envelope": a payload, what kind of payload it is, and signatures over both.
+
+https://github.com/secure-systems-lab/dsse/blob/master/protocol.md. What is signed is not JSON but one flat
+encoding of kind and payload, so that nothing has to be parsed before a signature is checked. Builder and
+device read this module, so it needs the standard library only; it knows nothing of keys.
+"""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edgephi.errors import BadBundleError
+
+PAYLOAD_TYPE = "application/vnd.edgephi.bundle.v1+json"
+"""The payload is the bytes of a `bundle.json`; a signature over anything else does not count for a bundle."""
+
+MOST_SIGNATURES = 16
+"""A device checks each signature with each of its keys, slowly: it must not be made to check thousands."""
+
+_HINT = "sign the bundle again with `edgephi sign`, or copy it again from where it was signed"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One signature. `key_id` says which key to try first and is itself not signed: never rely on it."""
+
+    key_id: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The bytes that were signed, and who signed them."""
+
+    payload: bytes
+    signatures: tuple[Signature, ...]
+
+
+def largest_envelope(payload_bytes: int) -> int:
+    """The most bytes that the envelope of so large a payload may have: base64, signatures and key ids."""
+    return 4 * (payload_bytes // 3 + 1) + 16_384
+
+
+def signed_bytes(payload: bytes) -> bytes:
+    """What a signature of a bundle is made over: DSSE's pre-authentication encoding."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def encode_envelope(envelope: Envelope) -> bytes:
+    """The bytes of `bundle.dsse.json`."""
+    document = {
+        "payload": base64.b64encode(envelope.payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [
+            {"keyid": signature.key_id, "sig": base64.b64encode(signature.data).decode()}
+            for signature in envelope.signatures
+        ],
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def decode_envelope(data: bytes, *, where: str) -> Envelope:
+    """Read the bytes of `bundle.dsse.json`; checks no signature. Raises BadBundleError."""
+
+    def fail(problem: str) -> BadBundleError:
+        return BadBundleError(f"{where}: {problem}", hint=_HINT)
+
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise fail("expected a DSSE envelope, found no JSON") from None
+    if not isinstance(document, dict):
+        raise fail("expected a DSSE envelope, found other JSON")
+    kind = document.get("payloadType")
+    if kind != PAYLOAD_TYPE:
+        raise fail(f"expected payloadType {PAYLOAD_TYPE!r}, found {_shown(kind)}")
+    signatures = document.get("signatures")
+    if not isinstance(signatures, list) or not 1 <= len(signatures) <= MOST_SIGNATURES:
+        found = len(signatures) if isinstance(signatures, list) else _shown(signatures)
+        raise fail(f"expected 1 to {MOST_SIGNATURES} signatures, found {found}")
+    read = []
+    for place, signature in enumerate(signatures):
+        known = signature if isinstance(signature, dict) else {}
+        key_id = known.get("keyid", "")
+        if not isinstance(key_id, str):
+            raise fail(f"signatures[{place}]: expected keyid to be a string, found {_shown(key_id)}")
+        signed = _from_base64(known.get("sig"))
+        if signed is None:
+            raise fail(f"signatures[{place}]: expected sig in base64, found {_shown(known.get('sig'))}")
+        read.append(Signature(key_id, signed))
+    payload = _from_base64(document.get("payload"))
+    if payload is None:
+        raise fail(f"expected a payload in base64, found {_shown(document.get('payload'))}")
+    return Envelope(payload, tuple(read))
+
+
+def _from_base64(text: Any) -> bytes | None:
+    """The bytes of standard or URL-safe base64 (DSSE lets a signer choose); None when it is neither."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return base64.b64decode(text.translate({ord("-"): "+", ord("_"): "/"}), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _shown(value: object) -> str:
+    """A value of a stranger's file, short enough for a message of one line."""
+    return "none" if value is None else ascii(value if isinstance(value, str) else type(value).__name__)[:60]

@@ -1,0 +1,92 @@
+"""Signing a bundle where it was built: for edgephi's devices, and for the tools of OpenSSF Model Signing.
+
+The first signature covers the bytes of `bundle.json`, which names every file with its sha256. The second
+covers every file itself, as other tools expect it. Neither changes the bundle: its identity is its manifest.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgephi.envelope import (
+    MOST_SIGNATURES,
+    Envelope,
+    Signature,
+    decode_envelope,
+    encode_envelope,
+    signed_bytes,
+)
+from edgephi.errors import BadBundleError, NotSupportedError
+from edgephi.flash.keys import public_half
+from edgephi.manifest import MANIFEST_NAME, MODEL_SIGNING_NAME, SIGNATURE_NAME
+
+
+def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> str:
+    """Write `bundle.dsse.json`, beside the signatures that others have made; the key's fingerprint.
+
+    The caller has checked the bundle. Raises BadBundleError when the file is there and is no envelope over
+    this manifest.
+    """
+    manifest = (bundle / MANIFEST_NAME).read_bytes()
+    fingerprint = public_half(key).fingerprint
+    others = [each for each in _existing_signatures(bundle, manifest) if each.key_id != fingerprint]
+    signatures = (*others, Signature(fingerprint, key.sign(signed_bytes(manifest))))
+    if len(signatures) > MOST_SIGNATURES:
+        raise BadBundleError(
+            f"{bundle / SIGNATURE_NAME}: expected room for one more signature, found {len(others)} already",
+            hint="remove that file and sign with the keys that are in use",
+        )
+    _replace(bundle / SIGNATURE_NAME, encode_envelope(Envelope(manifest, signatures)))
+    return fingerprint
+
+
+def sign_model(bundle: Path, key: Path) -> None:
+    """Write `bundle.model-signing.json` with the key in file `key`, which `read_private_key` has checked.
+
+    Reads every file of the bundle. Raises NotSupportedError when model-signing is not installed.
+    """
+    try:
+        from model_signing import hashing, signing
+    except ModuleNotFoundError as cause:
+        raise NotSupportedError(
+            f"OpenSSF Model Signing needs {cause.name}, which is not installed",
+            hint="pip install 'edgephi[model-signing]'",
+        ) from None
+    # What is written into the signature as not covered, so that every verifier leaves it out by itself.
+    uncovered = [SIGNATURE_NAME, MODEL_SIGNING_NAME]
+    config = signing.Config().use_elliptic_key_signer(private_key=key)
+    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=uncovered))
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / MODEL_SIGNING_NAME
+        config.sign(bundle, written)
+        _replace(bundle / MODEL_SIGNING_NAME, written.read_bytes())
+
+
+def _existing_signatures(bundle: Path, manifest: bytes) -> tuple[Signature, ...]:
+    path = bundle / SIGNATURE_NAME
+    if not path.exists():
+        return ()
+    envelope = decode_envelope(path.read_bytes(), where=str(path))
+    if envelope.payload != manifest:
+        raise BadBundleError(
+            f"{path}: expected signatures over this {MANIFEST_NAME}, found some over another",
+            hint="remove that file, then sign again",
+        )
+    return envelope.signatures
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a whole file in one step: a signature that is cut short would make a good bundle unusable."""
+    # Beside the bundle, not in it: a dying write leaves nothing in it that the manifest does not know.
+    folder = path.absolute().parent
+    partial = folder.parent / f".{folder.name}.{path.name}.partial"
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""The file of a public key that a store trusts: Ed25519 in PEM, as `openssl pkey -pubout` writes it.
+
+A device reads it without any library: the DER of every Ed25519 key is the same twelve bytes, then the key
+(RFC 8410, section 4).
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+
+from edgephi.errors import BadInputError
+
+SUFFIX = ".pub"
+_DER_BEGINNING = bytes.fromhex("302a300506032b6570032100")
+_KEY_BYTES = 32
+_LARGEST_FILE_BYTES = 4096
+_PEM = re.compile(r"\s*-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """The 32 bytes of an Ed25519 public key."""
+
+    data: bytes
+
+    @property
+    def der(self) -> bytes:
+        """The key as SubjectPublicKeyInfo."""
+        return _DER_BEGINNING + self.data
+
+    @property
+    def pem(self) -> bytes:
+        """The key as the text of its file."""
+        lines = [b"-----BEGIN PUBLIC KEY-----", base64.b64encode(self.der), b"-----END PUBLIC KEY-----"]
+        return b"\n".join([*lines, b""])
+
+    @property
+    def fingerprint(self) -> str:
+        """What people compare: `openssl pkey -pubin -in KEY.pub -outform DER | sha256sum`."""
+        return hashlib.sha256(self.der).hexdigest()
+
+
+def decode_public_key(data: bytes, *, where: str) -> PublicKey:
+    """Read the bytes of a key file. Raises BadInputError when they are not an Ed25519 public key."""
+    hint = "give the file NAME.pub that `edgephi keygen` wrote"
+    if b"PRIVATE KEY" in data:
+        raise BadInputError(f"{where}: expected a public key, found a private one", hint=f"keep it; {hint}")
+    found = _PEM.fullmatch(data[: _LARGEST_FILE_BYTES + 1].decode("ascii", errors="replace"))
+    if found is None or len(data) > _LARGEST_FILE_BYTES:
+        raise BadInputError(f"{where}: expected a public key in PEM, found other text", hint=hint)
+    try:
+        der = base64.b64decode("".join(found[1].split()), validate=True)
+    except binascii.Error as cause:
+        raise BadInputError(f"{where}: expected a public key in base64, found {cause}", hint=hint) from None
+    if not der.startswith(_DER_BEGINNING) or len(der) != len(_DER_BEGINNING) + _KEY_BYTES:
+        raise BadInputError(f"{where}: expected an Ed25519 public key, found one of another kind", hint=hint)
+    return PublicKey(der[len(_DER_BEGINNING) :])

@@ -1,0 +1,98 @@
+"""The folder ROOT/trust: the public keys of those whose bundles a store takes.
+
+Whatever cannot be understood in that folder is an error and never ignored: a key that is quietly not read
+would open the store to bundles that nobody signed.
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.errors import BadInputError, UsageError
+from edgephi.store import durable
+from edgephi.store.public_key import SUFFIX, PublicKey, decode_public_key
+
+_KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_SHOWN_DIGITS = 12
+_FEWEST_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A key of a store, by the name of its file without `.pub`."""
+
+    name: str
+    key: PublicKey
+
+    def __str__(self) -> str:
+        """Name and beginning of the fingerprint, for messages."""
+        return f"{self.name} ({self.key.fingerprint[:_SHOWN_DIGITS]}…)"
+
+
+def read_trusted_keys(folder: Path) -> tuple[TrustedKey, ...]:
+    """The keys of a store, sorted by name; none when `folder` is not there. Raises BadInputError."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+    except FileNotFoundError:
+        return ()
+    # A name with a dot in front is what `add_key` leaves when the power is cut.
+    return tuple(read_key_file(folder / name) for name in names if not name.startswith("."))
+
+
+def read_key_file(path: Path) -> TrustedKey:
+    """The key in file `path`, called as it would be in a store. Raises BadInputError."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever
+        raise BadInputError(f"{path}: expected a file with a public key, found none", hint="give NAME.pub")
+    key = decode_public_key(path.read_bytes(), where=str(path))
+    if path.suffix != SUFFIX or not _KEY_NAME.fullmatch(path.stem):
+        raise BadInputError(
+            f"{path}: expected a key file called NAME{SUFFIX}, of letters, digits, '.', '_' and '-'",
+            hint="rename it, or move what is not a key elsewhere",
+        )
+    return TrustedKey(path.stem, key)
+
+
+def add_key(folder: Path, new: TrustedKey) -> TrustedKey:
+    """Trust a key from now on, also after a power cut; as which it is trusted.
+
+    A key that is there already, under whatever name, stays. Raises UsageError when the name is taken.
+    """
+    for known in read_trusted_keys(folder):
+        if known.key == new.key:
+            return known
+        if known.name == new.name:
+            raise UsageError(
+                f"{folder}: expected no key called {new.name!r} yet, found {known}",
+                hint="rename the new key's file, or remove the old key afterwards and add the new one now",
+            )
+    hidden = folder / f".{new.name}{SUFFIX}"
+    durable.write_file(hidden, new.key.pem)
+    durable.rename(hidden, folder / f"{new.name}{SUFFIX}")
+    return new
+
+
+def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
+    """Trust a key no longer: `which` is its name or the beginning of its fingerprint. Returns it.
+
+    Raises UsageError when there is no such key, or when it is the last one and that was not said.
+    """
+    keys = read_trusted_keys(folder)
+    found = [known for known in keys if known.name == which]
+    if not found and len(which) >= _FEWEST_DIGITS:
+        found = [known for known in keys if known.key.fingerprint.startswith(which.lower())]
+    if len(found) != 1:
+        listed = ", ".join(map(str, keys)) or "none"
+        raise UsageError(
+            f"{folder}: expected the name or fingerprint of one of its keys ({listed}), found {which!r}",
+            hint="`edgephi trust list ROOT` shows them",
+        )
+    if len(keys) == 1 and not also_the_last:
+        raise UsageError(
+            f"{folder}: expected another key to stay, found that {found[0]} is the last: "
+            "without a key, bundles that nobody signed are taken",
+            hint="add the new key first, or say --last if that is what you want",
+        )
+    durable.remove(folder / f"{found[0].name}{SUFFIX}")
+    return found[0]
