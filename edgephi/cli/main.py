@@ -24,11 +24,14 @@ COMMANDS: dict[str, str] = {
     "build": "Build a model for a target: quantise, export, verify, seal.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
+    "keygen": "Make a key pair for signing bundles.",
+    "sign": "Vouch for a bundle with your secret key.",
     "run": "Answer one prompt with a bundle.",
     "chat": "Talk with a bundle.",
     "serve": "Answer over HTTP, by OpenAI's API.",
     "service": "Print a systemd unit that serves a bundle.",
     "bench": "Measure bundles here: load, prefill, decode and memory.",
+    "trust": "Say whose bundles a store takes.",
     "tune": "Find the fastest target for a model here, by measuring.",
 }
 """Name and first help line of each command, in the order of the listing.
@@ -44,6 +47,7 @@ _CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
 # A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _EXTRAS: dict[str, str] = {
+    "cryptography": "flash",
     "httpx": "build",
     "huggingface_hub": "build",
     "numpy": "build",
