@@ -5,10 +5,13 @@ Both sides of the wall read this module, so it needs the standard library only. 
 """
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from edgephi.chunks import check_chunks
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record, write_record
 
@@ -18,7 +21,20 @@ ARTIFACT_FOLDER = "model"
 WHEELS_FOLDER = "wheels"
 REQUIREMENTS_NAME = "requirements.txt"
 OWN_EXPORTER = "edgephi"
-_LARGEST_MANIFEST_BYTES = 64 << 20
+SIGNATURE_NAME = "bundle.dsse.json"
+MODEL_SIGNING_NAME = "bundle.model-signing.json"
+SIGNATURE_NAMES = frozenset({SIGNATURE_NAME, MODEL_SIGNING_NAME})
+"""What may lie beside the manifest without being one of its files, because it is made from the manifest."""
+
+LARGEST_MANIFEST_BYTES = 16 << 20
+"""Enough for the chunks of 200 GB; a device reads no more of what a stranger sends."""
+
+LARGEST_PROBE_TOKENS = 4096
+
+_LARGEST_FILE_BYTES = 1 << 50
+_LONGEST_PATH_BYTES = 1024
+_LONGEST_NAME_BYTES = 255
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 VerifyLevel = Literal["quick", "full", "off"]
 
@@ -92,11 +108,15 @@ class Requires:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of the bundle, `path` relative to the bundle's folder with forward slashes."""
+    """One file of the bundle, `path` relative to the bundle's folder with forward slashes.
+
+    `chunks`, "SIZE:SHA256" each, are the parts that a device asks for; see `edgephi.chunks.chunks_of`.
+    """
 
     path: str
     size: int
     sha256: str
+    chunks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +155,21 @@ class Certificate:
     export_error: Divergence | None = None
     quantisation_loss: Divergence | None = None
     end_to_end: Divergence | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a device asks a new bundle before it trusts it: the greedy answer must begin with `expected`.
+
+    `expected` ends before the first token that was no clear choice, so that another processor's rounding does
+    not change it; it may be empty. At most `max_tokens` are generated, at the speed of
+    `minimum_tokens_per_second` or more.
+    """
+
+    prompt: str
+    expected: str
+    max_tokens: int
+    minimum_tokens_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -193,6 +228,7 @@ class Manifest:
     certificate: Certificate
     provenance: Provenance
     wheels: tuple[Wheelhouse, ...] = ()
+    probe: Probe | None = None
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -204,7 +240,10 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     """Read the bytes of `bundle.json`. Raises BadBundleError when they are not a manifest we can trust."""
     hint = "build the bundle again, or copy it again from where it was built"
     try:
-        plain = json.loads(data)
+        text = data.decode()
+        plain = json.loads(text)
+        if "\\u" in text:  # an escape may stand for half a letter, which no terminal and no disk takes
+            json.dumps(plain, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as cause:
         raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=hint) from None
     schema = plain.get("schema") if isinstance(plain, dict) else None
@@ -214,21 +253,77 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
             hint="use the edgephi version that wrote this bundle, or build it again with this one",
         )
     manifest = read_record(Manifest, plain, where=where, error=BadBundleError, hint=hint)
-    seen: set[str] = set()
-    for entry in manifest.files:
-        parts = PurePosixPath(entry.path)
-        # `str(parts) != path` also catches "a//b", "./a" and "a/", which name a file in a second way.
-        if parts.is_absolute() or ".." in parts.parts or "\\" in entry.path or str(parts) != entry.path:
-            raise BadBundleError(f"{where}: file path {entry.path!r} leaves the bundle's folder", hint=hint)
-        if entry.path in seen or entry.path in (MANIFEST_NAME, "."):
-            raise BadBundleError(f"{where}: file path {entry.path!r} is listed twice", hint=hint)
-        seen.add(entry.path)
+    _check_files(manifest.files, where=where, hint=hint)
+    _check_probe(manifest.probe, where=where, hint=hint)
+    paths = {entry.path for entry in manifest.files}
     for wheelhouse in manifest.wheels:
-        if wheelhouse.requirements not in seen:
+        if wheelhouse.requirements not in paths:
             raise BadBundleError(
                 f"{where}: wheels: expected {wheelhouse.requirements} among the files, found none", hint=hint
             )
     return manifest
+
+
+def _check_files(files: tuple[FileEntry, ...], *, where: str, hint: str) -> None:
+    """Raise BadBundleError unless every file can be written as it is listed, on any file system."""
+    spelled: dict[str, str] = {MANIFEST_NAME: MANIFEST_NAME}
+    folders: set[str] = set()
+    for entry in files:
+        _check_path(entry.path, where=where, hint=hint)
+        name = entry.path.casefold()
+        if name in spelled:
+            other = "" if spelled[name] == entry.path else f" as {spelled[name]!r}, letter case aside"
+            raise BadBundleError(f"{where}: file path {entry.path!r} is listed twice{other}", hint=hint)
+        spelled[name] = entry.path
+        folders.update(name[:place] for place, letter in enumerate(name) if letter == "/")
+        if not 0 <= entry.size <= _LARGEST_FILE_BYTES:
+            raise BadBundleError(
+                f"{where}: {entry.path}: expected a size of 0 to {_LARGEST_FILE_BYTES}, found {entry.size}",
+                hint=hint,
+            )
+        if _SHA256.fullmatch(entry.sha256) is None:
+            raise BadBundleError(
+                f"{where}: {entry.path}: expected a sha256 of 64 hex digits, found {entry.sha256[:80]!r}",
+                hint=hint,
+            )
+        check_chunks(entry, where=where, hint=hint)
+    for name in sorted(folders & spelled.keys()):
+        raise BadBundleError(f"{where}: file path {spelled[name]!r} is also that of a folder", hint=hint)
+
+
+def _check_path(path: str, *, where: str, hint: str) -> None:
+    """Raise BadBundleError unless `path` names a file inside the bundle's folder, in the one usual way."""
+    parts = PurePosixPath(path)
+    # `str(parts) != path` also catches "a//b", "./a" and "a/", which name a file in a second way.
+    if parts.is_absolute() or ".." in parts.parts or "\\" in path or str(parts) != path or path == ".":
+        raise BadBundleError(f"{where}: file path {path!r} leaves the bundle's folder", hint=hint)
+    # Letters that end a name early, hide it or cannot be encoded; lengths that Linux has no room for.
+    if (
+        not path.isprintable()
+        or len(path.encode()) > _LONGEST_PATH_BYTES
+        or any(len(part.encode()) > _LONGEST_NAME_BYTES for part in parts.parts)
+    ):
+        raise BadBundleError(f"{where}: file path {path[:300]!r} cannot be written to a disk", hint=hint)
+    if path in SIGNATURE_NAMES:
+        raise BadBundleError(f"{where}: file path {path!r} is kept for a signature", hint=hint)
+
+
+def _check_probe(probe: Probe | None, *, where: str, hint: str) -> None:
+    """Raise BadBundleError when no answer could be held against the probe."""
+    if probe is None:
+        return
+    if not probe.prompt:
+        raise BadBundleError(f"{where}: probe: expected a prompt, found an empty one", hint=hint)
+    if not 1 <= probe.max_tokens <= LARGEST_PROBE_TOKENS:
+        raise BadBundleError(
+            f"{where}: probe: expected max_tokens of 1 to {LARGEST_PROBE_TOKENS}, found {probe.max_tokens}",
+            hint=hint,
+        )
+    speed = probe.minimum_tokens_per_second
+    if not (math.isfinite(speed) and speed >= 0):
+        raise BadBundleError(
+            f"{where}: probe: expected a minimum_tokens_per_second of 0 or more, found {speed}", hint=hint
+        )
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -238,9 +333,9 @@ def read_manifest(bundle: Path) -> Manifest:
     if not path.is_file():
         found = "no such folder" if not bundle.exists() else f"no {MANIFEST_NAME} in it"
         raise BadBundleError(f"{bundle}: expected a bundle, found {found}", hint=hint)
-    if path.stat().st_size > _LARGEST_MANIFEST_BYTES:
+    if path.stat().st_size > LARGEST_MANIFEST_BYTES:
         raise BadBundleError(
-            f"{path}: expected at most {_LARGEST_MANIFEST_BYTES} bytes, found {path.stat().st_size}",
+            f"{path}: expected at most {LARGEST_MANIFEST_BYTES} bytes, found {path.stat().st_size}",
             hint=hint,
         )
     return decode_manifest(path.read_bytes(), where=str(path))

@@ -1,5 +1,6 @@
 """The manifest: read strictly, written the same each time."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgephi.manifest import (
     Limits,
     Manifest,
     ModelFacts,
+    Probe,
     Provenance,
     QuantFacts,
     Requires,
@@ -32,7 +34,15 @@ count = st.integers(0, 1 << 60)
 number = st.floats(allow_nan=False, allow_infinity=False)
 strings = st.dictionaries(text, text, max_size=3)
 divergence = st.none() | st.builds(Divergence, number, number, number, number, number)
+digest = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+chunk_sizes = st.lists(st.integers(1, 4 << 20), max_size=3)
 paths = st.lists(st.from_regex(r"model/[a-z0-9._-]{1,12}[a-z]", fullmatch=True), unique=True, max_size=4)
+entries = st.builds(
+    lambda sizes, sha256: FileEntry("", sum(sizes), sha256, tuple(f"{size}:{sha256}" for size in sizes)),
+    chunk_sizes,
+    digest,
+)
+probe = st.builds(Probe, text.filter(bool), text, st.integers(1, 4096), st.floats(0, 1e6))
 manifests = st.builds(
     Manifest,
     st.just("edgephi.bundle/1"),
@@ -45,7 +55,9 @@ manifests = st.builds(
     st.builds(Chat, text, st.lists(count, max_size=3).map(tuple)),
     st.builds(Limits, count),
     st.builds(Requires, count, count, strings, count),
-    paths.map(lambda names: tuple(FileEntry(name, 1, "0" * 64) for name in names)),
+    st.builds(
+        lambda names, entry: tuple(dataclasses.replace(entry, path=name) for name in names), paths, entries
+    ),
     st.builds(
         Certificate,
         st.sampled_from(["quick", "full", "off"]),
@@ -60,6 +72,8 @@ manifests = st.builds(
         divergence,
     ),
     st.builds(Provenance, text, text, strings, text),
+    st.just(()),
+    st.none() | probe,
 )
 
 
@@ -128,6 +142,85 @@ def test_a_path_that_is_not_a_plain_path_inside(path: str) -> None:
 def test_a_file_that_is_listed_twice(names: list[str]) -> None:
     with pytest.raises(BadBundleError, match="is listed twice"):
         decode_manifest(changed("files", value=[{"path": n, "size": 1, "sha256": "0" * 64} for n in names]))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model/a", "Model/A"], r"'Model/A' is listed twice as 'model/a', letter case aside"),
+        (["Bundle.JSON"], r"'Bundle\.JSON' is listed twice as 'bundle\.json'"),
+        (["model/a", "model/a/b"], r"'model/a' is also that of a folder"),
+        (["model/a/b", "Model/A"], r"'Model/A' is also that of a folder"),
+        (["bundle.json/a"], r"'bundle\.json' is also that of a folder"),
+        (["bundle.dsse.json"], r"is kept for a signature"),
+        (["bundle.model-signing.json"], r"is kept for a signature"),
+        (["model/a\n"], r"cannot be written to a disk"),
+        (["model/\0"], r"cannot be written to a disk"),
+        (["model/" + "a" * 256], r"cannot be written to a disk"),
+        (["a" + "/a" * 512], r"cannot be written to a disk"),
+    ],
+)
+def test_paths_that_cannot_all_be_files(names: list[str], message: str) -> None:
+    with pytest.raises(BadBundleError, match=message):
+        decode_manifest(changed("files", value=[{"path": n, "size": 1, "sha256": "0" * 64} for n in names]))
+
+
+def test_half_a_letter_is_no_text() -> None:
+    with pytest.raises(BadBundleError, match="surrogates not allowed"):
+        decode_manifest(changed("name", value="\ud800"))
+    with pytest.raises(BadBundleError, match="can't decode byte"):
+        decode_manifest(changed("name", value="x").replace(b'"x"', b'"\xed\xa0\x80"'))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"size": -1}, "expected a size of 0 to .*, found -1"),
+        ({"size": 1 << 60}, "expected a size of 0 to"),
+        ({"sha256": "../../../etc/passwd"}, r"expected a sha256 of 64 hex digits, found '\.\./"),
+        ({"sha256": "A" * 64}, "expected a sha256 of 64 hex digits"),
+        ({"chunks": ["3:" + "0" * 64]}, "expected chunks of 5 bytes in all, found 3"),
+        ({"chunks": ["5:" + "0" * 64, "1:" + "0" * 64]}, "expected chunks of 5 bytes in all, found 6"),
+        ({"chunks": ["0:" + "0" * 64, "5:" + "0" * 64]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["05:" + "0" * 64]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["-5:" + "0" * 64]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["\N{ARABIC-INDIC DIGIT FIVE}:" + "0" * 64]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["5"]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["5:" + "0" * 63]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["5:" + "0" * 64 + "\n"]}, "expected a chunk as SIZE:SHA256"),
+        ({"chunks": ["4194305:" + "0" * 64], "size": 4194305}, "with a size of 1 to 4194304"),
+        ({"chunks": [5]}, r"chunks\[0\]: expected a string"),
+    ],
+)
+def test_a_file_whose_numbers_are_none(entry: dict[str, object], message: str) -> None:
+    with pytest.raises(BadBundleError, match=message):
+        decode_manifest(changed("files", value=[{"path": "a", "size": 5, "sha256": "0" * 64, **entry}]))
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ({"prompt": ""}, "expected a prompt, found an empty one"),
+        ({"max_tokens": 0}, "expected max_tokens of 1 to 4096, found 0"),
+        ({"max_tokens": 4097}, "expected max_tokens of 1 to 4096, found 4097"),
+        ({"minimum_tokens_per_second": -1}, "expected a minimum_tokens_per_second of 0 or more, found -1"),
+        ({"minimum_tokens_per_second": float("nan")}, "of 0 or more, found nan"),
+        ({"minimum_tokens_per_second": float("inf")}, "of 0 or more, found inf"),
+    ],
+)
+def test_a_probe_that_no_answer_can_be_held_against(probe: dict[str, object], message: str) -> None:
+    good = {"prompt": "a", "expected": "", "max_tokens": 8, "minimum_tokens_per_second": 0.5}
+    assert decode_manifest(changed("probe", value=good)).probe == Probe("a", "", 8, 0.5)
+    with pytest.raises(BadBundleError, match=message):
+        decode_manifest(changed("probe", value={**good, **probe}))
+
+
+def test_a_manifest_without_chunks_and_probe_is_one_too() -> None:
+    data = json.loads(encode_manifest(tiny_manifest()))
+    del data["probe"]
+    for entry in data["files"]:
+        del entry["chunks"]
+    assert decode_manifest(json.dumps(data).encode()) == tiny_manifest()
 
 
 def test_no_such_bundle(tmp_path: Path) -> None:
