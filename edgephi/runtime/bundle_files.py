@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Never
 
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.manifest import MANIFEST_NAME, FileEntry, Manifest
+from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAMES, FileEntry, Manifest
 
 _BUFFER_BYTES = 1 << 20
 
@@ -19,7 +19,8 @@ def check_files(
 ) -> None:
     """Check that the folder `bundle` holds exactly the files of `manifest`, unchanged.
 
-    Every file must be there as a plain file of the right size and sha256, and nothing else may be there.
+    Every file must be there as a plain file of the right size and sha256, and nothing else may be there but
+    signatures. Those are not looked into: see `edgephi.store.trust`.
     `quick` leaves the hashes out, so it costs no reading. `progress` is told the number of bytes hashed
     since it was last told. Raises BadBundleError that names the first file that is wrong.
     """
@@ -27,7 +28,7 @@ def check_files(
     found = _plain_files(bundle, folders=_parents(declared))
     for path in sorted(declared.keys() - found.keys()):
         _refuse(bundle, path, f"expected a file of {declared[path].size} bytes, found none")
-    for path in sorted(found.keys() - declared.keys() - {MANIFEST_NAME}):
+    for path in sorted(found.keys() - declared.keys() - {MANIFEST_NAME} - SIGNATURE_NAMES):
         _refuse(bundle, path, "expected only the files of the manifest, found this one too")
     for path, entry in sorted(declared.items()):
         if found[path] != entry.size:

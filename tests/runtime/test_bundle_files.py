@@ -75,6 +75,16 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
     assert sum(counts) == sum(map(len, FILES.values()))
 
 
+def test_signatures_of_the_manifest_may_lie_beside_it(tmp_path: Path) -> None:
+    manifest = write_tiny_bundle(tmp_path)
+    for name in ("bundle.dsse.json", "bundle.model-signing.json"):
+        (tmp_path / name).write_text("{}")
+    check_files(tmp_path, manifest)
+    (tmp_path / "bundle.dsse.json").rename(tmp_path / "model/bundle.dsse.json")
+    with pytest.raises(BadBundleError, match=r"model/bundle\.dsse\.json: expected only the files"):
+        check_files(tmp_path, manifest)
+
+
 def test_a_link_to_the_whole_bundle_is_fine(tmp_path: Path) -> None:
     manifest = write_tiny_bundle(tmp_path / "bundle")
     (tmp_path / "current").symlink_to("bundle")
