@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.certificate import certificate_table
+from edgephi.cli.options import bundle_argument
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
 from edgephi.cli.wheels import install_command, wheels_summary
@@ -16,7 +17,7 @@ _LABEL = 12
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is, one JSON document.")
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what a bundle is, what it needs and how good it is.

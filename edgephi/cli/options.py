@@ -1,6 +1,7 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,6 +9,8 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument: Decorator = click.argument("model")
+
+bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path))
 
 target_option: Decorator = click.option(
     "-t",
@@ -52,3 +55,79 @@ provider_option: Decorator = click.option(
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )
+
+
+def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How an answer is written: --max-tokens, --temperature, --top-p, --seed and --system, in this order."""
+    for option in (_system_option, _seed_option, _top_p_option, _temperature_option, _max_tokens_option):
+        command = option(command)
+    return command
+
+
+_max_tokens_option: Decorator = click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop each answer after N tokens. [default: 512, or what the context leaves]",
+)
+
+_temperature_option: Decorator = click.option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    metavar="T",
+    show_default=True,
+    help="0 takes the most likely token each time; more makes answers more varied.",
+)
+
+_top_p_option: Decorator = click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    metavar="P",
+    show_default=True,
+    help="With a temperature: draw only from the most likely tokens that make up the share P.",
+)
+
+_seed_option: Decorator = click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 31) - 1),
+    metavar="N",
+    help="With a temperature: draw the same tokens again.",
+)
+
+_system_option: Decorator = click.option(
+    "--system", metavar="TEXT", help="System message: who the model is and how it answers."
+)
+
+host_option: Decorator = click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
+)
+
+served_system_option: Decorator = click.option(
+    "--system",
+    metavar="TEXT",
+    help="System message of requests that bring none, computed ahead; @FILE is read at each start.",
+)
+
+
+def port_option(*, may_be_free: bool) -> Decorator:
+    """The port to listen on; `may_be_free`: 0 stands for any free one."""
+    return click.option(
+        "--port",
+        type=click.IntRange(0 if may_be_free else 1, 65535),
+        default=8080,
+        show_default=True,
+        metavar="N",
+        help=f"Listen on this port{'; 0 takes a free one' if may_be_free else ''}.",
+    )
+
+
+def api_key_file_option(otherwise: str) -> Decorator:
+    """The file with the key of an API; `otherwise` says in a few words what holds without one."""
+    return click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"The key that requests must bring. [default: {otherwise}]",
+    )

@@ -6,43 +6,15 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.options import device_context_option, provider_option
+from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
 from edgephi.cli.utf8 import checked_utf8
 from edgephi.errors import UsageError
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_argument
 @click.argument("prompt", required=False)
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Stop after N tokens. [default: 512, or what the context leaves]",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0, 100),
-    default=0.0,
-    metavar="T",
-    show_default=True,
-    help="0 takes the most likely token each time; more makes answers more varied.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    metavar="P",
-    show_default=True,
-    help="With a temperature: draw only from the most likely tokens that make up the share P.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 31) - 1),
-    metavar="N",
-    help="With a temperature: draw the same tokens again.",
-)
-@click.option("--system", metavar="TEXT", help="System message: who the model is and how it answers.")
+@answer_options
 @device_context_option
 @provider_option
 @click.option(

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.options import device_context_option, provider_option
+from edgephi.cli.options import (
+    api_key_file_option,
+    bundle_argument,
+    device_context_option,
+    host_option,
+    port_option,
+    provider_option,
+    served_system_option,
+)
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
@@ -26,29 +34,11 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    metavar="N",
-    help="Listen on this port; 0 takes a free one.",
-)
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"The key that requests must bring. [default: the variable {_KEY_VARIABLE}; none on 127.0.0.1]",
-)
-@click.option(
-    "--system",
-    metavar="TEXT",
-    help="System message of requests that bring none, computed ahead; @FILE reads it from a file.",
-)
+@bundle_argument
+@host_option
+@port_option(may_be_free=True)
+@api_key_file_option(otherwise=f"the variable {_KEY_VARIABLE}; none on 127.0.0.1")
+@served_system_option
 @device_context_option
 @provider_option
 @click.option(

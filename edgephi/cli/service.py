@@ -15,7 +15,15 @@ from pathlib import Path
 import click
 
 import edgephi
-from edgephi.cli.options import device_context_option, provider_option
+from edgephi.cli.options import (
+    api_key_file_option,
+    bundle_argument,
+    device_context_option,
+    host_option,
+    port_option,
+    provider_option,
+    served_system_option,
+)
 from edgephi.errors import CannotServeError, UsageError, from_os_error
 from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
 
@@ -32,29 +40,11 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    default=8080,
-    show_default=True,
-    metavar="N",
-    help="Listen on this port.",
-)
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The key that requests must bring; only root need be able to read it. [default: none]",
-)
-@click.option(
-    "--system",
-    metavar="TEXT",
-    help="System message of requests that bring none; @FILE is read at each start of the service.",
-)
+@bundle_argument
+@host_option
+@port_option(may_be_free=False)
+@api_key_file_option(otherwise="none")
+@served_system_option
 @device_context_option
 @provider_option
 @click.option(

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.options import bundle_argument, json_option
 
 if TYPE_CHECKING:
     from edgephi.reference.evaluation_text import EvaluationLevel
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@bundle_argument
 @click.option(
     "--against", "model", metavar="MODEL", help="Measure the quality again, against this checkpoint."
 )
