@@ -20,12 +20,13 @@ COMMANDS: dict[str, str] = {
     "recipes": "List the models and how each is quantised.",
     "targets": "List the devices and what each can take.",
     "plan": "Print all that a build would do, and write nothing.",
-    "pull": "Download a model into the local cache: pinned, resumed, checked.",
+    "pull": "Download a model into the local cache, or a bundle into a folder.",
     "build": "Build a model for a target: quantise, export, verify, seal.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
     "keygen": "Make a key pair for signing bundles.",
     "sign": "Vouch for a bundle with your secret key.",
+    "push": "Put a bundle into a registry, where devices can fetch it.",
     "run": "Answer one prompt with a bundle.",
     "chat": "Talk with a bundle.",
     "serve": "Answer over HTTP, by OpenAI's API.",
@@ -48,7 +49,7 @@ _CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _EXTRAS: dict[str, str] = {
     "cryptography": "flash",
-    "httpx": "build",
+    "httpx": "flash",
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",

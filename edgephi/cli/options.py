@@ -100,6 +100,12 @@ _system_option: Decorator = click.option(
     "--system", metavar="TEXT", help="System message: who the model is and how it answers."
 )
 
+insecure_option: Decorator = click.option(
+    "--insecure",
+    is_flag=True,
+    help="Speak plain HTTP to the registry, passwords too. Not needed for one on this machine.",
+)
+
 host_option: Decorator = click.option(
     "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
 )

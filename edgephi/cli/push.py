@@ -1,0 +1,40 @@
+"""`edgephi push`: a bundle into a registry of container images."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgephi.cli.options import insecure_option, json_option
+
+
+@click.command(no_args_is_help=True)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("reference", metavar="REGISTRY/NAME:TAG")
+@insecure_option
+@json_option
+def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None:
+    """Put a bundle into a registry, where devices can fetch it.
+
+    It becomes an OCI artifact by the CNCF ModelPack specification, one layer a file, signatures included.
+    What the registry has already is not sent. Credentials are those of `docker login`, or
+    EDGEPHI_REGISTRY_USER and EDGEPHI_REGISTRY_PASSWORD. Prints the artifact's name by its digest, which
+    nobody can move to another bundle.
+    """
+    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.steps import step
+    from edgephi.flash.oci.push import push_bundle
+    from edgephi.flash.oci.reference import read_reference
+
+    pushed = push_bundle(bundle, read_reference(reference), step, insecure=insecure)
+    click.echo(
+        f"sent {human_bytes(pushed.sent_bytes)}, {human_bytes(pushed.reused_bytes)} were there", err=True
+    )
+    document = {
+        "reference": str(pushed.reference),
+        "digest": pushed.digest,
+        "sent_bytes": pushed.sent_bytes,
+        "reused_bytes": pushed.reused_bytes,
+    }
+    name = f"{pushed.reference.registry}/{pushed.reference.name}@{pushed.digest}"
+    click.echo(json.dumps(document, indent=2) if as_json else name)

@@ -1,0 +1,88 @@
+"""Read and write the manifest of an artifact: the small document that names its blobs by their digests."""
+
+import hashlib
+
+import httpx
+
+from edgephi.errors import BadBundleError, BadInputError
+from edgephi.flash.oci.connection import Connection
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+
+_INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+_LARGEST_BYTES = 4 << 20  # every registry takes as much, and need not take more
+_DIGEST_HEADER = "Docker-Content-Digest"
+
+
+def digest_of(data: bytes) -> str:
+    """How a registry names these bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def read_manifest(connection: Connection) -> bytes:
+    """The manifest under the connection's reference, held against the digests that are known for it.
+
+    Raises BadInputError when there is none or we may not read it, BadBundleError when it is not the manifest
+    of one artifact, TransportError.
+    """
+    reference = connection.reference
+    with (
+        connection.errors(),
+        connection.client.stream(
+            "GET", _address(connection), headers={"Accept": ", ".join((MANIFEST_TYPE, *_INDEX_TYPES))}
+        ) as response,
+    ):
+        connection.check(response)
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if kind != MANIFEST_TYPE:
+            raise BadBundleError(
+                f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
+                hint="give what `edgephi push` wrote",
+            )
+        data = b""
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > _LARGEST_BYTES:
+                raise BadBundleError(
+                    f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
+                    hint="give what `edgephi push` wrote",
+                )
+        promised = response.headers.get(_DIGEST_HEADER, "")
+    for expected in (reference.version if reference.by_digest else "", promised):
+        if expected.startswith("sha256:") and expected != digest_of(data):
+            raise connection.damaged("manifest", expected, digest_of(data))
+    return data
+
+
+def has_manifest(connection: Connection, digest: str) -> bool:
+    """Whether the reference names the manifest with this digest already."""
+    with connection.errors():
+        response = connection.client.head(_address(connection), headers={"Accept": MANIFEST_TYPE})
+        if response.status_code != httpx.codes.NOT_FOUND:
+            connection.check(response)
+        return response.is_success and response.headers.get(_DIGEST_HEADER) == digest
+
+
+def write_manifest(connection: Connection, data: bytes) -> None:
+    """Put a manifest under the reference. Every blob that it names must be there."""
+    if len(data) > _LARGEST_BYTES:
+        raise BadInputError(
+            f"{connection.reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, "
+            f"found {len(data)}",
+            hint="a bundle of fewer files, such as one without wheels, has a smaller one",
+        )
+    with connection.errors():
+        response = connection.client.put(
+            _address(connection), content=data, headers={"Content-Type": MANIFEST_TYPE}
+        )
+        connection.check(response)
+    stored = response.headers.get(_DIGEST_HEADER, digest_of(data))
+    if stored != digest_of(data):
+        raise connection.damaged("manifest", digest_of(data), stored)
+
+
+def _address(connection: Connection) -> httpx.URL:
+    return connection.base.join(f"manifests/{connection.reference.version}")

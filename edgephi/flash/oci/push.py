@@ -1,0 +1,69 @@
+"""Put a bundle into a registry; what the registry has already is not sent."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.errors import UsageError
+from edgephi.flash.oci.blobs import has_blob
+from edgephi.flash.oci.connection import Connection, connect
+from edgephi.flash.oci.manifests import digest_of, has_manifest, write_manifest
+from edgephi.flash.oci.modelpack import Artifact, make_artifact
+from edgephi.flash.oci.reference import Reference
+from edgephi.flash.oci.upload import write_blob
+from edgephi.manifest import read_manifest
+from edgephi.runtime.bundle_files import check_files
+from edgephi.store.progress import Step
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where a bundle lies now: under the tag of `reference`, and for ever under `digest`.
+
+    `sent_bytes` went over the wire, `reused_bytes` were in the registry.
+    """
+
+    reference: Reference
+    digest: str
+    sent_bytes: int
+    reused_bytes: int
+
+
+def push_bundle(bundle: Path, reference: Reference, step: Step, *, insecure: bool = False) -> Pushed:
+    """Put the bundle in folder `bundle` into a registry, under the tag of `reference`.
+
+    The files come first and the tag last, so that the tag never names half a bundle. The registry holds every
+    file against its digest. Raises UsageError for a reference without a tag, BadBundleError when the folder
+    is not what its manifest says, BadInputError when we may not write there, TransportError.
+    """
+    if reference.by_digest:
+        raise UsageError(
+            f"{reference}: expected a tag to push to, found a digest", hint="write REGISTRY/NAME:TAG"
+        )
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest, quick=True)
+    artifact = make_artifact(bundle, manifest)
+    blobs = {layer.digest: layer.size for layer in artifact.layers}  # equal files are one blob
+    total = len(artifact.config) + sum(blobs.values())
+    with connect(reference, insecure=insecure) as connection:
+        if has_manifest(connection, artifact.digest):
+            return Pushed(reference, artifact.digest, 0, total)
+        sent = _send_missing(connection, bundle, artifact, step)
+        write_manifest(connection, artifact.manifest)
+    return Pushed(reference, artifact.digest, sent, total - sent)
+
+
+def _send_missing(connection: Connection, bundle: Path, artifact: Artifact, step: Step) -> int:
+    """Send the files that the registry has not; returns their bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.json"
+        config.write_bytes(artifact.config)
+        files = {layer.digest: bundle / layer.path for layer in artifact.layers}
+        files[digest_of(artifact.config)] = config
+        missing = {digest: file for digest, file in files.items() if not has_blob(connection, digest)}
+        total = sum(file.stat().st_size for file in missing.values())
+        if missing:
+            with step("push", total) as progress:
+                for digest, file in missing.items():
+                    write_blob(connection, digest, file, progress)
+    return total
