@@ -11,7 +11,9 @@
     │   ├── BadBundleError          a bundle that is not what its manifest says
     │   └── BadDeclarationError     a recipe or target file
     ├── QualityGateError      5   the bundle is worse than its recipe allows
+    │   └── ProbeFailedError        on the device it does not answer as it must
     └── TransportError        6   network, hub or device out of reach
+        └── StoreBusyError          another process changes the store on the device
 
 A message is one line that says what was expected and what was found; the hint says what to do next.
 """
@@ -79,10 +81,18 @@ class QualityGateError(EdgephiError):
     exit_code = 5
 
 
+class ProbeFailedError(QualityGateError):
+    """On the device, a bundle answers wrongly, too slowly or not at all."""
+
+
 class TransportError(EdgephiError):
     """The network, the hub or a device is out of reach."""
 
     exit_code = 6
+
+
+class StoreBusyError(TransportError):
+    """Another process changes the store on the device."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -19,7 +19,9 @@ from edgephi import errors
         (errors.BadBundleError, 4),
         (errors.BadDeclarationError, 4),
         (errors.QualityGateError, 5),
+        (errors.ProbeFailedError, 5),
         (errors.TransportError, 6),
+        (errors.StoreBusyError, 6),
     ],
 )
 def test_exit_code_message_and_hint(error: type[errors.EdgephiError], exit_code: int) -> None:

@@ -1,0 +1,86 @@
+"""From a bundle in a folder into a store in a folder of the same machine."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from edgephi.errors import BadBundleError
+from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
+from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
+from edgephi.store.preflight import InstallOptions
+from edgephi.store.progress import Step, silent
+
+
+def flash_folder(bundle: Path, root: Path, options: InstallOptions, *, step: Step = silent) -> Outcome:
+    """Install the bundle in a folder into the store at `root`, and make it the active one.
+
+    Raises as `Install` does, and BadBundleError when a file is not what the manifest says.
+    """
+    data, signature = read_identity(bundle)
+    with Install.begin(root, data, signature, options=options, step=step) as install:
+        if install.wanted:
+            with step("copy", install.wanted_bytes) as done:
+                for sent in _copied(bundle, install):
+                    done(sent)
+        return install.finish(step)
+
+
+def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:
+    """The bytes of a bundle's manifest and of its signature, None without one. Raises BadBundleError."""
+    read_manifest(bundle)  # says what is wrong with it, in words about this folder
+    signature = bundle / SIGNATURE_NAME
+    return (bundle / MANIFEST_NAME).read_bytes(), _read(signature)
+
+
+def read_chunks(bundle: Path, file: WantedFile) -> Iterator[tuple[int, memoryview]]:
+    """Offset and bytes of the wanted chunks of a file; the bytes hold until the next is asked for."""
+    path = bundle / file.path
+    buffer = bytearray(max(chunk.size for chunk in file.chunks))
+    view = memoryview(buffer)
+    try:
+        with path.open("rb", buffering=0) as source:
+            os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            for chunk in file.chunks:
+                done = 0
+                while done < chunk.size:
+                    count = os.preadv(source.fileno(), [view[done : chunk.size]], chunk.offset + done)
+                    if not count:
+                        raise BadBundleError(
+                            f"{path}: expected {chunk.offset + chunk.size} bytes or more, "
+                            f"found {chunk.offset + done}",
+                            hint="copy the bundle again, or build it again",
+                        )
+                    done += count
+                yield chunk.offset, view[: chunk.size]
+    except FileNotFoundError:
+        raise BadBundleError(
+            f"{path}: expected a file, found none", hint="copy the bundle again, or build it again"
+        ) from None
+
+
+def _copied(bundle: Path, install: Install) -> Iterator[int]:
+    """Hand all wanted chunks over; yields the bytes of each. The disk writes behind, a batch at a time."""
+    waiting: Future[int] | None = None
+    since = 0
+    with ThreadPoolExecutor(1) as behind:
+        for file in install.wanted:
+            for offset, data in read_chunks(bundle, file):
+                install.write(file.sha256, offset, data)
+                since += len(data)
+                if since >= BATCH_BYTES:
+                    if waiting is not None:
+                        waiting.result()
+                    waiting = behind.submit(install.acknowledge)
+                    since = 0
+                yield len(data)
+        if waiting is not None:
+            waiting.result()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST_MANIFEST_BYTES * 2)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,56 @@
+"""From a proven generation to the one that runs: mark the trial, swap the link, commit.
+
+The state is the truth and is replaced whole, so that there is one moment at which the new generation is
+committed. Before it, whatever dies leads back to the old one; after it, to the new one.
+"""
+
+import dataclasses
+import os
+
+from edgephi.manifest import Manifest
+from edgephi.store.floors import Floors, raised
+from edgephi.store.layout import Layout
+from edgephi.store.lock import boot_id
+from edgephi.store.recover import point_link
+from edgephi.store.state import State, Trial, change_state, read_state, write_state
+
+
+def floors_of(state: State, name: str) -> Floors:
+    """The lowest releases of a bundle name that the store takes."""
+    return Floors(state.sequence_floor.get(name, 0), state.security_floor.get(name, 0))
+
+
+def mark_trial(layout: Layout, digest: str) -> None:
+    """Note that this process is about to make `current` lead to a generation that is not committed."""
+    change_state(layout, trial=Trial(digest, os.getpid(), boot_id()))
+
+
+def swap_current(layout: Layout, digest: str) -> None:
+    """Have `current` lead to the generation on trial."""
+    point_link(layout.current, digest)
+
+
+def commit(layout: Layout, digest: str, manifest: Manifest, *, is_signed: bool, is_proven: bool) -> State:
+    """Make the generation on trial the store's own, the one before it `previous`. Returns the new state."""
+    state = read_state(layout)
+    floors = raised(manifest, floors_of(state, manifest.name), is_signed=is_signed)
+    previous = state.previous if state.current in (digest, None) else state.current
+    unproven = [other for other in state.unproven if other != digest]
+    committed = dataclasses.replace(
+        state,
+        current=digest,
+        previous=None if previous == digest else previous,
+        trial=None,
+        unproven=tuple(unproven if is_proven else [*unproven, digest]),
+        sequence_floor={**state.sequence_floor, manifest.name: floors.sequence},
+        security_floor={**state.security_floor, manifest.name: floors.security},
+    )
+    write_state(layout, committed)
+    point_link(layout.previous, committed.previous)
+    return committed
+
+
+def end_trial(layout: Layout) -> None:
+    """Go back to the committed generation, because the one on trial failed."""
+    point_link(layout.current, read_state(layout).current)
+    change_state(layout, trial=None)

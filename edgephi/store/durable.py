@@ -1,0 +1,85 @@
+"""Changes that a power cut cannot undo or halve.
+
+A file is whole on the disk before its name says so, and a name is on the disk before the next step relies
+on it: `fsync` of the file, rename, `fsync` of the folder. An `fsync` that failed is never tried again: the
+kernel forgets what it could not write, and would answer the second one with success.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_NEW = ".new"
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file contains, or which names a folder contains."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, destination: Path) -> None:
+    """Give a file or folder, whose content the disk holds, another name; a file that has it goes."""
+    source.replace(destination)
+    sync(destination.parent)
+    if source.parent != destination.parent:
+        sync(source.parent)
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Have the file at `path` hold `data`: at any moment it has its old content or the new, whole."""
+    new = path.with_name(path.name + _NEW)
+    with _removed_on_error(new):
+        write_file(new, data, mode=mode)
+        rename(new, path)
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file, down to the disk; its name may still be lost until its folder is synced."""
+    path.unlink(missing_ok=True)  # what is there may be a link into the objects
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        os.fchmod(descriptor, mode)  # whatever the umask: the runner may be another user
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_link(path: Path, target: str) -> None:
+    """Have `path` be a symbolic link to `target`: at any moment it leads to its old target or to the new."""
+    new = path.with_name(path.name + _NEW)
+    new.unlink(missing_ok=True)
+    with _removed_on_error(new):
+        new.symlink_to(target)
+        rename(new, path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or link, for good."""
+    path.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that stays; nothing when it is there."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(0o755)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise

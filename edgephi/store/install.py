@@ -1,0 +1,354 @@
+"""Installing one bundle, in the order that keeps a working model at every moment.
+
+    preflight     from the manifest alone, before a byte of weights
+    begin         lock; put right what a power cut left; find what is here already
+    write …       chunks into `parts`, acknowledged in batches
+    finish        verify -> sync files -> rename into objects -> sync folders -> build gens/.tmp -> sync ->
+                  rename -> probe -> mark the trial -> swap `current` -> sync -> commit
+
+Each step stands on the disk before the next one relies on it. Whoever transports the chunks, from a folder of
+this machine or over a network, uses this one class.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from edgephi.chunks import Chunk, chunks_of
+from edgephi.errors import BadBundleError, TransportError, from_os_error
+from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
+from edgephi.store.environment import prepare
+from edgephi.store.generations import (
+    build_generation,
+    digest_of,
+    installed,
+    relink_all,
+    remove_generation,
+)
+from edgephi.store.hashing import files_sha256
+from edgephi.store.layout import Layout
+from edgephi.store.lock import StoreLock
+from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
+from edgephi.store.parts import PartFile, Parts, clear_parts
+from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
+from edgephi.store.probe import ProbeResult, prove
+from edgephi.store.progress import Step, silent
+from edgephi.store.recover import make_store, recover_locked
+from edgephi.store.sources import find_sources, read_source
+from edgephi.store.state import change_state, read_state
+
+BATCH_BYTES = 64 << 20
+"""Bytes between two acknowledgements: less than a second of a fast disk, a minute of a slow network."""
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """A file of which the store lacks `chunks`, in order; `path` is one of its names in the bundle."""
+
+    sha256: str
+    path: str
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an installation came to. `sent_bytes` were transported, `saved_bytes` were here already.
+
+    `was_current`: it was installed and active before. `probe` None: it did not have to be proven again, or
+    another machine will have to. `signer`: the trusted key that vouches for it.
+    """
+
+    digest: str
+    name: str
+    sequence: int
+    previous: str | None
+    sent_bytes: int
+    saved_bytes: int
+    was_current: bool
+    probe: ProbeResult | None
+    signer: str | None
+
+
+class Install:
+    """One bundle on its way into a store, which stays locked until `close`.
+
+    `wanted` are the chunks to hand to `write`; `total_bytes` those of the bundle's files, `have_bytes` those
+    that were here already.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        data: bytes,
+        signature: bytes | None,
+        admitted: Admitted,
+        options: InstallOptions,
+        lock: StoreLock,
+    ) -> None:
+        self.layout = layout
+        self.manifest = admitted.manifest
+        self.digest = digest_of(data)
+        self.wanted: tuple[WantedFile, ...] = ()
+        self._data = data
+        self._signature = signature
+        self._admitted = admitted
+        self._options = options
+        self._lock = lock
+        self._files = _distinct(admitted)
+        self._objects: set[str] = set()
+        self._parts = Parts(layout, self._files.values())
+        self._sent = 0
+        self.total_bytes = sum(entry.size for entry in self.manifest.files)
+
+    @classmethod
+    def begin(
+        cls,
+        root: Path,
+        manifest_bytes: bytes,
+        signature_bytes: bytes | None,
+        *,
+        options: InstallOptions | None = None,
+        step: Step = silent,
+    ) -> "Install":
+        """Check the manifest, lock the store and find what is missing. One that is refused leaves nothing.
+
+        Raises what `preflight` does, StoreBusyError, DoesNotFitError for a full disk and TransportError for
+        a broken one.
+        """
+        options = options or InstallOptions()
+        layout = Layout(root)
+        with device_errors(root):
+            admitted = preflight(root, manifest_bytes, signature_bytes, options)
+            make_store(layout)
+            lock = StoreLock.take(layout, "flash", wait_seconds=options.lock_wait_seconds)
+            try:
+                recover_locked(layout)
+                # Another flash may have ended since: its release may be newer than this one.
+                check_identity(
+                    layout, manifest_bytes, signature_bytes, allow_downgrade=options.allow_downgrade
+                )
+                install = cls(
+                    layout,
+                    data=manifest_bytes,
+                    signature=signature_bytes,
+                    admitted=admitted,
+                    options=options,
+                    lock=lock,
+                )
+                install._find_what_is_here(step)
+            except BaseException:
+                lock.close()
+                raise
+        return install
+
+    @property
+    def wanted_bytes(self) -> int:
+        """The bytes of all chunks in `wanted`."""
+        return sum(chunk.size for file in self.wanted for chunk in file.chunks)
+
+    @property
+    def have_bytes(self) -> int:
+        """The bytes of the bundle that need not be sent."""
+        return self.total_bytes - self.wanted_bytes
+
+    def write(self, file_sha256: str, offset: int, data: bytes | memoryview) -> None:
+        """Take the chunk of a wanted file that begins at `offset`. The caller may use `data` again.
+
+        Raises BadBundleError when it is not the manifest's, else as `begin` does for the disk.
+        """
+        with device_errors(self.layout.root):
+            self._sent += self._parts.write(file_sha256, offset, data)
+
+    def acknowledge(self) -> int:
+        """Have the disk hold all chunks that were written: they are never wanted again. Returns their bytes.
+
+        May be called from another thread than `write`. A disk that failed once is not asked again.
+        """
+        with device_errors(self.layout.root):
+            return self._parts.acknowledge()
+
+    def finish(self, step: Step = silent) -> Outcome:
+        """Turn what has arrived into the active generation.
+
+        Raises BadBundleError when something is missing or not what the manifest says, ProbeFailedError when
+        it does not answer as it must; `current` then leads where it did. Raises as `begin` for the disk.
+        """
+        layout, manifest = self.layout, self.manifest
+        with device_errors(layout.root):
+            before = read_state(layout)
+            was_current = before.current == self.digest
+            is_proven = was_current and self.digest not in before.unproven
+            self._store_files(step)
+            was_installed = self.digest in installed(layout)
+            build_generation(layout, manifest, self._data, self._signature)
+            result = None
+            if self._options.prove and not is_proven:
+                try:
+                    result = self._probe(step)
+                except BaseException:
+                    if not was_installed:
+                        remove_generation(layout, self.digest)
+                    raise
+            if not was_current:
+                mark_trial(layout, self.digest)
+                try:
+                    swap_current(layout, self.digest)
+                except BaseException:
+                    end_trial(layout)
+                    raise
+            after = commit(
+                layout,
+                self.digest,
+                manifest,
+                is_signed=self._admitted.signer is not None,
+                is_proven=is_proven or result is not None,
+            )
+            clear_parts(layout)
+        return Outcome(
+            digest=self.digest,
+            name=manifest.name,
+            sequence=manifest.sequence,
+            previous=after.previous,
+            sent_bytes=self._sent,
+            saved_bytes=self.total_bytes - self._sent,
+            was_current=was_current,
+            probe=result,
+            signer=self._admitted.signer,
+        )
+
+    def close(self) -> None:
+        """Unlock the store. What was acknowledged stays for the next time."""
+        self._parts.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _find_what_is_here(self, step: Step) -> None:
+        """Sort the files into whole objects and parts, and fill the parts from what the store has."""
+        self._check_objects(step)
+        missing = [file for file in self._files.values() if file.sha256 not in self._objects]
+        for file in missing:
+            self._parts.take_up(file.sha256)
+        self._copy_chunks(missing, step)
+        wanted = ((file, self._parts.missing(file.sha256)) for file in missing)
+        self.wanted = tuple(WantedFile(file.sha256, file.path, chunks) for file, chunks in wanted if chunks)
+
+    def _check_objects(self, step: Step) -> None:
+        """Find the objects that are here and unchanged: reading them costs little beside a silent error."""
+        files = [
+            file for file in self._files.values() if plain_size(self.layout.object(file.sha256)) == file.size
+        ]
+        if not files:
+            return
+        with step("check what is here", sum(file.size for file in files)) as done:
+            digests = files_sha256([self.layout.object(file.sha256) for file in files], done)
+        self._objects = {
+            file.sha256 for file in files if digests[self.layout.object(file.sha256)] == file.sha256
+        }
+
+    def _copy_chunks(self, files: list[PartFile], step: Step) -> None:
+        """Copy the chunks that the store has in other files, or in damaged ones."""
+        missing = [(file, chunk) for file in files for chunk in self._parts.missing(file.sha256)]
+        sources = find_sources(self.layout, {chunk.sha256 for _, chunk in missing if chunk.sha256})
+        found = [(file, chunk) for file, chunk in missing if chunk.sha256 in sources]
+        if not found:
+            return
+        unacknowledged = 0
+        with step("copy what is here", sum(chunk.size for _, chunk in found)) as done:
+            for file, chunk in found:
+                data = read_source(sources[chunk.sha256 or ""])
+                with contextlib.suppress(BadBundleError):  # damaged: then it is sent
+                    unacknowledged += self._parts.write(file.sha256, chunk.offset, data)
+                done(chunk.size)
+                if unacknowledged >= BATCH_BYTES:
+                    self._parts.acknowledge()
+                    unacknowledged = 0
+            self._parts.acknowledge()
+
+    def _store_files(self, step: Step) -> None:
+        """Verify the parts and turn them into objects."""
+        new = [file for file in self._files.values() if file.sha256 not in self._objects]
+        for file in new:
+            if not file.size:
+                self._parts.create_empty(file.sha256)
+        self._parts.acknowledge()
+        self._verify(new, step)
+        names = [file.sha256 for file in new]
+        sync_parts(self.layout, names)
+        adopt_parts(self.layout, names)
+        sync_folders(self.layout)
+        self._objects.update(names)
+        damaged = read_state(self.layout).damaged
+        repaired = damaged.keys() & self._objects
+        relink_all(self.layout, names)
+        if repaired:
+            still = {sha256: offsets for sha256, offsets in damaged.items() if sha256 not in repaired}
+            change_state(self.layout, damaged=still)
+
+    def _verify(self, files: list[PartFile], step: Step) -> None:
+        """Hold every new file against its sha256. Raises BadBundleError and forgets the one that is wrong."""
+        for file in files:
+            missing = self._parts.missing(file.sha256)
+            if missing:
+                raise BadBundleError(
+                    f"{file.path}: expected all of its chunks, {len(missing)} are missing",
+                    hint="flash the bundle again: only these are sent",
+                )
+        known = {file.sha256: self._parts.digest(file.sha256) for file in files}
+        unread = [file for file in files if known[file.sha256] is None]
+        with step("verify", sum(file.size for file in unread)) as done:
+            digests = files_sha256([self.layout.part(file.sha256) for file in unread], done)
+        for file in files:
+            digest = known[file.sha256] or digests[self.layout.part(file.sha256)]
+            if digest != file.sha256:
+                damaged = damaged_chunks(self.layout.part(file.sha256), file.chunks.values())
+                self._parts.forget(file.sha256)
+                what = f"chunk at {damaged[0].offset} changed on the disk" if damaged else f"found {digest}"
+                raise BadBundleError(
+                    f"{file.path}: expected sha256 {file.sha256}, {what}", hint="flash the bundle again"
+                )
+
+    def _probe(self, step: Step) -> ProbeResult:
+        """Have the new generation generate, with what will run it."""
+        runtime = self._admitted.runtime
+        assert runtime is not None  # noqa: S101 - preflight has chosen one
+        bundle = self.layout.generation(self.digest)
+        if runtime.interpreter is None:
+            with step("install the runtime", 0) as done:
+                python = prepare(self.layout, runtime, bundle, done)
+        else:
+            python = runtime.interpreter
+        with step("probe", 0):
+            return prove(bundle, self.manifest, interpreter=python, limit_seconds=self._options.probe_seconds)
+
+
+@contextlib.contextmanager
+def device_errors(root: Path) -> Iterator[None]:
+    """Say in our words what the system refused: a broken disk is the device's failure, not the bundle's."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE):
+            raise TransportError(
+                f"{cause.filename or root}: {cause.strerror}",
+                hint="check the device's disk; what was active still is",
+            ) from cause
+        raise from_os_error(cause, place=root) from cause
+
+
+def _distinct(admitted: Admitted) -> dict[str, PartFile]:
+    """The files of a manifest by their content, each once."""
+    files: dict[str, PartFile] = {}
+    for entry in admitted.manifest.files:
+        if entry.sha256 not in files:
+            chunks = {chunk.offset: chunk for chunk in chunks_of(entry)}
+            files[entry.sha256] = PartFile(entry.path, entry.sha256, entry.size, chunks)
+    return files

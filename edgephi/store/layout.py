@@ -1,0 +1,123 @@
+"""Where everything in a store lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.errors import UsageError
+from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
+
+GENERATIONS_FOLDER = "gens"
+
+_FOLDERS = ("objects", "objects/sha256", "parts", GENERATIONS_FOLDER, "trust")
+_OWN_NAMES = frozenset(
+    {"objects", "parts", GENERATIONS_FOLDER, "trust", "envs", "current", "previous", "state.json", "lock"}
+)
+# What may lie in a folder that counts as empty: `mke2fs` puts the first one into every file system.
+_NOBODYS = frozenset({"lost+found"})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of the store in the folder `root`; none of them need exist."""
+
+    root: Path
+
+    @property
+    def objects(self) -> Path:
+        """Files by their sha256."""
+        return self.root / "objects" / "sha256"
+
+    @property
+    def parts(self) -> Path:
+        """Files whose transfer has begun, and the journal of what has arrived."""
+        return self.root / "parts"
+
+    @property
+    def journal(self) -> Path:
+        """The chunks of `parts` that the disk holds for certain."""
+        return self.parts / "journal"
+
+    @property
+    def generations(self) -> Path:
+        """Bundles by their digest."""
+        return self.root / GENERATIONS_FOLDER
+
+    @property
+    def current(self) -> Path:
+        """The link to the generation that runs."""
+        return self.root / "current"
+
+    @property
+    def previous(self) -> Path:
+        """The link to the generation that ran before."""
+        return self.root / "previous"
+
+    @property
+    def state(self) -> Path:
+        """What is committed, on trial and known; see `edgephi.store.state`."""
+        return self.root / "state.json"
+
+    @property
+    def trust(self) -> Path:
+        """Public keys of those whose bundles may be installed."""
+        return self.root / "trust"
+
+    @property
+    def environments(self) -> Path:
+        """Python environments that were made from a bundle's wheels."""
+        return self.root / "envs"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever changes the store."""
+        return self.root / "lock"
+
+    def object(self, sha256: str) -> Path:
+        """The file with that content."""
+        return self.objects / sha256
+
+    def part(self, sha256: str) -> Path:
+        """What has arrived of the file with that content."""
+        return self.parts / f"{sha256}.part"
+
+    def generation(self, digest: str) -> Path:
+        """The bundle whose manifest has that sha256."""
+        return self.generations / digest
+
+    def manifest(self, digest: str) -> Path:
+        """The manifest of a generation."""
+        return self.generation(digest) / MANIFEST_NAME
+
+    def signature(self, digest: str) -> Path:
+        """The signature of a generation, which not every one has."""
+        return self.generation(digest) / SIGNATURE_NAME
+
+
+def is_store(root: Path) -> bool:
+    """Whether the folder holds a store."""
+    layout = Layout(root)
+    return layout.state.is_file() and layout.generations.is_dir()
+
+
+def check_root(root: Path) -> None:
+    """Raise UsageError unless a store is at `root`, or can be made there without mixing with other files."""
+    if not root.exists():
+        if not root.absolute().parent.is_dir():
+            raise UsageError(f"{root}: expected a parent folder, found none", hint=f"mkdir -p {root.parent}")
+        return
+    if not root.is_dir():
+        raise UsageError(f"{root}: expected a folder, found a file", hint="give the folder of a store")
+    if is_store(root):
+        return
+    strangers = sorted({entry.name for entry in root.iterdir()} - _OWN_NAMES - _NOBODYS)
+    if strangers:
+        raise UsageError(
+            f"{root}: expected a store or an empty folder, found {strangers[0]!r} in it",
+            hint=f"give a folder of its own, such as {root / 'edgephi'}",
+        )
+
+
+def missing_folders(layout: Layout) -> list[Path]:
+    """The store's own folders that are not there yet, outer ones first."""
+    wanted = [layout.root, *(layout.root / name for name in _FOLDERS)]
+    return [folder for folder in wanted if not folder.is_dir()]

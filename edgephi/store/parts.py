@@ -1,0 +1,235 @@
+"""Files whose transfer has begun, and the journal of the chunks that the disk holds for certain.
+
+A chunk is written to its place in `parts/SHA256.part`. `acknowledge` has the disk hold all chunks since the
+last time, and only then writes them into the journal: what the journal names is never sent again. Even so it
+is hashed again when a transfer goes on, because disks lie.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from edgephi.chunks import Chunk
+from edgephi.errors import BadBundleError
+from edgephi.store.durable import replace_file, sync
+from edgephi.store.hashing import RunningHash, read_at
+from edgephi.store.layout import Layout
+
+_LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18}) ([0-9]{1,7}) ([0-9a-f]{64})", re.ASCII)
+
+Journal = dict[str, dict[int, Chunk]]
+"""Chunks by the sha256 of their file and their offset."""
+
+
+@dataclass(frozen=True)
+class PartFile:
+    """A file that shall arrive: its size, and its chunks by their offsets. `path` names it in messages."""
+
+    path: str
+    sha256: str
+    size: int
+    chunks: Mapping[int, Chunk]
+
+
+class Parts:
+    """The unfinished files of one transfer. `write` may be called while another thread acknowledges."""
+
+    def __init__(self, layout: Layout, files: Iterable[PartFile]) -> None:
+        self._layout = layout
+        self._files = {file.sha256: file for file in files}
+        self._missing = {sha256: set(file.chunks) for sha256, file in self._files.items()}
+        self._hashers = ThreadPoolExecutor(1)
+        self._hashes = {sha256: RunningHash(self._hashers) for sha256 in self._files}
+        self._open: dict[str, int] = {}
+        self._unacknowledged: list[tuple[str, Chunk]] = []
+        self._named_files = False
+        self._mutex = threading.Lock()
+        self._journal = read_journal(layout)
+
+    def take_up(self, sha256: str) -> int:
+        """Find the journaled chunks of a file that are really there. Returns how many bytes that are."""
+        file = self._files[sha256]
+        found = 0
+        journaled = self._journal.get(sha256, {})
+        try:
+            descriptor = os.open(self._layout.part(sha256), os.O_RDONLY)
+        except FileNotFoundError:
+            return 0
+        try:
+            for offset, chunk in file.chunks.items():
+                known = journaled.get(offset)
+                if known is None or known.size != chunk.size or chunk.sha256 not in (known.sha256, None):
+                    continue
+                data = read_at(descriptor, offset, chunk.size)
+                if hashlib.sha256(data).hexdigest() == known.sha256:
+                    self._follow(sha256, offset, data)
+                    self._missing[sha256].discard(offset)
+                    found += chunk.size
+        finally:
+            os.close(descriptor)
+        return found
+
+    def missing(self, sha256: str) -> tuple[Chunk, ...]:
+        """The chunks of a file that have not been written, in order."""
+        file = self._files[sha256]
+        return tuple(file.chunks[offset] for offset in sorted(self._missing[sha256]))
+
+    def write(self, sha256: str, offset: int, data: bytes | memoryview) -> int:
+        """Check a chunk and write it to its place. Returns its size, 0 when it is there already.
+
+        `data` may be used again afterwards. Raises BadBundleError when it is not what the manifest says.
+        """
+        file = self._files.get(sha256)
+        chunk = file.chunks.get(offset) if file else None
+        if file is None or chunk is None or len(data) != chunk.size:
+            raise BadBundleError(
+                f"expected a chunk of the manifest, found {len(data)} bytes at {offset} of {sha256[:80]}",
+                hint="send the bundle from its beginning",
+            )
+        if offset not in self._missing[sha256]:
+            return 0
+        running = self._hashes[sha256].add(offset, data)
+        try:
+            digest = hashlib.sha256(data).hexdigest()
+            if chunk.sha256 not in (digest, None):
+                self._hashes[sha256].spoil()
+                raise BadBundleError(
+                    f"{file.path}: expected a chunk at {offset} with sha256 {chunk.sha256}, found {digest}",
+                    hint="the file is not the one that was sealed: copy the bundle again, or build it again",
+                )
+            self._write(self._descriptor(file), offset, data)
+        finally:
+            if running is not None:
+                running.result()
+        with self._mutex:
+            self._missing[sha256].discard(offset)
+            self._unacknowledged.append((sha256, Chunk(offset, chunk.size, digest)))
+        return chunk.size
+
+    def acknowledge(self) -> int:
+        """Have the disk hold what was written, then journal it. Returns how many bytes that were."""
+        with self._mutex:
+            chunks, self._unacknowledged = self._unacknowledged, []
+            touched = dict.fromkeys(sha256 for sha256, _ in chunks)
+            descriptors = {sha256: self._open[sha256] for sha256 in touched}
+            finished = [sha256 for sha256 in touched if not self._missing[sha256]]
+            named, self._named_files = self._named_files, False
+        if not chunks:
+            return 0
+        for descriptor in descriptors.values():
+            os.fsync(descriptor)
+        if named:
+            sync(self._layout.parts)
+        self._append(chunks)
+        for sha256 in finished:
+            with self._mutex:
+                os.close(self._open.pop(sha256))
+        return sum(chunk.size for _, chunk in chunks)
+
+    def digest(self, sha256: str) -> str | None:
+        """The sha256 of a file that was written in order, None when only reading it will tell."""
+        return self._hashes[sha256].digest(self._files[sha256].size)
+
+    def create_empty(self, sha256: str) -> None:
+        """Make the file of a bundle that has no chunks, because it has no bytes."""
+        self._descriptor(self._files[sha256])
+
+    def forget(self, sha256: str) -> None:
+        """Throw a file away: its chunks are right and yet it is not the file of the manifest."""
+        self._layout.part(sha256).unlink(missing_ok=True)
+        self._journal.pop(sha256, None)
+        remaining = read_journal(self._layout)
+        remaining.pop(sha256, None)
+        write_journal(self._layout, remaining)
+
+    def close(self) -> None:
+        """Let go of the files. What was not acknowledged may be lost."""
+        self._hashers.shutdown()
+        with self._mutex:
+            for descriptor in self._open.values():
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+            self._open.clear()
+
+    def _descriptor(self, file: PartFile) -> int:
+        with self._mutex:
+            found = self._open.get(file.sha256)
+            if found is None:
+                path = self._layout.part(file.sha256)
+                found = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                self._open[file.sha256] = found
+                self._named_files = True
+                os.ftruncate(found, file.size)
+            return found
+
+    def _write(self, descriptor: int, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view = view[written:]
+            offset += written
+
+    def _follow(self, sha256: str, offset: int, data: bytes) -> None:
+        running = self._hashes[sha256].add(offset, data)
+        if running is not None:
+            running.result()
+
+    def _append(self, chunks: Iterable[tuple[str, Chunk]]) -> None:
+        is_new = not self._layout.journal.exists()
+        descriptor = os.open(self._layout.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            text = memoryview("".join(_line(sha256, chunk) for sha256, chunk in chunks).encode())
+            while text:
+                text = text[os.write(descriptor, text) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync(self._layout.parts)
+
+
+def read_journal(layout: Layout) -> Journal:
+    """The chunks in the journal. A line that was cut short, or anything else that is none, says nothing."""
+    journal: Journal = {}
+    try:
+        text = layout.journal.read_text(errors="replace")
+    except FileNotFoundError:
+        return journal
+    is_whole = not text or text.endswith("\n")
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None:
+            is_whole = False
+            continue
+        chunk = Chunk(int(match[2]), int(match[3]), match[4])
+        journal.setdefault(match[1], {})[chunk.offset] = chunk
+    if not is_whole:  # else the next line would be joined to a piece of another
+        write_journal(layout, journal)
+    return journal
+
+
+def write_journal(layout: Layout, journal: Journal) -> None:
+    """Replace the journal."""
+    lines = [_line(sha256, chunk) for sha256, chunks in journal.items() for chunk in chunks.values()]
+    replace_file(layout.journal, "".join(lines).encode())
+
+
+def clear_parts(layout: Layout) -> int:
+    """Remove all unfinished files. Returns their bytes on the disk. The journal goes first."""
+    freed = 0
+    layout.journal.unlink(missing_ok=True)
+    sync(layout.parts)
+    for path in layout.parts.iterdir():
+        freed += path.stat().st_blocks * 512
+        path.unlink()
+    sync(layout.parts)
+    return freed
+
+
+def _line(sha256: str, chunk: Chunk) -> str:
+    return f"{sha256} {chunk.offset} {chunk.size} {chunk.sha256}\n"
