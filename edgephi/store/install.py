@@ -322,7 +322,7 @@ class Install:
         assert runtime is not None  # noqa: S101 - preflight has chosen one
         bundle = self.layout.generation(self.digest)
         if runtime.interpreter is None:
-            with step("install the runtime", 0) as done:
+            with step("install the runtime", runtime.needs_bytes) as done:
                 python = prepare(self.layout, runtime, bundle, done)
         else:
             python = runtime.interpreter

@@ -66,8 +66,7 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
         check_engine(manifest)
         runtime = choose_runtime(layout, manifest, interpreter=options.interpreter)
         check_memory(manifest, available_memory())
-    wheels = runtime.wheelhouse.installed_bytes if runtime and runtime.wheelhouse else 0
-    check_disk(layout, manifest, wheels)
+    check_disk(layout, manifest, runtime.needs_bytes if runtime else 0)
     return Admitted(manifest, signer, runtime)
 
 
