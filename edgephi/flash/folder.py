@@ -1,11 +1,14 @@
 """From a bundle in a folder into a store in a folder of the same machine."""
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from edgephi.errors import BadBundleError
+from edgephi.errors import BadBundleError, EdgephiError
+from edgephi.flash.source import ReadChunks, Source
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
@@ -17,13 +20,23 @@ def flash_folder(bundle: Path, root: Path, options: InstallOptions, *, step: Ste
 
     Raises as `Install` does, and BadBundleError when a file is not what the manifest says.
     """
-    data, signature = read_identity(bundle)
-    with Install.begin(root, data, signature, options=options, step=step) as install:
+    return flash_source(folder_source(bundle), root, options, step=step)
+
+
+def flash_source(source: Source, root: Path, options: InstallOptions, *, step: Step = silent) -> Outcome:
+    """Install a bundle, wherever it comes from, into the store at `root`, and make it the active one."""
+    with Install.begin(root, source.manifest, source.signature, options=options, step=step) as install:
         if install.wanted:
             with step("copy", install.wanted_bytes) as done:
-                for sent in _copied(bundle, install):
+                for sent in _copied(source.read_chunks, install):
                     done(sent)
         return install.finish(step)
+
+
+def folder_source(bundle: Path) -> Source:
+    """The bundle in a folder. Raises BadBundleError when there is none."""
+    data, signature = read_identity(bundle)
+    return Source(str(bundle), data, signature, functools.partial(read_chunks, bundle))
 
 
 def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:
@@ -59,23 +72,31 @@ def read_chunks(bundle: Path, file: WantedFile) -> Iterator[tuple[int, memoryvie
         ) from None
 
 
-def _copied(bundle: Path, install: Install) -> Iterator[int]:
+def _copied(read: ReadChunks, install: Install) -> Iterator[int]:
     """Hand all wanted chunks over; yields the bytes of each. The disk writes behind, a batch at a time."""
     waiting: Future[int] | None = None
     since = 0
     with ThreadPoolExecutor(1) as behind:
-        for file in install.wanted:
-            for offset, data in read_chunks(bundle, file):
-                install.write(file.sha256, offset, data)
-                since += len(data)
-                if since >= BATCH_BYTES:
-                    if waiting is not None:
-                        waiting.result()
-                    waiting = behind.submit(install.acknowledge)
-                    since = 0
-                yield len(data)
-        if waiting is not None:
-            waiting.result()
+        try:
+            for file in install.wanted:
+                for offset, data in read(file):
+                    install.write(file.sha256, offset, data)
+                    since += len(data)
+                    if since >= BATCH_BYTES:
+                        if waiting is not None:
+                            waiting.result()
+                        waiting = behind.submit(install.acknowledge)
+                        since = 0
+                    yield len(data)
+            if waiting is not None:
+                waiting.result()
+        except BaseException:
+            # What came over a slow network before a cut or Ctrl-C shall not come again.
+            with contextlib.suppress(EdgephiError):
+                if waiting is not None:
+                    waiting.result()
+                install.acknowledge()
+            raise
 
 
 def _read(path: Path) -> bytes | None:

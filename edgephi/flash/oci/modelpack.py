@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.envelope import largest_envelope
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.manifests import MANIFEST_TYPE, digest_of
 from edgephi.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
+    MODEL_SIGNING_NAME,
+    SIGNATURE_NAME,
     SIGNATURE_NAMES,
     WHEELS_FOLDER,
     Manifest,
@@ -44,6 +47,12 @@ _FORMATS = {
     "openvino-genai": "openvino",
     "mlx-lm": "safetensors",
     "llama.cpp": "gguf",
+}
+# These are read whole before anybody has vouched for them.
+_LARGEST_READ_BYTES = {
+    MANIFEST_NAME: LARGEST_MANIFEST_BYTES,
+    SIGNATURE_NAME: largest_envelope(LARGEST_MANIFEST_BYTES),
+    MODEL_SIGNING_NAME: 2 * LARGEST_MANIFEST_BYTES,
 }
 _REGULAR_FILE = ord("0")  # as a tar archive says it
 _HINT = "give what `edgephi push` wrote, or push it again"
@@ -116,13 +125,15 @@ def read_layers(data: bytes, *, where: str) -> dict[str, Layer]:
         if layer.path in layers:
             raise BadBundleError(f"{where}: {layer.path} is listed twice", hint=_HINT)
         layers[layer.path] = layer
-    found = layers.get(MANIFEST_NAME)
-    if found is None or found.size > LARGEST_MANIFEST_BYTES:
-        size = "none" if found is None else f"{found.size} bytes"
-        raise BadBundleError(
-            f"{where}: expected {MANIFEST_NAME} of at most {LARGEST_MANIFEST_BYTES} bytes, found {size}",
-            hint=_HINT,
-        )
+    if MANIFEST_NAME not in layers:
+        raise BadBundleError(f"{where}: expected {MANIFEST_NAME} among its files, found none", hint=_HINT)
+    for name in (MANIFEST_NAME, *sorted(SIGNATURE_NAMES & layers.keys())):
+        if layers[name].size > _LARGEST_READ_BYTES[name]:
+            raise BadBundleError(
+                f"{where}: {name}: expected at most {_LARGEST_READ_BYTES[name]} bytes, "
+                f"found {layers[name].size}",
+                hint=_HINT,
+            )
     return layers
 
 
@@ -145,13 +156,6 @@ def check_layers(layers: dict[str, Layer], manifest: Manifest, *, where: str) ->
         raise BadBundleError(
             f"{where}: expected only the files of {MANIFEST_NAME}, found {path!r} too", hint=_HINT
         )
-    for name in SIGNATURE_NAMES & layers.keys():
-        if layers[name].size > 2 * LARGEST_MANIFEST_BYTES:
-            raise BadBundleError(
-                f"{where}: {name}: expected at most {2 * LARGEST_MANIFEST_BYTES} bytes, "
-                f"found {layers[name].size}",
-                hint=_HINT,
-            )
 
 
 def _config(manifest: Manifest, layers: tuple[Layer, ...]) -> dict[str, Any]:

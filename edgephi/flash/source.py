@@ -1,0 +1,22 @@
+"""Where a bundle comes from: one shape for a folder of this machine and for an artifact in a registry."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from edgephi.store.install import WantedFile
+
+ReadChunks = Callable[[WantedFile], Iterator[tuple[int, memoryview]]]
+"""Offset and bytes of the wanted chunks of a file; the bytes hold until the next is asked for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bundle to be flashed: the bytes of its manifest and of its signature, and a way to its chunks.
+
+    Nobody has checked anything: whoever receives it does. `name` is for messages.
+    """
+
+    name: str
+    manifest: bytes
+    signature: bytes | None
+    read_chunks: ReadChunks
