@@ -11,15 +11,14 @@ this machine or over a network, uses this one class.
 """
 
 import contextlib
-import errno
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from edgephi.chunks import Chunk, chunks_of
-from edgephi.errors import BadBundleError, TransportError, from_os_error
+from edgephi.errors import BadBundleError
 from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
+from edgephi.store.device_errors import device_errors
 from edgephi.store.environment import prepare
 from edgephi.store.generations import (
     build_generation,
@@ -328,20 +327,6 @@ class Install:
             python = runtime.interpreter
         with step("probe", 0):
             return prove(bundle, self.manifest, interpreter=python, limit_seconds=self._options.probe_seconds)
-
-
-@contextlib.contextmanager
-def device_errors(root: Path) -> Iterator[None]:
-    """Say in our words what the system refused: a broken disk is the device's failure, not the bundle's."""
-    try:
-        yield
-    except OSError as cause:
-        if cause.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE):
-            raise TransportError(
-                f"{cause.filename or root}: {cause.strerror}",
-                hint="check the device's disk; what was active still is",
-            ) from cause
-        raise from_os_error(cause, place=root) from cause
 
 
 def _distinct(admitted: Admitted) -> dict[str, PartFile]:

@@ -99,6 +99,13 @@ def is_store(root: Path) -> bool:
     return layout.state.is_file() and layout.generations.is_dir()
 
 
+def check_store(root: Path) -> None:
+    """Raise UsageError unless a store is at `root`."""
+    if not is_store(root):
+        found = "a folder without one" if root.is_dir() else "no such folder"
+        raise UsageError(f"{root}: expected a store, found {found}", hint=f"edgephi flash BUNDLE {root}")
+
+
 def check_root(root: Path) -> None:
     """Raise UsageError unless a store is at `root`, or can be made there without mixing with other files."""
     if not root.exists():

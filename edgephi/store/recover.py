@@ -1,20 +1,18 @@
 """What the next start does about a power cut: `current` leads to a committed generation, whole, or nowhere.
 
 Whoever holds the store's lock knows that nobody else is at work. So a trial that is still noted was cut
-short, and the link goes back. `active_bundle` answers without the lock, and where nothing can be written.
+short, and the link goes back.
 """
 
-import contextlib
 import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import BadBundleError, StoreBusyError
 from edgephi.store.durable import make_folder, remove, replace_link
 from edgephi.store.generations import installed, is_digest, manifests, remove_leftovers
-from edgephi.store.layout import GENERATIONS_FOLDER, Layout, is_store, missing_folders
-from edgephi.store.lock import Holder, StoreLock
+from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
+from edgephi.store.lock import StoreLock
 from edgephi.store.state import BadStateError, State, read_state, write_state
 
 
@@ -78,52 +76,19 @@ def linked_digest(link: Path) -> str | None:
     return digest if folder == GENERATIONS_FOLDER and is_digest(digest) else None
 
 
-def store_of(path: Path) -> Path | None:
-    """The store that a bundle lies in: `path` is its root, a link in it or a generation. None: in none."""
-    if is_store(path):
-        return path
-    absolute = path.absolute()
-    for root in (absolute.parent, absolute.parent.parent):
-        if is_store(root) and (absolute.parent == root or absolute.parent.name == GENERATIONS_FOLDER):
-            return root
-    return None
-
-
-def active_bundle(path: Path) -> Path:
-    """The folder of the bundle that `path` means, after a store that it lies in was put right.
-
-    For a store's root or its link `current` that is the committed generation. Where the store cannot be
-    written to, or another process changes it, its state is read and left as it is.
-    """
-    root = store_of(path)
-    if root is None:
-        return path
-    layout = Layout(root)
-    with contextlib.suppress(StoreBusyError, OSError):
-        recover(root)
-    wanted = layout.current if is_store(path) else path.absolute()
-    if wanted != layout.current:
-        return wanted.resolve()
+def is_settled(layout: Layout) -> bool:
+    """Whether there is nothing to put right, as far as whoever opens a bundle is concerned. Reads only."""
     try:
-        digest = read_state(layout).current
+        state = read_state(layout)
     except BadStateError:
-        digest = linked_digest(layout.current)
-    if digest is None:
-        raise BadBundleError(
-            f"{root}: expected a store with an active bundle, found none in it",
-            hint=f"edgephi flash BUNDLE {root}",
-        )
-    return layout.generation(digest).resolve()
+        return False
+    links = (linked_digest(layout.current), linked_digest(layout.previous))
+    return state.trial is None and links == (state.current, state.previous)
 
 
 def read_settled_state(layout: Layout) -> State:
     """The state as it will be once the store is put right, for those who only read."""
     return dataclasses.replace(_state(layout)[0], trial=None)
-
-
-def trial_lives(state: State) -> bool:
-    """Whether the process that tries a generation still runs."""
-    return state.trial is not None and Holder(state.trial.pid, state.trial.boot_id).lives()
 
 
 def _state(layout: Layout) -> tuple[State, bool]:

@@ -27,10 +27,12 @@ def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, Source]:
     found: dict[str, Source] = {}
     if not wanted:
         return found
-    for _, manifest in manifests(layout):
+    for digest, manifest in manifests(layout):
         for entry in manifest.files:
             path = layout.object(entry.sha256)
-            if plain_size(path) != entry.size:
+            if plain_size(path) is None:
+                path = layout.generation(digest) / entry.path
+            if plain_size(path) is None:
                 continue
             for chunk in chunks_of(entry):
                 if chunk.sha256 is not None and chunk.sha256 in wanted:

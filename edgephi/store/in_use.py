@@ -1,0 +1,65 @@
+"""Which generations run right now: those are never removed.
+
+Our own commands hold a shared lock on the folder of the generation that they opened. Any other program is
+found by the files that it has open or mapped, as far as the kernel lets us look.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgephi.store.layout import Layout
+
+_PROCESSES = Path("/proc")
+
+
+def hold(bundle: Path) -> None:
+    """Say that this process uses a bundle, until it ends. Does nothing where that cannot be said."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Left open on purpose: the kernel closes it, and ends the lock, when the process ends.
+
+
+@contextlib.contextmanager
+def only_us(bundle: Path) -> Iterator[bool]:
+    """Whether none of our commands uses a bundle; while the block runs, none can begin to."""
+    descriptor = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def opened_by_others(layout: Layout) -> set[str]:
+    """Digests of the generations of which some process has a file open or mapped, or in which it works."""
+    generations = f"{layout.generations.resolve()}/"
+    digests = set()
+    for path in _open_paths():
+        if path.startswith(generations):
+            digests.add(path.removeprefix(generations).partition("/")[0])
+    return digests
+
+
+def _open_paths() -> Iterator[str]:
+    """Every path that a process we may look into has open or mapped."""
+    for process in _PROCESSES.iterdir():
+        if not process.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            yield os.readlink(process / "cwd")  # noqa: PTH115 - as the kernel writes it
+            for link in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    yield os.readlink(link)  # noqa: PTH115
+        with contextlib.suppress(OSError):
+            for line in (process / "maps").read_text(errors="replace").splitlines():
+                place = line.find("/")
+                if place >= 0:
+                    yield line[place:]

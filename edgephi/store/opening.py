@@ -1,0 +1,58 @@
+"""From a path that a user gives to the bundle that it means: also when that path lies in a store."""
+
+import contextlib
+from pathlib import Path
+
+from edgephi.errors import BadBundleError, EdgephiError
+from edgephi.store.in_use import hold
+from edgephi.store.layout import GENERATIONS_FOLDER, Layout, is_store
+from edgephi.store.recover import is_settled, read_settled_state, recover
+
+_LONGEST_RACE = 5
+
+
+def store_of(path: Path) -> Path | None:
+    """The store that a bundle lies in: `path` is its root, a link in it or a generation. None: in none."""
+    if is_store(path):
+        return path
+    absolute = path.absolute()
+    if is_store(absolute.parent):
+        return absolute.parent
+    generations = absolute.parent
+    if generations.name == GENERATIONS_FOLDER and is_store(generations.parent):
+        return generations.parent
+    return None
+
+
+def open_bundle(path: Path) -> Path:
+    """The folder of the bundle that `path` means, which stays while this process runs.
+
+    In a store, what a power cut left is put right first, where it can be. Its root, and its link `current`,
+    mean the committed generation. Raises BadBundleError when there is none. Any other path is left as it is.
+    """
+    root = store_of(path)
+    if root is None:
+        return path
+    layout = Layout(root)
+    if not is_settled(layout):
+        # Another process may be at work, or the disk may be read-only: the state tells all the same.
+        with contextlib.suppress(EdgephiError, OSError):
+            recover(root)
+    for _ in range(_LONGEST_RACE):
+        bundle = _meant(path, layout)
+        hold(bundle)
+        if bundle.is_dir() and bundle == _meant(path, layout):
+            break  # else it was replaced and removed in between
+    return bundle
+
+
+def _meant(path: Path, layout: Layout) -> Path:
+    if not is_store(path) and path.absolute() != layout.current.absolute():
+        return path.resolve()
+    digest = read_settled_state(layout).current
+    if digest is None:
+        raise BadBundleError(
+            f"{layout.root}: expected a store with an active bundle, found an empty one",
+            hint=f"edgephi flash BUNDLE {layout.root}",
+        )
+    return layout.generation(digest).resolve()

@@ -1,0 +1,95 @@
+"""Reading everything in a store, to find what has changed at rest.
+
+Disks forget. What is found is noted in the state, so that `status` shows it until the same bundle is flashed
+again; only the chunks that changed are then sent.
+"""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.chunks import Chunk, chunks_of
+from edgephi.errors import EdgephiError
+from edgephi.manifest import MANIFEST_NAME, FileEntry
+from edgephi.store.generations import installed, manifest_of
+from edgephi.store.hashing import files_sha256
+from edgephi.store.layout import Layout
+from edgephi.store.objects import damaged_chunks, plain_size
+from edgephi.store.progress import Step
+from edgephi.store.state import change_state
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is not as it was installed: `size` bytes at `offset` of the file `path` of a generation.
+
+    `sha256` is what the whole file should have. A size of 0: the file is missing, or is not the store's own.
+    """
+
+    digest: str
+    path: str
+    sha256: str
+    offset: int
+    size: int
+
+
+def scrub(layout: Layout, step: Step) -> tuple[Damage, ...]:
+    """Read every file of every generation from the disk. Returns what is damaged, and notes it in the state.
+
+    The caller holds the store's lock.
+    """
+    damages: list[Damage] = []
+    users: dict[str, list[tuple[str, FileEntry]]] = defaultdict(list)
+    for digest in installed(layout):
+        try:
+            manifest = manifest_of(layout, digest)
+        except EdgephiError:
+            size = plain_size(layout.manifest(digest)) or 0
+            damages.append(Damage(digest, MANIFEST_NAME, digest, 0, size))
+            continue
+        for entry in manifest.files:
+            users[entry.sha256].append((digest, entry))
+    damaged = _damaged_objects(layout, {sha256: each[0][1] for sha256, each in users.items()}, step)
+    for sha256, uses in users.items():
+        for digest, entry in uses:
+            damages += [
+                Damage(digest, entry.path, sha256, chunk.offset, chunk.size)
+                for chunk in damaged.get(sha256, ())
+            ]
+            path = layout.generation(digest) / entry.path
+            known = layout.object(sha256)
+            if plain_size(path) is None or plain_size(known) is None or not path.samefile(known):
+                damages.append(Damage(digest, entry.path, sha256, 0, 0))
+    noted = {sha256: tuple(chunk.offset for chunk in chunks) for sha256, chunks in damaged.items()}
+    change_state(layout, damaged=noted)
+    return tuple(damages)
+
+
+def _damaged_objects(
+    layout: Layout, entries: dict[str, FileEntry], step: Step
+) -> dict[str, tuple[Chunk, ...]]:
+    """The damaged chunks of each object that has some."""
+    there = {
+        sha256: entry for sha256, entry in entries.items() if plain_size(layout.object(sha256)) is not None
+    }
+    paths = {sha256: layout.object(sha256) for sha256 in there}
+    for path in paths.values():
+        _forget_cached(path)
+    with step("scrub", sum(entry.size for entry in there.values())) as done:
+        digests = files_sha256(paths.values(), done)
+    damaged = {}
+    for sha256, entry in there.items():
+        if digests[paths[sha256]] != sha256:
+            whole = (Chunk(0, entry.size, sha256),)  # where no chunk tells more
+            damaged[sha256] = damaged_chunks(paths[sha256], chunks_of(entry)) or whole
+    return damaged
+
+
+def _forget_cached(path: Path) -> None:
+    """Have the next reading come from the disk, which is what shall be looked at."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)

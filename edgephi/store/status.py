@@ -1,0 +1,146 @@
+"""What is in a store, and how it is."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgephi.errors import EdgephiError, StoreBusyError
+from edgephi.manifest import Manifest
+from edgephi.runtime.bundle_files import check_files
+from edgephi.store.device_errors import device_errors
+from edgephi.store.generations import installed, manifest_of
+from edgephi.store.in_use import only_us, opened_by_others
+from edgephi.store.layout import Layout, check_store
+from edgephi.store.lock import StoreLock, holder
+from edgephi.store.progress import Step, silent
+from edgephi.store.recover import Recovery, read_settled_state, recover_locked
+from edgephi.store.scrub import Damage, scrub
+from edgephi.store.state import State
+
+Role = Literal["current", "previous", "other"]
+
+_BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True)
+class GenerationStatus:
+    """One generation. `problem` is what is wrong with it, "" when nothing is known to be.
+
+    `is_open`: some process uses it. `is_proven` False: it was installed for this machine by another one, and
+    has not answered here yet. `size_bytes` are those of its files, which it may share with others.
+    """
+
+    digest: str
+    role: Role
+    name: str
+    sequence: int
+    created: str
+    target: str
+    size_bytes: int
+    is_open: bool
+    is_proven: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """A store. `busy_with` is what another process does in it right now, "" when none does.
+
+    `recovery` is what was put right just now. `unfinished_bytes` have arrived of a bundle that is not whole.
+    `damages` are what this scrub found, None when it was not asked for.
+    """
+
+    root: str
+    generations: tuple[GenerationStatus, ...]
+    busy_with: str
+    recovery: Recovery
+    stored_bytes: int
+    unfinished_bytes: int
+    free_bytes: int
+    damages: tuple[Damage, ...] | None
+
+
+def status(root: Path, *, scrub_too: bool = False, step: Step = silent) -> StoreStatus:
+    """What is in a store, after what a power cut left was put right. `scrub_too` reads all of it.
+
+    Raises UsageError where there is no store, and StoreBusyError for a scrub while another changes it.
+    """
+    check_store(root)
+    layout = Layout(root)
+    busy_with, recovery, damages = "", Recovery(), None
+    with device_errors(root):
+        try:
+            with StoreLock.take(layout, "status"):
+                recovery = recover_locked(layout)
+                damages = scrub(layout, step) if scrub_too else None
+        except StoreBusyError:
+            if scrub_too:
+                raise
+            who = holder(layout)
+            busy_with = who.purpose if who else "another process"
+        except OSError:
+            if scrub_too:
+                raise  # else a store that cannot be written to is looked at all the same
+        state = read_settled_state(layout)
+        others = opened_by_others(layout)
+        generations = [_generation(layout, digest, state, others) for digest in installed(layout)]
+        order: tuple[Role, ...] = ("current", "previous", "other")
+        generations.sort(key=lambda each: (order.index(each.role), -each.sequence))
+        disk = os.statvfs(root)
+        return StoreStatus(
+            root=str(root.absolute()),
+            generations=tuple(generations),
+            busy_with=busy_with,
+            recovery=recovery,
+            stored_bytes=_bytes_in(layout.objects),
+            unfinished_bytes=_bytes_in(layout.parts),
+            free_bytes=disk.f_bavail * disk.f_frsize,
+            damages=damages,
+        )
+
+
+def _generation(layout: Layout, digest: str, state: State, others: set[str]) -> GenerationStatus:
+    role: Role = "other"
+    if digest == state.current:
+        role = "current"
+    elif digest == state.previous:
+        role = "previous"
+    problem, manifest = "", None
+    try:
+        manifest = manifest_of(layout, digest)
+        check_files(layout.generation(digest), manifest, quick=True)
+        problem = _noted_damage(manifest, state)
+    except EdgephiError as error:
+        problem = error.message
+    with only_us(layout.generation(digest)) as is_free:
+        is_open = digest in others or not is_free
+    return GenerationStatus(
+        digest=digest,
+        role=role,
+        name=manifest.name if manifest else "",
+        sequence=manifest.sequence if manifest else 0,
+        created=manifest.created if manifest else "",
+        target=manifest.target.name if manifest else "",
+        size_bytes=sum(entry.size for entry in manifest.files) if manifest else 0,
+        is_open=is_open,
+        is_proven=digest not in state.unproven,
+        problem=problem,
+    )
+
+
+def _noted_damage(manifest: Manifest, state: State) -> str:
+    """What the last scrub found in a generation."""
+    for entry in manifest.files:
+        offsets = state.damaged.get(entry.sha256)
+        if offsets:
+            more = f", and {len(offsets) - 1} more" if len(offsets) > 1 else ""
+            return f"{entry.path}: its chunk at {offsets[0]} has changed on the disk{more}"
+    return ""
+
+
+def _bytes_in(folder: Path) -> int:
+    try:
+        return sum(path.lstat().st_blocks * _BLOCK_BYTES for path in folder.iterdir())
+    except FileNotFoundError:
+        return 0
