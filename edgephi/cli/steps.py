@@ -5,14 +5,18 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import click
+
+from edgephi.cli.sizes import human_bytes
 
 _TITLE_COLUMNS = 22
 _BAR_COLUMNS = 30
 _CLEAR_LINE = "\r\x1b[K"
 _REDRAW_SECONDS = 0.2
+_RATE_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -21,7 +25,19 @@ def step(title: str, size: int) -> Iterator[Callable[[int], None]]:
 
     A step that ends with an exception leaves an empty line, for the error to stand on.
     """
-    line = _Line(title, size)
+    with _shown(_Line(title, size)) as count:
+        yield count
+
+
+@contextlib.contextmanager
+def transfer(title: str, size: int) -> Iterator[Callable[[int], None]]:
+    """Show a step as `step` does whose units are bytes: their rate and how long the rest will take."""
+    with _shown(_Transfer(title, size)) as count:
+        yield count
+
+
+@contextlib.contextmanager
+def _shown(line: "_Line") -> Iterator[Callable[[int], None]]:
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield line.count
     else:
@@ -49,15 +65,56 @@ class _Line:
 
     def progress(self) -> str:
         """The running step; the time moves on even while no unit is finished."""
-        if not self._size:
-            return self.result()
+        return self._bar() if self._size else self.result()
+
+    def _bar(self) -> str:
         share = min(self._done / self._size, 1.0)
         full = int(share * _BAR_COLUMNS)
         bar = "#" * full + "-" * (_BAR_COLUMNS - full)
-        return f"{self.result()}  [{bar}] {int(100 * share):3d}%"
+        return f"{self._label} {self._seconds()}  [{bar}] {int(100 * share):3d}%"
 
     def _seconds(self) -> str:
         return f"{time.perf_counter() - self._start:6.1f} s"
+
+
+class _Transfer(_Line):
+    """One step whose units are bytes."""
+
+    def __init__(self, title: str, size: int) -> None:
+        super().__init__(title, size)
+        # Time and bytes done of the last seconds, so that the rate is that of now.
+        self._seen: deque[tuple[float, int]] = deque([(self._start, 0)])
+
+    def result(self) -> str:
+        """The finished step, and its mean rate."""
+        seconds = time.perf_counter() - self._start
+        if not self._done or not seconds:
+            return super().result()
+        return f"{super().result()}  {human_bytes(self._done)}, {human_bytes(int(self._done / seconds))}/s"
+
+    def progress(self) -> str:
+        """The running step, its rate and the time left."""
+        if not self._size:
+            return super().result()
+        now = time.perf_counter()
+        self._seen.append((now, self._done))
+        while self._seen[0][0] < now - _RATE_SECONDS:
+            self._seen.popleft()
+        begin, before = self._seen[0]
+        rate = (self._done - before) / (now - begin) if now > begin else 0.0
+        left = f", {duration((self._size - self._done) / rate)} left" if rate else ""
+        return f"{self._bar()}  {human_bytes(int(rate))}/s{left}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: 7 s, 2 min 05 s, 3 h 20 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 @contextlib.contextmanager

@@ -1,0 +1,34 @@
+"""`edgephi gc`: remove from a device what nothing needs."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgephi.cli.options import json_option
+
+
+@click.command(no_args_is_help=True)
+@click.argument("root")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--unfinished", is_flag=True, help="Remove a transfer that was cut too; it could have gone on.")
+@json_option
+def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
+    """Remove from a device what nothing needs.
+
+    ROOT is the folder of a store. What stays is the current bundle, the previous one, and those that a
+    process has open.
+    """
+    from edgephi.cli.sizes import human_bytes
+    from edgephi.records import write_record
+    from edgephi.store.garbage import collect_garbage
+
+    done = collect_garbage(Path(root), dry_run=dry_run, unfinished=unfinished)
+    if as_json:
+        click.echo(json.dumps(write_record(done), indent=2))
+        return
+    names = ", ".join(digest[:12] for digest in done.generations) or "no generation"
+    would = "would remove" if dry_run else "removed"
+    click.echo(f"{root}: {would} {names} and {done.objects} files, {human_bytes(done.freed_bytes)}")
+    for digest in done.still_open:
+        click.echo(f"kept {digest[:12]}: a process has it open")

@@ -1,0 +1,93 @@
+"""`edgephi status`: what is on a device, and how it is."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgephi.cli.options import json_option
+from edgephi.errors import BadBundleError
+
+if TYPE_CHECKING:
+    from edgephi.store.status import GenerationStatus, StoreStatus
+
+
+@click.command(no_args_is_help=True)
+@click.argument("root")
+@click.option("--scrub", is_flag=True, help="Read all of it, and say which chunks have changed on the disk.")
+@json_option
+def status(root: str, *, scrub: bool, as_json: bool) -> None:
+    """Show what is on a device, and how it is.
+
+    ROOT is the folder of a store. What a power cut left is put right first. Exit code 4 when something is
+    damaged: flash the same bundle again, and only what has changed is sent.
+    """
+    from edgephi.cli.steps import transfer
+    from edgephi.records import write_record
+    from edgephi.store.status import status as store_status
+
+    found = store_status(Path(root), scrub_too=scrub, step=transfer)
+    if as_json:
+        click.echo(json.dumps(write_record(found), indent=2, ensure_ascii=False))
+    else:
+        click.echo(_summary(found))
+    damaged = [each for each in found.generations if each.problem]
+    if found.damages or damaged:
+        where = damaged[0].digest[:12] if damaged else (found.damages or ())[0].digest[:12]
+        raise BadBundleError(
+            f"{root}: expected every file as it was installed, found {where} damaged",
+            hint="flash the same bundle again: only what has changed is sent",
+        )
+
+
+def _summary(found: "StoreStatus") -> str:
+    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.table import table
+
+    lines = []
+    if found.recovery.ended_trial:
+        lines.append(f"put right: the trial of {found.recovery.ended_trial[:12]} was cut short and is undone")
+    if found.recovery.rebuilt_state:
+        lines.append("put right: state.json was damaged and is written anew")
+    if found.busy_with:
+        lines.append(f"right now: {found.busy_with}")
+    if found.generations:
+        header = ("", "generation", "bundle", "release", "created", "target", "size", "state")
+        rows = [
+            (
+                "" if each.role == "other" else each.role,
+                each.digest[:12],
+                each.name,
+                str(each.sequence),
+                each.created,
+                each.target,
+                human_bytes(each.size_bytes),
+                _state(each),
+            )
+            for each in found.generations
+        ]
+        lines.append(table(rows, header, right=(3, 6)))
+    else:
+        lines.append("no bundle")
+    unfinished = (
+        f", {human_bytes(found.unfinished_bytes)} of an unfinished transfer" if found.unfinished_bytes else ""
+    )
+    lines.append(
+        f"{human_bytes(found.stored_bytes)} stored{unfinished}, {human_bytes(found.free_bytes)} free"
+    )
+    for damage in found.damages or ():
+        place = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
+        lines.append(f"damaged: {damage.digest[:12]}/{damage.path}: {place}")
+    if found.damages == ():
+        lines.append("scrub: every byte is as it was installed")
+    return "\n".join(lines)
+
+
+def _state(generation: "GenerationStatus") -> str:
+    if generation.problem:
+        return f"damaged: {generation.problem}"
+    facts = ["in use"] if generation.is_open else []
+    if not generation.is_proven:
+        facts.append("not proven here")
+    return ", ".join(facts) or "ok"
