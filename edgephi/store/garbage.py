@@ -1,10 +1,13 @@
 """Removing what nothing needs: all generations but the current one, the previous one and those that run."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.errors import BadBundleError
 from edgephi.store.device_errors import device_errors
 from edgephi.store.durable import sync
+from edgephi.store.environment import collect_environments
 from edgephi.store.generations import installed, manifests, remove_generation
 from edgephi.store.in_use import only_us, opened_by_others
 from edgephi.store.layout import Layout, check_store
@@ -30,7 +33,7 @@ class Collected:
 
 
 def collect_garbage(root: Path, *, dry_run: bool = False, unfinished: bool = False) -> Collected:
-    """Remove what nothing needs; `unfinished` transfers too, which would otherwise go on where they stopped.
+    """Remove what nothing needs: generations, objects, environments; with `unfinished`, parts too.
 
     `dry_run` only says what would be removed. Raises UsageError where there is no store, StoreBusyError while
     another process changes it.
@@ -54,6 +57,11 @@ def collect_garbage(root: Path, *, dry_run: bool = False, unfinished: bool = Fal
                 if not dry_run:
                     remove_generation(layout, digest)
         objects, freed = _remove_objects(layout, frozenset(leaving), dry_run=dry_run)
+        remaining = [digest for digest in installed(layout) if digest not in leaving]
+        with contextlib.suppress(
+            BadBundleError
+        ):  # a manifest that cannot be read: nobody knows what it needs
+            freed += collect_environments(layout, remaining, dry_run=dry_run)
         if unfinished:
             freed += _bytes_in(layout.parts) if dry_run else clear_parts(layout)
         if leaving and state.unproven and not dry_run:

@@ -303,8 +303,10 @@ class Install:
                 )
         known = {file.sha256: self._parts.digest(file.sha256) for file in files}
         unread = [file for file in files if known[file.sha256] is None]
-        with step("verify", sum(file.size for file in unread)) as done:
-            digests = files_sha256([self.layout.part(file.sha256) for file in unread], done)
+        digests: dict[Path, str] = {}
+        if unread:
+            with step("verify", sum(file.size for file in unread)) as done:
+                digests = files_sha256([self.layout.part(file.sha256) for file in unread], done)
         for file in files:
             digest = known[file.sha256] or digests[self.layout.part(file.sha256)]
             if digest != file.sha256:

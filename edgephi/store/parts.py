@@ -48,6 +48,7 @@ class Parts:
         self._open: dict[str, int] = {}
         self._unacknowledged: list[tuple[str, Chunk]] = []
         self._named_files = False
+        self._failed: OSError | None = None
         self._mutex = threading.Lock()
         self._journal = read_journal(layout)
 
@@ -84,6 +85,7 @@ class Parts:
 
         `data` may be used again afterwards. Raises BadBundleError when it is not what the manifest says.
         """
+        self._check_disk()
         file = self._files.get(sha256)
         chunk = file.chunks.get(offset) if file else None
         if file is None or chunk is None or len(data) != chunk.size:
@@ -112,24 +114,16 @@ class Parts:
         return chunk.size
 
     def acknowledge(self) -> int:
-        """Have the disk hold what was written, then journal it. Returns how many bytes that were."""
-        with self._mutex:
-            chunks, self._unacknowledged = self._unacknowledged, []
-            touched = dict.fromkeys(sha256 for sha256, _ in chunks)
-            descriptors = {sha256: self._open[sha256] for sha256 in touched}
-            finished = [sha256 for sha256 in touched if not self._missing[sha256]]
-            named, self._named_files = self._named_files, False
-        if not chunks:
-            return 0
-        for descriptor in descriptors.values():
-            os.fsync(descriptor)
-        if named:
-            sync(self._layout.parts)
-        self._append(chunks)
-        for sha256 in finished:
-            with self._mutex:
-                os.close(self._open.pop(sha256))
-        return sum(chunk.size for _, chunk in chunks)
+        """Have the disk hold what was written, then journal it. Returns how many bytes that were.
+
+        A disk that failed once is not asked again: the kernel has forgotten what it could not write.
+        """
+        self._check_disk()
+        try:
+            return self._acknowledge()
+        except OSError as cause:
+            self._failed = cause
+            raise
 
     def digest(self, sha256: str) -> str | None:
         """The sha256 of a file that was written in order, None when only reading it will tell."""
@@ -155,6 +149,29 @@ class Parts:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
             self._open.clear()
+
+    def _acknowledge(self) -> int:
+        with self._mutex:
+            chunks, self._unacknowledged = self._unacknowledged, []
+            touched = dict.fromkeys(sha256 for sha256, _ in chunks)
+            descriptors = {sha256: self._open[sha256] for sha256 in touched}
+            finished = [sha256 for sha256 in touched if not self._missing[sha256]]
+            named, self._named_files = self._named_files, False
+        if not chunks:
+            return 0
+        for descriptor in descriptors.values():
+            os.fsync(descriptor)
+        if named:
+            sync(self._layout.parts)
+        self._append(chunks)
+        for sha256 in finished:
+            with self._mutex:
+                os.close(self._open.pop(sha256))
+        return sum(chunk.size for _, chunk in chunks)
+
+    def _check_disk(self) -> None:
+        if self._failed is not None:
+            raise OSError(self._failed.errno, self._failed.strerror, self._failed.filename)
 
     def _descriptor(self, file: PartFile) -> int:
         with self._mutex:
