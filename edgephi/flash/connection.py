@@ -1,0 +1,203 @@
+"""A connection to a box over ssh, the way the user's own `ssh` would make it.
+
+The configuration in ~/.ssh/config, the keys, the agent and the known hosts of the user hold. A box whose key
+is not known is never talked to. What can go wrong is said here in one line.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from edgephi.errors import EdgephiError, NotSupportedError, TransportError, UsageError
+from edgephi.flash.destination import Box
+
+# On a processor with AES instructions twice as fast as chacha20, which would come first by default.
+_FAST_CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+_CONNECT_SECONDS = 20.0
+_KEEP_ALIVE_SECONDS = 10.0
+_KEEP_ALIVES_UNANSWERED = 3
+_USUAL_PORT = 22
+_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
+_KNOWN_HOSTS_OF_ALL = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+
+
+class ConnectionCutError(TransportError):
+    """The connection ended, or none came about, for a reason that may pass."""
+
+
+async def connect(box: Box) -> asyncssh.SSHClientConnection:
+    """Connect to a box, and check that it is the one that the user knows.
+
+    Raises TransportError, or ConnectionCutError where trying again may help, and UsageError for a
+    configuration that cannot be read.
+    """
+    presented = _PresentedKey()
+    with _translated(box, presented):
+        options = await asyncssh.SSHClientConnectionOptions.construct(
+            host=box.host,
+            **({} if box.port is None else {"port": box.port}),
+            **({} if box.user is None else {"username": box.user}),
+        )
+        config = options.config
+        defaults: dict[str, Any] = {}
+        if config.get("Ciphers") is None:
+            defaults["encryption_algs"] = f"^{_FAST_CIPHERS}"
+        if config.get("ServerAliveInterval") is None:
+            defaults["keepalive_interval"] = _KEEP_ALIVE_SECONDS
+            defaults["keepalive_count_max"] = _KEEP_ALIVES_UNANSWERED
+        if config.get("ConnectTimeout") is None:
+            defaults["connect_timeout"] = _CONNECT_SECONDS
+        known_hosts = _known_hosts(config)
+        return await asyncssh.connect(
+            box.host,
+            options=options,
+            config=None,
+            known_hosts=known_hosts,
+            client_factory=lambda: _Client(presented, known_hosts),
+            request_pty=False,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            **({} if box.port is None else {"port": box.port}),
+            **defaults,
+        )
+
+
+class _PresentedKey:
+    """The key that a box showed and that is not among its known ones; None until then.
+
+    `is_another`: the box has a known key, and this is not it.
+    """
+
+    def __init__(self) -> None:
+        self.key: asyncssh.SSHKey | None = None
+        self.is_another = False
+
+
+class _Client(asyncssh.SSHClient):
+    """Remembers which key was refused."""
+
+    def __init__(self, presented: _PresentedKey, known_hosts: asyncssh.SSHKnownHosts) -> None:
+        self._presented = presented
+        self._known_hosts = known_hosts
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Never trust a key that no file of known hosts has."""
+        known_keys, *_ = asyncssh.match_known_hosts(
+            self._known_hosts, host, addr, None if port == _USUAL_PORT else port
+        )
+        self._presented.key = key
+        self._presented.is_another = bool(known_keys)
+        return False
+
+
+def _known_hosts(config: Any) -> asyncssh.SSHKnownHosts:
+    """The known hosts that the user's configuration names, else the usual files. There may be none.
+
+    asyncssh itself would check nothing for `UserKnownHostsFile none`.
+    """
+    files: list[str] = []
+    for option, usual in (
+        ("UserKnownHostsFile", _KNOWN_HOSTS),
+        ("GlobalKnownHostsFile", _KNOWN_HOSTS_OF_ALL),
+    ):
+        named: Sequence[str] | None = config.get(option)
+        files += usual if named is None else named
+    there = [str(path) for path in (Path(file).expanduser() for file in files) if path.is_file()]
+    return asyncssh.read_known_hosts(there) if there else asyncssh.import_known_hosts("")
+
+
+@contextlib.contextmanager
+def _translated(box: Box, presented: _PresentedKey) -> Iterator[None]:
+    """Say what keeps us from a box."""
+    address = f"[{box.host}]:{box.port}" if box.port else box.host
+    try:
+        yield
+    except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as cause:
+        raise _host_key_error(box, address, presented, cause) from cause
+    except asyncssh.PermissionDenied as cause:
+        raise TransportError(
+            f"{box}: expected one of your keys to open it, found that it takes none",
+            hint=f"`ssh {_ssh_words(box)}` must work without a password: ssh-copy-id, or ssh-add for a key "
+            "with a passphrase",
+        ) from cause
+    except (asyncssh.ConfigParseError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as cause:
+        raise UsageError(
+            f"~/.ssh: expected a configuration that can be read, found {cause}", hint="correct that file"
+        ) from cause
+    except (asyncssh.DisconnectError, asyncssh.ChannelOpenError) as cause:
+        raise ConnectionCutError(
+            f"{box}: expected a connection, found {cause.reason or type(cause).__name__}",
+            hint=f"see whether `ssh {_ssh_words(box)}` works",
+        ) from cause
+    except TimeoutError as cause:
+        raise ConnectionCutError(
+            f"{box}: expected an answer, found none within {_CONNECT_SECONDS:.0f} s",
+            hint="check that the box is on and reachable",
+        ) from cause
+    except socket.gaierror as cause:
+        raise ConnectionCutError(
+            f"{box}: expected the name of a host, found that nobody knows it",
+            hint="check the name, and the network",
+        ) from cause
+    except OSError as cause:
+        raise ConnectionCutError(
+            f"{box}: expected a connection, found {_reason(cause)}",
+            hint="check that the box is on and that sshd runs on that port",
+        ) from cause
+
+
+def _host_key_error(
+    box: Box, address: str, presented: _PresentedKey, cause: Exception
+) -> TransportError | NotSupportedError:
+    """A box that is unknown, another one than it was, or with which there is no common language."""
+    if presented.key is None:
+        return TransportError(
+            f"{box}: expected a host key that is known, found that {' '.join(str(cause).split())}",
+            hint=f"see whether `ssh {_ssh_words(box)}` works",
+        )
+    found = f"{presented.key.get_algorithm()} {presented.key.get_fingerprint()}"
+    look = "compare on the box: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    if presented.is_another:
+        return TransportError(
+            f"{box}: expected the host key in known_hosts, found another: {found}",
+            hint=f"somebody may stand in for it; {look}; if it was set up anew: ssh-keygen -R '{address}'",
+        )
+    return TransportError(
+        f"{box}: expected a host key in known_hosts, found none, and {found} on the box",
+        hint=f"{look}; then accept it with `ssh {_ssh_words(box)}`",
+    )
+
+
+def _reason(cause: OSError) -> str:
+    """Why a connection failed, without the address that asyncio puts around it."""
+    text = cause.strerror or str(cause)
+    for words in ("Connection refused", "No route to host", "Network is unreachable", "Connection reset"):
+        if words.lower() in str(cause).lower():
+            return words.lower()
+    return text
+
+
+def _ssh_words(box: Box) -> str:
+    """The words after `ssh` that reach the box."""
+    user = f"{box.user}@" if box.user else ""
+    return f"-p {box.port} {user}{box.host}" if box.port else f"{user}{box.host}"
+
+
+def is_worth_another_try(error: EdgephiError) -> bool:
+    """Whether the same thing may work in a moment."""
+    from edgephi.errors import StoreBusyError
+
+    return isinstance(error, ConnectionCutError | StoreBusyError)
+
+
+async def close(connection: asyncssh.SSHClientConnection) -> None:
+    """End a connection; one that hangs is cut."""
+    connection.close()
+    with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+        await asyncio.wait_for(connection.wait_closed(), 2)
+    connection.abort()

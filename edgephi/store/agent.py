@@ -1,0 +1,210 @@
+"""The far side of a connection: does on a device what the sender asks for, and needs only Python there.
+
+It travels with each connection as an archive in memory (`edgephi.flash.agent_archive`), and leaves nothing
+behind outside the store. Frames come in on standard input and go out on standard output; see
+`edgephi.store.frames` for their order.
+"""
+
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgephi import __version__
+from edgephi.chunks import LARGEST_CHUNK_BYTES
+from edgephi.errors import EdgephiError, TransportError, UsageError
+from edgephi.records import write_record
+from edgephi.store.device_errors import device_errors
+from edgephi.store.frames import CHUNK_HEAD, MAGIC, Kind, read_value
+from edgephi.store.garbage import collect_garbage
+from edgephi.store.install import BATCH_BYTES, Install
+from edgephi.store.link import Link, LinkLostError
+from edgephi.store.preflight import InstallOptions
+from edgephi.store.rollback import roll_back
+from edgephi.store.status import status
+
+_LONGEST_UNACKNOWLEDGED_SECONDS = 1.0
+
+
+def main() -> int:
+    """Serve one request. Returns the exit code of the process."""
+    outgoing = os.dup(1)
+    os.dup2(2, 1)  # whatever some library prints must not get between the frames
+    link = Link(0, outgoing)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)  # a shell may have started us with it ignored
+    os.write(outgoing, MAGIC)
+    link.send_value(
+        Kind.READY,
+        {"edgephi": __version__, "python": platform.python_version(), "machine": platform.machine()},
+    )
+    try:
+        request = read_value(link.expect(Kind.REQUEST))
+        with device_errors(Path(request["root"])):
+            result = _OPERATIONS[request["operation"]](link, _root(request["root"]), request)
+        link.send_value(Kind.RESULT, result)
+    except KeyboardInterrupt:
+        return 130
+    except LinkLostError:
+        return TransportError.exit_code
+    except EdgephiError as error:
+        return _report(link, error)
+    except MemoryError:
+        return _report(link, TransportError("not enough memory on the device", hint="stop other programs"))
+    except Exception as bug:  # no traceback may reach the user
+        what = f"bug in edgephi's agent: {type(bug).__name__}: {bug}"
+        return _report(link, EdgephiError(what, hint="report it, with what `edgephi --version` says"))
+    return 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _report(link: Link, error: EdgephiError) -> int:
+    names = [each.__name__ for each in type(error).__mro__ if issubclass(each, EdgephiError)]
+    link.send_value(Kind.ERROR, {"classes": names, "message": error.message, "hint": error.hint})
+    return error.exit_code
+
+
+def _root(text: str) -> Path:
+    """The store's folder. Raises UsageError for a home that is not known."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as cause:
+        raise UsageError(f"{text}: {cause}", hint="give a whole path") from None
+
+
+def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    manifest = link.expect(Kind.MANIFEST)
+    signature = link.expect(Kind.SIGNATURE) or None
+    options = InstallOptions(
+        allow_downgrade=request["allow_downgrade"], lock_wait_seconds=request["lock_wait_seconds"]
+    )
+    with link.watched():
+        install = Install.begin(root, manifest, signature, options=options, step=link.step)
+    with install:
+        link.send_value(Kind.WANTED, _wanted(install))
+        behind = _Acknowledging(install)
+        try:
+            _receive(link, install, behind)
+        except (LinkLostError, KeyboardInterrupt):
+            behind.close()
+            install.acknowledge()  # what has arrived is never sent again
+            raise
+        finally:
+            behind.close()
+        with link.watched():
+            return write_record(install.finish(link.step))
+
+
+def _wanted(install: Install) -> dict[str, Any]:
+    """The chunks that are missing: for each file their offsets and sizes."""
+    return {
+        "total_bytes": install.total_bytes,
+        "have_bytes": install.have_bytes,
+        "files": [
+            {"sha256": file.sha256, "chunks": [[chunk.offset, chunk.size] for chunk in file.chunks]}
+            for file in install.wanted
+        ],
+    }
+
+
+def _receive(link: Link, install: Install, behind: "_Acknowledging") -> None:
+    """Take chunks until the sender has no more."""
+    buffer = memoryview(bytearray(CHUNK_HEAD.size + LARGEST_CHUNK_BYTES))
+    while True:
+        kind, length = link.read_header()
+        if kind == Kind.FINISH:
+            return
+        if kind != Kind.CHUNK or length < CHUNK_HEAD.size:
+            raise TransportError(
+                f"expected a chunk, found a frame {kind.name} of {length} bytes",
+                hint="use the same edgephi and try again",
+            )
+        link.read_into(buffer[:length])
+        sha256, offset = CHUNK_HEAD.unpack_from(buffer)
+        install.write(sha256.hex(), offset, buffer[CHUNK_HEAD.size : length])
+        behind.written(length)
+        link.send(Kind.RECEIVED)
+
+
+class _Acknowledging:
+    """Has the disk hold what was written, behind the writer's back: after a batch, and after a moment."""
+
+    def __init__(self, install: Install) -> None:
+        self._install = install
+        self._changed = threading.Condition()
+        self._bytes = 0
+        self._is_closed = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def written(self, size: int) -> None:
+        """Take in that so many bytes more were written. Raises what went wrong behind."""
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._bytes += size
+            if self._bytes >= BATCH_BYTES:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Stop. What was written last may not be acknowledged."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._is_closed or self._bytes >= BATCH_BYTES, _LONGEST_UNACKNOWLEDGED_SECONDS
+                )
+                if self._is_closed:
+                    return
+                waiting, self._bytes = self._bytes, 0
+            if waiting:
+                try:
+                    self._install.acknowledge()
+                except Exception as error:
+                    with self._changed:
+                        self._error = error
+                    return
+
+
+def _status(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    with link.watched():
+        return write_record(status(root, scrub_too=request["scrub"], step=link.step))
+
+
+def _roll_back(link: Link, root: Path, _request: Mapping[str, Any]) -> Any:
+    with link.watched():
+        return write_record(roll_back(root))
+
+
+def _collect(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    with link.watched():
+        return write_record(
+            collect_garbage(root, dry_run=request["dry_run"], unfinished=request["unfinished"])
+        )
+
+
+_OPERATIONS: dict[str, Callable[[Link, Path, Mapping[str, Any]], Any]] = {
+    "install": _install,
+    "status": _status,
+    "roll_back": _roll_back,
+    "collect_garbage": _collect,
+}
+"""What a sender may ask for, by the name in its request."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
