@@ -82,14 +82,14 @@ def decode_envelope(data: bytes, *, where: str) -> Envelope:
         found = len(signatures) if isinstance(signatures, list) else _shown(signatures)
         raise fail(f"expected 1 to {MOST_SIGNATURES} signatures, found {found}")
     read = []
-    for place, signature in enumerate(signatures):
+    for signature in signatures:
         known = signature if isinstance(signature, dict) else {}
         key_id = known.get("keyid", "")
         if not isinstance(key_id, str):
-            raise fail(f"signatures[{place}]: expected keyid to be a string, found {_shown(key_id)}")
+            raise fail(f"expected every keyid to be a string, found {_shown(key_id)}")
         signed = _from_base64(known.get("sig"))
         if signed is None:
-            raise fail(f"signatures[{place}]: expected sig in base64, found {_shown(known.get('sig'))}")
+            raise fail(f"expected every sig in base64, found {_shown(known.get('sig'))}")
         read.append(Signature(key_id, signed))
     payload = _from_base64(document.get("payload"))
     if payload is None:

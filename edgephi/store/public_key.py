@@ -16,6 +16,9 @@ SUFFIX = ".pub"
 _DER_BEGINNING = bytes.fromhex("302a300506032b6570032100")
 _KEY_BYTES = 32
 _LARGEST_FILE_BYTES = 4096
+# The curve of Ed25519: -x² + y² = 1 + d·x²·y² modulo p (RFC 8032, section 5.1).
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
 _PEM = re.compile(r"\s*-----BEGIN PUBLIC KEY-----\s+([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
 
 
@@ -56,4 +59,19 @@ def decode_public_key(data: bytes, *, where: str) -> PublicKey:
         raise BadInputError(f"{where}: expected a public key in base64, found {cause}", hint=hint) from None
     if not der.startswith(_DER_BEGINNING) or len(der) != len(_DER_BEGINNING) + _KEY_BYTES:
         raise BadInputError(f"{where}: expected an Ed25519 public key, found one of another kind", hint=hint)
-    return PublicKey(der[len(_DER_BEGINNING) :])
+    key = PublicKey(der[len(_DER_BEGINNING) :])
+    if _has_small_order(key):
+        raise BadInputError(
+            f"{where}: expected a key that belongs to somebody, found a known weak one", hint=hint
+        )
+    return key
+
+
+def _has_small_order(key: PublicKey) -> bool:
+    """Whether the key is one of the few points of which a multiple of eight is nothing.
+
+    Anybody can sign for such a key. Its y is 0, 1 or -1, or doubling it gives a point with y = 0, for which
+    x² = -y²; in the curve's equation that is d·y⁴ + 2·y² = 1.
+    """
+    y = int.from_bytes(key.data, "little") % 2**255 % _P  # the highest bit is the sign of x
+    return y in (0, 1, _P - 1) or (_D * y**4 + 2 * y**2 - 1) % _P == 0

@@ -48,8 +48,8 @@ def read_key_file(path: Path) -> TrustedKey:
     key = decode_public_key(path.read_bytes(), where=str(path))
     if path.suffix != SUFFIX or not _KEY_NAME.fullmatch(path.stem):
         raise BadInputError(
-            f"{path}: expected a key file called NAME{SUFFIX}, of letters, digits, '.', '_' and '-'",
-            hint="rename it, or move what is not a key elsewhere",
+            f"{path}: expected a key's file to be called NAME{SUFFIX}, found {path.name!a}",
+            hint="rename it: letters, digits, '.', '_' and '-'; what is not a key belongs elsewhere",
         )
     return TrustedKey(path.stem, key)
 
