@@ -5,9 +5,10 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgephi.chunks import ChunkHashes, cut
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
@@ -75,15 +76,25 @@ def write_manifest(bundle: Path, manifest: Manifest) -> None:
     (bundle / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
 
 
-def list_files(bundle: Path, known_sha256: dict[str, str]) -> tuple[FileEntry, ...]:
-    """An entry for every file of an unfinished bundle; those whose sha256 is known are not read again."""
-    entries = []
-    for path in sorted(bundle.rglob("*")):
+def list_files(bundle: Path, known: Iterable[FileEntry] = ()) -> tuple[FileEntry, ...]:
+    """An entry for every file of an unfinished bundle; those that are known are not read again."""
+    entries = {entry.path: entry for entry in known}
+    for path in bundle.rglob("*"):
         name = path.relative_to(bundle).as_posix()
-        if path.is_file() and name != MANIFEST_NAME:
-            sha256 = known_sha256.get(name) or file_sha256(path)
-            entries.append(FileEntry(name, path.stat().st_size, sha256))
-    return tuple(entries)
+        if name not in entries and path.is_file() and name != MANIFEST_NAME:
+            entries[name] = _read_entry(path, name)
+    return tuple(entry for _, entry in sorted(entries.items()))
+
+
+def _read_entry(path: Path, name: str) -> FileEntry:
+    """The entry of a file in which no tensors are known, read once."""
+    size = path.stat().st_size
+    whole, chunks = hashlib.sha256(), ChunkHashes(cut(size))
+    with path.open("rb") as file:
+        while data := file.read(_BUFFER_BYTES):
+            whole.update(data)
+            chunks.update(memoryview(data))
+    return FileEntry(name, size, whole.hexdigest(), chunks.table())
 
 
 def file_sha256(path: Path) -> str:

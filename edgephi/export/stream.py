@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, read_bytes, to_float32
+from edgephi.chunks import ChunkHashes, cut
 from edgephi.errors import BadCheckpointError
 from edgephi.quantize.groups import Groups, NotFiniteError, Quantizer
 from edgephi.quantize.scheme import Scheme
@@ -69,12 +70,16 @@ class TensorError:
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What the pass found: hashes of input files and of the data file, and the error of each tensor."""
+    """What the pass found: hashes of input files and of the data file, and the error of each tensor.
+
+    `data_chunks` is the data file's table for the manifest.
+    """
 
     input_sha256: Mapping[str, str]
     data_file: str
     data_size: int
     data_sha256: str
+    data_chunks: tuple[str, ...]
     errors: tuple[TensorError, ...]
 
 
@@ -135,7 +140,10 @@ def stream_tensors(
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
     workers = threads or available_processors()
-    out = _DataWriter(file)
+    regions = [region for tensor in tensors.values() for region in tensor.regions]
+    regions += [region for region, _ in lookup_tables]
+    size = max([len(preamble), *(region.offset + region.size for region in regions)])
+    out = _DataWriter(file, cut(size, [region.offset for region in regions]))
     out.write(np.frombuffer(preamble, np.uint8))
     input_sha256: dict[str, str] = {}
     quantizers = threading.local()
@@ -159,7 +167,14 @@ def stream_tensors(
     for region, table in lookup_tables:
         out.seek(region.offset)
         out.write(table)
-    return StreamReport(input_sha256, Path(file.name).name, out.position, out.hexdigest(), tuple(out.errors))
+    return StreamReport(
+        input_sha256,
+        Path(file.name).name,
+        out.position,
+        out.hexdigest(),
+        out.chunks.table(),
+        tuple(out.errors),
+    )
 
 
 def available_processors() -> int:
@@ -228,11 +243,12 @@ def _not_finite(entry: TensorEntry, found: str) -> BadCheckpointError:
 
 
 class _DataWriter:
-    """Writes the data file from start to end, hashing it on the way."""
+    """Writes the data file from start to end, hashing it and its chunks on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, chunk_sizes: Iterable[int]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self.chunks = ChunkHashes(chunk_sizes)
         self._later: list[list[NDArray[np.generic]]] = []
         self._squared_error = 0.0
         self._squared_norm = 0.0
@@ -270,6 +286,7 @@ class _DataWriter:
         """Append the bytes of an array."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         self._hash.update(data)
+        self.chunks.update(data)
         self._file.write(data)
         self.position += len(data)
 

@@ -1,12 +1,14 @@
 """A bundle is there whole or not at all."""
 
 import fcntl
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle
 from edgephi.errors import DoesNotFitError, UsageError
+from edgephi.manifest import FileEntry
 from tests.build.conftest import names
 
 
@@ -102,6 +104,17 @@ def test_files_are_listed_in_order_and_hashed_once(work: Path) -> None:
     for name in ("b", "a", "model/c"):
         (work / name).write_bytes(name.encode())
     (work / "bundle.json").touch()
-    listed = list_files(work, {"model/c": "known"})
+    known = FileEntry("model/c", 7, "known", ("3:known", "4:known"))
+    listed = list_files(work, [known])
     assert [(entry.path, entry.size) for entry in listed] == [("a", 1), ("b", 1), ("model/c", 7)]
-    assert [entry.sha256 for entry in listed] == [file_sha256(work / "a"), file_sha256(work / "b"), "known"]
+    assert [entry.sha256 for entry in listed[:2]] == [file_sha256(work / "a"), file_sha256(work / "b")]
+    assert listed[2] == known
+
+
+def test_a_file_without_known_tensors_is_cut_every_mebibyte(work: Path) -> None:
+    content = bytes(range(256)) * (10 << 10)  # 2.5 MiB
+    (work / "wheel").write_bytes(content)
+    (entry,) = list_files(work)
+    assert entry.sha256 == hashlib.sha256(content).hexdigest()
+    parts = [content[: 1 << 20], content[1 << 20 : 2 << 20], content[2 << 20 :]]
+    assert entry.chunks == tuple(f"{len(part)}:{hashlib.sha256(part).hexdigest()}" for part in parts)

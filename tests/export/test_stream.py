@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
+from edgephi.chunks import chunks_of
 from edgephi.errors import BadCheckpointError
 from edgephi.export import stream
 from edgephi.export.onnx_layout import pack, region_sizes
 from edgephi.export.stream import ALIGNMENT, PackedTensor, Region, StreamReport, place, stream_tensors
+from edgephi.manifest import FileEntry
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from tests.tiny_checkpoint import FloatKind, write_safetensors
@@ -140,6 +142,27 @@ class TestBytes:
 
 
 class TestReport:
+    def test_chunks_begin_with_tensors_and_are_hashed(self, tmp_path: Path) -> None:
+        tensors = {name: np.zeros((3, 256), np.float32) for name in ("small", "smaller")}
+        tensors["large"] = np.random.default_rng(0).standard_normal((9000, 256), np.float32)
+        tensors["last"] = tensors["small"]
+        shards = write(tmp_path, tensors)
+        schemes: dict[str, Scheme | None] = dict.fromkeys(tensors, Scheme(8, 64, method="rtn"))
+        layout = laid_out(shards, schemes)
+        with (tmp_path / "out").open("wb") as file:
+            report = stream_tensors(shards, layout, pack, file)
+        data = (tmp_path / "out").read_bytes()
+        entry = FileEntry("out", report.data_size, report.data_sha256, report.data_chunks)
+        chunks = chunks_of(entry)
+        codes, scales = layout["large"].regions
+        # The codes take 2.2 MiB: what is left after two chunks is no half. All that follows fits into one.
+        begins = [0, codes.offset, codes.offset + (1 << 20), scales.offset]
+        assert [chunk.offset for chunk in chunks] == begins
+        assert [chunk.sha256 for chunk in chunks] == [
+            hashlib.sha256(data[chunk.offset : chunk.offset + chunk.size]).hexdigest() for chunk in chunks
+        ]
+        assert sum(chunk.size for chunk in chunks) == len(data)
+
     def test_hashes_are_those_of_the_files(self, tmp_path: Path) -> None:
         data, report = streamed(tmp_path, write(tmp_path, weights()))
         assert report.data_file == "out"
