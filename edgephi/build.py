@@ -26,9 +26,11 @@ from edgephi.manifest import (
     WHEELS_FOLDER,
     Certificate,
     Chat,
+    FileEntry,
     Limits,
     Manifest,
     ModelFacts,
+    Probe,
     Provenance,
     QuantFacts,
     Requires,
@@ -163,21 +165,30 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
         if request.verify != "off":
-            certificate = certify(
+            proof = certify(
                 checkpoint,
                 folder,
                 manifest,
                 level=request.verify,
                 domain=request.recipe.evaluation,
                 step=step,
+                question=request.recipe.probe if request.recipe.probe.prompt else None,
                 scratch=folder,  # a killed build leaves nothing anywhere else
             )
-            check_gate(certificate, request.recipe.gate)
-            manifest = dataclasses.replace(manifest, certificate=certificate)
+            check_gate(proof.certificate, request.recipe.gate)
+            manifest = dataclasses.replace(
+                manifest, certificate=proof.certificate, probe=_at_speed(proof.probe, request.target)
+            )
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)
     return Built(request.output, manifest, plan, report.errors)
+
+
+def _at_speed(probe: Probe | None, target: Target) -> Probe | None:
+    """The probe with the speed that the target's device must reach."""
+    speed = target.limits.minimum_tokens_per_second
+    return None if probe is None else dataclasses.replace(probe, minimum_tokens_per_second=speed)
 
 
 def _collect_wheels(request: BuildRequest, folder: Path, step: Step) -> tuple[Wheelhouse, ...]:
@@ -223,7 +234,7 @@ def _export_upstream(
         )
     with step("hash the checkpoint", 0):
         hashes = {shard.file.name: file_sha256(shard.file) for shard in checkpoint.shards}
-    return StreamReport(hashes, data_file="", data_size=0, data_sha256="", errors=())
+    return StreamReport(hashes, data_file="", data_size=0, data_sha256="", data_chunks=(), errors=())
 
 
 def verify_against(
@@ -238,9 +249,9 @@ def verify_against(
             f"{model}: expected the {expected:,} parameters that the bundle's model has, found {found:,}",
             hint=f"the bundle was made from {manifest.model.id} at {manifest.model.revision}",
         )
-    certificate = certify(checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, step=step)
-    check_gate(certificate, recipe.gate)
-    return certificate
+    proof = certify(checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, step=step)
+    check_gate(proof.certificate, recipe.gate)
+    return proof.certificate
 
 
 def _recipe_named(model: str, recipe: Recipe) -> Recipe | None:
@@ -282,8 +293,7 @@ def _manifest(
     small_inputs = {
         name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
     }
-    known = {f"{ARTIFACT_FOLDER}/{report.data_file}": report.data_sha256} if report.data_file else {}
-    files = list_files(folder, known)
+    files = list_files(folder, _known_files(report))
     facts = QuantFacts(
         bits=quant.bits,
         group_size=quant.group_size,
@@ -337,6 +347,14 @@ def _manifest(
             exporter=exporter_name,
         ),
     )
+
+
+def _known_files(report: StreamReport) -> list[FileEntry]:
+    """The file that the stream has hashed while it wrote it, if it has."""
+    if not report.data_file:
+        return []
+    path = f"{ARTIFACT_FOLDER}/{report.data_file}"
+    return [FileEntry(path, report.data_size, report.data_sha256, report.data_chunks)]
 
 
 def _limits(plan: Plan) -> Limits:

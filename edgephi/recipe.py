@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgephi.declarations import find_file, read_all, read_toml
+from edgephi.errors import BadDeclarationError
+from edgephi.manifest import LARGEST_PROBE_TOKENS
 
 FOLDER = "recipes"
 DEFAULT = "default"
@@ -68,6 +70,18 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a device asks a new bundle before it trusts it. The answer is recorded when the bundle is built.
+
+    Best is a question whose answer is no matter of taste; at most `max_tokens` of it are asked for. With an
+    empty prompt nothing is asked.
+    """
+
+    prompt: str = "What is the capital of France?"
+    max_tokens: int = 32
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One file of `recipes/`. `evaluation` chooses the text that the certificate is measured on."""
 
@@ -77,11 +91,19 @@ class Recipe:
     quant: Quant = field(default_factory=Quant)
     gate: Gate = field(default_factory=Gate)
     evaluation: Literal["general", "device"] = "general"
+    probe: Question = field(default_factory=Question)
 
 
 def read_recipe(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. Raises BadDeclarationError."""
-    return read_toml(find_file(name, FOLDER), Recipe)
+    recipe = read_toml(find_file(name, FOLDER), Recipe)
+    tokens = recipe.probe.max_tokens
+    if not 1 <= tokens <= LARGEST_PROBE_TOKENS:
+        raise BadDeclarationError(
+            f"{name}: probe: max_tokens: expected 1 to {LARGEST_PROBE_TOKENS}, found {tokens}",
+            hint="32 are enough to know an answer by",
+        )
+    return recipe
 
 
 def recipes() -> list[Recipe]:

@@ -1,9 +1,11 @@
 """A target: a device, the engine that runs there, and what it can take. One file of `targets/` each."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from edgephi.declarations import find_file, read_all, read_toml
+from edgephi.errors import BadDeclarationError
 
 FOLDER = "targets"
 
@@ -13,12 +15,14 @@ class TargetLimits:
     """`context`: tokens served unless a build asks for another number.
 
     `memory_bytes` and `memory_bytes_per_second` are set for a known device: its memory for the model, and
-    the bandwidth that bounds its decode speed.
+    the bandwidth that bounds its decode speed. A device refuses a bundle that answers with less than
+    `minimum_tokens_per_second` there.
     """
 
     context: int
     memory_bytes: int | None = None
     memory_bytes_per_second: int | None = None
+    minimum_tokens_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,14 @@ class Target:
 
 def read_target(name: str) -> Target:
     """The target of that name, or in that TOML file. Raises BadDeclarationError."""
-    return read_toml(find_file(name, FOLDER), Target)
+    target = read_toml(find_file(name, FOLDER), Target)
+    speed = target.limits.minimum_tokens_per_second
+    if not (math.isfinite(speed) and speed >= 0):
+        raise BadDeclarationError(
+            f"{name}: limits: minimum_tokens_per_second: expected 0 or more, found {speed}",
+            hint="0 is no limit",
+        )
+    return target
 
 
 def targets() -> list[Target]:

@@ -1,12 +1,15 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +24,8 @@ from edgephi.errors import (
     QualityGateError,
 )
 from edgephi.export.engines import exporter
-from edgephi.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest
-from edgephi.recipe import Gate
+from edgephi.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
+from edgephi.recipe import Gate, Question
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,
@@ -51,6 +54,14 @@ _LOGIT_BYTES = 4
 _POLL_SECONDS = 0.1
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What was measured of a bundle, and what it must answer on a device; None where it was not asked."""
+
+    certificate: Certificate
+    probe: Probe | None
+
+
 def certify(
     checkpoint: Checkpoint,
     bundle: Path,
@@ -59,9 +70,12 @@ def certify(
     level: EvaluationLevel,
     domain: Domain,
     step: Step,
+    question: Question | None = None,
     scratch: Path | None = None,
-) -> Certificate:
+) -> Proof:
     """Measure the bundle in the folder `bundle` against the checkpoint that it was made from.
+
+    The engine also answers `question`, whose beginning becomes the bundle's probe.
 
     Memory is a block of weights, the activations of the text and a block of logits; the engine runs in a
     process of its own, and its logits (`logits_bytes` of them) wait in a temporary file in the folder
@@ -80,7 +94,7 @@ def certify(
         engine_logits = Path(folder) / "logits"
         row_bytes = architecture.vocabulary_size * _LOGIT_BYTES
         with step("verify: engine", len(tokens) * row_bytes) as done:
-            computed = _run_engine(bundle, tokens, engine_logits, done)
+            computed = _run_engine(bundle, tokens, question, engine_logits, done)
         # A block's logits take the head, which is about as much work as a layer.
         block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
         with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
@@ -98,7 +112,7 @@ def certify(
                 export_error, quantisation_loss, end_to_end = map(
                     _rounded, divergences(blocks, tokens, pairs=[(1, 2), (0, 1), (0, 2)])
                 )
-    return Certificate(
+    certificate = Certificate(
         level=level,
         text=f"{EVALUATION_TEXT} ({domain})",
         tokens=len(tokens),
@@ -110,6 +124,13 @@ def certify(
         quantisation_loss=quantisation_loss,
         end_to_end=_rounded(end_to_end),
     )
+    return Proof(certificate, _probe(question, computed["answer"]))
+
+
+def _probe(question: Question | None, answer: dict[str, Any] | None) -> Probe | None:
+    if question is None or answer is None:
+        return None
+    return Probe(question.prompt, expected=answer["text"], max_tokens=answer["max_tokens"])
 
 
 def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
@@ -148,8 +169,14 @@ _GATE_HINTS = {
 }
 
 
-def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[int], None]) -> dict[str, str]:
-    """Have the engine write its logits for the text to `output`; returns `engine` and `provider`.
+def _run_engine(
+    bundle: Path,
+    tokens: list[int],
+    question: Question | None,
+    output: Path,
+    done: Callable[[int], None],
+) -> dict[str, Any]:
+    """Have the engine write its logits for the text to `output`; returns `engine`, `provider` and `answer`.
 
     `done` is told the bytes that have been written since it was last told.
     """
@@ -157,7 +184,8 @@ def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[i
     command = [sys.executable, "-P", "-m", "edgephi.runtime.logits", str(bundle), str(output)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        text: str | None = json.dumps(tokens)
+        asked = {"tokens": tokens, "question": None if question is None else dataclasses.asdict(question)}
+        text: str | None = json.dumps(asked)
         seen = 0
         try:
             while True:
@@ -174,7 +202,7 @@ def _run_engine(bundle: Path, tokens: list[int], output: Path, done: Callable[[i
             raise
     if process.returncode == 0:
         # Libraries may have written more before.
-        computed: dict[str, str] = json.loads(answer.strip().splitlines()[-1])
+        computed: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
         return computed
     if process.returncode < 0:
         raise DoesNotFitError(

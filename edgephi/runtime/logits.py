@@ -1,39 +1,63 @@
-"""`python -m edgephi.runtime.logits BUNDLE OUTPUT`: the engine's logits, in a process of its own.
+"""`python -m edgephi.runtime.logits BUNDLE OUTPUT`: what the engine computes, in a process of its own.
 
-Token ids come on standard input as a JSON list; OUTPUT gets float32 [tokens, vocabulary]; standard output one
-JSON object: `engine` (name and version) and `provider`. An error leaves its message and its hint on two lines
-of standard error and ends with the error's exit code. The builder proves a bundle with this; the engine's
-memory is gone afterwards.
+Standard input is one JSON object: `tokens`, and `question` (`prompt` and `max_tokens`) or null. OUTPUT gets
+the logits after each token, float32 [tokens, vocabulary]. Standard output gets one JSON object: `engine`
+(name and version), `provider`, and `answer` to the question (`text` and `max_tokens`, see `ClearAnswer`) or
+null. An error leaves its message and its hint on two lines of standard error and ends with the error's exit
+code. The builder proves a bundle with this; the engine's memory is gone afterwards.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from edgephi.errors import DoesNotFitError, EdgephiError, from_os_error
-from edgephi.manifest import Manifest, read_manifest
-from edgephi.runtime.engines import ADAPTERS, adapter_of, open_engine
+from edgephi.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
+from edgephi.runtime.chat_prompt import ChatPrompts
+from edgephi.runtime.clear_answer import clear_answer
+from edgephi.runtime.engines import ADAPTERS, Engine, adapter_of, open_engine
+from edgephi.runtime.tokenizer_file import added_tokens
 
 _STEP = 32  # tokens in one call: bounds the engine's copy of the logits, and is what a progress bar sees
+_QUESTION_TOKENS = 512  # room for a question and its answer
 
 
-def main(bundle: Path, output: Path, token_ids: list[int]) -> dict[str, str]:
-    """Write the logits of `token_ids` to `output`; returns the engine with its version, and the provider.
+def main(
+    bundle: Path, output: Path, token_ids: list[int], question: dict[str, Any] | None
+) -> dict[str, object]:
+    """Write the logits of `token_ids` to `output`; returns what standard output gets.
 
     Where the bundle's provider is missing, its stand-in computes the same artifact.
     """
     builder = os.getppid()
     manifest = read_manifest(bundle)
-    context = min(len(token_ids) + 1, manifest.limits.context)
+    context = min(max(len(token_ids) + 1, _QUESTION_TOKENS), manifest.limits.context)
     engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest))
     with output.open("wb") as file:
         for block in engine.logits(token_ids, step=_STEP):
             file.write(block.astype("<f4", copy=False).data)
             file.flush()
             if os.getppid() != builder:  # it was killed: nobody waits for this
-                break
-    return {"engine": f"{engine.name} {engine.version}", "provider": engine.provider}
+                return {}
+    answer = None if question is None else _answer(bundle, manifest, engine, question, context)
+    return {"engine": f"{engine.name} {engine.version}", "provider": engine.provider, "answer": answer}
+
+
+def _answer(
+    bundle: Path, manifest: Manifest, engine: Engine, question: dict[str, Any], context: int
+) -> dict[str, object] | None:
+    """`text` and `max_tokens`: see `ClearAnswer`."""
+    answer = clear_answer(
+        engine,
+        ChatPrompts(engine, added_tokens(bundle / ARTIFACT_FOLDER / "tokenizer.json")),
+        question["prompt"],
+        max_tokens=question["max_tokens"],
+        context=context,
+        stop_token_ids=manifest.chat.stop_token_ids,
+    )
+    return None if answer is None else {"text": answer.text, "max_tokens": answer.max_tokens}
 
 
 def _provider(manifest: Manifest) -> str:
@@ -49,7 +73,9 @@ def _provider(manifest: Manifest) -> str:
 
 def _main() -> int:
     try:
-        print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), json.load(sys.stdin))))  # noqa: T201
+        asked = json.load(sys.stdin)
+        computed = main(Path(sys.argv[1]), Path(sys.argv[2]), asked["tokens"], asked["question"])
+        print(json.dumps(computed))  # noqa: T201
     except EdgephiError as caught:
         error = caught
     except OSError as cause:
