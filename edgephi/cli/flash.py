@@ -1,15 +1,19 @@
-"""`edgephi flash`: put a bundle on a device so that it always has a working model."""
+"""`edgephi flash`: put a bundle on a device, so that it has a working model at every moment."""
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.options import insecure_option, json_option
+from edgephi.cli.sizes import read_size
 
 if TYPE_CHECKING:
+    from edgephi.flash.source import Source
     from edgephi.store.install import Outcome
 
 
@@ -26,26 +30,56 @@ if TYPE_CHECKING:
     is_flag=True,
     help="DEST is the disk of another machine: leave out what only that one can tell, the probe too.",
 )
+@click.option(
+    "--size",
+    callback=lambda context, option, value: None if value == "auto" else read_size(context, option, value),
+    metavar="SIZE",
+    help="Size of an image, such as 8GB. [default: auto, with room for the next release too]",
+)
+@insecure_option
 @json_option
-def flash(bundle: str, destination: str, *, allow_downgrade: bool, elsewhere: bool, as_json: bool) -> None:
-    """Put a bundle on a device so that it always has a working model.
+def flash(
+    bundle: str,
+    destination: str,
+    *,
+    allow_downgrade: bool,
+    elsewhere: bool,
+    size: int | None,
+    insecure: bool,
+    as_json: bool,
+) -> None:
+    """Put a bundle on a device, proven before it is active.
 
     DEST is the folder of a store, on this machine or on a mounted disk. All that the manifest tells is
     checked before a byte of the model moves: signature, release, architecture, engine, memory, disk. What
     DEST has already, in any bundle, is not sent again, and a transfer that was cut goes on. The new bundle
     must answer as it did when it was built; only then, in one step, it becomes the active one.
 
+    BUNDLE is a folder, or oci://REGISTRY/NAME:TAG: then DEST gets from the registry what it lacks. With
+    image:FILE as DEST, the store is written as an ext4 image of a partition, the same bytes every time.
+
     `edgephi run DEST` runs the active one. Exit code 5: the new one did not answer as it must, and what was
     active still is.
     """
+    from edgephi.cli.flash_image import IMAGE_SCHEME, flash_image
     from edgephi.cli.steps import transfer
-    from edgephi.flash.folder import flash_folder
+    from edgephi.errors import UsageError
+    from edgephi.flash.folder import flash_source
     from edgephi.records import write_record
     from edgephi.store.preflight import InstallOptions
 
-    options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
+    is_image = destination.startswith(IMAGE_SCHEME)
+    if size is not None and not is_image:
+        raise UsageError(
+            f"--size: expected with {IMAGE_SCHEME}FILE, found {destination!r}", hint="leave it out"
+        )
     start = time.perf_counter()
-    outcome = flash_folder(Path(bundle), Path(destination), options, step=transfer)
+    with _opened_source(bundle, insecure=insecure) as source:
+        if is_image:
+            flash_image(source, Path(destination.removeprefix(IMAGE_SCHEME)), size, as_json=as_json)
+            return
+        options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
+        outcome = flash_source(source, Path(destination), options, step=transfer)
     seconds = time.perf_counter() - start
     if as_json:
         document = {
@@ -56,6 +90,26 @@ def flash(bundle: str, destination: str, *, allow_downgrade: bool, elsewhere: bo
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     click.echo(_summary(destination, outcome, seconds))
+
+
+@contextmanager
+def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[Source]":
+    """The bundle of the command line, a folder or an artifact in a registry."""
+    from edgephi.errors import UsageError
+    from edgephi.flash.folder import folder_source
+    from edgephi.flash.oci.reference import SCHEME, is_reference, read_reference
+
+    if is_reference(bundle):
+        from edgephi.flash.oci.source import open_source
+
+        with open_source(read_reference(bundle), insecure=insecure) as source:
+            yield source
+    elif insecure:
+        raise UsageError(
+            f"--insecure: expected with {SCHEME}REGISTRY/NAME:TAG, found {bundle!r}", hint="leave it out"
+        )
+    else:
+        yield folder_source(Path(bundle))
 
 
 def _summary(destination: str, outcome: "Outcome", seconds: float) -> str:

@@ -27,7 +27,7 @@ COMMANDS: dict[str, str] = {
     "keygen": "Make a key pair for signing bundles.",
     "sign": "Vouch for a bundle with your secret key.",
     "push": "Put a bundle into a registry, where devices can fetch it.",
-    "flash": "Put a bundle on a device so that it always has a working model.",
+    "flash": "Put a bundle on a device, proven before it is active.",
     "status": "Show what is on a device, and how it is.",
     "rollback": "Go back to the bundle that a device ran before.",
     "gc": "Remove from a device what nothing needs.",

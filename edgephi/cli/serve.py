@@ -16,21 +16,11 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
+from edgephi.cli.sizes import read_size
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
 _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-
-
-def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """A number of bytes, as people write it: 4096, 500MB, 1.5GB, 2GiB."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", value.strip().lower())
-    if found is None or found[2] not in _UNITS:
-        raise click.BadParameter(f"expected a size such as 500MB or 2GiB, found {value!r}")
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 @click.command(no_args_is_help=True)
@@ -43,7 +33,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 @provider_option
 @click.option(
     "--cache-memory",
-    callback=_size,
+    callback=read_size,
     metavar="SIZE",
     help="Memory for the conversations that are kept. "
     "[default: half of what is available, room for one to eight contexts]",
@@ -83,7 +73,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
 )
 @click.option(
     "--max-body",
-    callback=_size,
+    callback=read_size,
     default="4MB",
     show_default=True,
     metavar="SIZE",

@@ -25,8 +25,6 @@ from edgephi.store.preflight import InstallOptions, reserve_bytes
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.progress import Step, silent
 
-SCHEME = "image:"
-
 _LABEL = "edgephi"
 _MEBIBYTE = 1 << 20
 _LATEST = (1 << 31) - 1  # ext4 counts on, but not every tool that reads it does
@@ -54,9 +52,9 @@ class Image:
 def write_image(source: Source, file: Path, size: int | None, *, step: Step = silent) -> Image:
     """Write an image of `size` bytes as `file`, which must not exist yet, with a store that holds the bundle.
 
-    Without a size it has room for the bundle, for a next one as large and for what its wheels unpack to. Where this machine can run the
-    bundle, it has to answer first. Raises UsageError, DoesNotFitError with both numbers, BadBundleError,
-    ProbeFailedError, NotSupportedError without e2fsprogs.
+    Without a size it has room for the bundle, for a next one as large and for what its wheels unpack to.
+    Where this machine can run the bundle, it has to answer first. Raises UsageError, DoesNotFitError with
+    both numbers, BadBundleError, ProbeFailedError, NotSupportedError without e2fsprogs.
     """
     if os.path.lexists(file):
         raise UsageError(

@@ -1,0 +1,52 @@
+"""The part of `edgephi flash` that writes an image of a partition."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgephi.flash.image import Image
+    from edgephi.flash.source import Source
+
+IMAGE_SCHEME = "image:"
+
+
+def flash_image(source: "Source", file: Path, size: int | None, *, as_json: bool) -> None:
+    """Write the image and say what is in it."""
+    from edgephi.cli.steps import transfer
+    from edgephi.flash.image import write_image
+    from edgephi.records import write_record
+
+    image = write_image(source, file, size, step=transfer)
+    if not as_json:
+        click.echo(_summary(image))
+        return
+    document = {
+        "destination": f"{IMAGE_SCHEME}{file}",
+        "size": image.size,
+        "free_bytes": image.free_bytes,
+        "digest": image.digest,
+        "name": image.manifest.name,
+        "sequence": image.manifest.sequence,
+        "probe": None if image.probe is None else write_record(image.probe),
+    }
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _summary(image: "Image") -> str:
+    """What was written, in a few lines."""
+    from edgephi.cli.sizes import human_bytes
+
+    manifest = image.manifest
+    lines = [
+        f"{image.file}: {manifest.name}, release {manifest.sequence} ({image.digest[:12]})",
+        f"ext4 of {human_bytes(image.size)}, {human_bytes(image.free_bytes)} free for the next release",
+    ]
+    if image.probe is None:
+        lines.append(f"not proven here: {image.unproven}")
+    else:
+        lines.append(f"probe: it answered here at {image.probe.tokens_per_second:,.1f} tokens/s")
+    lines.append(f"to a partition: dd if={image.file} of=/dev/PARTITION bs=4M conv=fsync")
+    return "\n".join(lines)
