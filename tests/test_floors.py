@@ -12,12 +12,14 @@ PACKAGE = Path(edgephi.__file__).parent
 
 FLOORS: dict[str, int] = {
     "errors": 0,
+    "bundle_paths": 0,
     "chunks": 0,
     "envelope": 0,
     "records": 0,
     "manifest": 0,
     "measurement": 0,
     "phi": 0,
+    "strict_json": 0,
     "declarations": 1,
     "prerequisites": 1,
     "recipe": 1,
@@ -37,8 +39,8 @@ FLOORS: dict[str, int] = {
 }
 """The floor of each room. A room may import those below it, and others of its own floor."""
 
-# The annex, what runs on a device: looks into floor 0 only, so that a device needs nothing else. The store looks
-# into the runtime too; those who put something into it from outside look into the store.
+# The annex, what runs on a device: looks into floor 0 only, so that a device needs nothing else. The store
+# looks into the runtime too; what brings bundles to a device looks into both.
 DEVICE = "runtime"
 STORE = "store"
 ROOF = "cli"  # may look everywhere
@@ -80,7 +82,7 @@ def may_import(importer: str, imported: str) -> bool:
     """Whether one room may look into another."""
     if imported in ("", importer) or importer == ROOF:
         return True
-    if (importer, imported) in ((STORE, DEVICE), ("flash", STORE)):
+    if (importer, imported) in ((STORE, DEVICE), ("flash", DEVICE), ("flash", STORE)):
         return True
     if importer in (DEVICE, STORE):
         return FLOORS.get(imported) == 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import device_context_option, json_option, provider_option
+from edgephi.cli.options import device_context_option, json_option, opened, provider_option
 from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def bench(
         raise UsageError(
             f"--html {page}: expected a file in a folder that exists", hint=f"mkdir -p {page.parent}"
         )
+    bundles = tuple(map(opened, bundles))
     manifests = [read_manifest(bundle) for bundle in bundles]
     contexts = [manifest.limits.context for manifest in manifests]
     lengths = prompt_lengths or fitting_lengths(min(context or min(contexts), *contexts), generated_tokens)

@@ -10,7 +10,26 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument: Decorator = click.argument("model")
 
-bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path))
+
+def in_store(path: Path) -> bool:
+    """Whether a bundle's path may lie in a store: costs a device without one no import."""
+    return any((folder / "state.json").is_file() for folder in (path, *path.absolute().parents[:2]))
+
+
+def opened(path: Path) -> Path:
+    """The bundle that a path means: in a store, the active one, after what a power cut left was put right."""
+    if not in_store(path):
+        return path
+    from edgephi.store.opening import open_bundle
+
+    return open_bundle(path)
+
+
+def _opened(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    return opened(path)
+
+
+bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path), callback=_opened)
 
 target_option: Decorator = click.option(
     "-t",

@@ -17,9 +17,10 @@ import click
 import edgephi
 from edgephi.cli.options import (
     api_key_file_option,
-    bundle_argument,
     device_context_option,
     host_option,
+    in_store,
+    opened,
     port_option,
     provider_option,
     served_system_option,
@@ -40,7 +41,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 
 
 @click.command(no_args_is_help=True)
-@bundle_argument
+@click.argument("bundle", type=click.Path(path_type=Path))
 @host_option
 @port_option(may_be_free=False)
 @api_key_file_option(otherwise="none")
@@ -81,7 +82,13 @@ def service(
     """
     from edgephi.manifest import read_manifest
 
-    manifest = read_manifest(bundle)
+    generation = opened(bundle)
+    manifest = read_manifest(generation)
+    root = None
+    if in_store(bundle):
+        from edgephi.store.opening import followed_store
+
+        root = followed_store(bundle)  # the unit names it, so that each start serves what is active then
     address = _address(host, port)
     if api_key_file is None and not address.is_loopback:
         raise UsageError(
@@ -90,7 +97,7 @@ def service(
         )
     system_file = Path(system[1:]) if system is not None and system.startswith("@") else None
     options = UnitOptions(
-        bundle=bundle.resolve(),
+        bundle=(root or bundle).resolve(),
         python=_this_python(),
         host=host,
         port=port,
@@ -105,7 +112,7 @@ def service(
         groups=tuple(_groups_here()),
     )
     text = service_unit(manifest, options)
-    files = [options.bundle, *(options.bundle / entry.path for entry in manifest.files)]
+    files = [options.bundle, *(generation.resolve() / entry.path for entry in manifest.files)]
     for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
         click.echo(f"warning: the service's user cannot read {path}: chmod o+rX it", err=True)
     unit = f"{name}.service"

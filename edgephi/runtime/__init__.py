@@ -50,6 +50,8 @@ def load(
     from edgephi.runtime.session import Session
 
     folder = Path(bundle)
+    if folder.is_symlink():  # it may lead to another bundle before this one is read to its end
+        folder = folder.resolve()
     manifest = read_manifest(folder)
     check_architecture(manifest)
     check_files(folder, manifest, quick=True)

@@ -24,6 +24,14 @@ def store_of(path: Path) -> Path | None:
     return None
 
 
+def followed_store(path: Path) -> Path | None:
+    """The store whose active bundle `path` means, whichever that is: its root, or its link `current`."""
+    root = store_of(path)
+    if root is None or is_store(path) or path.absolute() == Layout(root).current.absolute():
+        return root
+    return None
+
+
 def open_bundle(path: Path) -> Path:
     """The folder of the bundle that `path` means, which stays while this process runs.
 
@@ -47,7 +55,7 @@ def open_bundle(path: Path) -> Path:
 
 
 def _meant(path: Path, layout: Layout) -> Path:
-    if not is_store(path) and path.absolute() != layout.current.absolute():
+    if followed_store(path) is None:
         return path.resolve()
     digest = read_settled_state(layout).current
     if digest is None:
