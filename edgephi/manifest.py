@@ -8,12 +8,14 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
+from edgephi.bundle_paths import collision, path_problem
 from edgephi.chunks import check_chunks
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record, write_record
+from edgephi.strict_json import decode_strictly
 
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
@@ -32,8 +34,8 @@ LARGEST_MANIFEST_BYTES = 16 << 20
 LARGEST_PROBE_TOKENS = 4096
 
 _LARGEST_FILE_BYTES = 1 << 50
-_LONGEST_PATH_BYTES = 1024
-_LONGEST_NAME_BYTES = 255
+_LARGEST_FILE_WITHOUT_CHUNKS = 1 << 36
+_LONGEST_NAME = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 VerifyLevel = Literal["quick", "full", "off"]
@@ -212,7 +214,10 @@ class Wheelhouse:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `bundle.json`. `sequence` orders the releases of one `name`, `created` is ISO 8601 UTC."""
+    """The whole of `bundle.json`. `sequence` orders the releases of one `name`, `created` is ISO 8601 UTC.
+
+    A device that has this release, and checks signatures, takes none of that name below `security_floor`.
+    """
 
     schema: str
     name: str
@@ -229,6 +234,7 @@ class Manifest:
     provenance: Provenance
     wheels: tuple[Wheelhouse, ...] = ()
     probe: Probe | None = None
+    security_floor: int = 0
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -240,19 +246,17 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     """Read the bytes of `bundle.json`. Raises BadBundleError when they are not a manifest we can trust."""
     hint = "build the bundle again, or copy it again from where it was built"
     try:
-        text = data.decode()
-        plain = json.loads(text)
-        if "\\u" in text:  # an escape may stand for half a letter, which no terminal and no disk takes
-            json.dumps(plain, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as cause:
+        plain = decode_strictly(data)
+    except ValueError as cause:
         raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=hint) from None
     schema = plain.get("schema") if isinstance(plain, dict) else None
     if schema != SCHEMA:
         raise BadBundleError(
-            f"{where}: expected schema {SCHEMA!r}, found {schema!r}",
+            f"{where}: expected schema {SCHEMA!r}, found {schema!r:.80}",
             hint="use the edgephi version that wrote this bundle, or build it again with this one",
         )
     manifest = read_record(Manifest, plain, where=where, error=BadBundleError, hint=hint)
+    _check_release(manifest, where=where, hint=hint)
     _check_files(manifest.files, where=where, hint=hint)
     _check_probe(manifest.probe, where=where, hint=hint)
     paths = {entry.path for entry in manifest.files}
@@ -266,16 +270,13 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
 
 def _check_files(files: tuple[FileEntry, ...], *, where: str, hint: str) -> None:
     """Raise BadBundleError unless every file can be written as it is listed, on any file system."""
-    spelled: dict[str, str] = {MANIFEST_NAME: MANIFEST_NAME}
-    folders: set[str] = set()
+    sizes: dict[str, int] = {}
     for entry in files:
-        _check_path(entry.path, where=where, hint=hint)
-        name = entry.path.casefold()
-        if name in spelled:
-            other = "" if spelled[name] == entry.path else f" as {spelled[name]!r}, letter case aside"
-            raise BadBundleError(f"{where}: file path {entry.path!r} is listed twice{other}", hint=hint)
-        spelled[name] = entry.path
-        folders.update(name[:place] for place, letter in enumerate(name) if letter == "/")
+        problem = path_problem(entry.path)
+        if entry.path in SIGNATURE_NAMES:
+            problem = "is kept for a signature"
+        if problem is not None:
+            raise BadBundleError(f"{where}: file path {entry.path[:300]!r} {problem}", hint=hint)
         if not 0 <= entry.size <= _LARGEST_FILE_BYTES:
             raise BadBundleError(
                 f"{where}: {entry.path}: expected a size of 0 to {_LARGEST_FILE_BYTES}, found {entry.size}",
@@ -286,26 +287,40 @@ def _check_files(files: tuple[FileEntry, ...], *, where: str, hint: str) -> None
                 f"{where}: {entry.path}: expected a sha256 of 64 hex digits, found {entry.sha256[:80]!r}",
                 hint=hint,
             )
+        if not entry.chunks and entry.size > _LARGEST_FILE_WITHOUT_CHUNKS:
+            raise BadBundleError(
+                f"{where}: {entry.path}: expected a table of chunks for {entry.size} bytes, found none",
+                hint=hint,
+            )
+        if sizes.setdefault(entry.sha256, entry.size) != entry.size:
+            raise BadBundleError(
+                f"{where}: {entry.path}: expected {sizes[entry.sha256]} bytes, as another file has "
+                f"with this sha256, found {entry.size}",
+                hint=hint,
+            )
         check_chunks(entry, where=where, hint=hint)
-    for name in sorted(folders & spelled.keys()):
-        raise BadBundleError(f"{where}: file path {spelled[name]!r} is also that of a folder", hint=hint)
+    problem = collision((entry.path for entry in files), reserved=(MANIFEST_NAME, *SIGNATURE_NAMES))
+    if problem is not None:
+        raise BadBundleError(f"{where}: {problem}", hint=hint)
 
 
-def _check_path(path: str, *, where: str, hint: str) -> None:
-    """Raise BadBundleError unless `path` names a file inside the bundle's folder, in the one usual way."""
-    parts = PurePosixPath(path)
-    # `str(parts) != path` also catches "a//b", "./a" and "a/", which name a file in a second way.
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path or str(parts) != path or path == ".":
-        raise BadBundleError(f"{where}: file path {path!r} leaves the bundle's folder", hint=hint)
-    # Letters that end a name early, hide it or cannot be encoded; lengths that Linux has no room for.
-    if (
-        not path.isprintable()
-        or len(path.encode()) > _LONGEST_PATH_BYTES
-        or any(len(part.encode()) > _LONGEST_NAME_BYTES for part in parts.parts)
-    ):
-        raise BadBundleError(f"{where}: file path {path[:300]!r} cannot be written to a disk", hint=hint)
-    if path in SIGNATURE_NAMES:
-        raise BadBundleError(f"{where}: file path {path!r} is kept for a signature", hint=hint)
+def _check_release(manifest: Manifest, *, where: str, hint: str) -> None:
+    """Raise BadBundleError when a store could not tell this release from others, or not fit any."""
+    name = manifest.name
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or name != name.strip():
+        raise BadBundleError(f"{where}: expected a name of one line, found {name[:300]!r}", hint=hint)
+    if manifest.security_floor > manifest.sequence:
+        raise BadBundleError(
+            f"{where}: expected a security_floor of at most {manifest.sequence}, its own sequence, "
+            f"found {manifest.security_floor}",
+            hint=hint,
+        )
+    requires = manifest.requires
+    for needed in (requires.memory_bytes, requires.disk_bytes, requires.memory_per_token_bytes):
+        if needed > _LARGEST_FILE_BYTES:
+            raise BadBundleError(
+                f"{where}: requires: expected at most {_LARGEST_FILE_BYTES} bytes, found {needed}", hint=hint
+            )
 
 
 def _check_probe(probe: Probe | None, *, where: str, hint: str) -> None:

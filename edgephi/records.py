@@ -7,6 +7,7 @@ a misspelt option that is silently ignored is the worst kind of configuration bu
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,10 @@ from edgephi.errors import BadInputError
 
 Record = TypeVar("Record")
 
+_LONGEST_SHOWN = 80
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict = 3, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _LONGEST_SHOWN
 _PLAIN_NAMES: dict[type, str] = {
     str: "a string",
     int: "a whole number",
@@ -45,35 +50,35 @@ def read_record(
             choices = typing.get_args(kind)
             # The type too: 4.0 and True equal whole numbers, but do not work as such.
             if not any(value == choice and type(value) is type(choice) for choice in choices):
-                fail(f"{place}: expected one of {', '.join(map(repr, choices))}, found {value!r}")
+                fail(f"{place}: expected one of {', '.join(map(repr, choices))}, found {_shown(value)}")
             return value
         if origin is tuple:
             if not isinstance(value, list):
-                fail(f"{place}: expected a list, found {value!r}")
+                fail(f"{place}: expected a list, found {_shown(value)}")
             item_kind = typing.get_args(kind)[0]
             return tuple(read(item_kind, item, f"{place}[{i}]") for i, item in enumerate(value))
         if origin in (dict, Mapping):
             if not isinstance(value, dict):
-                fail(f"{place}: expected a table, found {value!r}")
+                fail(f"{place}: expected a table, found {_shown(value)}")
             item_kind = typing.get_args(kind)[1]
-            return {str(key): read(item_kind, item, f"{place}.{key}") for key, item in value.items()}
+            return {str(key): read(item_kind, item, f"{place}.{_plain(key)}") for key, item in value.items()}
         if dataclasses.is_dataclass(kind):
             return read_fields(typing.cast("type[Any]", kind), value, place)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if type(value) is not kind:
-            fail(f"{place}: expected {_PLAIN_NAMES[kind]}, found {value!r}")
+            fail(f"{place}: expected {_PLAIN_NAMES[kind]}, found {_shown(value)}")
         return value
 
     def read_fields(declared: type[Any], value: object, place: str) -> Any:
         if not isinstance(value, dict):
-            fail(f"{place}: expected a table, found {value!r}")
+            fail(f"{place}: expected a table, found {_shown(value)}")
         fields = {field.name: field for field in dataclasses.fields(declared)}
         for key in value:
             if key not in fields:
-                close = difflib.get_close_matches(str(key), fields, n=1)
+                close = difflib.get_close_matches(str(key)[:_LONGEST_SHOWN], fields, n=1)
                 meant = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(fields)}"
-                fail(f"{place}: unknown key {key!r}{meant}")
+                fail(f"{place}: unknown key {_shown(key)}{meant}")
         kinds = typing.get_type_hints(declared)
         given: dict[str, Any] = {}
         for name, field in fields.items():
@@ -84,6 +89,17 @@ def read_record(
         return declared(**given)
 
     return typing.cast("Record", read_fields(record, data, where))
+
+
+def _shown(value: object) -> str:
+    """A value for a message, which stays one line whatever a stranger has written into the file."""
+    return _SHORT.repr(value)[: 3 * _LONGEST_SHOWN]
+
+
+def _plain(key: object) -> str:
+    """A key for the path to a value."""
+    text = str(key)
+    return text if len(text) <= _LONGEST_SHOWN and text.isprintable() else _shown(text)
 
 
 def write_record(record: object) -> Any:

@@ -29,8 +29,10 @@ from edgephi.manifest import (
 )
 from tests.tiny_bundle import tiny_manifest, write_tiny_bundle
 
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+name = st.from_regex(r"[a-z][a-z0-9._ -]{0,19}[a-z0-9]", fullmatch=True)
 count = st.integers(0, 1 << 60)
+amount = st.integers(0, 1 << 50)
 number = st.floats(allow_nan=False, allow_infinity=False)
 strings = st.dictionaries(text, text, max_size=3)
 divergence = st.none() | st.builds(Divergence, number, number, number, number, number)
@@ -46,7 +48,7 @@ probe = st.builds(Probe, text.filter(bool), text, st.integers(1, 4096), st.float
 manifests = st.builds(
     Manifest,
     st.just("edgephi.bundle/1"),
-    text,
+    name,
     count,
     text,
     st.builds(ModelFacts, text, text, text, count, count),
@@ -54,7 +56,7 @@ manifests = st.builds(
     st.builds(QuantFacts, count, count, st.booleans(), text, count, count, number),
     st.builds(Chat, text, st.lists(count, max_size=3).map(tuple)),
     st.builds(Limits, count),
-    st.builds(Requires, count, count, strings, count),
+    st.builds(Requires, amount, amount, strings, amount),
     st.builds(
         lambda names, entry: tuple(dataclasses.replace(entry, path=name) for name in names), paths, entries
     ),
@@ -147,15 +149,28 @@ def test_a_file_that_is_listed_twice(names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["model/a", "Model/A"], r"'Model/A' is listed twice as 'model/a', letter case aside"),
+        (["model/a", "Model/A"], r"'Model/A' is listed twice as 'model/a', spelling aside"),
         (["Bundle.JSON"], r"'Bundle\.JSON' is listed twice as 'bundle\.json'"),
         (["model/a", "model/a/b"], r"'model/a' is also that of a folder"),
-        (["model/a/b", "Model/A"], r"'Model/A' is also that of a folder"),
+        (["model/a/b", "model/A"], r"'model/A' is also that of a folder"),
         (["bundle.json/a"], r"'bundle\.json' is also that of a folder"),
         (["bundle.dsse.json"], r"is kept for a signature"),
         (["bundle.model-signing.json"], r"is kept for a signature"),
+        (["model/a/b", "Model/a/c"], r"folder 'Model' is listed twice as 'model', spelling aside"),
+        (["model/\xe9", "model/e\u0301"], r"is listed twice as 'model/.', spelling aside"),
+        (["model/stra\xdfe", "model/STRASSE"], r"is listed twice as 'model/straße', spelling aside"),
+        (["Bundle.DSSE.json"], r"is listed twice as 'bundle\.dsse\.json'"),
+        (["model/CON"], r"cannot be written to every disk"),
+        (["model/nul.txt"], r"cannot be written to every disk"),
+        (["model/com1 .onnx"], r"cannot be written to every disk"),
+        (["model/a."], r"cannot be written to every disk"),
+        (["model /a"], r"cannot be written to every disk"),
+        (["model/a:b"], r"cannot be written to every disk"),
+        (["model/a*"], r"cannot be written to every disk"),
+        (["a/" * 16 + "a"], r"cannot be written to a disk"),
+        (["model/\u202egnp.exe"], r"cannot be written to a disk"),
         (["model/a\n"], r"cannot be written to a disk"),
-        (["model/\0"], r"cannot be written to a disk"),
+        (["model/\0"], r"found control characters in 'model/"),
         (["model/" + "a" * 256], r"cannot be written to a disk"),
         (["a" + "/a" * 512], r"cannot be written to a disk"),
     ],
@@ -163,6 +178,65 @@ def test_a_file_that_is_listed_twice(names: list[str]) -> None:
 def test_paths_that_cannot_all_be_files(names: list[str], message: str) -> None:
     with pytest.raises(BadBundleError, match=message):
         decode_manifest(changed("files", value=[{"path": n, "size": 1, "sha256": "0" * 64} for n in names]))
+
+
+OTHER_FORMS: dict[str, tuple[bytes, str]] = {
+    "a name of two lines": (changed("name", value="a\nb"), r"expected a name of one line, found 'a\\nb'"),
+    "an empty name": (changed("name", value=""), "expected a name of one line, found ''"),
+    "a long name": (changed("name", value="a" * 201), "expected a name of one line, found 'aaa"),
+    "a name with a space at its end": (
+        changed("name", value="a "),
+        "expected a name of one line, found 'a '",
+    ),
+    "a text that clears the screen": (
+        changed("created", value="\x1b[2J"),
+        r"control characters in '\\x1b\[2J'",
+    ),
+    "a key that does": (changed("requires", "engines", value={"\x9b2J": "1"}), "control characters in"),
+    "a number of many digits": (
+        changed("sequence", value=10**4000),
+        "found the number 10000000000000000000, ",
+    ),
+    "a number past 63 bits": (
+        changed("sequence", value=1 << 63),
+        "found the number 9223372036854775808, which",
+    ),
+    "a negative sequence": (changed("sequence", value=-1), "found the number -1, which counts nothing"),
+    "a floor above itself": (
+        changed("security_floor", value=4),
+        "a security_floor of at most 3, .*, found 4",
+    ),
+    "memory that no device has": (changed("requires", "memory_bytes", value=1 << 51), "expected at most"),
+    "a key twice": (
+        encode_manifest(tiny_manifest()).replace(b'"sequence": 3', b'"sequence": 3, "sequence": 4'),
+        "found a key twice in one table, which has 'schema, name, sequence",
+    ),
+    "a huge unknown key": (changed("a" * 100_000, value=1), r"unknown key 'aaa.{60,100}'; known"),
+    "a huge value": (
+        changed("limits", value=[["a" * 1000] * 1000] * 1000),
+        r"expected a table, found \[\['aaa",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), OTHER_FORMS.values(), ids=OTHER_FORMS)
+def test_a_form_that_no_builder_writes(data: bytes, message: str) -> None:
+    with pytest.raises(BadBundleError, match=message) as refused:
+        decode_manifest(data)
+    assert len(refused.value.message) < 500
+
+
+def test_texts_of_several_lines_are_texts() -> None:
+    chat = Chat("{% for m in messages %}\n\t{{ m }}\r\n{% endfor %}", (1,))
+    assert decode_manifest(encode_manifest(tiny_manifest(chat=chat))).chat == chat
+
+
+def test_files_with_one_content_have_one_size() -> None:
+    files = [{"path": path, "size": size, "sha256": "0" * 64} for path, size in (("a", 1), ("b", 2))]
+    with pytest.raises(
+        BadBundleError, match="b: expected 1 bytes, as another file has with this sha256, found 2"
+    ):
+        decode_manifest(changed("files", value=files))
 
 
 def test_half_a_letter_is_no_text() -> None:
@@ -175,7 +249,7 @@ def test_half_a_letter_is_no_text() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"size": -1}, "expected a size of 0 to .*, found -1"),
+        ({"size": -1}, "found the number -1, which counts nothing"),
         ({"size": 1 << 60}, "expected a size of 0 to"),
         ({"sha256": "../../../etc/passwd"}, r"expected a sha256 of 64 hex digits, found '\.\./"),
         ({"sha256": "A" * 64}, "expected a sha256 of 64 hex digits"),
@@ -203,9 +277,10 @@ def test_a_file_whose_numbers_are_none(entry: dict[str, object], message: str) -
         ({"prompt": ""}, "expected a prompt, found an empty one"),
         ({"max_tokens": 0}, "expected max_tokens of 1 to 4096, found 0"),
         ({"max_tokens": 4097}, "expected max_tokens of 1 to 4096, found 4097"),
-        ({"minimum_tokens_per_second": -1}, "expected a minimum_tokens_per_second of 0 or more, found -1"),
-        ({"minimum_tokens_per_second": float("nan")}, "of 0 or more, found nan"),
-        ({"minimum_tokens_per_second": float("inf")}, "of 0 or more, found inf"),
+        ({"minimum_tokens_per_second": -0.5}, "a minimum_tokens_per_second of 0 or more, found -0.5"),
+        ({"minimum_tokens_per_second": -1}, "found the number -1, which counts nothing"),
+        ({"minimum_tokens_per_second": float("nan")}, "found NaN, which is no JSON"),
+        ({"minimum_tokens_per_second": float("inf")}, "found Infinity, which is no JSON"),
     ],
 )
 def test_a_probe_that_no_answer_can_be_held_against(probe: dict[str, object], message: str) -> None:
