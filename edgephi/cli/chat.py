@@ -61,8 +61,9 @@ def chat(
     """Talk with a bundle.
 
     In a terminal: /help shows what can be typed, Ctrl-C stops an answer. From a pipe, each line is a message,
-    and standard output gets the answers and nothing else. What has been said is kept computed, so that each
-    turn costs the new words only.
+    and standard output gets the answers and nothing else. After an error the next message is read, and the
+    exit code tells of the first one. What has been said is kept computed, so that each turn costs the new
+    words only.
     """
     if system is not None:
         checked_utf8(system, "system message")
@@ -91,8 +92,12 @@ def chat(
 
 
 def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: bool) -> None:
-    """Answer each message; the first error ends it. Which engine computes is said before the first answer."""
+    """Answer each message; an error is shown, and the next message is read. Ends with the first error's code.
+
+    Which engine computes is said before the first answer.
+    """
     named = False
+    exit_code = 0
 
     def name_engine(_answer: "Answer") -> _Watch:
         nonlocal named
@@ -103,7 +108,13 @@ def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: 
 
     with contextlib.suppress(EOFError, Quit):
         while True:
-            _turn(talk, read_message(read_line, ""), options, verbose=verbose, watch=name_engine)
+            message = read_message(read_line, "")
+            try:
+                _turn(talk, message, options, verbose=verbose, watch=name_engine)
+            except EdgephiError as error:
+                click.secho(error_text(error), err=True)
+                exit_code = exit_code or error.exit_code
+    click.get_current_context().exit(exit_code)
 
 
 def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbose: bool) -> None:
@@ -146,16 +157,22 @@ def _turn(
         click.echo(run_command(talk, message), err=True)
         return
     reading = _Reading()
+    begun = False
     try:
         answer = talk.conversation.say(message, options, on_prefill=reading.show)
         with watch(answer):
             for piece in answer:
                 reading.clear()
+                begun = True
                 click.echo(piece.translate(_CONTROLS) if sys.stdout.isatty() else piece, nl=False)
     except PastContextError as error:
         raise PastContextError(
             error.message, hint="/reset forgets the conversation; /save FILE keeps it before that"
         ) from None
+    except EdgephiError:
+        if begun:  # the error gets a line of its own, and so does the next answer
+            click.echo()
+        raise
     finally:
         reading.clear()
     click.echo()

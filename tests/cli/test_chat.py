@@ -282,10 +282,27 @@ class TestPipe:
         assert edgephi("chat", demo_bundle, input=LIGHT, env=environment).returncode == 0
         assert not state.exists()
 
-    @pytest.mark.parametrize("text", ["light " * 60, "/sats", "/save"])
-    def test_the_first_error_ends_it(self, edgephi: Edgephi, demo_bundle: Path, text: str) -> None:
+    @pytest.mark.parametrize(
+        ("text", "exit_code", "error"),
+        [
+            ("light " * 60, 3, "error: the prompt has 64 tokens"),
+            ("/sats", 2, "error: expected a command, found /sats"),
+            ("/save", 2, "error: expected a file to write to"),
+        ],
+        ids=["past the context", "unknown command", "missing argument"],
+    )
+    def test_an_error_does_not_end_it(
+        self, edgephi: Edgephi, demo_bundle: Path, text: str, exit_code: int, error: str
+    ) -> None:
         done = edgephi("chat", demo_bundle, "--context", 40, input=f"{text}\n{LIGHT}\n")
-        assert is_one_error(done, 3 if text.startswith("light") else 2)
+        assert (done.returncode, done.stdout) == (exit_code, f"{ON}\n")
+        assert error in done.stderr
+        assert "hint: " in done.stderr
+
+    def test_the_exit_code_is_that_of_the_first_error(self, edgephi: Edgephi, demo_bundle: Path) -> None:
+        lines = ["light " * 60, "/sats", "/quit", LIGHT]
+        done = edgephi("chat", demo_bundle, "--context", 40, input="\n".join(lines))
+        assert (done.returncode, done.stdout, done.stderr.count("error: ")) == (3, "", 2)
 
     def test_a_file_that_exists_is_not_overwritten(
         self, edgephi: Edgephi, demo_bundle: Path, tmp_path: Path
