@@ -172,7 +172,6 @@ def test_serve(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_chat(bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("edgephi.cli.chat")
     command = [*EDGEPHI, "chat", str(bundle), *on_this_machine(bundle)]
     printed, reached = run_alone(command, tmp_path, stdin=f"{QUESTION}\n")
     assert json.dumps(ANSWER) in printed

@@ -122,7 +122,8 @@ def starting(bundle: Path, folder: Path, *options: object, **variables: str) -> 
 
 def slowly(seconds: float) -> dict[str, str]:
     """The environment of a server whose engine takes at least so long for each step."""
-    return {"PYTHONPATH": str(SLOW), "EDGEPHI_TEST_DELAY": str(seconds)}
+    folders = [str(SLOW), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(folders), "EDGEPHI_TEST_DELAY": str(seconds)}
 
 
 def command_line(pid: int) -> bytes:
