@@ -13,7 +13,7 @@ model_argument: Decorator = click.argument("model")
 
 def in_store(path: Path) -> bool:
     """Whether a bundle's path may lie in a store: costs a device without one no import."""
-    return any((folder / "state.json").is_file() for folder in (path, *path.absolute().parents[:2]))
+    return any((folder / "gens").is_dir() for folder in (path, *path.absolute().parents[:2]))
 
 
 def opened(path: Path) -> Path:

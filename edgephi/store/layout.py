@@ -94,9 +94,9 @@ class Layout:
 
 
 def is_store(root: Path) -> bool:
-    """Whether the folder holds a store."""
+    """Whether the folder holds a store. Its state may be lost: the links and generations tell most of it."""
     layout = Layout(root)
-    return layout.state.is_file() and layout.generations.is_dir()
+    return layout.objects.is_dir() and layout.generations.is_dir()
 
 
 def check_store(root: Path) -> None:

@@ -92,19 +92,36 @@ def read_settled_state(layout: Layout) -> State:
 
 
 def _state(layout: Layout) -> tuple[State, bool]:
-    """The state, and whether it had to be made anew from the links, because what stood there was damaged."""
+    """The state, and whether it had to be made anew, because what stood there was damaged or lost.
+
+    A generation that is gone is no longer current or previous; without a current one, the previous one is.
+    """
+    there = installed(layout)
+    was_rebuilt = False
     try:
         state = read_state(layout)
+        if there and not layout.state.exists():
+            raise BadStateError(f"{layout.state}: expected a file, found none", hint="flash a bundle again")
     except BadStateError:
-        there = set(installed(layout))
-        digests = (linked_digest(layout.current), linked_digest(layout.previous))
-        current, previous = (digest if digest in there else None for digest in digests)
-        sequences: dict[str, int] = {}
-        security: dict[str, int] = {}
-        for _, manifest in manifests(layout):
-            sequences[manifest.name] = max(manifest.sequence, sequences.get(manifest.name, 0))
-            security[manifest.name] = max(manifest.security_floor, security.get(manifest.name, 0))
-        return State(
-            current=current, previous=previous, sequence_floor=sequences, security_floor=security
-        ), True
-    return state, False
+        state, was_rebuilt = _rebuilt(layout), True
+    current, previous = (digest if digest in there else None for digest in (state.current, state.previous))
+    if current is None:
+        current, previous = previous, None
+    return dataclasses.replace(state, current=current, previous=previous), was_rebuilt
+
+
+def _rebuilt(layout: Layout) -> State:
+    """What the links and the generations tell of a state that is lost."""
+    sequences: dict[str, int] = {}
+    security: dict[str, int] = {}
+    for digest, manifest in manifests(layout):
+        name = manifest.name
+        sequences[name] = max(manifest.sequence, sequences.get(name, 0))
+        is_signed = layout.signature(digest).is_file()
+        security[name] = max(manifest.security_floor if is_signed else 0, security.get(name, 0))
+    return State(
+        current=linked_digest(layout.current),
+        previous=linked_digest(layout.previous),
+        sequence_floor=sequences,
+        security_floor=security,
+    )
