@@ -38,11 +38,13 @@ def verify(
     from edgephi.cli.steps import step
     from edgephi.manifest import read_manifest
     from edgephi.records import write_record
+    from edgephi.runtime.artifact import check_artifact
     from edgephi.runtime.bundle_files import check_files
 
     manifest = read_manifest(bundle)
     with step("check files", sum(entry.size for entry in manifest.files)) as done:
         check_files(bundle, manifest, progress=done)
+    check_artifact(manifest, lambda entry: bundle / entry.path)
     certificate = manifest.certificate
     if model is not None:
         from edgephi.build import verify_against

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.flash.source import ReadChunks, Source
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
+from edgephi.runtime.bundle_files import check_files
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.progress import Step, silent
@@ -41,7 +42,8 @@ def folder_source(bundle: Path) -> Source:
 
 def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:
     """The bytes of a bundle's manifest and of its signature, None without one. Raises BadBundleError."""
-    read_manifest(bundle)  # says what is wrong with it, in words about this folder
+    manifest = read_manifest(bundle)  # says what is wrong with it, in words about this folder
+    check_files(bundle, manifest, quick=True)  # a pipe would wait forever, a link lead anywhere
     signature = bundle / SIGNATURE_NAME
     return (bundle / MANIFEST_NAME).read_bytes(), _read(signature)
 

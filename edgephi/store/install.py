@@ -17,6 +17,7 @@ from typing import Self
 
 from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import BadBundleError
+from edgephi.runtime.artifact import check_artifact
 from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
 from edgephi.store.device_errors import device_errors
 from edgephi.store.environment import prepare
@@ -280,6 +281,7 @@ class Install:
                 self._parts.create_empty(file.sha256)
         self._parts.acknowledge()
         self._verify(new, step)
+        self._check_artifact()
         names = [file.sha256 for file in new]
         sync_parts(self.layout, names)
         adopt_parts(self.layout, names)
@@ -316,6 +318,17 @@ class Install:
                 raise BadBundleError(
                     f"{file.path}: expected sha256 {file.sha256}, {what}", hint="flash the bundle again"
                 )
+
+    def _check_artifact(self) -> None:
+        """See that no file leads the engine out of the bundle, while nothing has left `parts` yet."""
+        check_artifact(
+            self.manifest,
+            lambda entry: (
+                self.layout.object(entry.sha256)
+                if entry.sha256 in self._objects
+                else self.layout.part(entry.sha256)
+            ),
+        )
 
     def _probe(self, step: Step) -> ProbeResult:
         """Have the new generation generate, with what will run it."""
