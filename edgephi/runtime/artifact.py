@@ -1,8 +1,8 @@
 """Whether an artifact keeps to its bundle: the files that it names are in it, and its headers fit.
 
 Every file may be what the manifest says, and the artifact still lead out: an ONNX graph names the files of
-its weights, a configuration those of its graphs, and engines open what they are told to. A signature says that
-somebody vouches for that; without one nobody does.
+its weights, a configuration those of its graphs, and engines open what they are told to. A signature says
+that somebody vouches for that; without one nobody does.
 """
 
 import json
