@@ -1,13 +1,32 @@
 """How much memory a model may take here: the machine's own limit and that of its control groups."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from edgephi.errors import DoesNotFitError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _SMALLEST_CONTEXT = 256  # tokens; with less no chat template leaves room for an answer
+_CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+class _Names(NamedTuple):
+    """What the two versions of control groups call the same: files of a group, and lines of memory.stat."""
+
+    limit: str
+    usage: str
+    files_read: tuple[str, str]
+    files_mapped: str
+
+
+_VERSION_1 = _Names(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+    "total_mapped_file",
+)
+_VERSION_2 = _Names("memory.max", "memory.current", ("inactive_file", "active_file"), "file_mapped")
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -91,33 +110,36 @@ def _cgroup_rooms() -> list[int]:
     rooms: list[int | None] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        group = path.strip("/")
-        if controllers == "":  # version 2: a limit may stand on any level above this process
-            folders = [_CGROUPS / group, *(_CGROUPS / group).parents]
-            rooms += [
-                _room(folder, "memory.max", "memory.current")
-                for folder in folders
-                if folder.is_relative_to(_CGROUPS)
-            ]
+        if controllers == "":
+            mount, names = _CGROUPS, _VERSION_2
         elif "memory" in controllers.split(","):
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            # In a container the group's path is the host's, and its files stand at the mount's root.
-            rooms += [_room(folder, *files) for folder in (_CGROUPS / "memory" / group, _CGROUPS / "memory")]
+            mount, names = _CGROUPS / "memory", _VERSION_1
+        else:
+            continue
+        # A limit may stand on any level above this process. In a container the path may be the host's: then
+        # there is nothing on the way, and the files stand at the mount's root.
+        group = mount / path.strip("/")
+        rooms += [_room(folder, names) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
     return [room for room in rooms if room is not None]
 
 
-def _room(group: Path, limit_name: str, usage_name: str) -> int | None:
-    """Bytes left below one group's limit; None when it has no limit. Cache that can be dropped is free."""
+def _room(group: Path, names: _Names) -> int | None:
+    """Bytes left below one group's limit; None when it has no limit.
+
+    Files that were read count as used, and the kernel drops them before it kills anything: those that nobody
+    has mapped are free. Else a bundle would not fit any more once it was read for the second time.
+    """
     try:
-        limit = (group / limit_name).read_text().strip()
-        usage = int((group / usage_name).read_text())
+        limit = (group / names.limit).read_text().strip()
+        usage = int((group / names.usage).read_text())
         statistics = (group / "memory.stat").read_text().split()
     except (OSError, ValueError):
         return None
     if not limit.isdecimal():  # "max"
         return None
-    values = dict(zip(statistics[::2], statistics[1::2], strict=False))
-    droppable = int(values.get("total_inactive_file", values.get("inactive_file", "0")))
+    values = dict(zip(statistics[::2], map(int, statistics[1::2]), strict=False))
+    read = sum(values.get(name, 0) for name in names.files_read)
+    droppable = max(0, read - values.get(names.files_mapped, 0))
     return max(0, int(limit) - usage + droppable)
 
 

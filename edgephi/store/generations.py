@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
+from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, Manifest, decode_manifest
 from edgephi.store.durable import rename, replace_file, sync, write_file
 from edgephi.store.layout import Layout
@@ -86,7 +86,7 @@ def build_generation(layout: Layout, manifest: Manifest, data: bytes, signature:
     for entry in manifest.files:
         path = building / entry.path
         folders |= _make_parents(path, building)
-        _link(layout.object(entry.sha256), path)
+        os.link(layout.object(entry.sha256), path, follow_symlinks=False)
     write_file(building / MANIFEST_NAME, data, mode=READ_ONLY)
     if signature is not None:
         write_file(building / SIGNATURE_NAME, signature, mode=READ_ONLY)
@@ -106,7 +106,7 @@ def relink(layout: Layout, digest: str, manifest: Manifest) -> None:
         _make_parents(path, generation)
         new = path.with_name(path.name + ".new")
         new.unlink(missing_ok=True)
-        _link(known, new)
+        os.link(known, new, follow_symlinks=False)
         rename(new, path)
 
 
@@ -144,16 +144,6 @@ def _make_parents(path: Path, top: Path) -> set[Path]:
             folder.chmod(0o755)
             sync(folder.parent)
     return set(folders)
-
-
-def _link(known: Path, path: Path) -> None:
-    try:
-        os.link(known, path, follow_symlinks=False)
-    except PermissionError as cause:
-        raise NotSupportedError(
-            f"{path}: expected a file system with hard links, found one without ({cause.strerror})",
-            hint="put the store on ext4, btrfs, xfs or f2fs",
-        ) from None
 
 
 def _read(path: Path) -> bytes | None:

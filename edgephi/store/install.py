@@ -11,6 +11,7 @@ this machine or over a network, uses this one class.
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -36,7 +37,7 @@ from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.progress import Step, silent
-from edgephi.store.recover import make_store, recover_locked
+from edgephi.store.recover import check_file_system, make_store, recover_locked
 from edgephi.store.sources import find_sources, read_source
 from edgephi.store.state import change_state, read_state
 
@@ -124,6 +125,7 @@ class Install:
         with device_errors(root):
             admitted = preflight(root, manifest_bytes, signature_bytes, options)
             make_store(layout)
+            check_file_system(layout)
             lock = StoreLock.take(layout, "flash", wait_seconds=options.lock_wait_seconds)
             try:
                 recover_locked(layout)
@@ -131,17 +133,21 @@ class Install:
                 check_identity(
                     layout, manifest_bytes, signature_bytes, allow_downgrade=options.allow_downgrade
                 )
-                install = cls(
-                    layout,
-                    data=manifest_bytes,
-                    signature=signature_bytes,
-                    admitted=admitted,
-                    options=options,
-                    lock=lock,
-                )
-                install._find_what_is_here(step)
             except BaseException:
                 lock.close()
+                raise
+            install = cls(
+                layout,
+                data=manifest_bytes,
+                signature=signature_bytes,
+                admitted=admitted,
+                options=options,
+                lock=lock,
+            )
+            try:
+                install._find_what_is_here(step)
+            except BaseException:
+                install.close()
                 raise
         return install
 
@@ -207,7 +213,6 @@ class Install:
                 is_signed=self._admitted.signer is not None,
                 is_proven=is_proven or result is not None,
             )
-            clear_parts(layout)
         return Outcome(
             digest=self.digest,
             name=manifest.name,
@@ -233,23 +238,23 @@ class Install:
 
     def _find_what_is_here(self, step: Step) -> None:
         """Sort the files into whole objects and parts, and fill the parts from what the store has."""
-        self._check_objects(step)
-        missing = [file for file in self._files.values() if file.sha256 not in self._objects]
-        for file in missing:
-            self._parts.take_up(file.sha256)
+        files = self._files.values()
+        objects = [file for file in files if plain_size(self.layout.object(file.sha256)) == file.size]
+        size = sum(file.size for file in objects) + self._parts.journaled_bytes
+        if size:
+            with step("check what is here", size) as done:
+                self._check_objects(objects, done)
+                for file in files:
+                    if file.sha256 not in self._objects:
+                        self._parts.take_up(file.sha256, done)
+        missing = [file for file in files if file.sha256 not in self._objects]
         self._copy_chunks(missing, step)
         wanted = ((file, self._parts.missing(file.sha256)) for file in missing)
         self.wanted = tuple(WantedFile(file.sha256, file.path, chunks) for file, chunks in wanted if chunks)
 
-    def _check_objects(self, step: Step) -> None:
-        """Find the objects that are here and unchanged: reading them costs little beside a silent error."""
-        files = [
-            file for file in self._files.values() if plain_size(self.layout.object(file.sha256)) == file.size
-        ]
-        if not files:
-            return
-        with step("check what is here", sum(file.size for file in files)) as done:
-            digests = files_sha256([self.layout.object(file.sha256) for file in files], done)
+    def _check_objects(self, files: list[PartFile], done: Callable[[int], None]) -> None:
+        """Find the objects that are unchanged: reading them costs little beside a silent error."""
+        digests = files_sha256([self.layout.object(file.sha256) for file in files], done)
         self._objects = {
             file.sha256 for file in files if digests[self.layout.object(file.sha256)] == file.sha256
         }
@@ -290,6 +295,7 @@ class Install:
         damaged = read_state(self.layout).damaged
         repaired = damaged.keys() & self._objects
         relink_all(self.layout, names)
+        clear_parts(self.layout)
         if repaired:
             still = {sha256: offsets for sha256, offsets in damaged.items() if sha256 not in repaired}
             change_state(self.layout, damaged=still)

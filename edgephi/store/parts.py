@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -52,28 +52,31 @@ class Parts:
         self._mutex = threading.Lock()
         self._journal = read_journal(layout)
 
-    def take_up(self, sha256: str) -> int:
-        """Find the journaled chunks of a file that are really there. Returns how many bytes that are."""
+    @property
+    def journaled_bytes(self) -> int:
+        """The bytes that the journal names of the files of this transfer."""
+        return sum(chunk.size for sha256 in self._files for chunk in self._journal.get(sha256, {}).values())
+
+    def take_up(self, sha256: str, progress: Callable[[int], None]) -> None:
+        """Find the journaled chunks of a file that are really there."""
         file = self._files[sha256]
-        found = 0
         journaled = self._journal.get(sha256, {})
         try:
             descriptor = os.open(self._layout.part(sha256), os.O_RDONLY)
         except FileNotFoundError:
-            return 0
+            return
         try:
             for offset, chunk in file.chunks.items():
                 known = journaled.get(offset)
                 if known is None or known.size != chunk.size or chunk.sha256 not in (known.sha256, None):
                     continue
                 data = read_at(descriptor, offset, chunk.size)
+                progress(chunk.size)
                 if hashlib.sha256(data).hexdigest() == known.sha256:
                     self._follow(sha256, offset, data)
                     self._missing[sha256].discard(offset)
-                    found += chunk.size
         finally:
             os.close(descriptor)
-        return found
 
     def missing(self, sha256: str) -> tuple[Chunk, ...]:
         """The chunks of a file that have not been written, in order."""

@@ -65,7 +65,7 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
         check_architecture(manifest)
         check_engine(manifest)
         runtime = choose_runtime(layout, manifest, interpreter=options.interpreter)
-        check_memory(manifest, available_memory())
+        check_room(manifest, available_memory())
     check_disk(layout, manifest, runtime.needs_bytes if runtime else 0)
     return Admitted(manifest, signer, runtime)
 
@@ -97,6 +97,18 @@ def check_engine(manifest: Manifest) -> None:
             f"{manifest.name}: made for the engine {manifest.target.engine!r}, "
             f"this edgephi runs {', '.join(ADAPTERS)}",
             hint="use the edgephi version that wrote this bundle, or build it for another target",
+        )
+
+
+def check_room(manifest: Manifest, available: int) -> None:
+    """Raise DoesNotFitError unless the model, with its shortest context, fits into `available` bytes."""
+    served, _ = check_memory(manifest, available)
+    unused = (manifest.limits.context - served) * manifest.requires.memory_per_token_bytes
+    least = manifest.requires.memory_bytes - unused
+    if least > available:
+        raise DoesNotFitError(
+            f"{manifest.name}: needs {least / 1e9:.2f} GB of memory, {available / 1e9:.2f} GB are available",
+            hint="stop what runs on the device while it is flashed, or build the model smaller",
         )
 
 

@@ -34,10 +34,10 @@ class Damage:
     size: int
 
 
-def scrub(layout: Layout, step: Step) -> tuple[Damage, ...]:
-    """Read every file of every generation from the disk. Returns what is damaged, and notes it in the state.
+def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...]:
+    """Read every file of every generation from the disk. Returns what is damaged.
 
-    The caller holds the store's lock.
+    `note` writes it into the state; the caller then holds the store's lock.
     """
     damages: list[Damage] = []
     users: dict[str, list[tuple[str, FileEntry]]] = defaultdict(list)
@@ -61,8 +61,9 @@ def scrub(layout: Layout, step: Step) -> tuple[Damage, ...]:
             known = layout.object(sha256)
             if plain_size(path) is None or plain_size(known) is None or not path.samefile(known):
                 damages.append(Damage(digest, entry.path, sha256, 0, 0))
-    noted = {sha256: tuple(chunk.offset for chunk in chunks) for sha256, chunks in damaged.items()}
-    change_state(layout, damaged=noted)
+    if note:
+        noted = {sha256: tuple(chunk.offset for chunk in chunks) for sha256, chunks in damaged.items()}
+        change_state(layout, damaged=noted)
     return tuple(damages)
 
 

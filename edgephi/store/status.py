@@ -1,5 +1,6 @@
 """What is in a store, and how it is."""
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgephi.store.state import State
 Role = Literal["current", "previous", "other"]
 
 _BLOCK_BYTES = 512
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def status(root: Path, *, scrub_too: bool = False, step: Step = silent) -> Store
                 raise
             who = holder(layout)
             busy_with = who.purpose if who else "another process"
-        except OSError:
-            if scrub_too:
-                raise  # else a store that cannot be written to is looked at all the same
+        except OSError as cause:
+            if cause.errno not in _NOT_OURS:
+                raise
+            # A store that we may not write to is looked at all the same.
+            damages = scrub(layout, step, note=False) if scrub_too else None
         state = read_settled_state(layout)
         others = opened_by_others(layout)
         generations = [_generation(layout, digest, state, others) for digest in installed(layout)]
