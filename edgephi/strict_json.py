@@ -5,10 +5,14 @@ besides. A text may hold what clears a terminal or pretends to be another line. 
 """
 
 import json
+import math
 import re
 from typing import Any
 
 _LARGEST_NUMBER = (1 << 63) - 1
+# Of 16 MiB of JSON, Python can make 350 MB of empty lists; what we write has a twentieth of these marks.
+_MARKS = (b"[", b"{", b'"', b",")
+_MOST_MARKS = 2_000_000
 # Of the characters that steer a terminal, only tabs and the ends of lines belong into a text.
 _STEERING = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -18,10 +22,16 @@ def decode_strictly(data: bytes) -> Any:
 
     Raises ValueError, whose text says in one short line what is there instead of such JSON.
     """
+    if sum(map(data.count, _MARKS)) > _MOST_MARKS:
+        raise ValueError(f"more than {_MOST_MARKS} lists, tables and texts")
     try:
         text = data.decode()
         plain = json.loads(
-            text, parse_int=_whole_number, parse_constant=_no_number, object_pairs_hook=_without_repetition
+            text,
+            parse_int=_whole_number,
+            parse_float=_number,
+            parse_constant=_no_number,
+            object_pairs_hook=_without_repetition,
         )
     except RecursionError:
         raise ValueError("tables in tables without an end") from None
@@ -47,6 +57,13 @@ def _whole_number(digits: str) -> int:
     if len(digits) > len(str(_LARGEST_NUMBER)) or not 0 <= int(digits) <= _LARGEST_NUMBER:
         raise ValueError(f"the number {digits[:20]}, which counts nothing")
     return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:20]}, which is too large")
+    return value
 
 
 def _no_number(name: str) -> float:

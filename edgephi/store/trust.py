@@ -22,22 +22,35 @@ def authenticate(trust_folder: Path, manifest: bytes, envelope: bytes | None) ->
     """The name of the key in `trust_folder` that signed the bytes of a `bundle.json`; None without any key.
 
     `envelope` is the bundle's `bundle.dsse.json`, None when it has none. Nothing of the manifest is parsed.
-    Raises BadBundleError when a key is there and none of them signed these bytes, BadInputError when a key
-    cannot be read, NotSupportedError without the library that checks.
+    Raises BadBundleError when a key is there and none of them signed these bytes, or when the envelope is not
+    over them, with keys or without; BadInputError when a key cannot be read, NotSupportedError without the
+    library that checks.
     """
     keys = read_trusted_keys(trust_folder)
+    signed = None if envelope is None else _opened(envelope, manifest)
     if not keys:
         return None
     trusted = " or ".join(map(str, keys))
-    if envelope is None:
+    if signed is None:
         raise BadBundleError(
             f"{SIGNATURE_NAME}: expected a signature by {trusted}, found an unsigned bundle",
             hint="sign it where it was built: `edgephi sign BUNDLE --key NAME.key`",
         )
-    if len(envelope) > largest_envelope(len(manifest)):
+    for signer in keys:
+        if _has_signed(signer.key, signed):
+            return signer.name
+    raise BadBundleError(
+        f"{SIGNATURE_NAME}: expected a signature by {trusted}, found {_found(keys, signed)}",
+        hint="sign the bundle with that key, or trust the other: `edgephi trust add ROOT NAME.pub`",
+    )
+
+
+def _opened(envelope: bytes, manifest: bytes) -> Envelope:
+    """The envelope over the bytes of this manifest. Raises BadBundleError when it is none, or over others."""
+    largest = largest_envelope(len(manifest))
+    if len(envelope) > largest:
         raise BadBundleError(
-            f"{SIGNATURE_NAME}: expected at most {largest_envelope(len(manifest))} bytes for this manifest, "
-            f"found {len(envelope)}",
+            f"{SIGNATURE_NAME}: expected at most {largest} bytes for this manifest, found {len(envelope)}",
             hint="sign the bundle again",
         )
     signed = decode_envelope(envelope, where=SIGNATURE_NAME)
@@ -48,13 +61,7 @@ def authenticate(trust_folder: Path, manifest: bytes, envelope: bytes | None) ->
             f"found one over another (sha256 {found}…)",
             hint="copy both files from the same bundle, or sign this one",
         )
-    for signer in keys:
-        if _has_signed(signer.key, signed):
-            return signer.name
-    raise BadBundleError(
-        f"{SIGNATURE_NAME}: expected a signature by {trusted}, found {_found(keys, signed)}",
-        hint="sign the bundle with that key, or trust the other: `edgephi trust add ROOT NAME.pub`",
-    )
+    return signed
 
 
 def _has_signed(key: PublicKey, envelope: Envelope) -> bool:

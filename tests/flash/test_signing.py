@@ -156,11 +156,12 @@ def test_openssl_accepts_our_signature(bundle: Path, keys: KeyFiles, tmp_path: P
     # The encoding as the specification of DSSE writes it.
     message.write_bytes(f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload)
     signature.write_bytes(base64.b64decode(document["signatures"][0]["sig"]))
-    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", keys.public, "-rawin", "-in", message]
-    done = subprocess.run([*command, "-sigfile", signature], capture_output=True, text=True, check=False)
+    command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", str(keys.public)]
+    command += ["-rawin", "-in", str(message), "-sigfile", str(signature)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "Signature Verified Successfully")
     message.write_bytes(message.read_bytes() + b" ")
-    assert subprocess.run([*command, "-sigfile", signature], capture_output=True, check=False).returncode == 1
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
 def test_signing_leaves_the_bundle_what_it_was(bundle: Path, keys: KeyFiles) -> None:

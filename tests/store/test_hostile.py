@@ -1,0 +1,260 @@
+"""Hostile bundles: each is refused with one line and exit code 4, before anything but parts is written."""
+
+import json
+import os
+import random
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgephi.cli.main import main
+from edgephi.envelope import Envelope, Signature, encode_envelope, signed_bytes
+from edgephi.errors import BadBundleError
+from edgephi.flash.keys import public_half
+from edgephi.store.install import Install
+from edgephi.store.preflight import InstallOptions
+from edgephi.store.trusted_keys import TrustedKey, add_key
+from tests.store import hostile_bundles as hostile
+from tests.store.test_trust import BROKEN
+
+RELEASE, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (3, 4))
+ELSEWHERE = InstallOptions(prove=False)
+LONGEST_LINE = 1000
+
+
+class World:
+    """A box with a store, in which a good bundle is active, and with files that no bundle may reach."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = folder / "store"
+        self.bundle = folder / "bundle"
+        self.secret = folder / "outside" / "secret"
+        self.secret.parent.mkdir(parents=True)
+        self.secret.write_text("nobody's business")
+        hostile.write_bundle(folder / "good", hostile.good_manifest())
+        self.flash(folder / "good", 0)
+
+    def flash(self, bundle: Path, exit_code: int) -> None:
+        """Call the command, which must end with that code."""
+        with pytest.raises(SystemExit) as ended:
+            main(["flash", str(bundle), str(self.root), "--elsewhere"])
+        assert ended.value.code == exit_code
+
+    def snapshot(self) -> dict[str, tuple[int, ...]]:
+        """All that is on the box but the bundle that comes, the store's parts, and its lock."""
+        facts = {}
+        for folder, folders, files in os.walk(self.folder):
+            here = Path(folder)
+            if here == self.root:
+                folders.remove("parts")
+            if here == self.folder and "bundle" in folders:
+                folders.remove("bundle")
+            for path in (*(here / name for name in [*folders, *files]),):
+                if path != self.root / "lock":
+                    found = path.lstat()
+                    times = () if path.is_dir() and path == self.root else (found.st_mtime_ns,)
+                    facts[str(path)] = (found.st_mode, found.st_ino, found.st_nlink, found.st_size, *times)
+        return facts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tmp_path_factory.mktemp("box"))
+    hostile.SECRET[:] = [str(made.secret)]
+    return made
+
+
+@pytest.fixture(scope="module")
+def trusting(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A box that takes only what the release key has signed."""
+    made = World(tmp_path_factory.mktemp("trusting-box"))
+    add_key(made.root / "trust", TrustedKey("release", public_half(RELEASE)))
+    return made
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """`main` has its own ways to end; the tests keep theirs."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def assert_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bundle that came is refused as the contract says, and nothing has changed."""
+    before = world.snapshot()
+    world.flash(world.bundle, 4)
+    output, errors = capsys.readouterr()
+    # Steps that went well are shown before; what steers a terminal never is.
+    lines = [line for line in errors.splitlines() if line.startswith(("error: ", "hint: "))]
+    assert output == ""
+    assert [line.partition(":")[0] for line in lines] == ["error", "hint"]
+    assert "bug" not in errors
+    assert all(line.isprintable() and len(line) < LONGEST_LINE for line in lines), lines
+    assert world.snapshot() == before
+
+
+def assert_refused_over_a_network(world: World, manifest: bytes, signature: bytes | None = None) -> None:
+    """The manifest is refused by the device itself too, whoever sent it."""
+    before = world.snapshot()
+    with pytest.raises(BadBundleError):
+        Install.begin(world.root, manifest, signature, options=ELSEWHERE)
+    assert world.snapshot() == before
+
+
+def arrive(world: World, manifest: hostile.Plain | bytes, files: dict[str, bytes] | None = None) -> None:
+    """Put a bundle before the door, in place of the one before."""
+    remove(world.bundle)
+    hostile.write_bundle(world.bundle, manifest, files)
+
+
+def remove(folder: Path) -> None:
+    """Remove a bundle, whatever is in it."""
+    for here, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            (Path(here) / name).unlink()
+        for name in folders:
+            path = Path(here) / name
+            path.unlink() if path.is_symlink() else path.rmdir()
+    if folder.exists():
+        folder.rmdir()
+
+
+MANIFESTS = [
+    *hostile.hostile_paths(),
+    *hostile.hostile_numbers(),
+    *hostile.hostile_chunks(),
+    *hostile.hostile_types(),
+]
+BYTES = list(hostile.hostile_bytes())
+FOLDERS = list(hostile.hostile_files())
+ARTIFACTS = list(hostile.hostile_artifacts())
+
+
+@pytest.mark.parametrize("change", [case for _, case in MANIFESTS], ids=[name for name, _ in MANIFESTS])
+def test_a_manifest_that_lies(
+    world: World, change: Callable[[hostile.Plain], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = hostile.good_manifest()
+    change(manifest)
+    arrive(world, manifest)
+    assert_refused(world, capsys)
+    assert_refused_over_a_network(world, json.dumps(manifest).encode())
+
+
+@pytest.mark.parametrize("change", [case for _, case in BYTES], ids=[name for name, _ in BYTES])
+def test_bytes_that_are_no_manifest(
+    world: World, change: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = change(json.dumps(hostile.good_manifest()).encode())
+    arrive(world, data)
+    assert_refused(world, capsys)
+    assert_refused_over_a_network(world, data)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "bundle.dsse.json"])
+def test_a_gigabyte_of_manifest_or_signature_is_not_read(
+    trusting: World, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrive(trusting, hostile.good_manifest())
+    (trusting.bundle / name).touch()
+    os.truncate(trusting.bundle / name, 1 << 30)
+    assert_refused(trusting, capsys)
+
+
+@pytest.mark.parametrize("put", [case for _, case in FOLDERS], ids=[name for name, _ in FOLDERS])
+def test_a_folder_with_something_else_in_it(
+    world: World, put: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrive(world, hostile.good_manifest(hostile.OTHER_FILES), hostile.OTHER_FILES)
+    try:
+        put(world.bundle)
+    except PermissionError:
+        pytest.skip("only root can make a device")
+    assert_refused(world, capsys)
+
+
+@pytest.mark.parametrize("files", [case for _, case in ARTIFACTS], ids=[name for name, _ in ARTIFACTS])
+def test_an_artifact_that_leads_out(
+    world: World, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {**hostile.GOOD_FILES, **files}
+    arrive(world, hostile.good_manifest(files), files)
+    assert_refused(world, capsys)
+
+
+@pytest.mark.parametrize("envelope", BROKEN.values(), ids=BROKEN)
+def test_a_broken_signature(trusting: World, envelope: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.dumps(hostile.good_manifest()).encode()
+    arrive(trusting, manifest)
+    (trusting.bundle / "bundle.dsse.json").write_bytes(envelope)
+    assert_refused(trusting, capsys)
+    assert_refused_over_a_network(trusting, manifest, envelope)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_signature_over_another_manifest(
+    trusting: World, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = bytearray(json.dumps(hostile.good_manifest()).encode())
+    signature = signed(bytes(manifest), RELEASE)
+    manifest[random.Random(seed).randrange(len(manifest))] ^= 1 << seed % 8
+    arrive(trusting, bytes(manifest))
+    (trusting.bundle / "bundle.dsse.json").write_bytes(signature)
+    assert_refused(trusting, capsys)
+    assert_refused_over_a_network(trusting, bytes(manifest), signature)
+
+
+def test_no_signature_or_a_stranger_s(trusting: World, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.dumps(hostile.good_manifest()).encode()
+    for signature in (None, signed(manifest, STRANGER), b"", b"\0" * 100):
+        arrive(trusting, manifest)
+        if signature is not None:
+            (trusting.bundle / "bundle.dsse.json").write_bytes(signature)
+        assert_refused(trusting, capsys)
+        assert_refused_over_a_network(trusting, manifest, signature)
+
+
+def test_the_same_bundles_without_the_lie_are_taken(
+    world: World, trusting: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else all of the above could be refused for another reason."""
+    for files in (hostile.OTHER_FILES, hostile.GOOD_FILES):
+        arrive(world, hostile.good_manifest(files), files)
+        world.flash(world.bundle, 0)
+    manifest = json.dumps(hostile.good_manifest()).encode()
+    arrive(trusting, manifest)
+    (trusting.bundle / "bundle.dsse.json").write_bytes(signed(manifest, RELEASE))
+    trusting.flash(trusting.bundle, 0)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(MANIFESTS) + len(BYTES) + len(FOLDERS) + len(ARTIFACTS) + len(BROKEN) + 60 >= 500
+
+
+def test_a_hard_link_is_copied_and_stays_a_file_of_its_own(world: World) -> None:
+    """A good bundle may consist of hard links, as those of a store do; the store shares none of them."""
+    arrive(world, hostile.good_manifest())
+    for path in hostile.GOOD_FILES:
+        (world.bundle / path).rename(world.folder / "moved")
+        (world.bundle / path).hardlink_to(world.folder / "moved")
+        (world.folder / "moved").unlink()
+    world.flash(world.bundle, 0)
+    inodes = {path.stat().st_ino for path in world.bundle.rglob("*") if path.is_file()}
+    objects = [
+        path for path in (world.root / "objects/sha256").iterdir() if stat.S_ISREG(path.stat().st_mode)
+    ]
+    assert inodes.isdisjoint(path.stat().st_ino for path in objects)
+
+
+def signed(manifest: bytes, key: Ed25519PrivateKey) -> bytes:
+    """The envelope of a bundle that the key has signed."""
+    signature = Signature(public_half(key).fingerprint, key.sign(signed_bytes(manifest)))
+    return encode_envelope(Envelope(manifest, (signature,)))
