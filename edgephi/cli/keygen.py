@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 )
 @json_option
 def keygen(name: Path, *, for_model_signing: bool, as_json: bool) -> None:
-    """Make a key pair for signing bundles: NAME.key and NAME.pub.
+    """Make a key pair for signing bundles.
 
-    NAME.key is the secret half and has no passphrase: whoever reads it can sign. Its mode is 0600;
-    keep it where you release from, and a copy offline. NAME.pub goes to the devices, with
+    NAME.key is the secret half and has no passphrase: whoever reads it can sign. Its mode is 0600; keep it
+    where you release from, and a copy offline. NAME.pub, the public half, goes to the devices, with
     `edgephi trust add ROOT NAME.pub`.
     """
     from edgephi.flash.keys import write_key_pair

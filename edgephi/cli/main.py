@@ -20,7 +20,7 @@ COMMANDS: dict[str, str] = {
     "recipes": "List the models and how each is quantised.",
     "targets": "List the devices and what each can take.",
     "plan": "Print all that a build would do, and write nothing.",
-    "pull": "Download a model into the local cache, or a bundle into a folder.",
+    "pull": "Download a model into the cache, or a bundle into a folder.",
     "build": "Build a model for a target: quantise, export, verify, seal.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
@@ -30,13 +30,13 @@ COMMANDS: dict[str, str] = {
     "flash": "Put a bundle on a device, proven before it is active.",
     "status": "Show what is on a device, and how it is.",
     "rollback": "Go back to the bundle that a device ran before.",
+    "trust": "Say whose bundles a store takes.",
     "gc": "Remove from a device what nothing needs.",
     "run": "Answer one prompt with a bundle.",
     "chat": "Talk with a bundle.",
     "serve": "Answer over HTTP, by OpenAI's API.",
     "service": "Print a systemd unit that serves a bundle.",
     "bench": "Measure bundles here: load, prefill, decode and memory.",
-    "trust": "Say whose bundles a store takes.",
     "tune": "Find the fastest target for a model here, by measuring.",
 }
 """Name and first help line of each command, in the order of the listing.

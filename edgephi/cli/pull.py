@@ -23,7 +23,7 @@ from edgephi.flash.oci.reference import SCHEME, is_reference
 @insecure_option
 @json_option
 def pull(model: str, *, revision: str | None, output: Path | None, insecure: bool, as_json: bool) -> None:
-    """Download a model into the local cache, or a bundle into a folder.
+    """Download a model into the cache, or a bundle into a folder.
 
     MODEL is a recipe's name or a hub id (owner/name). HF_TOKEN opens gated models, HF_HUB_OFFLINE=1 stays
     with what the cache has. Prints the folder.
