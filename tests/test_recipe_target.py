@@ -173,6 +173,9 @@ class TestMistakes:
             ("quant = 4", "quant: expected a table, found 4"),
             ("[model]\nid = 3", "model: id: expected a string, found 3"),
             ("[model.shape]\nlayers = 2.5", "is missing"),
+            ("[probe]\nprompt = 5", "probe: prompt: expected a string, found 5"),
+            ("[probe]\nmax_tokens = 0", "probe: max_tokens: expected 1 to 4096, found 0"),
+            ("[probe]\nmax_tokens = 5000", "probe: max_tokens: expected 1 to 4096, found 5000"),
         ],
     )
     def test_a_wrong_type_in_a_recipe(self, tmp_path: Path, line: str, expected: str) -> None:
@@ -183,6 +186,13 @@ class TestMistakes:
         [
             ("context = 4096", "contxt = 4096", "unknown key 'contxt'; did you mean 'context'?"),
             ("context = 4096", 'context = "4k"', "limits: context: expected a whole number, found '4k'"),
+            (
+                "context = 4096",
+                "context = 4096\nminimum_tokens_per_second = -1",
+                "limits: minimum_tokens_per_second: expected 0 or more, found -1.0",
+            ),
+            ("context = 4096", "context = 4096\nminimum_tokens_per_second = inf", "0 or more, found inf"),
+            ("context = 4096", "context = 4096\nminimum_tokens_per_second = nan", "0 or more, found nan"),
             ("accuracy_level = 4", "accuracy = 4", "did you mean 'accuracy_level'?"),
             ('arch = ["x86_64", "aarch64", "arm64"]', 'arch = "x86_64"', "arch: expected a list"),
             ('arch = ["x86_64"', "arch = [64", "arch[0]: expected a string, found 64"),
@@ -206,7 +216,9 @@ class TestMistakes:
     def test_an_empty_file_names_the_first_missing_key(self, tmp_path: Path) -> None:
         assert "key 'name' is missing" in rejected_recipe(tmp_path, "")
 
-    @given(st.sampled_from(["name", "summary", "model", "quant", "gate", "evaluation"]), st.integers())
+    @given(
+        st.sampled_from(["name", "summary", "model", "quant", "gate", "evaluation", "probe"]), st.integers()
+    )
     def test_a_number_is_never_any_key_of_a_recipe(
         self, tmp_path_factory: pytest.TempPathFactory, key: str, value: int
     ) -> None:
