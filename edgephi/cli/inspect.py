@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
+from edgephi.chunks import chunks_of
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.options import bundle_argument
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
 from edgephi.cli.wheels import install_command, wheels_summary
-from edgephi.manifest import WHEELS_FOLDER, Manifest, encode_manifest, read_manifest
+from edgephi.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manifest, read_manifest
 
 _WIDTH = 80
 _LABEL = 12
@@ -46,6 +47,9 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "stop tokens": ", ".join(map(str, manifest.chat.stop_token_ids)),
         "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
         "quality": f"verify level {certificate.level}{measured}",
+        "probe": _probe(manifest.probe),
+        "chunks": f"{sum(len(chunks_of(entry)) for entry in manifest.files):,}, and a device is sent "
+        "only those that it has not",
     }
     lines = [_fact(label, value) for label, value in facts.items()]
     files = [
@@ -59,6 +63,15 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         for wheelhouse in manifest.wheels
     ]
     return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing, *wheels])
+
+
+def _probe(probe: Probe | None) -> str:
+    if probe is None:
+        return "none: built without asking the engine"
+    speed = probe.minimum_tokens_per_second
+    at_speed = f", at {speed:g} tokens/s or more" if speed else ""
+    begins = f"must begin with {probe.expected!r}" if probe.expected else "may be anything"
+    return f"the answer to {probe.prompt!r} {begins}{at_speed}"
 
 
 def _scheme(manifest: Manifest) -> str:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from edgephi.manifest import decode_manifest
+from edgephi.manifest import Probe, decode_manifest
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_bundle import tiny_manifest, write_tiny_bundle
 
@@ -25,6 +25,21 @@ def test_shows_the_manifest_in_80_columns(edgephi: Edgephi, tmp_path: Path) -> N
         manifest.files[0].sha256[:12],
     ):
         assert shown in done.stdout
+
+
+def test_shows_what_a_device_asks_a_bundle(edgephi: Edgephi, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path, probe=Probe("Say\nyes", "Yes\n", 8, 2.5))
+    shown = edgephi("inspect", tmp_path).stdout
+    assert r"probe       the answer to 'Say\nyes' must begin with 'Yes\n', at 2.5" in shown
+    write_tiny_bundle(tmp_path, probe=Probe("Say yes", "", 8))
+    assert "the answer to 'Say yes' may be anything\n" in edgephi("inspect", tmp_path).stdout
+    write_tiny_bundle(tmp_path)
+    assert "probe       none: built without" in edgephi("inspect", tmp_path).stdout
+
+
+def test_counts_the_chunks(edgephi: Edgephi, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path, {"model/empty": b"", "model/a": b"a", "model/large": bytes((4 << 20) + 1)})
+    assert "chunks      5, and a device" in edgephi("inspect", tmp_path).stdout
 
 
 def test_json_is_the_manifest(edgephi: Edgephi, tmp_path: Path) -> None:
