@@ -60,7 +60,7 @@ class WheelsRequest:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What the user asked for. `context` and `sequence` are optional; see the manifest for `sequence`.
+    """What the user asked for. See the manifest for `sequence` and `security_floor`.
 
     `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
@@ -74,6 +74,7 @@ class BuildRequest:
     verify: VerifyLevel = "quick"
     context: int | None = None
     sequence: int = 1
+    security_floor: int = 0
     upstream: bool = False
     available_memory: int | None = None
     layers: int | None = None
@@ -346,6 +347,7 @@ def _manifest(
             inputs=dict(sorted({**small_inputs, **report.input_sha256}.items())),
             exporter=exporter_name,
         ),
+        security_floor=request.security_floor,
     )
 
 
@@ -388,6 +390,8 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--wheels-for", request.wheels.purpose]
     if request.sequence != 1:
         words += ["--sequence", str(request.sequence)]
+    if request.security_floor:
+        words += ["--security-floor", str(request.security_floor)]
     return shlex.join(words)
 
 

@@ -64,6 +64,13 @@ if TYPE_CHECKING:
     help="Number of this release; devices refuse to go back to a lower one.",
 )
 @click.option(
+    "--security-floor",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Once this release is on a device that checks signatures, it never goes back below release N.",
+)
+@click.option(
     "--wheels",
     "platforms",
     multiple=True,
@@ -92,6 +99,7 @@ def build(
     context: int | None,
     revision: str | None,
     sequence: int,
+    security_floor: int,
     platforms: tuple[str, ...],
     purpose: "Literal['serve', 'run']",
     as_json: bool,
@@ -109,10 +117,16 @@ def build(
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import chosen_target
     from edgephi.cli.wheels import install_command, wheels_summary
+    from edgephi.errors import UsageError
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
     from edgephi.runtime.memory import available_memory
 
+    if security_floor > sequence:
+        raise UsageError(
+            f"--security-floor: expected at most {sequence}, this release's number, found {security_floor}",
+            hint=f"add --sequence {security_floor}, or give a lower floor",
+        )
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
@@ -129,6 +143,7 @@ def build(
         verify=verify,
         context=context,
         sequence=sequence,
+        security_floor=security_floor,
         upstream=exporter == "upstream",
         available_memory=available_memory(),
         wheels=wheels,

@@ -85,18 +85,19 @@ class TestManifest:
         assert data.stat().st_size == pytest.approx(built_demo.plan.artifact_bytes, rel=0.01)
 
     def test_options_are_recorded(self, here: Here, tiny: Path, work: Path) -> None:
-        options = ("--context", 100, "--sequence", 7, "--method", "rtn", "--verify", "off")
+        options = ("--context", 100, "--sequence", 7, "--security-floor", 5, "--method", "rtn", "--verify", "off")
         done = here("build", tiny, "-t", "cpu", "-o", work / "b", *options)
         assert done.returncode == 0
         assert "nothing was measured (built with --verify off)" in done.stdout
         manifest = read_manifest(work / "b")
         assert (manifest.name, manifest.sequence, manifest.limits.context) == ("tiny-phi-cpu", 7, 100)
+        assert manifest.security_floor == 5
         assert (manifest.quant.method, manifest.certificate.level) == ("rtn", "off")
         assert manifest.certificate.export_error is None
         assert manifest.model.revision == "local"
         assert manifest.provenance.command == (
             "edgephi build tiny-phi --target cpu --recipe default --method rtn --verify off "
-            "--context 100 --sequence 7"
+            "--context 100 --sequence 7 --security-floor 5"
         )
 
 

@@ -30,6 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
         ["demo", "-t", "cpu", "-o", "b", "--method", "awq"],
         ["demo", "-t", "cpu", "-o", "b", "--context", "0"],
         ["demo", "-t", "cpu", "-o", "b", "--sequence", "0"],
+        ["demo", "-t", "cpu", "-o", "b", "--sequence", "2", "--security-floor", "3"],
         ["demo", "-t", "cpu", "-o", "b", "--revision", "main"],
         ["demo", "-t", "cpu", "-o", "."],
         ["demo", "-t", "cpu", "-o", ".."],
