@@ -1,0 +1,150 @@
+"""`edgephi keygen`, `sign` and `trust`: from a new key to a device that takes its bundles alone."""
+
+import json
+import re
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Edgephi, is_one_error
+
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@pytest.fixture
+def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
+    shutil.copytree(demo_bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def key(edgephi: Edgephi, tmp_path: Path) -> Path:
+    assert edgephi("keygen", tmp_path / "release").returncode == 0
+    return tmp_path / "release.key"
+
+
+def test_a_key_pair_and_what_it_is(edgephi: Edgephi, tmp_path: Path) -> None:
+    done = edgephi("keygen", "release", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "release.key: the secret key; whoever has it can sign",
+        "release.pub: the public key, for those who check",
+    ]
+    assert re.fullmatch(r"fingerprint [0-9a-f]{64}", lines[2])
+    assert stat.S_IMODE((tmp_path / "release.key").stat().st_mode) == 0o600
+    assert (tmp_path / "release.key").read_text().splitlines()[1] not in done.stdout
+
+
+def test_a_key_pair_as_json(edgephi: Edgephi, tmp_path: Path) -> None:
+    document = json.loads(edgephi("keygen", "release", "--json", cwd=tmp_path).stdout)
+    assert FINGERPRINT.fullmatch(document.pop("fingerprint"))
+    assert document == {"kind": "ed25519", "secret": "release.key", "public": "release.pub"}
+    document = json.loads(edgephi("keygen", "other", "--model-signing", "--json", cwd=tmp_path).stdout)
+    assert document == {"kind": "p256", "secret": "other.key", "public": "other.pub", "fingerprint": None}
+
+
+def test_a_key_that_is_there_is_kept(edgephi: Edgephi, key: Path) -> None:
+    before = key.read_bytes()
+    assert is_one_error(edgephi("keygen", key.with_suffix("")), 2)
+    assert is_one_error(edgephi("keygen", key), 2)
+    assert key.read_bytes() == before
+
+
+def test_a_folder_that_is_not_there_or_closed(edgephi: Edgephi, tmp_path: Path) -> None:
+    assert is_one_error(edgephi("keygen", tmp_path / "none" / "release"), 4)
+
+
+def test_a_device_takes_what_its_key_has_signed(
+    edgephi: Edgephi, bundle: Path, key: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    added = edgephi("trust", "add", root, key.with_suffix(".pub"))
+    assert added.stdout.startswith(f"{root} trusts release: ")
+    refused = edgephi("flash", bundle, root)
+    assert refused.returncode == 4
+    assert "expected a signature by release (" in refused.stderr
+    assert "found an unsigned bundle" in refused.stderr
+    done = edgephi("sign", bundle, "--key", key)
+    assert done.returncode == 0
+    assert done.stdout.startswith("demo-cpu, release 1, is signed: bundle.dsse.json\nby key ")
+    assert edgephi("verify", bundle).returncode == 0
+    taken = edgephi("flash", bundle, root)
+    assert taken.returncode == 0
+    assert "signed by release" in taken.stdout
+
+
+def test_signing_as_json_and_for_other_tools(edgephi: Edgephi, bundle: Path, key: Path) -> None:
+    theirs = key.with_name("theirs")
+    assert edgephi("keygen", theirs, "--model-signing").returncode == 0
+    done = edgephi("sign", bundle, "--key", key, "--model-signing", f"{theirs}.key", "--json")
+    document = json.loads(done.stdout)
+    assert FINGERPRINT.fullmatch(document.pop("fingerprint"))
+    written = ["bundle.model-signing.json", "bundle.dsse.json"]
+    assert document == {"bundle": str(bundle), "written": written}
+    assert all((bundle / name).is_file() for name in written)
+
+
+def test_a_broken_bundle_is_not_signed(edgephi: Edgephi, bundle: Path, key: Path) -> None:
+    with (bundle / "model/model.onnx.data").open("r+b") as file:
+        file.write(b"\xff" * 8)
+    done = edgephi("sign", bundle, "--key", key)
+    assert is_one_error(done, 4)
+    assert "model/model.onnx.data: expected sha256" in done.stderr
+    assert not (bundle / "bundle.dsse.json").exists()
+
+
+def test_signing_needs_a_key(edgephi: Edgephi, bundle: Path, key: Path) -> None:
+    assert is_one_error(edgephi("sign", bundle), 2)
+    assert is_one_error(edgephi("sign", bundle, "--key", bundle / "none.key"), 4)
+    public = key.with_suffix(".pub")
+    public.chmod(0o600)
+    assert "found a public key" in edgephi("sign", bundle, "--key", public).stderr
+    assert "found Ed25519" in edgephi("sign", bundle, "--model-signing", key).stderr
+
+
+def test_what_is_not_installed_is_named_with_its_extra(edgephi: Edgephi, bundle: Path, key: Path) -> None:
+    done = edgephi("sign", bundle, "--key", key, before="import sys; sys.modules['cryptography'] = None")
+    assert is_one_error(done, 3)
+    assert "pip install 'edgephi[flash]'" in done.stderr
+    theirs = key.with_name("theirs")
+    assert edgephi("keygen", theirs, "--model-signing").returncode == 0
+    blocked = "import sys; sys.modules['model_signing'] = None"
+    done = edgephi("sign", bundle, "--key", key, "--model-signing", f"{theirs}.key", before=blocked)
+    assert done.returncode == 3
+    assert "pip install 'edgephi[model-signing]'" in done.stderr
+    assert not (bundle / "bundle.dsse.json").exists()
+
+
+def test_keys_of_a_store_are_listed_and_removed(edgephi: Edgephi, key: Path, tmp_path: Path) -> None:
+    root, public = tmp_path / "store", key.with_suffix(".pub")
+    assert is_one_error(edgephi("trust", "list", root), 2)
+    edgephi("trust", "add", root, public)
+    assert edgephi("keygen", tmp_path / "next").returncode == 0
+    edgephi("trust", "add", root, tmp_path / "next.pub")
+    listed = json.loads(edgephi("trust", "list", root, "--json").stdout)
+    assert [each["name"] for each in listed] == ["next", "release"]
+    assert listed[1]["fingerprint"] in edgephi("trust", "list", root).stdout
+    assert edgephi("trust", "remove", root, listed[1]["fingerprint"][:12]).stdout.startswith(
+        f"{root} no longer trusts release: "
+    )
+    refused = edgephi("trust", "remove", root, "next")
+    assert is_one_error(refused, 2)
+    assert edgephi("trust", "remove", root, "next", "--last").returncode == 0
+    assert "it takes bundles that are not signed" in edgephi("trust", "list", root).stdout
+
+
+def test_a_secret_key_is_never_put_into_a_store(edgephi: Edgephi, key: Path, tmp_path: Path) -> None:
+    done = edgephi("trust", "add", tmp_path / "store", key)
+    assert is_one_error(done, 4)
+    assert "expected a public key, found a private one" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_trust_does_not_mix_with_other_folders(edgephi: Edgephi, key: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/letter.txt").touch()
+    assert is_one_error(edgephi("trust", "add", tmp_path / "home", key.with_suffix(".pub")), 2)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
