@@ -52,6 +52,7 @@ _CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
 # A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _EXTRAS: dict[str, str] = {
+    "asyncssh": "flash",
     "cryptography": "flash",
     "httpx": "flash",
     "huggingface_hub": "build",

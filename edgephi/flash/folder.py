@@ -37,7 +37,7 @@ def flash_source(source: Source, root: Path, options: InstallOptions, *, step: S
 def folder_source(bundle: Path) -> Source:
     """The bundle in a folder. Raises BadBundleError when there is none."""
     data, signature = read_identity(bundle)
-    return Source(str(bundle), data, signature, functools.partial(read_chunks, bundle))
+    return Source(str(bundle), data, signature, functools.partial(read_chunks, bundle), is_local=True)
 
 
 def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:

@@ -13,10 +13,12 @@ ReadChunks = Callable[[WantedFile], Iterator[tuple[int, memoryview]]]
 class Source:
     """A bundle to be flashed: the bytes of its manifest and of its signature, and a way to its chunks.
 
-    Nobody has checked anything: whoever receives it does. `name` is for messages.
+    Nobody has checked anything: whoever receives it does. `name` is for messages. `is_local`: its chunks are
+    on a disk of this machine, and quicker to read than another thread is to wake.
     """
 
     name: str
     manifest: bytes
     signature: bytes | None
     read_chunks: ReadChunks
+    is_local: bool = False

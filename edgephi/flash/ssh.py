@@ -189,8 +189,7 @@ class BoxFlash:
             for file in await wanted:
                 chunks = self._source.read_chunks(file)
                 sha256 = bytes.fromhex(file.sha256)
-                # A disk or a registry may be slow: other boxes go on meanwhile.
-                while (found := await asyncio.to_thread(next, chunks, None)) is not None:
+                while (found := await self._next(chunks)) is not None:
                     offset, data = found
                     await on_their_way.depart(len(data))
                     self._sent_bytes += len(data)
@@ -203,6 +202,10 @@ class BoxFlash:
             if not is_worth_another_try(error):
                 raise
             # The box may have said why it hung up: whoever reads hears it.
+
+    async def _next(self, chunks: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview] | None:
+        """The next chunk of a file; None after the last. While a registry is slow, other boxes go on."""
+        return next(chunks, None) if self._source.is_local else await asyncio.to_thread(next, chunks, None)
 
 
 class _OnTheirWay:

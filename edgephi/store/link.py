@@ -31,6 +31,7 @@ class Link:
         self._outgoing = outgoing
         self._writing = threading.Lock()
         self._is_closed = False
+        os.set_blocking(incoming, False)  # asks the kernel half as often
         with contextlib.suppress(OSError):  # fewer changes between sshd and us; not every pipe may grow
             fcntl.fcntl(incoming, _F_SETPIPE_SZ, _PIPE_BYTES)
 
@@ -68,6 +69,12 @@ class Link:
             if not count:
                 raise LinkLostError("expected more from the sender, found its end", hint="try again")
             view = view[count:]
+
+    def _wait(self) -> None:
+        if not select.select([self._incoming], [], [], SILENCE_SECONDS)[0]:
+            raise LinkLostError(
+                f"expected a word from the sender, found none for {SILENCE_SECONDS:.0f} s", hint="try again"
+            )
 
     def expect(self, wanted: Kind) -> bytes:
         """The payload of the next frame, which must be of that kind. Raises TransportError."""
