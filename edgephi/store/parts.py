@@ -61,11 +61,15 @@ class Parts:
         """Find the journaled chunks of a file that are really there."""
         file = self._files[sha256]
         journaled = self._journal.get(sha256, {})
+        part = self._layout.part(sha256)
         try:
-            descriptor = os.open(self._layout.part(sha256), os.O_RDONLY)
+            descriptor = os.open(part, os.O_RDONLY)
         except FileNotFoundError:
             return
         try:
+            if os.fstat(descriptor).st_size > file.size:  # no chunk tells of what comes after the last one
+                part.unlink()
+                return
             for offset, chunk in file.chunks.items():
                 known = journaled.get(offset)
                 if known is None or known.size != chunk.size or chunk.sha256 not in (known.sha256, None):
@@ -75,6 +79,8 @@ class Parts:
                 if hashlib.sha256(data).hexdigest() == known.sha256:
                     self._follow(sha256, offset, data)
                     self._missing[sha256].discard(offset)
+            if self._missing[sha256]:
+                part.chmod(0o644)  # it may have been whole, and read-only already
         finally:
             os.close(descriptor)
 
