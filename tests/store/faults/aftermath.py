@@ -1,0 +1,46 @@
+"""What must hold after any fault: one generation whole and active; the next commands put everything right."""
+
+from tests.store.faults.box import Box, BrokenStoreError, Phase, digest_of, must_succeed
+from tests.store.faults.bundles import Releases
+from tests.store.faults.outcome import Verdict
+
+
+def aftermath(
+    box: Box,
+    releases: Releases,
+    case: object,
+    *,
+    ended: int | None = None,
+    in_flash: bool = True,
+    finish: bool = True,
+) -> Verdict:
+    """Look at a store that had the old release, and was flashed with the new one when something happened.
+
+    It must hold the old or the new one whole, `edgephi status` must recover it to one of them (to the new
+    one only if that had been committed, where the fault fell into a flash), and a flash must complete.
+    `ended` is the exit code that the flash came to: after 0 the new one is active. `finish` False: a flash
+    is not tried.
+    """
+    names = {digest_of(releases.old): "old", digest_of(releases.new): "new"}
+    phase: Phase | None = None
+    active = ""
+    try:
+        active = names[box.check()]
+        phase = box.phase(releases.new)
+        if ended == 0 and active != "new":
+            raise BrokenStoreError("the flash ended with 0 and its release is not active")
+        must_succeed(box.on("status"))
+        active = names[box.check()]
+        if in_flash and (active == "new") != (phase is Phase.COMMITTED):
+            raise BrokenStoreError(f"recovered to the {active} release")
+        if not finish:
+            return Verdict(active, phase=phase if in_flash else None)
+        must_succeed(box.flash(releases.new))
+        if names[box.check()] != "new":
+            raise BrokenStoreError("the next flash did not make the new release active")
+        if left := box.leftovers():
+            raise BrokenStoreError(f"left over: {', '.join(left)}")
+    except (BrokenStoreError, KeyError, OSError) as broken:
+        where = phase.value if phase else "unknown"
+        return Verdict(active, broken=f"{case} (phase: {where}): {broken}", phase=phase)
+    return Verdict(active, finished=True, phase=phase if in_flash else None)

@@ -1,0 +1,101 @@
+"""Disks that are full, that fail, and that may not be written to: real file systems on loop devices."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+from tests.store.faults import traced
+from tests.store.faults.aftermath import aftermath
+from tests.store.faults.box import Box, ends_well, must_succeed
+from tests.store.faults.bundles import Releases
+from tests.store.faults.disks import EXT4_BYTES, fill, make_ext4, memory_disk, mounted, run
+from tests.store.faults.outcome import Outcome, Verdict, tried
+from tests.store.faults.processes import ended, started
+
+PROGRAMS = ("mke2fs", "strace")
+_PAUSE_MICROSECONDS = 5_000
+_LONGEST_WAIT_SECONDS = 2.0
+
+
+def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 11) -> Outcome:
+    """Another program fills the disk at a random moment of a flash."""
+    chance = random.Random(seed)
+
+    def one(number: int) -> Verdict:
+        image = make_ext4(scratch / f"full-{number}")
+        with mounted(image) as disk:
+            box = Box(disk / "box")
+            must_succeed(box.flash(releases.old))
+            command = traced.slowed(
+                box.flash_command(releases.new), (*traced.WRITING, *traced.NAMING), _PAUSE_MICROSECONDS
+            )
+            with started(command) as process:
+                time.sleep(chance.uniform(0, _LONGEST_WAIT_SECONDS))
+                filler = fill(disk)
+                done = ended(process)
+            if not ends_well(done):
+                return Verdict(broken=f"{number}: ended with {done.returncode}: {done.stderr}")
+            status = box.on("status")  # while the disk is full: it must say what there is
+            filler.unlink()
+            if status.returncode:
+                return Verdict(broken=f"{number}: status on a full disk: {status.stderr}")
+            verdict = aftermath(box, releases, number, ended=done.returncode)
+        image.unlink()
+        return verdict
+
+    return tried("disk filled while flashing", range(cases), one)
+
+
+def failing_disks(scratch: Path, releases: Releases, cases: int = 8) -> Outcome:
+    """What lies below the disk cannot take any more: writing back fails, and fsync says so.
+
+    The image of the file system is sparse and lies in memory that is full but for a little more in each
+    case. ext4 accepts every write, and learns of the error when it hands it on.
+    """
+
+    def one(number: int) -> Verdict:
+        with memory_disk(scratch / f"failing-{number}", f"{(EXT4_BYTES >> 20) + 8}m") as memory:
+            image = make_ext4(memory / "image")
+            with mounted(image, beside=scratch) as disk:
+                box = Box(disk / "box")
+                must_succeed(box.flash(releases.old))
+                run("sync", "--file-system", disk)
+                filler = fill(memory)
+                os.truncate(filler, max(0, filler.stat().st_size - (number << 20)))
+                done = box.flash(releases.new)
+                if not ends_well(done):
+                    return Verdict(broken=f"{number}: ended with {done.returncode}: {done.stderr}")
+            filler.unlink()
+            with mounted(image, beside=scratch) as disk:  # another cable, another start
+                return aftermath(Box(disk / "box"), releases, number, ended=done.returncode)
+
+    return tried("writing back fails (EIO from the device)", range(cases), one)
+
+
+def read_only_disks(scratch: Path, releases: Releases) -> Outcome:
+    """The file system is mounted read-only: what changes a store refuses, `status` and `run` work."""
+    prepared = make_ext4(scratch / "prepared")
+    with mounted(prepared) as disk:
+        must_succeed(Box(disk / "box").flash(releases.old))
+
+    def one(command: str) -> Verdict:
+        image = scratch / f"read-only-{command}"
+        run("cp", "--sparse=always", prepared, image)
+        with mounted(image, "ro") as disk:
+            box = Box(disk / "box")
+            match command:
+                case "flash":
+                    done = box.flash(releases.new)
+                case "run":
+                    done = box.answer("turn on the kitchen light")
+                case _:
+                    done = box.on(command)
+            if not ends_well(done) or (done.returncode == 0) != (command in ("status", "run")):
+                return Verdict(broken=f"{command}: ended with {done.returncode}: {done.stderr}")
+        with mounted(image) as disk:
+            verdict = aftermath(Box(disk / "box"), releases, command)
+        image.unlink()
+        return verdict
+
+    return tried("read-only disk", ("flash", "status", "run", "rollback", "gc"), one)

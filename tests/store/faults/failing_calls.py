@@ -1,0 +1,35 @@
+"""ENOSPC and EIO at every call that writes, syncs, names or reads, from the first to the last.
+
+The error is put in by strace: the call does nothing. What a real disk does is in `bad_disks.py`.
+"""
+
+from pathlib import Path
+
+from tests.store.faults import traced
+from tests.store.faults.aftermath import aftermath
+from tests.store.faults.box import Box, ends_well, environment, must_succeed, store_like
+from tests.store.faults.bundles import Releases
+from tests.store.faults.outcome import Outcome, Verdict, tried
+
+PROGRAMS = ("strace",)
+_CALLS = {
+    "ENOSPC": (*traced.WRITING, *traced.NAMING, *traced.OPENING),
+    "EIO": (*traced.WRITING, *traced.DURABLE, *traced.NAMING, *traced.OPENING, *traced.READING),
+}
+
+
+def failed_flashes(scratch: Path, releases: Releases, error: str, every: int = 1) -> Outcome:
+    """Have each `every`-th call of a flash fail with an error."""
+    prepared = Box(scratch / f"failed-{error}")
+    must_succeed(prepared.flash(releases.old))
+    with store_like(prepared, scratch) as box:
+        calls = traced.calls(box.flash_command(releases.new), _CALLS[error], box.root, environment())
+
+    def fail(call: traced.Call) -> Verdict:
+        with store_like(prepared, scratch) as box:
+            done = traced.injected(box.flash_command(releases.new), call, f"error={error}", environment())
+            if not ends_well(done):
+                return Verdict(broken=f"{call}: ended with {done.returncode}: {done.stderr[-2000:]}")
+            return aftermath(box, releases, call, ended=done.returncode)
+
+    return tried(f"{error} in `flash`", calls[::every], fail)

@@ -1,0 +1,116 @@
+"""Power cuts of a drive with a cache: of what it was told since its last flush, any part may be lost.
+
+A flash is recorded on a drive of our own (`recording_drive.py`). At random moments of the record everything
+up to the last flush is kept, and of each sector written after that it is drawn whether it reached the
+medium. That is harsher than a copy at an instant: later writes can be there without earlier ones.
+"""
+
+import contextlib
+import itertools
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.store.faults.aftermath import aftermath
+from tests.store.faults.box import Box, must_succeed
+from tests.store.faults.bundles import Releases
+from tests.store.faults.disks import EXT4_BYTES, format_ext4, mounted, run
+from tests.store.faults.outcome import Outcome, Verdict, tried
+from tests.store.faults.recording_drive import FILE_NAME, Flush, Write, read_record
+
+PROGRAMS = ("mke2fs",)
+_SECTOR_BYTES = 4096
+_BLOCK_BYTES = 1 << 16
+
+
+def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 7) -> Outcome:
+    """Record one flash of the new release over the old; look at `cuts` of the moments that it had."""
+    record = scratch / "record"
+    with _recording(scratch / "drive", record) as drive:
+        format_ext4(drive)
+        with mounted(drive, beside=scratch) as disk:
+            box = Box(disk / "box")
+            must_succeed(box.flash(releases.old))
+            run("sync", "--file-system", disk)
+            begin = sum(1 for _ in read_record(record))
+            must_succeed(box.flash(releases.new))
+    chance = random.Random(seed)
+    moments = _moments(record, begin, cuts, chance)
+    images = _images(record, moments, chance, scratch)
+
+    def look(image: Path) -> Verdict:
+        with mounted(image) as path:
+            verdict = aftermath(Box(path / "box"), releases, image.name)
+        image.unlink()
+        return verdict
+
+    outcome = tried("power cut, part of the drive's cache lost", images, look)
+    record.unlink()
+    return outcome
+
+
+def _moments(record: Path, begin: int, cuts: int, chance: random.Random) -> list[int]:
+    """Places in a record from its entry `begin` on: as many between two flushes as between any other two."""
+    flushes = [number for number, event in enumerate(read_record(record)) if isinstance(event, Flush)]
+    spans = list(itertools.pairwise([begin, *(number for number in flushes if number > begin)]))
+    return sorted(chance.randint(*spans[cut % len(spans)]) for cut in range(cuts))
+
+
+def _images(record: Path, moments: list[int], chance: random.Random, scratch: Path) -> Iterator[Path]:
+    """What the drive holds after a power cut at each of the moments: files, made as they are asked for."""
+    medium = bytearray(EXT4_BYTES)
+    cached: list[Write] = []
+    taken = 0
+    waiting = iter(moments)
+    moment = next(waiting, None)
+    for number, event in enumerate(read_record(record)):
+        while number == moment:
+            left = bytearray(medium)
+            for write in cached:
+                for start in range(0, len(write.data), _SECTOR_BYTES):
+                    if chance.random() < 0.5:
+                        sector = write.data[start : start + _SECTOR_BYTES]
+                        left[write.offset + start : write.offset + start + len(sector)] = sector
+            image = scratch / f"cut-{taken:04}-at-{number}"
+            taken += 1
+            _write_sparse(image, left)
+            yield image
+            moment = next(waiting, None)
+        match event:
+            case Write():
+                cached.append(event)
+            case Flush():
+                for write in cached:
+                    medium[write.offset : write.offset + len(write.data)] = write.data
+                cached.clear()
+
+
+def _write_sparse(image: Path, data: bytearray) -> None:
+    """Write a file that takes no room for what is zero."""
+    nothing = bytes(_BLOCK_BYTES)
+    with image.open("wb") as file:
+        file.truncate(len(data))
+        for start in range(0, len(data), _BLOCK_BYTES):
+            if (block := data[start : start + _BLOCK_BYTES]) != nothing:
+                file.seek(start)
+                file.write(block)
+
+
+@contextlib.contextmanager
+def _recording(folder: Path, record: Path) -> Iterator[Path]:
+    """The file of a recording drive, which another process serves."""
+    folder.mkdir()
+    module = "tests.store.faults.recording_drive"
+    command = [sys.executable, "-m", module, str(folder), str(EXT4_BYTES), str(record)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "mounted\n":
+            raise RuntimeError("the recording drive could not be mounted")
+        try:
+            yield folder / FILE_NAME
+        finally:
+            run("umount", folder)
+            process.wait(30)
+    folder.rmdir()

@@ -1,0 +1,140 @@
+"""Whatever happens to a box while it is flashed: its active bundle is whole, and the next flash completes.
+
+Every test lets one machine of destruction work on real parts; `table.py` lets them work for longer.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.store.faults import (
+    bad_disks,
+    bad_probes,
+    clocks,
+    damaged_records,
+    decay,
+    failing_calls,
+    killed,
+    lost_cache,
+    power_cut,
+    together,
+)
+from tests.store.faults.box import Phase
+from tests.store.faults.bundles import Releases, build_releases
+from tests.store.faults.disks import missing
+from tests.store.faults.outcome import Outcome
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    """Two good releases of the demo, for all tests of this package."""
+    return build_releases(tmp_path_factory.mktemp("releases"))
+
+
+def needs(*programs: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Skip a test where it cannot be root's, or a program is missing."""
+    reason = missing(*programs)
+    return pytest.mark.skipif(reason is not None, reason=str(reason))
+
+
+def holds(outcome: Outcome) -> bool:
+    """Whether nothing was lost, and every store could be flashed again."""
+    assert outcome.broken == ()
+    return outcome.cases == outcome.finished == outcome.old + outcome.new
+
+
+class TestPowerCut:
+    @needs(*power_cut.PROGRAMS)
+    @pytest.mark.slow
+    def test_a_hundred_instants_of_a_flash(self, tmp_path: Path, releases: Releases) -> None:
+        outcome = power_cut.power_cuts(tmp_path, releases, cuts=100)
+        assert holds(outcome)
+        assert {Phase.BEFORE, Phase.FETCH, Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
+
+    @needs(*lost_cache.PROGRAMS)
+    @pytest.mark.slow
+    def test_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
+        outcome = lost_cache.lost_caches(tmp_path, releases, cuts=30)
+        assert holds(outcome)
+        assert {Phase.FETCH, Phase.PROBE, Phase.SWAPPED, Phase.COMMITTED} <= outcome.phases.keys()
+
+
+class TestKilled:
+    @needs(*killed.PROGRAMS)
+    @pytest.mark.slow
+    def test_at_every_call_of_a_flash_from_the_first_to_the_last(
+        self, tmp_path: Path, releases: Releases
+    ) -> None:
+        outcome = killed.killed_flashes(tmp_path, releases)
+        assert holds(outcome)
+        assert outcome.phases.keys() == set(Phase) - {Phase.BEFORE}
+
+    @needs(*killed.PROGRAMS)
+    @pytest.mark.slow
+    @pytest.mark.parametrize("command", [killed.killed_rollbacks, killed.killed_collections])
+    def test_at_every_call_of_the_others(
+        self, tmp_path: Path, releases: Releases, command: Callable[[Path, Releases], Outcome]
+    ) -> None:
+        assert holds(command(tmp_path, releases))
+
+
+class TestDisk:
+    @needs(*failing_calls.PROGRAMS)
+    @pytest.mark.slow
+    @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+    def test_a_call_that_fails(self, tmp_path: Path, releases: Releases, error: str) -> None:
+        assert holds(failing_calls.failed_flashes(tmp_path, releases, error, every=9))
+
+    @needs(*bad_disks.PROGRAMS)
+    @pytest.mark.slow
+    def test_filled_by_another_program(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(bad_disks.full_disks(tmp_path, releases, cases=4))
+
+    @needs(*bad_disks.PROGRAMS)
+    def test_writing_back_fails(self, tmp_path: Path, releases: Releases) -> None:
+        outcome = bad_disks.failing_disks(tmp_path, releases, cases=3)
+        assert holds(outcome)
+        assert outcome.old
+
+    @needs(*bad_disks.PROGRAMS)
+    def test_read_only(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(bad_disks.read_only_disks(tmp_path, releases))
+
+
+class TestAtRest:
+    def test_scrub_finds_a_flipped_bit_and_only_its_chunk_is_sent_again(
+        self, tmp_path: Path, releases: Releases
+    ) -> None:
+        assert holds(decay.flipped_bits(tmp_path, releases, cases=6))
+
+    def test_scrub_finds_files_of_another_size(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(decay.cut_files(tmp_path, releases))
+
+    @needs(*damaged_records.PROGRAMS)
+    @pytest.mark.slow
+    def test_unfinished_transfers_and_their_journal(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(damaged_records.damaged_transfers(tmp_path, releases))
+
+    def test_state_and_links(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(damaged_records.damaged_states(tmp_path, releases))
+
+
+@needs(*together.PROGRAMS)
+@pytest.mark.slow
+def test_two_commands_at_once(tmp_path: Path, releases: Releases) -> None:
+    assert holds(together.two_at_once(tmp_path, releases, times=2))
+
+
+class TestClockAndBoot:
+    @needs(*clocks.PROGRAMS)
+    def test_other_years(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(clocks.wrong_clocks(tmp_path, releases))
+
+    @needs(*clocks.PROGRAMS)
+    def test_what_another_boot_has_left(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(clocks.other_boots(tmp_path, releases))
+
+
+def test_bad_bundles_with_honest_manifests(tmp_path: Path, releases: Releases) -> None:
+    assert holds(bad_probes.bad_bundles(tmp_path, releases))
