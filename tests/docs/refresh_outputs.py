@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/bundle.md", "docs/chat.md", "docs/choosing.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/bundle.md", "docs/chat.md", "docs/choosing.md", "docs/signing.md")
 
 
 def refreshed(text: str, folder: Path) -> str:
