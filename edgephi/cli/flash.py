@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(no_args_is_help=True)
 @click.argument("bundle")
-@click.argument("destination", metavar="DEST")
+@click.argument("destinations", nargs=-1, required=True, metavar="DEST...")
 @click.option(
     "--allow-downgrade",
     is_flag=True,
@@ -36,38 +36,74 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Size of an image, such as 8GB. [default: auto, with room for the next release too]",
 )
+@click.option(
+    "--limit-rate",
+    "bytes_per_second",
+    callback=read_size,
+    metavar="SIZE",
+    help="Send at most so many bytes a second over ssh, all boxes together, such as 500kB.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Boxes to flash over ssh at the same time.",
+)
 @insecure_option
 @json_option
 def flash(
     bundle: str,
-    destination: str,
+    destinations: tuple[str, ...],
     *,
     allow_downgrade: bool,
     elsewhere: bool,
     size: int | None,
+    bytes_per_second: int | None,
+    parallel: int,
     insecure: bool,
     as_json: bool,
 ) -> None:
     """Put a bundle on a device, proven before it is active.
 
-    DEST is the folder of a store, on this machine or on a mounted disk. All that the manifest tells is
-    checked before a byte of the model moves: signature, release, architecture, engine, memory, disk. What
-    DEST has already, in any bundle, is not sent again, and a transfer that was cut goes on. The new bundle
-    must answer as it did when it was built; only then, in one step, it becomes the active one.
+    DEST is the folder of a store, on this machine or on a mounted disk, or ssh://[USER@]HOST[:PORT]/PATH for
+    one on a box with sshd and Python 3.11, which needs nothing else; several of these are flashed at once.
+
+    All that the manifest tells is checked before a byte of the model moves: signature, release, architecture,
+    engine, memory, disk. What DEST has already, in any bundle, is not sent again, and a transfer that was cut
+    goes on. The new bundle must answer as it did when it was built; only then, in one step, it becomes the
+    active one.
 
     BUNDLE is a folder, or oci://REGISTRY/NAME:TAG: then DEST gets from the registry what it lacks. With
     image:FILE as DEST, the store is written as an ext4 image of a partition, the same bytes every time.
 
     `edgephi run DEST` runs the active one. Exit code 5: the new one did not answer as it must, and what was
-    active still is.
+    active still is. Exit code 6: a box could not be reached or, of several, one failed.
     """
+    from edgephi.cli.boxes import flash_boxes
     from edgephi.cli.flash_image import IMAGE_SCHEME, flash_image
     from edgephi.cli.steps import transfer
     from edgephi.errors import UsageError
+    from edgephi.flash.destination import is_box
     from edgephi.flash.folder import flash_source
     from edgephi.records import write_record
     from edgephi.store.preflight import InstallOptions
 
+    boxes = [each for each in destinations if is_box(each)]
+    destination, *others = destinations
+    if others and len(boxes) < len(destinations):
+        raise UsageError(
+            f"{others[0]}: expected several destinations to be ssh://… all, found another kind",
+            hint="flash a folder or an image by itself",
+        )
+    if bytes_per_second is not None and (not boxes or bytes_per_second < 1):
+        found = "a folder" if not boxes else bytes_per_second
+        raise UsageError(
+            f"--limit-rate: expected 1 or more, with ssh://…, found {found}", hint="leave it out"
+        )
+    if boxes and elsewhere:
+        raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
     is_image = destination.startswith(IMAGE_SCHEME)
     if size is not None and not is_image:
         raise UsageError(
@@ -78,6 +114,11 @@ def flash(
         if is_image:
             flash_image(source, Path(destination.removeprefix(IMAGE_SCHEME)), size, as_json=as_json)
             return
+        if boxes:
+            from edgephi.flash.ssh import TransferSettings
+
+            settings = TransferSettings(allow_downgrade, bytes_per_second, parallel=parallel)
+            raise click.exceptions.Exit(flash_boxes(source, boxes, settings, as_json=as_json))
         options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
         outcome = flash_source(source, Path(destination), options, step=transfer)
     seconds = time.perf_counter() - start
@@ -89,7 +130,7 @@ def flash(
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    click.echo(_summary(destination, outcome, seconds))
+    click.echo(summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
 
 
 @contextmanager
@@ -112,17 +153,16 @@ def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[Source]":
         yield folder_source(Path(bundle))
 
 
-def _summary(destination: str, outcome: "Outcome", seconds: float) -> str:
-    """What was done, in a few lines."""
+def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, saved: int) -> str:
+    """What was done, in a few lines. `sent` and `saved` are bytes."""
     from edgephi.cli.sizes import human_bytes
 
-    total = outcome.sent_bytes + outcome.saved_bytes
-    share = outcome.sent_bytes / total if total else 0.0
+    total = sent + saved
+    share = sent / total if total else 0.0
     is_active = "was active already" if outcome.was_current else "is active"
     lines = [
         f"{destination}: {outcome.name}, release {outcome.sequence}, {is_active} ({outcome.digest[:12]})",
-        f"sent {human_bytes(outcome.sent_bytes)} ({share:.1%}), saved {human_bytes(outcome.saved_bytes)}, "
-        f"in {seconds:.1f} s",
+        f"sent {human_bytes(sent)} ({share:.1%}), saved {human_bytes(saved)}, in {seconds:.1f} s",
     ]
     probe = outcome.probe
     if probe is not None:

@@ -16,14 +16,24 @@ from edgephi.cli.options import json_option
 def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     """Remove from a device what nothing needs.
 
-    ROOT is the folder of a store. What stays is the current bundle, the previous one, and those that a
-    process has open.
+    ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What stays is the current bundle, the
+    previous one, and those that a process has open.
     """
+    from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.sizes import human_bytes
+    from edgephi.flash.destination import is_box, read_box
     from edgephi.records import write_record
     from edgephi.store.garbage import collect_garbage
 
-    done = collect_garbage(Path(root), dry_run=dry_run, unfinished=unfinished)
+    if is_box(root):
+        from edgephi.flash import ssh_store
+
+        with BoxSteps() as steps:
+            done = ssh_store.collect_garbage(
+                read_box(root), dry_run=dry_run, unfinished=unfinished, watcher=steps
+            )
+    else:
+        done = collect_garbage(Path(root), dry_run=dry_run, unfinished=unfinished)
     if as_json:
         click.echo(json.dumps(write_record(done), indent=2))
         return

@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 def status(root: str, *, scrub: bool, as_json: bool) -> None:
     """Show what is on a device, and how it is.
 
-    ROOT is the folder of a store. What a power cut left is put right first. Exit code 4 when something is
-    damaged: flash the same bundle again, and only what has changed is sent.
+    ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What a power cut left is put right first.
+    Exit code 4 when something is damaged: flash the same bundle again, and only what has changed is sent.
     """
+    from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.steps import transfer
+    from edgephi.flash.destination import is_box, read_box
     from edgephi.records import write_record
     from edgephi.store.status import status as store_status
 
-    found = store_status(Path(root), scrub_too=scrub, step=transfer)
+    if is_box(root):
+        from edgephi.flash import ssh_store
+
+        with BoxSteps() as steps:
+            found = ssh_store.status(read_box(root), scrub_too=scrub, watcher=steps)
+    else:
+        found = store_status(Path(root), scrub_too=scrub, step=transfer)
     if as_json:
         click.echo(json.dumps(write_record(found), indent=2, ensure_ascii=False))
     else:

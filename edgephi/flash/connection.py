@@ -6,6 +6,8 @@ is not known is never talked to. What can go wrong is said here in one line.
 
 import asyncio
 import contextlib
+import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -174,12 +176,9 @@ def _host_key_error(
 
 
 def _reason(cause: OSError) -> str:
-    """Why a connection failed, without the address that asyncio puts around it."""
-    text = cause.strerror or str(cause)
-    for words in ("Connection refused", "No route to host", "Network is unreachable", "Connection reset"):
-        if words.lower() in str(cause).lower():
-            return words.lower()
-    return text
+    """Why a connection failed, in the system's words: asyncio puts its own around them."""
+    numbers = [cause.errno] if cause.errno else list(map(int, re.findall(r"\[Errno (\d+)\]", str(cause))))
+    return os.strerror(numbers[0]).lower() if numbers else str(cause)
 
 
 def _ssh_words(box: Box) -> str:

@@ -54,12 +54,14 @@ async def _flash_all(
 
     async def flash(box: Box) -> BoxResult:
         async with room:
-            one = BoxFlash(source, box, settings, limit, watch(box))
+            watcher = watch(box)
+            one = BoxFlash(source, box, settings, limit, watcher)
             outcome, error = None, None
             try:
                 outcome = await one.run()
             except EdgephiError as found:
                 error = found
+            watcher.end(error)
             return BoxResult(box, outcome, error, one.transfer)
 
     async with asyncio.TaskGroup() as group:

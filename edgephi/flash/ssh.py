@@ -55,6 +55,9 @@ class Watcher(Protocol):
     def note(self, text: str) -> None:
         """Something that the user should know, such as that the connection was cut."""
 
+    def end(self, error: EdgephiError | None) -> None:
+        """Nothing more comes: all is done, or this went wrong."""
+
 
 @dataclass(frozen=True)
 class Transfer:

@@ -1,0 +1,223 @@
+"""What the commands show of boxes that ssh reaches: bars for one, a line each for several, and a summary."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from edgephi.cli.sizes import human_bytes
+from edgephi.cli.steps import duration, transfer
+from edgephi.cli.table import table
+
+if TYPE_CHECKING:
+    from edgephi.errors import EdgephiError
+    from edgephi.flash.many import BoxResult
+    from edgephi.flash.source import Source
+    from edgephi.flash.ssh import TransferSettings
+
+_REDRAW_SECONDS = 0.2
+_BAR_COLUMNS = 20
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class BoxSteps:
+    """The steps on one box, each with a bar of its own. An error that ends the block ends the last one."""
+
+    def __init__(self) -> None:
+        self._step = ExitStack()
+        self._count: Callable[[int], None] = lambda _units: None
+
+    def begin(self, title: str, size: int) -> None:
+        """End the step before, and show this one."""
+        self._step.close()
+        self._count = self._step.enter_context(transfer(title, size))
+
+    def count(self, units: int) -> None:
+        """So much more of the step is done."""
+        self._count(units)
+
+    def note(self, text: str) -> None:
+        """Say something on a line of its own."""
+        click.echo(f"{_CLEAR_LINE if sys.stderr.isatty() else ''}{text}", err=True)
+
+    def end(self, error: "EdgephiError | None") -> None:
+        """Nothing more comes; an error is for whoever called."""
+        if error is None:
+            self._step.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._step.__exit__(kind, error, trace)
+
+
+class BoxLine:
+    """One box of several, in one line."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._title = "waiting"
+        self._note = ""
+        self._size = 0
+        self._done = 0
+        self._begun = time.monotonic()
+
+    def begin(self, title: str, size: int) -> None:
+        """Another step begins."""
+        self._title, self._size, self._done, self._begun = title, size, 0, time.monotonic()
+        self._note = ""
+
+    def count(self, units: int) -> None:
+        """So much more of the step is done."""
+        self._done += units
+
+    def note(self, text: str) -> None:
+        """Show this in place of the bar, until the next step begins."""
+        self._note = text
+
+    def end(self, error: "EdgephiError | None") -> None:
+        """Nothing more comes."""
+        self._size, self._note, self._title = 0, "", "active" if error is None else f"failed: {error.message}"
+
+    def milestone(self) -> str:
+        """What is new since the step began: nothing that changes all the time."""
+        return self._note or self._title
+
+    def text(self) -> str:
+        """The line as it is now."""
+        if self._note or not self._size:
+            return self.milestone()
+        share = min(self._done / self._size, 1.0)
+        full = int(share * _BAR_COLUMNS)
+        rate = self._done / max(time.monotonic() - self._begun, 1e-9)
+        left = f", {duration((self._size - self._done) / rate)} left" if rate else ""
+        bar = "#" * full + "-" * (_BAR_COLUMNS - full)
+        return f"{self._title} [{bar}] {share:4.0%}  {human_bytes(int(rate))}/s{left}"
+
+
+def flash_boxes(
+    source: "Source", destinations: Sequence[str], settings: "TransferSettings", *, as_json: bool
+) -> int:
+    """Flash boxes, show it and print the results. Returns the exit code; a single box's error is raised."""
+    from edgephi.flash.destination import read_box
+    from edgephi.flash.many import exit_code, flash_all
+
+    boxes = [read_box(destination) for destination in destinations]
+    if len(boxes) == 1:
+        with BoxSteps() as steps:
+            (result,) = flash_all(source, boxes, settings, lambda _box: steps)
+            if result.error is not None:
+                raise result.error
+        _print_one(destinations[0], result, as_json=as_json)
+        return 0
+    lines = {box: BoxLine(str(box)) for box in boxes}
+    with _drawn(list(lines.values())):
+        results = flash_all(source, boxes, settings, lambda box: lines[box])
+    if as_json:
+        documents = [_document(*each) for each in zip(destinations, results, strict=True)]
+        click.echo(json.dumps({"boxes": documents}, indent=2, ensure_ascii=False))
+    else:
+        click.echo(_summary(results))
+    return exit_code(results)
+
+
+def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
+    from edgephi.cli.flash import summary
+
+    took, outcome = result.transfer, result.outcome
+    assert outcome is not None  # noqa: S101 - else there is an error
+    if as_json:
+        click.echo(json.dumps(_document(destination, result), indent=2, ensure_ascii=False))
+        return
+    lines = summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
+    if took.cuts:
+        lines += f"\nconnected again {took.cuts} times, sent {human_bytes(took.resent_bytes)} twice"
+    click.echo(lines)
+
+
+def _document(destination: str, result: "BoxResult") -> dict[str, object]:
+    """What `--json` prints of one box: as for a folder, and what crossed the network in all connections."""
+    from edgephi.records import write_record
+
+    error, outcome, took = result.error, result.outcome, write_record(result.transfer)
+    return {
+        "destination": destination,
+        **(write_record(outcome) if outcome is not None else {}),
+        **took,
+        "seconds": round(took["seconds"], 3),
+        "error": error and {"message": error.message, "hint": error.hint, "exit_code": error.exit_code},
+    }
+
+
+def _summary(results: "Sequence[BoxResult]") -> str:
+    """A table of all boxes, then what went wrong."""
+    rows = []
+    for each in results:
+        done, took = each.outcome, each.transfer
+        probe = done and done.probe
+        rows.append(
+            (
+                str(each.box),
+                "failed" if done is None else "was active" if done.was_current else "active",
+                "-" if done is None else done.digest[:12],
+                human_bytes(took.sent_bytes),
+                human_bytes(took.saved_bytes),
+                str(took.cuts),
+                f"{took.seconds:.1f} s",
+                f"{probe.tokens_per_second:,.1f}" if probe else "-",
+            )
+        )
+    header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
+    lines = [table(rows, header, right=(3, 4, 5, 6, 7))]
+    errors = [each.error for each in results if each.error is not None]
+    lines += [f"failed: {error.message}\n  hint: {error.hint}" for error in errors]
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
+    """Draw one line a box, again and again; without a terminal, say only what is new of each."""
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    width = max(len(line.name) for line in lines)
+    said = dict.fromkeys((line.name for line in lines), "")
+    ended = threading.Event()
+
+    def draw() -> None:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        texts = (f"{line.name:<{width}}  {line.text()}"[: columns - 1] for line in lines)
+        drawing = "".join(f"{_CLEAR_LINE}{text}\n" for text in texts)
+        click.echo(f"{drawing}\x1b[{len(lines)}A", err=True, nl=False)
+
+    def say() -> None:
+        for line in lines:
+            text = line.milestone()
+            if text != said[line.name]:
+                said[line.name] = text
+                click.echo(f"{line.name:<{width}}  {text}", err=True)
+
+    def work() -> None:
+        while not ended.wait(_REDRAW_SECONDS):
+            (draw if is_terminal else say)()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if is_terminal:
+            click.echo(f"{_CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
+        else:
+            say()
