@@ -45,7 +45,8 @@ def commit(layout: Layout, digest: str, manifest: Manifest, *, is_signed: bool, 
         sequence_floor={**state.sequence_floor, manifest.name: floors.sequence},
         security_floor={**state.security_floor, manifest.name: floors.security},
     )
-    write_state(layout, committed)
+    if committed != state:  # the same bundle again costs the disk nothing
+        write_state(layout, committed)
     point_link(layout.previous, committed.previous)
     return committed
 

@@ -111,7 +111,8 @@ def is_settled(layout: Layout) -> bool:
     except BadStateError:
         return False
     links = (linked_digest(layout.current), linked_digest(layout.previous))
-    return state.trial is None and links == (state.current, state.previous)
+    is_there = state.current is None or layout.generation(state.current).is_dir()
+    return state.trial is None and links == (state.current, state.previous) and is_there
 
 
 def read_settled_state(layout: Layout) -> State:

@@ -53,7 +53,8 @@ class State:
 def read_state(layout: Layout) -> State:
     """The state of a store; that of an empty one where there is none yet.
 
-    Raises BadStateError when it was changed by something else than `write_state`.
+    Raises BadStateError when it was changed by something else than `write_state`, and BadInputError when
+    another version of edgephi wrote it.
     """
     try:
         data = layout.state.read_bytes()
@@ -62,16 +63,17 @@ def read_state(layout: Layout) -> State:
     hint = f"edgephi status {layout.root}"
     try:
         plain = json.loads(data)
-        checksum = plain.pop(_CHECKSUM, None)
-    except (ValueError, AttributeError, RecursionError):
-        raise BadStateError(f"{layout.state}: expected JSON, found something else", hint=hint) from None
+    except (ValueError, RecursionError):
+        plain = None
+    if not isinstance(plain, dict):
+        raise BadStateError(f"{layout.state}: expected a JSON object, found something else", hint=hint)
+    if plain.pop(_CHECKSUM, None) != _checksum(plain):
+        raise BadStateError(f"{layout.state}: its checksum does not match what it says", hint=hint)
     if plain.get("schema") != SCHEMA:
-        raise BadStateError(
+        raise BadInputError(
             f"{layout.state}: expected schema {SCHEMA!r}, found {plain.get('schema')!r}",
             hint="use the edgephi version that wrote this store",
         )
-    if checksum != _checksum(plain):
-        raise BadStateError(f"{layout.state}: its checksum does not match what it says", hint=hint)
     return read_record(State, plain, where=str(layout.state), error=BadStateError, hint=hint)
 
 

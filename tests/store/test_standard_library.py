@@ -1,0 +1,24 @@
+"""The store travels to devices that have Python and nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import edgephi
+
+STORE = Path(edgephi.__file__).parent / "store"
+OTHERS = {"agent"}  # a program, which talks on its standard output when it is imported as one
+
+
+def test_every_module_imports_without_any_package() -> None:
+    modules = sorted(path.stem for path in STORE.glob("*.py") if path.stem not in OTHERS)
+    code = (
+        f"import sys; sys.path.insert(0, {str(STORE.parents[1])!r}); import importlib\n"
+        f"for name in {modules!r}: importlib.import_module('edgephi.store.' + name)\n"
+        "foreign = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names - {'edgephi'}\n"
+        "print(sorted(name for name in foreign if not name.startswith('_')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
