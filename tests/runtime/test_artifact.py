@@ -1,4 +1,4 @@
-"""What an artifact names, as the formats' own libraries write it. Hostile ones: tests/store/test_hostile.py."""
+"""What an artifact names, as the formats' own libraries write it; tests/store/test_hostile.py has others."""
 
 from pathlib import Path
 from typing import Any
