@@ -75,10 +75,11 @@ def check_memory(manifest: Manifest, available: int, context: int | None = None)
     # What is needed is a peak that a short conversation never reaches; some of it can always be used.
     fitting = asked - -(-(need - available) // per_token) if per_token else asked
     if context is not None and fitting < context:
+        advised = fitting * 15 // 16  # what is available will have changed a little by then
         raise DoesNotFitError(
             f"{manifest.name}: a context of {context} tokens needs {_gigabytes(need)} of memory, "
             f"{_gigabytes(available)} are available",
-            hint=f"--context {fitting} fits" if fitting >= _SMALLEST_CONTEXT else "stop other programs",
+            hint=f"--context {advised} fits" if advised >= _SMALLEST_CONTEXT else "stop other programs",
         )
     served = max(fitting, min(asked, _SMALLEST_CONTEXT))
     return served, (

@@ -32,7 +32,8 @@ def test_this_machine_has_some() -> None:
 
 def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "cgroup"
-    limits = {"a": ("5000", "1000", "inactive_file 500\n"), "a/b": ("max", "900", "inactive_file 0\n")}
+    cached = "inactive_file 300\nactive_file 400\nfile_mapped 200\n"
+    limits = {"a": ("5000", "1000", cached), "a/b": ("max", "900", "inactive_file 0\n")}
     for name, (limit, usage, statistics) in limits.items():
         (root / name).mkdir(parents=True)
         (root / name / "memory.max").write_text(limit + "\n")
@@ -44,13 +45,14 @@ def test_the_tightest_control_group_counts(tmp_path: Path, monkeypatch: pytest.M
     assert memory.available_memory() == 4500
 
 
-def test_the_limit_of_version_1_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["/docker/abc", "/"], ids=["the host's path", "the mount's root"])
+def test_the_limit_of_version_1_counts(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = tmp_path / "cgroup/memory"
     group.mkdir(parents=True)
     (group / "memory.limit_in_bytes").write_text("7000\n")
     (group / "memory.usage_in_bytes").write_text("3000\n")
     (group / "memory.stat").write_text("total_inactive_file 1000\n")
-    (tmp_path / "self").write_text("4:memory:/docker/abc\n3:cpu,cpuacct:/\n")
+    (tmp_path / "self").write_text(f"4:memory:{path}\n3:cpu,cpuacct:/\n")
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / "self")
     assert memory.available_memory() == 5000
