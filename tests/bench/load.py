@@ -7,8 +7,10 @@ server answered when it was alone. Those who are told to come back later (429) d
 What the server adds to the engine is what its own histograms in /metrics say: from a piece of an answer in
 the engine's process to the client's socket, and of each request the time that neither queue nor engine took.
 
-Memory is the proportional set size (PSS) of both processes. At rest, that is with one cache for the whole
-context and after one answer, it stands beside that of a bare loop of the same engine with the same cache.
+Memory under load is what both processes have allocated: the pages of libraries, which they share with every
+other program that has them open, come and go with those. At rest, that is with one cache for the whole
+context and after one answer, their proportional set size (PSS) stands beside that of a bare loop of the same
+engine with the same cache.
 """
 
 from __future__ import annotations
@@ -89,19 +91,18 @@ def main() -> None:
             after = server.get("/metrics").text
             lines = [line for line in server.log.splitlines() if " error: " in line or "Traceback" in line]
         rest, bare = _at_rest_bytes(bundle, Path(name)), _bare_loop_bytes(bundle)
-    problems = [*tally.problems, *lines, *_wrong_counts(tally, before, after)]
+    wrong = [*tally.problems, *lines, *_wrong_counts(tally, before, after)]
     flat = [each for moment, each in memory if moment > WARM_UP * options.seconds]
     middle = sorted(flat)[len(flat) // 2]
     swing = max(max(flat) / middle - 1, 1 - min(flat) / middle)
-    if swing > FLAT:
-        problems.append(f"memory swings by {swing:.1%}")
+    problems = [*wrong, *([f"memory swings by {swing:.1%}"] if swing > FLAT else [])]
     answered = sum(tally.outcomes[kind] for kind in ("whole", "stream", "slow"))
     rows = [
         ("answers, each as expected", f"{answered}", f"{answered / options.seconds:.0f}/s"),
         ("of these to slow readers", f"{tally.outcomes['slow']}", ""),
         ("clients that went away", f"{tally.outcomes['leaving']}", ""),
         ("refused with 429", f"{tally.outcomes['429']}", ""),
-        ("lost, mixed up or wrong", f"{len(problems)}", ""),
+        ("lost, mixed up or wrong", f"{len(wrong)}", ""),
         ("piece: engine to socket, p50", *_percentile(before, after, "edgephi_piece_delivery_seconds", 0.5)),
         ("piece: engine to socket, p99", *_percentile(before, after, "edgephi_piece_delivery_seconds", 0.99)),
         (
@@ -136,12 +137,12 @@ async def _load(
     start = time.monotonic()
     end = start + seconds
     pids = (server.process.pid, server.worker())
-    memory = [(0.0, sum(map(_pss, pids)))]
+    memory = [(0.0, sum(map(_allocated, pids)))]
 
     async def watch() -> None:
         while time.monotonic() < end:
             await asyncio.sleep(min(1.0, seconds / 30))
-            memory.append((time.monotonic() - start, sum(map(_pss, pids))))
+            memory.append((time.monotonic() - start, sum(map(_allocated, pids))))
 
     tasks = [_client(server.port, KINDS[i % len(KINDS)], i, end, expected, tally) for i in range(clients)]
     await asyncio.gather(watch(), *tasks)
@@ -254,8 +255,17 @@ def _percentile(before: str, after: str, name: str, share: float) -> tuple[str, 
 
 def _pss(pid: int) -> int:
     """Proportional set size of a process in bytes: what it shares is divided among those who share it."""
+    return _rollup(pid, "Pss")
+
+
+def _allocated(pid: int) -> int:
+    """The part of it that is not pages of files, in bytes."""
+    return _rollup(pid, "Pss_Anon")
+
+
+def _rollup(pid: int, name: str) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(re.search(r"^Pss: +(\d+)", text, re.MULTILINE)[1]) << 10  # type: ignore[index]
+    return int(re.search(rf"^{name}: +(\d+)", text, re.MULTILINE)[1]) << 10  # type: ignore[index]
 
 
 def _at_rest_bytes(bundle: Path, folder: Path) -> tuple[int, int]:
