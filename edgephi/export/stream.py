@@ -1,12 +1,14 @@
 """The one pass over a checkpoint: read a few rows, quantise, pack, write, hash. Engine-neutral.
 
-Worker threads read and quantise blocks of rows; the calling thread takes their results in file order,
-hashes the input and the output, and writes. Only as many blocks are in flight as there are workers plus a
-few, so memory does not depend on the model's size. NumPy and hashlib release the GIL while they work.
+Worker threads read blocks of rows and have them quantised, each by a process of its own where there is
+enough to do; the calling thread takes the results in file order, hashes the input and the output, and writes.
+Only as many blocks are in flight as there are workers plus a few, so memory does not depend on the model's
+size.
 """
 
 import contextlib
 import hashlib
+import math
 import os
 import threading
 from collections import deque
@@ -22,18 +24,20 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, read_bytes, to_float32
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.errors import BadCheckpointError
-from edgephi.quantize.groups import Groups, NotFiniteError, Quantizer
+from edgephi.export.quantised_block import BlockQuantiser, Pack
+from edgephi.export.quantising_process import QuantisingProcess
+from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
 
 # Weights in one block. Large enough that its NumPy calls outweigh the hand-over between threads: 2**19 take a
 # tenth longer. Small enough that the blocks in flight take some 30 MB.
 BLOCK_WEIGHTS = 1 << 20
 
+# So many weights to quantise are worth starting processes, which takes as long as quantising 2**24 of them.
+_WORTH_PROCESSES = 1 << 27
+
 ALIGNMENT = 64
 """Every region starts on a cache line, so that an engine can use it where it lies in a mapped file."""
-
-Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
-"""Lays out a block of quantised rows: one array a region, rows in order (codes, scales, zero points, …)."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +133,15 @@ def stream_tensors(
     lookup_tables: Sequence[tuple[Region, NDArray[np.generic]]] = (),
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
+    processes: bool | None = None,
 ) -> StreamReport:
     """Write the artifact's data to `file` and report on it.
 
     The regions of `tensors` must lie in the order of the shards and of the tensors inside them; tensors of
     the checkpoint that are not among them are only hashed. `preamble` (a format's header) comes first, and
     `lookup_tables` come last; offsets count from the start of the file. `progress` is told the number of
-    input bytes of each finished block. `threads` defaults to the processors we may use.
+    input bytes of each finished block. `threads` defaults to the processors we may use; `processes` says
+    whether each of them has its weights quantised by a process, which large checkpoints have by default.
 
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
@@ -146,14 +152,19 @@ def stream_tensors(
     out = _DataWriter(file, cut(size, [region.offset for region in regions]))
     out.write(np.frombuffer(preamble, np.uint8))
     input_sha256: dict[str, str] = {}
-    quantizers = threading.local()
+    if processes is None:
+        processes = _quantised_weights(tensors.values()) >= _WORTH_PROCESSES
     # The pool is left first: no worker may read from a descriptor that is closed already.
-    with contextlib.ExitStack() as open_files, ThreadPoolExecutor(workers, "quantise") as pool:
+    with (
+        contextlib.ExitStack() as open_files,
+        _Quantisers(processes) as quantisers,
+        ThreadPoolExecutor(workers, "quantise") as pool,
+    ):
         for shard in shards:
             descriptor = open_files.enter_context(shard.file.open("rb", buffering=0)).fileno()
             digest = hashlib.sha256(shard.raw)
             work = (
-                (job, pool.submit(_work, descriptor, job, pack, quantizers))
+                (job, pool.submit(_work, descriptor, job, pack, quantisers))
                 for entry in shard.entries
                 for job in _jobs(entry, tensors.get(entry.name))
             )
@@ -206,33 +217,53 @@ def _in_order(work: Iterator[tuple[_Job, Future[_Block]]], *, ahead: int) -> Ite
         yield job, future.result()
 
 
-def _work(descriptor: int, job: _Job, pack: Pack, quantizers: threading.local) -> _Block:
-    """In a worker: read the rows of a job, quantise and pack them."""
+def _quantised_weights(tensors: Iterable[PackedTensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors if tensor.scheme is not None)
+
+
+class _Quantisers(contextlib.AbstractContextManager["_Quantisers"]):
+    """A quantiser for each thread that asks for one: in this process, or in one of its own."""
+
+    def __init__(self, processes: bool) -> None:
+        self._processes = processes
+        self._mine = threading.local()
+        self._started = contextlib.ExitStack()
+
+    def mine(self) -> BlockQuantiser | QuantisingProcess:
+        """The quantiser of the thread that asks."""
+        quantiser: BlockQuantiser | QuantisingProcess | None = getattr(self._mine, "quantiser", None)
+        if quantiser is None:
+            quantiser = QuantisingProcess() if self._processes else BlockQuantiser()
+            if isinstance(quantiser, QuantisingProcess):
+                self._started.callback(quantiser.close)
+            self._mine.quantiser = quantiser
+        return quantiser
+
+    def __exit__(self, *_: object) -> None:
+        self._started.close()
+
+
+def _work(descriptor: int, job: _Job, pack: Pack, quantisers: _Quantisers) -> _Block:
+    """In a worker: read the rows of a job, have them quantised and packed."""
     bytes_per_row = job.entry.size // job.rows
     offset = job.entry.start + job.start * bytes_per_row
     raw = read_bytes(descriptor, offset, (job.stop - job.start) * bytes_per_row, file=job.entry.file)
     if job.tensor is None:
         return _Block(raw)
-    weights = to_float32(raw, job.entry.dtype)
     scheme = job.tensor.scheme
     if scheme is None:
         # The value that overflows a smaller type is infinite there: it must not come through either.
         with np.errstate(over="ignore"):
-            plain = weights.astype(job.tensor.plain_dtype, copy=False)
+            plain = to_float32(raw, job.entry.dtype).astype(job.tensor.plain_dtype, copy=False)
         if not np.isfinite(plain).all():
             kind = np.dtype(job.tensor.plain_dtype).name
             raise _not_finite(job.entry, f"NaN or infinity, or a value past {kind}'s range")
         return _Block(raw, (plain,))
-    quantizer: Quantizer | None = getattr(quantizers, repr(scheme), None)
-    if quantizer is None:
-        quantizer = Quantizer(scheme)
-        setattr(quantizers, repr(scheme), quantizer)
     try:
-        groups = quantizer.quantize(weights.reshape(job.stop - job.start, -1))
-        packed = pack(groups, scheme)
+        block = quantisers.mine().quantise(raw, job.entry.dtype, job.stop - job.start, scheme, pack)
     except NotFiniteError as cause:
         raise _not_finite(job.entry, str(cause)) from None
-    return _Block(raw, packed, groups.squared_error, groups.squared_norm)
+    return _Block(raw, block.regions, block.squared_error, block.squared_norm)
 
 
 def _not_finite(entry: TensorEntry, found: str) -> BadCheckpointError:

@@ -1,5 +1,6 @@
 """Run a command and say how long it took and how much memory it held at most."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time in seconds, and the largest resident set in bytes of the process (not of its children)."""
+    """Wall time in seconds, and the largest resident sets in bytes of a process and its children, summed."""
 
     seconds: float
     peak_bytes: int
@@ -27,17 +28,28 @@ def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
     output = log.open("wb") if log else subprocess.DEVNULL
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT)
-    peak_bytes = 0
-    # wait4 would tell the largest of the process and all its children. The process's own high-water mark ends
-    # with it, so it is read again and again until then.
+    marks: dict[int, int] = {}
+    # wait4 would tell the largest one of the process and all its children. A process's high-water mark ends
+    # with it, so all are read again and again until then.
     while process.poll() is None:
-        peak_bytes = max(peak_bytes, high_water_mark(process.pid))
+        for pid in _family(process.pid):
+            marks[pid] = max(marks.get(pid, 0), high_water_mark(pid))
         time.sleep(_POLL_SECONDS)
     seconds = time.perf_counter() - start
     if process.returncode:
         tail = log.read_text(errors="replace")[-2000:] if log else ""
         raise SystemExit(f"{command} ended with {process.returncode}\n{tail}")
-    return Cost(seconds, peak_bytes)
+    return Cost(seconds, sum(marks.values()))
+
+
+def _family(pid: int) -> list[int]:
+    """A process, its children and theirs."""
+    found = [pid]
+    for parent in found:  # grows on the way
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+                found += map(int, children.read_text().split())
+    return found
 
 
 def high_water_mark(pid: int) -> int:

@@ -1,0 +1,46 @@
+"""One block of rows: its bytes in the checkpoint -> the bytes of each region of the artifact."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.safetensors import to_float32
+from edgephi.quantize.groups import Groups, Quantizer
+from edgephi.quantize.scheme import Scheme
+
+Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
+"""Lays out a block of quantised rows: one array a region, rows in order (codes, scales, zero points, …).
+
+A function of a module, or `functools.partial` of one: it travels to the processes that quantise.
+"""
+
+
+@dataclass(frozen=True)
+class QuantisedBlock:
+    """A block of rows as it lies in the artifact: an array for each region, and the two sums of `Groups`."""
+
+    regions: tuple[NDArray[np.generic], ...]
+    squared_error: float
+    squared_norm: float
+
+
+class BlockQuantiser:
+    """Quantises and packs blocks; keeps scratch memory for each scheme, so use one a thread."""
+
+    def __init__(self) -> None:
+        self._quantizers: dict[Scheme, Quantizer] = {}
+
+    def quantise(
+        self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
+    ) -> QuantisedBlock:
+        """Quantise `rows` rows, whose bytes in the checkpoint are `raw` and whose dtype there is `dtype`.
+
+        Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
+        """
+        quantizer = self._quantizers.get(scheme)
+        if quantizer is None:
+            quantizer = self._quantizers[scheme] = Quantizer(scheme)
+        groups = quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1))
+        return QuantisedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)
