@@ -52,6 +52,6 @@ def commit(layout: Layout, digest: str, manifest: Manifest, *, is_signed: bool, 
 
 
 def end_trial(layout: Layout) -> None:
-    """Go back to the committed generation, because the one on trial failed."""
+    """Go back to the committed generation: the one before the trial, unless it ended well a moment ago."""
     point_link(layout.current, read_state(layout).current)
     change_state(layout, trial=None)

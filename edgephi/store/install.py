@@ -199,20 +199,21 @@ class Install:
                     if not was_installed:
                         remove_generation(layout, self.digest)
                     raise
-            if not was_current:
-                mark_trial(layout, self.digest)
-                try:
+            try:
+                if not was_current:
+                    mark_trial(layout, self.digest)
                     swap_current(layout, self.digest)
-                except BaseException:
+                after = commit(
+                    layout,
+                    self.digest,
+                    manifest,
+                    is_signed=self._admitted.signer is not None,
+                    is_proven=is_proven or result is not None,
+                )
+            except BaseException:
+                with contextlib.suppress(OSError):  # a disk that takes nothing more: the next start does it
                     end_trial(layout)
-                    raise
-            after = commit(
-                layout,
-                self.digest,
-                manifest,
-                is_signed=self._admitted.signer is not None,
-                is_proven=is_proven or result is not None,
-            )
+                raise
         return Outcome(
             digest=self.digest,
             name=manifest.name,
@@ -294,7 +295,7 @@ class Install:
         self._objects.update(names)
         damaged = read_state(self.layout).damaged
         repaired = damaged.keys() & self._objects
-        relink_all(self.layout, names)
+        relink_all(self.layout, self._files)  # those too that a flash before this one could not come to
         clear_parts(self.layout)
         if repaired:
             still = {sha256: offsets for sha256, offsets in damaged.items() if sha256 not in repaired}
