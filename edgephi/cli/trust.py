@@ -7,7 +7,7 @@ import click
 
 from edgephi.cli.options import json_option
 
-root_argument = click.argument("root", type=click.Path(path_type=Path))
+root_argument = click.argument("root")
 
 
 @click.group(no_args_is_help=True)
@@ -15,42 +15,53 @@ def trust() -> None:
     """Say whose bundles a store takes.
 
     Without a key, a store takes every bundle. With one, it takes those alone that this key has signed.
-    ROOT is a folder, on the device itself or mounted; it may be new.
+    ROOT is the folder of a store, which may be new, or ssh://[USER@]HOST[:PORT]/PATH.
     """
 
 
 @trust.command(no_args_is_help=True)
 @root_argument
 @click.argument("key", type=click.Path(path_type=Path))
-def add(root: Path, key: Path) -> None:
+def add(root: str, key: Path) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
-    from edgephi.store.durable import make_folder
-    from edgephi.store.layout import Layout, check_root
-    from edgephi.store.trusted_keys import add_key, read_key_file
+    from edgephi.cli.boxes import BoxSteps
+    from edgephi.flash.destination import is_box, read_box
+    from edgephi.store.trusted_keys import read_key_file
+    from edgephi.store.trusting import trust_key
 
     new = read_key_file(key)
-    check_root(root)
-    layout = Layout(root)
-    make_folder(layout.root)
-    make_folder(layout.trust)
-    added = add_key(layout.trust, new)
-    click.echo(f"{root} trusts {added.name}: {added.key.fingerprint}")
+    if is_box(root):
+        from edgephi.flash import ssh_store
+
+        with BoxSteps() as steps:
+            added = ssh_store.trust_key(read_box(root), key.name, new.key.pem, steps)
+    else:
+        added = trust_key(Path(root), key.name, new.key.pem)
+    click.echo(f"{root} trusts {added.name}: {added.fingerprint}")
 
 
 @trust.command("list", no_args_is_help=True)
 @root_argument
 @json_option
-def list_keys(root: Path, *, as_json: bool) -> None:
+def list_keys(root: str, *, as_json: bool) -> None:
     """Show the keys of a store, by name and fingerprint."""
+    from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.table import table
-    from edgephi.store.trusted_keys import read_trusted_keys
+    from edgephi.flash.destination import is_box, read_box
+    from edgephi.records import write_record
+    from edgephi.store.trusting import trusted
 
-    keys = read_trusted_keys(_trust_folder(root))
+    if is_box(root):
+        from edgephi.flash import ssh_store
+
+        with BoxSteps() as steps:
+            keys = ssh_store.trusted(read_box(root), steps).keys
+    else:
+        keys = trusted(Path(root)).keys
     if as_json:
-        document = [{"name": each.name, "fingerprint": each.key.fingerprint} for each in keys]
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json.dumps(write_record(keys), indent=2))
     elif keys:
-        click.echo(table([(each.name, each.key.fingerprint) for each in keys], ("name", "fingerprint")))
+        click.echo(table([(each.name, each.fingerprint) for each in keys], ("name", "fingerprint")))
     else:
         click.echo(f"{root} trusts nobody in particular: it takes bundles that are not signed")
 
@@ -59,24 +70,20 @@ def list_keys(root: Path, *, as_json: bool) -> None:
 @root_argument
 @click.argument("key")
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
-def remove(root: Path, key: str, *, last: bool) -> None:
+def remove(root: str, key: str, *, last: bool) -> None:
     """Take no more bundles of KEY: its name, or the beginning of its fingerprint.
 
     What it has signed and is installed stays.
     """
-    from edgephi.store.trusted_keys import remove_key
+    from edgephi.cli.boxes import BoxSteps
+    from edgephi.flash.destination import is_box, read_box
+    from edgephi.store.trusting import distrust_key
 
-    removed = remove_key(_trust_folder(root), key, also_the_last=last)
-    click.echo(f"{root} no longer trusts {removed.name}: {removed.key.fingerprint}")
+    if is_box(root):
+        from edgephi.flash import ssh_store
 
-
-def _trust_folder(root: Path) -> Path:
-    """The folder of keys of the store at `root`, which must be there: a mistyped ROOT has no keys either."""
-    from edgephi.errors import UsageError
-    from edgephi.store.layout import Layout, check_root
-
-    check_root(root)
-    folder = Layout(root).trust
-    if not folder.is_dir():
-        raise UsageError(f"{root}: expected a store, found none", hint="give the folder that you flash to")
-    return folder
+        with BoxSteps() as steps:
+            removed = ssh_store.distrust_key(read_box(root), key, also_the_last=last, watcher=steps)
+    else:
+        removed = distrust_key(Path(root), key, also_the_last=last)
+    click.echo(f"{root} no longer trusts {removed.name}: {removed.fingerprint}")

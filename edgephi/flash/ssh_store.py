@@ -13,6 +13,7 @@ from edgephi.store.frames import Kind
 from edgephi.store.garbage import Collected
 from edgephi.store.rollback import RolledBack
 from edgephi.store.status import StoreStatus
+from edgephi.store.trusting import KeyFacts, Trusted
 
 Record = TypeVar("Record")
 
@@ -34,6 +35,22 @@ def roll_back(box: Box, watcher: Watcher) -> RolledBack:
 def collect_garbage(box: Box, *, dry_run: bool, unfinished: bool, watcher: Watcher) -> Collected:
     """Remove what nothing on a box needs; see `edgephi.store.garbage.collect_garbage`."""
     return _ask(box, Collected, watcher, operation="collect_garbage", dry_run=dry_run, unfinished=unfinished)
+
+
+def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyFacts:
+    """Have the store of a box trust a key; see `edgephi.store.trusting.trust_key`."""
+    text = data.decode("ascii", errors="replace")
+    return _ask(box, KeyFacts, watcher, operation="trust_key", file_name=file_name, key=text)
+
+
+def trusted(box: Box, watcher: Watcher) -> Trusted:
+    """The keys that the store of a box trusts; see `edgephi.store.trusting.trusted`."""
+    return _ask(box, Trusted, watcher, operation="trusted")
+
+
+def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyFacts:
+    """Have the store of a box trust a key no longer; see `edgephi.store.trusting.distrust_key`."""
+    return _ask(box, KeyFacts, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
 
 
 def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:

@@ -26,6 +26,7 @@ from edgephi.store.link import Link, LinkLostError
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
+from edgephi.store.trusting import distrust_key, trust_key, trusted
 
 _LONGEST_UNACKNOWLEDGED_SECONDS = 1.0
 
@@ -197,11 +198,26 @@ def _collect(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
         )
 
 
+def _trust_key(_link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    return write_record(trust_key(root, request["file_name"], request["key"].encode()))
+
+
+def _trusted(_link: Link, root: Path, _request: Mapping[str, Any]) -> Any:
+    return write_record(trusted(root))
+
+
+def _distrust_key(_link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    return write_record(distrust_key(root, request["which"], also_the_last=request["also_the_last"]))
+
+
 _OPERATIONS: dict[str, Callable[[Link, Path, Mapping[str, Any]], Any]] = {
     "install": _install,
     "status": _status,
     "roll_back": _roll_back,
     "collect_garbage": _collect,
+    "trust_key": _trust_key,
+    "trusted": _trusted,
+    "distrust_key": _distrust_key,
 }
 """What a sender may ask for, by the name in its request."""
 

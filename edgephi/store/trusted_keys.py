@@ -45,7 +45,12 @@ def read_key_file(path: Path) -> TrustedKey:
     """The key in file `path`, called as it would be in a store. Raises BadInputError."""
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever
         raise BadInputError(f"{path}: expected a file with a public key, found none", hint="give NAME.pub")
-    key = decode_public_key(path.read_bytes(), where=str(path))
+    return decode_key_file(path, path.read_bytes())
+
+
+def decode_key_file(path: Path, data: bytes) -> TrustedKey:
+    """The key in the bytes of a file called `path`. Raises BadInputError."""
+    key = decode_public_key(data, where=str(path))
     if path.suffix != SUFFIX or not _KEY_NAME.fullmatch(path.stem):
         raise BadInputError(
             f"{path}: expected a key's file to be called NAME{SUFFIX}, found {path.name!a}",
