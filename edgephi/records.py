@@ -56,6 +56,8 @@ def read_record(
             if not isinstance(value, list):
                 fail(f"{place}: expected a list, found {_shown(value)}")
             item_kind = typing.get_args(kind)[0]
+            if item_kind in _PLAIN_NAMES and all(type(item) is item_kind for item in value):
+                return tuple(value)  # a large bundle has thousands of chunks
             return tuple(read(item_kind, item, f"{place}[{i}]") for i, item in enumerate(value))
         if origin in (dict, Mapping):
             if not isinstance(value, dict):
