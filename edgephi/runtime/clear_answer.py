@@ -11,6 +11,8 @@ from edgephi.runtime.engines import Engine, KvCache
 CLEAR_MARGIN = 0.5
 """Nats between the most likely token and the next: another processor's rounding moves a logit by far less."""
 
+_LINE_LETTERS = "\t\n\r"
+
 
 @dataclass(frozen=True)
 class ClearAnswer:
@@ -45,7 +47,10 @@ def clear_answer(
             token, margin = _choice(cache)
             if not margin >= CLEAR_MARGIN or token in stop_token_ids:
                 break
-            text += stream.decode(token)
+            piece = stream.decode(token)
+            if not all(letter.isprintable() or letter in _LINE_LETTERS for letter in piece):
+                break  # no manifest may say that, because people look at manifests
+            text += piece
             tokens = [token]
     finally:
         cache.close()

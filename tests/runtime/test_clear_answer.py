@@ -88,6 +88,10 @@ def test_no_more_tokens_than_the_context_has_room_for() -> None:
     assert engine.opened == []
 
 
+def test_an_answer_ends_before_what_no_manifest_may_say() -> None:
+    assert asked("a\tb\nc\x1b[2J")[0] == ClearAnswer("a\tb\nc", 8)
+
+
 def test_letters_that_are_not_complete_are_left_out() -> None:
     answer, _ = asked("a\0b", {"b": 0.1})  # the listed engine's token 0 ends inside a letter
     assert answer == ClearAnswer("a", 8)
