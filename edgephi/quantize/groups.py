@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from edgephi.quantize.scheme import Scheme
 
 # Multiples of the spanning inverse scale, for symmetric groups and for those with a zero point: of all sets
-# of four and of five the ones with the least squared error over normal and heavy-tailed (Student t, 4 degrees)
-# groups of 32 and 128 weights. Clipping the largest weight a little pays for a finer step. With one refinement
-# they come within 0.9 % and 0.5 % of the error of an exhaustive search, where round-to-nearest is 5 to 12 %
-# above it; each multiple takes a tenth of the time. One is 1, so that no group comes out worse than with
-# round-to-nearest.
+# of four and of five the ones with the least squared error over normal and heavy-tailed (Student t, 4 degrees
+# of freedom) groups of 32 and 128 weights. Clipping the largest weight a little pays for a finer step. With
+# one refinement they come within 0.9 % and 0.5 % of the error of an exhaustive search, where round-to-nearest
+# is 5 to 12 % above it; each multiple takes a tenth of the time. One is 1, so that no group comes out worse
+# than with round-to-nearest.
 _CANDIDATES = {
     True: np.array([0.9, 1.0, 1.07, 1.17], dtype=np.float32).reshape(-1, 1, 1),
     False: np.array([0.88, 0.95, 1.0, 1.05, 1.11], dtype=np.float32).reshape(-1, 1, 1),
