@@ -30,12 +30,20 @@ def rename(source: Path, destination: Path) -> None:
         sync(source.parent)
 
 
-def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Have the file at `path` hold `data`: at any moment it has its old content or the new, whole."""
-    new = path.with_name(path.name + _NEW)
+def replace_file(path: Path, data: bytes, *, mode: int = 0o644, new: Path | None = None) -> None:
+    """Have the file at `path` hold `data`: at any moment it has its old content or the new, whole.
+
+    It is written as `new` first, by default beside the old one; what dies then leaves that.
+    """
+    new = new or new_name(path)
     with _removed_on_error(new):
         write_file(new, data, mode=mode)
         rename(new, path)
+
+
+def new_name(path: Path) -> Path:
+    """Where the next content of a file or link is made."""
+    return path.with_name(path.name + _NEW)
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -54,7 +62,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def replace_link(path: Path, target: str) -> None:
     """Have `path` be a symbolic link to `target`: at any moment it leads to its old target or to the new."""
-    new = path.with_name(path.name + _NEW)
+    new = new_name(path)
     new.unlink(missing_ok=True)
     with _removed_on_error(new):
         new.symlink_to(target)

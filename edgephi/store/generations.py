@@ -13,13 +13,14 @@ from pathlib import Path
 
 from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, Manifest, decode_manifest
-from edgephi.store.durable import rename, replace_file, sync, write_file
+from edgephi.store.durable import new_name, rename, replace_file, sync, write_file
 from edgephi.store.layout import Layout
 from edgephi.store.objects import READ_ONLY, plain_size
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BEING_BUILT = ".tmp"
 _BEING_REMOVED = ".removed-"
+_REPLACEMENT = ".replacement"
 
 
 def digest_of(manifest: bytes) -> str:
@@ -73,9 +74,9 @@ def build_generation(layout: Layout, manifest: Manifest, data: bytes, signature:
     if layout.generation(digest).is_dir():
         relink(layout, digest, manifest)
         if plain_size(layout.manifest(digest)) is None or layout.manifest(digest).read_bytes() != data:
-            replace_file(layout.manifest(digest), data, mode=READ_ONLY)
+            replace_file(layout.manifest(digest), data, mode=READ_ONLY, new=_replacement(layout))
         if signature is not None and _read(layout.signature(digest)) != signature:
-            replace_file(layout.signature(digest), signature, mode=READ_ONLY)
+            replace_file(layout.signature(digest), signature, mode=READ_ONLY, new=_replacement(layout))
         return digest
     building = layout.generations / _BEING_BUILT
     if building.exists():
@@ -104,7 +105,7 @@ def relink(layout: Layout, digest: str, manifest: Manifest) -> None:
         if plain_size(known) is None or (path.exists() and path.samefile(known)):
             continue
         _make_parents(path, generation)
-        new = path.with_name(path.name + ".new")
+        new = _replacement(layout)
         new.unlink(missing_ok=True)
         os.link(known, new, follow_symlinks=False)
         rename(new, path)
@@ -129,10 +130,18 @@ def remove_generation(layout: Layout, digest: str) -> None:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """Remove what a process that died has left of a generation that it built or removed."""
+    """Remove what a process that died has left of what it built, replaced or removed."""
     for path in list(layout.generations.iterdir()):
         if path.name == _BEING_BUILT or path.name.startswith(_BEING_REMOVED):
             shutil.rmtree(path)
+    for path in (_replacement(layout), *map(new_name, (layout.state, layout.current, layout.previous))):
+        if os.path.lexists(path):
+            path.unlink()
+
+
+def _replacement(layout: Layout) -> Path:
+    """Where a file of a generation is made that replaces another: a bundle has no file but its own."""
+    return layout.generations / _REPLACEMENT
 
 
 def _make_parents(path: Path, top: Path) -> set[Path]:
