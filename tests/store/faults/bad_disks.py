@@ -14,8 +14,8 @@ from tests.store.faults.outcome import Outcome, Verdict, tried
 from tests.store.faults.processes import ended, started
 
 PROGRAMS = ("mke2fs", "strace")
-_PAUSE_MICROSECONDS = 5_000
-_LONGEST_WAIT_SECONDS = 2.0
+_PAUSE_MICROSECONDS = 10_000
+_WAIT_SECONDS = (0.2, 1.4)
 
 
 def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 11) -> Outcome:
@@ -31,7 +31,7 @@ def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 1
                 box.flash_command(releases.new), (*traced.WRITING, *traced.NAMING), _PAUSE_MICROSECONDS
             )
             with started(command) as process:
-                time.sleep(chance.uniform(0, _LONGEST_WAIT_SECONDS))
+                time.sleep(chance.uniform(*_WAIT_SECONDS))
                 filler = fill(disk)
                 done = ended(process)
             if not ends_well(done):
@@ -56,7 +56,7 @@ def failing_disks(scratch: Path, releases: Releases, cases: int = 8) -> Outcome:
 
     def one(number: int) -> Verdict:
         with memory_disk(scratch / f"failing-{number}", f"{(EXT4_BYTES >> 20) + 8}m") as memory:
-            image = make_ext4(memory / "image")
+            image = make_ext4(memory / f"image-{number}")
             with mounted(image, beside=scratch) as disk:
                 box = Box(disk / "box")
                 must_succeed(box.flash(releases.old))

