@@ -25,9 +25,22 @@ if TYPE_CHECKING:
     help="With --against: measure on 256 or on 2048 tokens.",
 )
 @click.option("--recipe", "recipe_name", metavar="R", help="With --against: the recipe whose gate holds.")
+@click.option(
+    "--signed-by",
+    "key_file",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Check too that this key (NAME.pub) has signed it, as a device that trusts it does.",
+)
 @json_option
 def verify(
-    bundle: Path, *, model: str | None, level: "EvaluationLevel", recipe_name: str | None, as_json: bool
+    bundle: Path,
+    *,
+    model: str | None,
+    level: "EvaluationLevel",
+    recipe_name: str | None,
+    key_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Check a bundle's files; with --against, its quality too.
 
@@ -42,6 +55,7 @@ def verify(
     from edgephi.runtime.bundle_files import check_files
 
     manifest = read_manifest(bundle)
+    signer = None if key_file is None else _signer(bundle, key_file)
     with step("check files", sum(entry.size for entry in manifest.files)) as done:
         check_files(bundle, manifest, progress=done)
     check_artifact(manifest, lambda entry: bundle / entry.path)
@@ -56,11 +70,23 @@ def verify(
         document = {
             "bundle": str(bundle),
             "files": len(manifest.files),
+            "signer": signer,
             "measured_now": model is not None,
             "certificate": write_record(certificate),
         }
         click.echo(json.dumps(document, indent=2))
         return
     click.echo(f"{bundle}: {len(manifest.files)} files as the manifest says")
+    if signer is not None:
+        click.echo(f"signed by {signer}")
     click.echo("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
     click.echo(certificate_table(certificate))
+
+
+def _signer(bundle: Path, key_file: Path) -> str:
+    """The name of the key in a file, which has signed the bundle."""
+    from edgephi.flash.folder import read_identity
+    from edgephi.store.trust import signer_of
+    from edgephi.store.trusted_keys import read_key_file
+
+    return signer_of([read_key_file(key_file)], *read_identity(bundle))

@@ -7,6 +7,7 @@ known weakness, timing, concerns secret keys only, and a device has none.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgephi.envelope import Envelope, decode_envelope, largest_envelope, signed_bytes
@@ -27,9 +28,16 @@ def authenticate(trust_folder: Path, manifest: bytes, envelope: bytes | None) ->
     library that checks.
     """
     keys = read_trusted_keys(trust_folder)
+    if keys:
+        return signer_of(keys, manifest, envelope)
+    if envelope is not None:
+        _opened(envelope, manifest)
+    return None
+
+
+def signer_of(keys: Sequence[TrustedKey], manifest: bytes, envelope: bytes | None) -> str:
+    """The name of the first of `keys` that signed these bytes; raises as `authenticate` does."""
     signed = None if envelope is None else _opened(envelope, manifest)
-    if not keys:
-        return None
     trusted = " or ".join(map(str, keys))
     if signed is None:
         raise BadBundleError(
@@ -88,7 +96,7 @@ def _has_signed(key: PublicKey, envelope: Envelope) -> bool:
     return False
 
 
-def _found(keys: tuple[TrustedKey, ...], envelope: Envelope) -> str:
+def _found(keys: Sequence[TrustedKey], envelope: Envelope) -> str:
     """What the signatures claim to be; their key ids are not signed, so this is a message and no more."""
     claimed = {signature.key_id for signature in envelope.signatures}
     damaged = [str(each) for each in keys if each.key.fingerprint in claimed]

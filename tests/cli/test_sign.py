@@ -87,6 +87,20 @@ def test_signing_as_json_and_for_other_tools(edgephi: Edgephi, bundle: Path, key
     assert all((bundle / name).is_file() for name in written)
 
 
+def test_who_has_signed_can_be_asked_without_a_device(edgephi: Edgephi, bundle: Path, key: Path) -> None:
+    public = key.with_suffix(".pub")
+    unsigned = edgephi("verify", bundle, "--signed-by", public)
+    assert is_one_error(unsigned, 4)
+    assert "found an unsigned bundle" in unsigned.stderr
+    edgephi("sign", bundle, "--key", key)
+    assert "\nsigned by release\n" in edgephi("verify", bundle, "--signed-by", public).stdout
+    assert (
+        json.loads(edgephi("verify", bundle, "--signed-by", public, "--json").stdout)["signer"] == "release"
+    )
+    edgephi("keygen", key.with_name("other"))
+    assert is_one_error(edgephi("verify", bundle, "--signed-by", key.with_name("other.pub")), 4)
+
+
 def test_a_broken_bundle_is_not_signed(edgephi: Edgephi, bundle: Path, key: Path) -> None:
     with (bundle / "model/model.onnx.data").open("r+b") as file:
         file.write(b"\xff" * 8)
