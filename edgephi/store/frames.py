@@ -25,6 +25,7 @@ from enum import IntEnum
 from typing import Any
 
 from edgephi.chunks import LARGEST_CHUNK_BYTES
+from edgephi.envelope import largest_envelope
 from edgephi.errors import TransportError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES
 
@@ -62,6 +63,7 @@ class Kind(IntEnum):
 _SMALL = 1 << 20
 _LONGEST: dict[Kind, int] = {
     Kind.MANIFEST: LARGEST_MANIFEST_BYTES,
+    Kind.SIGNATURE: largest_envelope(LARGEST_MANIFEST_BYTES),  # it holds the manifest once more
     Kind.CHUNK: CHUNK_HEAD.size + LARGEST_CHUNK_BYTES,
     Kind.WANTED: 4 * LARGEST_MANIFEST_BYTES,
     Kind.RESULT: LARGEST_MANIFEST_BYTES,

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from edgephi.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import public_half
-from edgephi.manifest import encode_manifest
+from edgephi.manifest import LARGEST_MANIFEST_BYTES, encode_manifest
+from edgephi.store.frames import HEADER, Kind, frame, read_header
 from edgephi.store.public_key import PublicKey, decode_public_key
 from edgephi.store.trust import authenticate
 from edgephi.store.trusted_keys import TrustedKey, add_key, read_trusted_keys, remove_key
@@ -70,6 +71,13 @@ def test_a_file_that_is_no_signature_is_not_taken_for_one_without_a_key_either(t
 
 def test_what_the_key_has_signed_is_taken(trust: Path) -> None:
     assert authenticate(trust, MANIFEST, signed(RELEASE)) == "release"
+
+
+def test_the_largest_signature_fits_into_a_frame_to_the_device(trust: Path) -> None:
+    manifest = bytes(LARGEST_MANIFEST_BYTES)
+    envelope = signed(RELEASE, payload=manifest)
+    assert authenticate(trust, manifest, envelope) == "release"
+    assert read_header(frame(Kind.SIGNATURE, envelope)[: HEADER.size]) == (Kind.SIGNATURE, len(envelope))
 
 
 def test_one_of_several_signatures_is_enough(trust: Path) -> None:
