@@ -109,6 +109,13 @@ def assert_refused_over_a_network(world: World, manifest: bytes, signature: byte
     assert world.snapshot() == before
 
 
+def assert_leaves_no_store(world: World, manifest: bytes) -> None:
+    """On a box without a store, not even an empty one is made."""
+    with pytest.raises(BadBundleError):
+        Install.begin(world.folder / "fresh", manifest, None, options=ELSEWHERE)
+    assert not (world.folder / "fresh").exists()
+
+
 def arrive(world: World, manifest: hostile.Plain | bytes, files: dict[str, bytes] | None = None) -> None:
     """Put a bundle before the door, in place of the one before."""
     remove(world.bundle)
@@ -147,6 +154,7 @@ def test_a_manifest_that_lies(
     arrive(world, manifest)
     assert_refused(world, capsys)
     assert_refused_over_a_network(world, json.dumps(manifest).encode())
+    assert_leaves_no_store(world, json.dumps(manifest).encode())
 
 
 @pytest.mark.parametrize("change", [case for _, case in BYTES], ids=[name for name, _ in BYTES])
