@@ -14,6 +14,7 @@ from edgephi.cli.sizes import human_bytes
 
 _TITLE_COLUMNS = 22
 _BAR_COLUMNS = 30
+_SHORT_BAR_COLUMNS = 12  # rate and time left stand beside it
 _CLEAR_LINE = "\r\x1b[K"
 _REDRAW_SECONDS = 0.2
 _RATE_SECONDS = 5.0
@@ -65,12 +66,12 @@ class _Line:
 
     def progress(self) -> str:
         """The running step; the time moves on even while no unit is finished."""
-        return self._bar() if self._size else self.result()
+        return self._bar(_BAR_COLUMNS) if self._size else self.result()
 
-    def _bar(self) -> str:
+    def _bar(self, columns: int) -> str:
         share = min(self._done / self._size, 1.0)
-        full = int(share * _BAR_COLUMNS)
-        bar = "#" * full + "-" * (_BAR_COLUMNS - full)
+        full = int(share * columns)
+        bar = "#" * full + "-" * (columns - full)
         return f"{self._label} {self._seconds()}  [{bar}] {int(100 * share):3d}%"
 
     def _seconds(self) -> str:
@@ -103,7 +104,7 @@ class _Transfer(_Line):
         begin, before = self._seen[0]
         rate = (self._done - before) / (now - begin) if now > begin else 0.0
         left = f", {duration((self._size - self._done) / rate)} left" if rate else ""
-        return f"{self._bar()}  {human_bytes(int(rate))}/s{left}"
+        return f"{self._bar(_SHORT_BAR_COLUMNS)}  {human_bytes(int(rate))}/s{left}"
 
 
 def duration(seconds: float) -> str:
