@@ -2,6 +2,7 @@
 
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.store.faults import traced
@@ -20,30 +21,54 @@ from tests.store.faults.outcome import Outcome, Verdict, tried
 
 PROGRAMS = ("strace",)
 _CALLS = (*traced.DURABLE, *traced.NAMING)
+_Look = Callable[[Box, traced.Call], Verdict]
 
 
 def killed_flashes(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
     """Kill a flash of the new release over the old at each `every`-th of its calls."""
-    box = Box(scratch / "flashed")
-    must_succeed(box.flash(releases.old))
-    return _killed("SIGKILL in `flash`", box, ["flash", str(releases.new)], releases, every)
+    prepared = Box(scratch / "flashed")
+    must_succeed(prepared.flash(releases.old))
+
+    def look(box: Box, call: traced.Call) -> Verdict:
+        return aftermath(box, releases, call)
+
+    return _killed("SIGKILL in `flash`", prepared, ["flash", str(releases.new)], look, every)
+
+
+def killed_first_flashes(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
+    """Kill a flash into an empty folder, which is no store yet."""
+    prepared = Box(scratch / "first")
+    prepared.root.mkdir()
+
+    def look(box: Box, call: traced.Call) -> Verdict:
+        return _completed(box, releases.new, call)
+
+    return _killed("SIGKILL in the first `flash`", prepared, ["flash", str(releases.new)], look, every)
 
 
 def killed_rollbacks(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
     """Kill a roll-back from the new release to the old one."""
-    box = Box(scratch / "rolled-back")
-    must_succeed(box.flash(releases.old))
-    must_succeed(box.flash(releases.new))
-    return _killed("SIGKILL in `rollback`", box, ["rollback"], releases, every)
+    prepared = Box(scratch / "rolled-back")
+    for bundle in (releases.old, releases.new):
+        must_succeed(prepared.flash(bundle))
+
+    def look(box: Box, call: traced.Call) -> Verdict:
+        return aftermath(box, releases, call, in_flash=False)
+
+    return _killed("SIGKILL in `rollback`", prepared, ["rollback"], look, every)
 
 
 def killed_collections(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
     """Kill a `gc` that removes a third release, while the new one is active and the old one is kept."""
-    box = Box(scratch / "collected")
+    prepared = Box(scratch / "collected")
     third = remade(releases.old, scratch / "third", {BALLAST: random.Random(23).randbytes(3 << 20)})
     for bundle in (third, releases.old, releases.new):
-        must_succeed(box.flash(bundle))
-    return _killed("SIGKILL in `gc`", box, ["gc"], releases, every)
+        must_succeed(prepared.flash(bundle))
+
+    def look(box: Box, call: traced.Call) -> Verdict:
+        return aftermath(box, releases, call, in_flash=False)
+
+    return _killed("SIGKILL in `gc`", prepared, ["gc"], look, every)
 
 
 def killed_repairs(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
@@ -53,28 +78,18 @@ def killed_repairs(scratch: Path, releases: Releases, every: int = 1) -> Outcome
     for bundle in (releases.new, newest):
         must_succeed(prepared.flash(bundle))
     flip_bit(prepared.root / "current" / BALLAST, 1_234_567, 3)
-    with store_like(prepared, scratch) as box:
-        calls = traced.calls(box.flash_command(newest), _CALLS, box.root, environment())
 
-    def kill(call: traced.Call) -> Verdict:
-        with store_like(prepared, scratch) as box:
-            done = traced.injected(box.flash_command(newest), call, "signal=SIGKILL", environment())
-            if done.returncode != -signal.SIGKILL:
-                return Verdict(broken=f"{call}: not killed, ended with {done.returncode}: {done.stderr}")
-            try:
-                must_succeed(box.answer("turn on the kitchen light"))  # no engine reads what is damaged
-                must_succeed(box.flash(newest))
-                must_succeed(box.on("status", "--scrub"))
-                if box.check() != digest_of(newest) or (left := box.leftovers()):
-                    raise BrokenStoreError(f"left over: {left}")
-            except BrokenStoreError as broken:
-                return Verdict(broken=f"{call}: {broken}")
-            return Verdict("new", finished=True)
+    def look(box: Box, call: traced.Call) -> Verdict:
+        answer = box.answer("turn on the kitchen light")  # no engine reads the file that is damaged
+        if answer.returncode:
+            return Verdict(broken=f"{call}: the active release does not answer: {answer.stderr}")
+        return _completed(box, newest, call)
 
-    return tried("SIGKILL in a `flash` that mends", calls[::every], kill)
+    return _killed("SIGKILL in a `flash` that mends", prepared, ["flash", str(newest)], look, every)
 
 
-def _killed(fault: str, prepared: Box, command: list[str], releases: Releases, every: int) -> Outcome:
+def _killed(fault: str, prepared: Box, command: list[str], look: _Look, every: int) -> Outcome:
+    """Run a command on copies of a store, killed at another call in each, and look at what is left."""
     scratch = prepared.root.parent
     name, *arguments = command
     with store_like(prepared, scratch) as box:
@@ -86,6 +101,20 @@ def _killed(fault: str, prepared: Box, command: list[str], releases: Releases, e
             done = traced.injected(killed, call, "signal=SIGKILL", environment())
             if done.returncode != -signal.SIGKILL:
                 return Verdict(broken=f"{call}: not killed, ended with {done.returncode}: {done.stderr}")
-            return aftermath(box, releases, call, in_flash=name == "flash")
+            return look(box, call)
 
     return tried(fault, calls[::every], kill)
+
+
+def _completed(box: Box, bundle: Path, call: traced.Call) -> Verdict:
+    """Whether the same flash again leaves the bundle active, and everything whole."""
+    try:
+        must_succeed(box.flash(bundle))
+        must_succeed(box.on("status", "--scrub"))
+        if box.check() != digest_of(bundle):
+            raise BrokenStoreError("another bundle is active")
+        if left := box.leftovers():
+            raise BrokenStoreError(f"left over: {', '.join(left)}")
+    except BrokenStoreError as broken:
+        return Verdict(broken=f"{call}: {broken}")
+    return Verdict("new", finished=True)

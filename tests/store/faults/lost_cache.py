@@ -36,13 +36,16 @@ def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 
             run("sync", "--file-system", disk)
             begin = sum(1 for _ in read_record(record))
             must_succeed(box.flash(releases.new))
+            end = sum(1 for _ in read_record(record))
     chance = random.Random(seed)
-    moments = _moments(record, begin, cuts, chance)
+    # The last one is when the flash has said that it is done.
+    moments = [*_moments(record, begin, end, cuts - 1, chance), end]
     images = _images(record, moments, chance, scratch)
 
     def look(image: Path) -> Verdict:
         with mounted(image) as path:
-            verdict = aftermath(Box(path / "box"), releases, image.name)
+            done = 0 if image.name.endswith(f"-{end}") else None
+            verdict = aftermath(Box(path / "box"), releases, image.name, ended=done)
         image.unlink()
         return verdict
 
@@ -51,10 +54,10 @@ def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 
     return outcome
 
 
-def _moments(record: Path, begin: int, cuts: int, chance: random.Random) -> list[int]:
-    """Places in a record from its entry `begin` on: as many between two flushes as between any other two."""
+def _moments(record: Path, begin: int, end: int, cuts: int, chance: random.Random) -> list[int]:
+    """Places in a record from `begin` to `end`: as many between two flushes as between any other two."""
     flushes = [number for number, event in enumerate(read_record(record)) if isinstance(event, Flush)]
-    spans = list(itertools.pairwise([begin, *(number for number in flushes if number > begin)]))
+    spans = list(itertools.pairwise([begin, *(number for number in flushes if begin < number < end)]))
     return sorted(chance.randint(*spans[cut % len(spans)]) for cut in range(cuts))
 
 

@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.store.faults import traced
@@ -23,13 +24,21 @@ _PAUSE_MICROSECONDS = 20_000
 _MEAN_SECONDS_BETWEEN_CUTS = 0.1
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """The disk as it was at one instant; `ended` is the exit code when the flash had ended by then."""
+
+    image: Path
+    ended: int | None
+
+
 def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5) -> Outcome:
     """Cut the power `cuts` times, at instants drawn from `seed`, and look at what each left."""
     instants = random.Random(seed)
     with copied_disk(scratch) as disk:
         installed = Box(disk.path / "installed")
         must_succeed(installed.flash(releases.old))
-        copies: list[Path] = []
+        copies: list[_Copy] = []
         while len(copies) < cuts:
             box = Box(disk.path / "box")
             shutil.rmtree(box.root, ignore_errors=True)
@@ -37,10 +46,10 @@ def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5
             run("sync", "--file-system", disk.path)
             copies += _copies_while(box.flash_command(releases.new), disk, instants, len(copies), cuts)
 
-        def look(copy: Path) -> Verdict:
-            with mounted(copy) as path:
-                verdict = aftermath(Box(path / "box"), releases, copy.name)
-            copy.unlink()
+        def look(copy: _Copy) -> Verdict:
+            with mounted(copy.image) as path:
+                verdict = aftermath(Box(path / "box"), releases, copy.image.name, ended=copy.ended)
+            copy.image.unlink()
             return verdict
 
         return tried("power cut", copies, look)
@@ -48,17 +57,19 @@ def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5
 
 def _copies_while(
     command: list[str], disk: CopiedDisk, instants: random.Random, taken: int, cuts: int
-) -> list[Path]:
+) -> list[_Copy]:
     """Copies of the disk at random instants while a command runs; with the `taken` ones at most `cuts`."""
-    copies: list[Path] = []
+    copies: list[_Copy] = []
     slow = traced.slowed(command, (*traced.DURABLE, *traced.NAMING, *traced.WRITING), _PAUSE_MICROSECONDS)
     with subprocess.Popen(
         slow, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         while process.poll() is None and taken + len(copies) < cuts:
             time.sleep(instants.expovariate(1 / _MEAN_SECONDS_BETWEEN_CUTS))
-            copies.append(disk.copy(f"cut-{taken + len(copies):04}"))
+            copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), None))
         _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the flash that was to be cut off ended with {process.returncode}: {errors!r}")
+    if taken + len(copies) < cuts:  # what the command has said to be done is done
+        copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), process.returncode))
     return copies

@@ -32,6 +32,7 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "power-cut": power_cut.power_cuts,
     "lost-cache": lost_cache.lost_caches,
     "kill-flash": killed.killed_flashes,
+    "kill-first": killed.killed_first_flashes,
     "kill-rollback": killed.killed_rollbacks,
     "kill-gc": killed.killed_collections,
     "kill-repair": killed.killed_repairs,

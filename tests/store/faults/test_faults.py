@@ -72,11 +72,20 @@ class TestKilled:
 
     @needs(*killed.PROGRAMS)
     @pytest.mark.slow
-    @pytest.mark.parametrize("command", [killed.killed_rollbacks, killed.killed_collections])
-    def test_at_every_call_of_the_others(
-        self, tmp_path: Path, releases: Releases, command: Callable[[Path, Releases], Outcome]
+    @pytest.mark.parametrize(
+        ("kill", "every"),
+        [
+            (killed.killed_rollbacks, 1),
+            (killed.killed_collections, 2),
+            (killed.killed_first_flashes, 5),
+            (killed.killed_repairs, 5),
+        ],
+        ids=["rollback", "gc", "the first flash", "a flash that mends"],
+    )
+    def test_at_calls_of_the_others(
+        self, tmp_path: Path, releases: Releases, kill: Callable[[Path, Releases, int], Outcome], every: int
     ) -> None:
-        assert holds(command(tmp_path, releases))
+        assert holds(kill(tmp_path, releases, every))
 
 
 class TestDisk:
