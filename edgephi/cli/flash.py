@@ -112,7 +112,8 @@ def flash(
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
         if is_image:
-            flash_image(source, Path(destination.removeprefix(IMAGE_SCHEME)), size, as_json=as_json)
+            file = Path(destination.removeprefix(IMAGE_SCHEME))
+            flash_image(source, file, size, prove_here=not elsewhere, as_json=as_json)
             return
         if boxes:
             from edgephi.flash.ssh import TransferSettings
@@ -176,4 +177,6 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
         lines.append(f"signed by {outcome.signer}")
     if outcome.previous is not None:
         lines.append(f"before: {outcome.previous[:12]}; `edgephi rollback {destination}` goes back to it")
+    if outcome.still_open:
+        lines.append("a process goes on with the one before: restart what runs it")
     return "\n".join(lines)

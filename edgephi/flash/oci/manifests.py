@@ -5,7 +5,7 @@ import hashlib
 import httpx
 
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.flash.oci.connection import Connection
+from edgephi.flash.oci.connection import Connection, UnavailableError
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -79,6 +79,8 @@ def write_manifest(connection: Connection, data: bytes) -> None:
             _address(connection), content=data, headers={"Content-Type": MANIFEST_TYPE}
         )
         connection.check(response)
+        if response.status_code != httpx.codes.CREATED:  # such as the page of a hotel's network
+            raise UnavailableError(response)
     stored = response.headers.get(_DIGEST_HEADER, digest_of(data))
     if stored != digest_of(data):
         raise connection.damaged("manifest", digest_of(data), stored)

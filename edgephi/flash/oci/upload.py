@@ -112,11 +112,12 @@ class _Upload:
 
         The registry may have forgotten it, or late bytes of a connection that was cut may have spoiled it.
         """
-        if not response.is_success:
-            self._address = None
-        if response.status_code == httpx.codes.NOT_FOUND:
-            raise UnavailableError(response)
-        self._connection.check(response)
+        if response.status_code in (httpx.codes.CREATED, httpx.codes.ACCEPTED, httpx.codes.NO_CONTENT):
+            return
+        self._address = None
+        if response.status_code != httpx.codes.NOT_FOUND:
+            self._connection.check(response)
+        raise UnavailableError(response)
 
     def _here(self) -> httpx.URL:
         assert self._address is not None  # noqa: S101 - for the type checker

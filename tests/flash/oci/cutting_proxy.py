@@ -4,7 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 _BUFFER_BYTES = 1 << 16
@@ -15,6 +15,8 @@ class CuttingProxy:
     """`cuts_down` and `cuts_up`: after how many bytes from and to the server the connections are cut.
 
     Each number is used once, in order, and counts from the cut before. `down` and `up` count all bytes.
+    `on_cut` is called right before each cut. After `hold_after` bytes from the server no more
+    pass, and `held` is set.
     """
 
     port: int = 0
@@ -23,6 +25,10 @@ class CuttingProxy:
     down: int = 0
     up: int = 0
     cuts: int = 0
+    on_cut: Callable[[], None] = lambda: None
+    hold_after: int | None = None
+    held: threading.Event = field(default_factory=threading.Event)
+    _released: threading.Event = field(default_factory=threading.Event)
     _since_cut: dict[str, int] = field(default_factory=lambda: {"down": 0, "up": 0})
     _open: set[socket.socket] = field(default_factory=set)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -43,6 +49,7 @@ class CuttingProxy:
             cuts.pop(0)
             self._since_cut[way] = 0
             self.cuts += 1
+        self.on_cut()
         self._cut_all()
         return False
 
@@ -59,6 +66,10 @@ class CuttingProxy:
             while data := source.recv(_BUFFER_BYTES):
                 if not self._passes(way, len(data)):
                     break
+                if way == "down" and self.hold_after is not None and self.down > self.hold_after:
+                    self.held.set()
+                    self._released.wait()
+                    return
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
@@ -94,4 +105,7 @@ def cutting_proxy(server_port: int) -> Iterator[CuttingProxy]:
                     threading.Thread(target=proxy._join, args=(client, server_port), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
-        yield proxy
+        try:
+            yield proxy
+        finally:
+            proxy._released.set()

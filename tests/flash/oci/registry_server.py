@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 USER, PASSWORD = "edge", "box-42"
-# `htpasswd -nbB edge box-42`
-HTPASSWD = "edge:$2b$05$abcdefghijklmnopqrstuuBVlFSW8pqEqYJ9JSTpFi5eaHqhD5cLW\n"
+# What `htpasswd -nbB edge box-42` prints, with some salt.
+HTPASSWD = "edge:$2b$05$abcdefghijklmnopqrstuuBSU.ic1VrJMHyewJv7P6xG/10N7PPve\n"
 
 
 @dataclass
@@ -25,13 +25,14 @@ class RegistryServer:
 
     folder: Path
     port: int
+    address: str = "127.0.0.1"
     auth: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def host(self) -> str:
         """Host and port, as references name the registry."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -56,7 +57,7 @@ class RegistryServer:
         for _ in range(200):
             assert self.process.poll() is None, self.log
             with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                socket.create_connection((self.address, self.port), timeout=1).close()
                 return
             time.sleep(0.05)
         raise AssertionError(self.log)
@@ -84,12 +85,12 @@ class RegistryServer:
 
 
 @contextlib.contextmanager
-def serve_registry(folder: Path, **auth: Any) -> Iterator[RegistryServer]:
+def serve_registry(folder: Path, *, address: str = "127.0.0.1", **auth: Any) -> Iterator[RegistryServer]:
     """Serve a registry while the block runs; `auth` is that section of its config."""
     if shutil.which("docker-registry") is None:
         pytest.skip("needs docker-registry (apt install docker-registry)")
     folder.mkdir(parents=True, exist_ok=True)
-    registry = RegistryServer(folder, free_port(), auth)
+    registry = RegistryServer(folder, free_port(), address, auth)
     registry.start()
     try:
         yield registry
