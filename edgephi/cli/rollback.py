@@ -34,3 +34,5 @@ def rollback(root: str, *, as_json: bool) -> None:
         return
     left = f"; {done.left[:12]} was" if done.left else ""
     click.echo(f"{root}: {done.name}, release {done.sequence}, is active ({done.digest[:12]}){left}")
+    if done.still_open:
+        click.echo("a process goes on with the one before: restart what runs it")

@@ -19,7 +19,7 @@ def hold(bundle: Path) -> None:
     """Say that this process uses a bundle, until it ends. Does nothing where that cannot be said."""
     with contextlib.suppress(OSError):
         descriptor = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a moment where gc looks right now
         # Left open on purpose: the kernel closes it, and ends the lock, when the process ends.
 
 
@@ -38,6 +38,15 @@ def only_us(bundle: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_open(layout: Layout, digest: str) -> bool:
+    """Whether a process uses a generation, as far as we can see."""
+    try:
+        with only_us(layout.generation(digest)) as is_free:
+            return not is_free or digest in opened_by_others(layout)
+    except OSError:
+        return False
+
+
 def opened_by_others(layout: Layout) -> set[str]:
     """Digests of the generations of which some process has a file open or mapped, or in which it works."""
     generations = f"{layout.generations.resolve()}/"
@@ -49,9 +58,9 @@ def opened_by_others(layout: Layout) -> set[str]:
 
 
 def _open_paths() -> Iterator[str]:
-    """Every path that a process we may look into has open or mapped."""
+    """Every path that another process, which we may look into, has open or mapped."""
     for process in _PROCESSES.iterdir():
-        if not process.name.isdecimal():
+        if not process.name.isdecimal() or int(process.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
             yield os.readlink(process / "cwd")  # noqa: PTH115 - as the kernel writes it

@@ -30,6 +30,7 @@ from edgephi.store.generations import (
     remove_generation,
 )
 from edgephi.store.hashing import files_sha256
+from edgephi.store.in_use import is_open
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
@@ -59,7 +60,8 @@ class Outcome:
     """What an installation came to. `sent_bytes` were transported, `saved_bytes` were here already.
 
     `was_current`: it was installed and active before. `probe` None: it did not have to be proven again, or
-    another machine will have to. `signer`: the trusted key that vouches for it.
+    another machine will have to. `signer`: the trusted key that vouches for it. `still_open`: a process that
+    began with the previous bundle goes on with it.
     """
 
     digest: str
@@ -71,6 +73,7 @@ class Outcome:
     was_current: bool
     probe: ProbeResult | None
     signer: str | None
+    still_open: bool = False
 
 
 class Install:
@@ -224,6 +227,7 @@ class Install:
             was_current=was_current,
             probe=result,
             signer=self._admitted.signer,
+            still_open=after.previous is not None and is_open(layout, after.previous),
         )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from edgephi.store.activation import floors_of
 from edgephi.store.device_errors import device_errors
 from edgephi.store.floors import check_rollback
 from edgephi.store.generations import manifest_of
+from edgephi.store.in_use import is_open
 from edgephi.store.layout import Layout, check_store
 from edgephi.store.lock import StoreLock
 from edgephi.store.recover import point_links, recover_locked
@@ -18,12 +19,16 @@ from edgephi.store.state import read_state, write_state
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The generation that is active now, and the digest of the one that was and is now `previous`."""
+    """The generation that is active now, and the digest of the one that was and is now `previous`.
+
+    `still_open`: a process that began with that one goes on with it.
+    """
 
     digest: str
     name: str
     sequence: int
     left: str | None
+    still_open: bool = False
 
 
 def roll_back(root: Path) -> RolledBack:
@@ -49,4 +54,5 @@ def roll_back(root: Path) -> RolledBack:
         # What is committed here is carried through at the next start, should the links not follow now.
         write_state(layout, swapped)
         point_links(layout, swapped)
-    return RolledBack(state.previous, manifest.name, manifest.sequence, state.current)
+        still_open = state.current is not None and is_open(layout, state.current)
+    return RolledBack(state.previous, manifest.name, manifest.sequence, state.current, still_open)

@@ -124,6 +124,8 @@ class TestGarbage:
     def test_keeps_what_one_of_our_commands_has_open(self, store: Path, first: Path, third: Path) -> None:
         old = store / "gens" / digest_of(first)
         with process(f"open_bundle(Path({str(old)!r}))"):
+            assert roll_back(store).still_open is False
+            assert roll_back(store).still_open is True, "the one that was left is the first release"
             install(third, store)
             done = collect_garbage(store)
             assert (done.generations, done.still_open) == ((), (digest_of(first),))
