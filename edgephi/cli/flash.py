@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     help="Size of an image, such as 8GB. [default: auto, with room for the next release too]",
 )
 @click.option(
+    "--trust",
+    "keys",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="KEY",
+    help="Have the store in an image take only what this key (NAME.pub) has signed; may be given again.",
+)
+@click.option(
     "--limit-rate",
     "bytes_per_second",
     callback=read_size,
@@ -60,6 +68,7 @@ def flash(
     allow_downgrade: bool,
     elsewhere: bool,
     size: int | None,
+    keys: tuple[Path, ...],
     bytes_per_second: int | None,
     parallel: int,
     insecure: bool,
@@ -109,11 +118,16 @@ def flash(
         raise UsageError(
             f"--size: expected with {IMAGE_SCHEME}FILE, found {destination!r}", hint="leave it out"
         )
+    if keys and not is_image:
+        raise UsageError(
+            f"--trust: expected with {IMAGE_SCHEME}FILE, found {destination!r}",
+            hint=f"edgephi trust add {destination} {keys[0]}",
+        )
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
         if is_image:
             file = Path(destination.removeprefix(IMAGE_SCHEME))
-            flash_image(source, file, size, prove_here=not elsewhere, as_json=as_json)
+            flash_image(source, file, size, keys, prove_here=not elsewhere, as_json=as_json)
             return
         if boxes:
             from edgephi.flash.ssh import TransferSettings

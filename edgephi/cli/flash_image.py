@@ -1,6 +1,7 @@
 """The part of `edgephi flash` that writes an image of a partition."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,15 @@ if TYPE_CHECKING:
 IMAGE_SCHEME = "image:"
 
 
-def flash_image(source: "Source", file: Path, size: int | None, *, prove_here: bool, as_json: bool) -> None:
+def flash_image(
+    source: "Source", file: Path, size: int | None, keys: Sequence[Path], *, prove_here: bool, as_json: bool
+) -> None:
     """Write the image and say what is in it."""
     from edgephi.cli.steps import transfer
     from edgephi.flash.image import write_image
     from edgephi.records import write_record
 
-    image = write_image(source, file, size, prove_here=prove_here, step=transfer)
+    image = write_image(source, file, size, keys=keys, prove_here=prove_here, step=transfer)
     if not as_json:
         click.echo(_summary(image))
         return

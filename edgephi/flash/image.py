@@ -5,6 +5,7 @@ installed here has not generated on the device that the image is for, and the st
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ from edgephi.store.layout import Layout
 from edgephi.store.preflight import InstallOptions, reserve_bytes
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.progress import Step, silent
+from edgephi.store.trusted_keys import read_key_file
+from edgephi.store.trusting import trust_key
 
 _LABEL = "edgephi"
 _MEBIBYTE = 1 << 20
@@ -50,13 +53,20 @@ class Image:
 
 
 def write_image(
-    source: Source, file: Path, size: int | None, *, prove_here: bool = True, step: Step = silent
+    source: Source,
+    file: Path,
+    size: int | None,
+    *,
+    keys: Sequence[Path] = (),
+    prove_here: bool = True,
+    step: Step = silent,
 ) -> Image:
     """Write an image of `size` bytes as `file`, which must not exist yet, with a store that holds the bundle.
 
-    Without a size it has room for the bundle, for a next one as large and for what its wheels unpack to.
-    With `prove_here` it has to answer first, where this machine can run it. Raises UsageError,
-    DoesNotFitError with both numbers, BadBundleError, ProbeFailedError, NotSupportedError without e2fsprogs.
+    The store in it trusts the keys in the files `keys`. Without a size it has room for the bundle, for a next
+    one as large and for what its wheels unpack to. With `prove_here` it has to answer first, where this
+    machine can run it. Raises UsageError, DoesNotFitError with both numbers, BadInputError for a file that is
+    no key, BadBundleError, ProbeFailedError, NotSupportedError without e2fsprogs.
     """
     if os.path.lexists(file):
         raise UsageError(
@@ -79,6 +89,8 @@ def write_image(
     with unfinished_bundle(file, needs_bytes=2 * content) as partial:
         root, image = partial / "store", partial / "image"
         root.mkdir(mode=0o755)
+        for key in keys:
+            trust_key(root, key.name, read_key_file(key).key.pem)
         flash_source(source, root, InstallOptions(prove=False), step=step)
         probe, unproven = (
             _probe_here(root, manifest, digest, step) if prove_here else (None, "it was left out")
