@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,6 +19,7 @@ from edgephi.cli.table import table
 
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
+    from edgephi.flash.destination import Box
     from edgephi.flash.many import BoxResult
     from edgephi.flash.source import Source
     from edgephi.flash.ssh import TransferSettings
@@ -121,14 +122,15 @@ def flash_boxes(
                 raise result.error
         _print_one(destinations[0], result, as_json=as_json)
         return 0
-    lines = {box: BoxLine(str(box)) for box in boxes}
+    names = dict(zip(boxes, _names(boxes, destinations), strict=True))
+    lines = {box: BoxLine(name) for box, name in names.items()}
     with _drawn(list(lines.values())):
         results = flash_all(source, boxes, settings, lambda box: lines[box])
     if as_json:
         documents = [_document(*each) for each in zip(destinations, results, strict=True)]
         click.echo(json.dumps({"boxes": documents}, indent=2, ensure_ascii=False))
     else:
-        click.echo(_summary(results))
+        click.echo(_summary(names, results))
     return exit_code(results)
 
 
@@ -160,7 +162,13 @@ def _document(destination: str, result: "BoxResult") -> dict[str, object]:
     }
 
 
-def _summary(results: "Sequence[BoxResult]") -> str:
+def _names(boxes: "Sequence[Box]", destinations: Sequence[str]) -> Sequence[str]:
+    """A short name for each box; the whole destination where one has several stores."""
+    hosts = [str(box) for box in boxes]
+    return hosts if len(set(hosts)) == len(hosts) else destinations
+
+
+def _summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
     """A table of all boxes, then what went wrong."""
     rows = []
     for each in results:
@@ -168,7 +176,7 @@ def _summary(results: "Sequence[BoxResult]") -> str:
         probe = done and done.probe
         rows.append(
             (
-                str(each.box),
+                names[each.box],
                 "failed" if done is None else "was active" if done.was_current else "active",
                 "-" if done is None else done.digest[:12],
                 human_bytes(took.sent_bytes),

@@ -6,6 +6,7 @@ is not known is never talked to. What can go wrong is said here in one line.
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -26,6 +27,11 @@ _KEEP_ALIVES_UNANSWERED = 3
 _USUAL_PORT = 22
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _KNOWN_HOSTS_OF_ALL = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+
+
+# Both tell on standard error what we say in our own words.
+for _name in ("asyncio", "asyncssh"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 class ConnectionCutError(TransportError):
@@ -58,7 +64,6 @@ async def connect(box: Box) -> asyncssh.SSHClientConnection:
         return await asyncssh.connect(
             box.host,
             options=options,
-            config=None,
             known_hosts=known_hosts,
             client_factory=lambda: _Client(presented, known_hosts),
             request_pty=False,
