@@ -129,6 +129,8 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     Raises what the steps raise; then, and when it is interrupted, there is no bundle and no remainder of one.
     """
     created = _now()
+    if request.upstream:
+        upstream(request.target.engine)  # whether it is there at all
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
         _check_shape(checkpoint, request.recipe)
