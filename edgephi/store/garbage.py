@@ -47,7 +47,7 @@ def collect_garbage(root: Path, *, dry_run: bool = False, unfinished: bool = Fal
         others = opened_by_others(layout)
         leaving, still_open = [], []
         for digest in installed(layout):
-            if digest in kept:
+            if digest in kept or state.current is None:  # nobody knows yet which one it will be
                 continue
             with only_us(layout.generation(digest)) as is_free:
                 if digest in others or not is_free:

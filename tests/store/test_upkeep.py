@@ -159,6 +159,13 @@ class TestGarbage:
         collect_garbage(store)
         assert (store / "previous" / BALLAST).is_file()
 
+    def test_removes_no_bundle_while_none_is_active(self, store: Path, first: Path, second: Path) -> None:
+        """The state and the links are lost: what is left may be all that the device has."""
+        for name in ("state.json", "current", "previous"):
+            (store / name).unlink()
+        assert collect_garbage(store).generations == ()
+        assert {path.name for path in (store / "gens").iterdir()} == {digest_of(first), digest_of(second)}
+
     def test_waits_for_nobody(self, store: Path, third: Path) -> None:
         with begin(third, store), pytest.raises(StoreBusyError):
             collect_garbage(store)
