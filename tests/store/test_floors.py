@@ -18,7 +18,7 @@ from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from edgephi.store.trusted_keys import TrustedKey, add_key
-from tests.store import hostile_bundles as bundles
+from tests.store.good_bundle import GOOD_FILES, good_manifest, write_bundle
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes([5]) * 32)
 
@@ -39,7 +39,7 @@ def trusting(root: Path) -> Path:
 def flash(root: Path, sequence: int, *, allow_downgrade: bool = False, **changes: Any) -> None:
     """Flash a release, signed by the release key."""
     folder = root.parent / f"release-{sequence}-{len(list(root.parent.iterdir()))}"
-    bundles.write_bundle(folder, bundles.good_manifest(sequence=sequence, **changes))
+    write_bundle(folder, good_manifest(sequence=sequence, **changes))
     sign_bundle(folder, KEY)
     flash_folder(folder, root, InstallOptions(prove=False, allow_downgrade=allow_downgrade))
 
@@ -101,9 +101,9 @@ def test_where_nobody_is_trusted_nobody_raises_the_security_floor(root: Path) ->
 
 def test_a_release_that_was_refused_raises_nothing(trusting: Path) -> None:
     flash(trusting, 1)
-    damaged = {**bundles.GOOD_FILES, "model/model.onnx": b"no graph"}
+    damaged = {**GOOD_FILES, "model/model.onnx": b"no graph"}
     folder = trusting.parent / "damaged"
-    bundles.write_bundle(folder, bundles.good_manifest(damaged, sequence=9, security_floor=9), damaged)
+    write_bundle(folder, good_manifest(damaged, sequence=9, security_floor=9), damaged)
     sign_bundle(folder, KEY)
     with pytest.raises(BadBundleError, match="expected an ONNX graph"):
         flash_folder(folder, trusting, InstallOptions(prove=False))
@@ -147,7 +147,7 @@ def test_floors_are_found_again_when_the_state_is_lost(trusting: Path) -> None:
 def test_the_command_allows_what_its_option_says(root: Path) -> None:
     flash(root, 5)
     older = root.parent / "older"
-    bundles.write_bundle(older, bundles.good_manifest(sequence=4))
+    write_bundle(older, good_manifest(sequence=4))
     command = [sys.executable, "-m", "edgephi.cli", "flash", str(older), str(root), "--elsewhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, active(root)) == (4, 5)

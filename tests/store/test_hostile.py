@@ -18,7 +18,16 @@ from edgephi.flash.keys import public_half
 from edgephi.store.install import Install
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.trusted_keys import TrustedKey, add_key
-from tests.store import hostile_bundles as hostile
+from tests.store.good_bundle import GOOD_FILES, OTHER_FILES, Plain, good_manifest, write_bundle
+from tests.store.hostile_artifacts import hostile_artifacts
+from tests.store.hostile_folders import SECRET, hostile_files
+from tests.store.hostile_manifests import (
+    hostile_bytes,
+    hostile_chunks,
+    hostile_numbers,
+    hostile_paths,
+    hostile_types,
+)
 from tests.store.test_trust import BROKEN
 
 RELEASE, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (3, 4))
@@ -36,7 +45,7 @@ class World:
         self.secret = folder / "outside" / "secret"
         self.secret.parent.mkdir(parents=True)
         self.secret.write_text("nobody's business")
-        hostile.write_bundle(folder / "good", hostile.good_manifest())
+        write_bundle(folder / "good", good_manifest())
         self.flash(folder / "good", 0)
 
     def flash(self, bundle: Path, exit_code: int) -> None:
@@ -65,7 +74,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World(tmp_path_factory.mktemp("box"))
-    hostile.SECRET[:] = [str(made.secret)]
+    SECRET[:] = [str(made.secret)]
     return made
 
 
@@ -116,10 +125,10 @@ def assert_leaves_no_store(world: World, manifest: bytes) -> None:
     assert not (world.folder / "fresh").exists()
 
 
-def arrive(world: World, manifest: hostile.Plain | bytes, files: dict[str, bytes] | None = None) -> None:
+def arrive(world: World, manifest: Plain | bytes, files: dict[str, bytes] | None = None) -> None:
     """Put a bundle before the door, in place of the one before."""
     remove(world.bundle)
-    hostile.write_bundle(world.bundle, manifest, files)
+    write_bundle(world.bundle, manifest, files)
 
 
 def remove(folder: Path) -> None:
@@ -135,21 +144,21 @@ def remove(folder: Path) -> None:
 
 
 MANIFESTS = [
-    *hostile.hostile_paths(),
-    *hostile.hostile_numbers(),
-    *hostile.hostile_chunks(),
-    *hostile.hostile_types(),
+    *hostile_paths(),
+    *hostile_numbers(),
+    *hostile_chunks(),
+    *hostile_types(),
 ]
-BYTES = list(hostile.hostile_bytes())
-FOLDERS = list(hostile.hostile_files())
-ARTIFACTS = list(hostile.hostile_artifacts())
+BYTES = list(hostile_bytes())
+FOLDERS = list(hostile_files())
+ARTIFACTS = list(hostile_artifacts())
 
 
 @pytest.mark.parametrize("change", [case for _, case in MANIFESTS], ids=[name for name, _ in MANIFESTS])
 def test_a_manifest_that_lies(
-    world: World, change: Callable[[hostile.Plain], object], capsys: pytest.CaptureFixture[str]
+    world: World, change: Callable[[Plain], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = hostile.good_manifest()
+    manifest = good_manifest()
     change(manifest)
     arrive(world, manifest)
     assert_refused(world, capsys)
@@ -161,7 +170,7 @@ def test_a_manifest_that_lies(
 def test_bytes_that_are_no_manifest(
     world: World, change: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = change(json.dumps(hostile.good_manifest()).encode())
+    data = change(json.dumps(good_manifest()).encode())
     arrive(world, data)
     assert_refused(world, capsys)
     assert_refused_over_a_network(world, data)
@@ -171,7 +180,7 @@ def test_bytes_that_are_no_manifest(
 def test_a_gigabyte_of_manifest_or_signature_is_not_read(
     trusting: World, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arrive(trusting, hostile.good_manifest())
+    arrive(trusting, good_manifest())
     (trusting.bundle / name).touch()
     os.truncate(trusting.bundle / name, 1 << 30)
     assert_refused(trusting, capsys)
@@ -181,7 +190,7 @@ def test_a_gigabyte_of_manifest_or_signature_is_not_read(
 def test_a_folder_with_something_else_in_it(
     world: World, put: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arrive(world, hostile.good_manifest(hostile.OTHER_FILES), hostile.OTHER_FILES)
+    arrive(world, good_manifest(OTHER_FILES), OTHER_FILES)
     try:
         put(world.bundle)
     except PermissionError:
@@ -193,14 +202,14 @@ def test_a_folder_with_something_else_in_it(
 def test_an_artifact_that_leads_out(
     world: World, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = {**hostile.GOOD_FILES, **files}
-    arrive(world, hostile.good_manifest(files), files)
+    files = {**GOOD_FILES, **files}
+    arrive(world, good_manifest(files), files)
     assert_refused(world, capsys)
 
 
 @pytest.mark.parametrize("envelope", BROKEN.values(), ids=BROKEN)
 def test_a_broken_signature(trusting: World, envelope: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = json.dumps(hostile.good_manifest()).encode()
+    manifest = json.dumps(good_manifest()).encode()
     arrive(trusting, manifest)
     (trusting.bundle / "bundle.dsse.json").write_bytes(envelope)
     assert_refused(trusting, capsys)
@@ -211,7 +220,7 @@ def test_a_broken_signature(trusting: World, envelope: bytes, capsys: pytest.Cap
 def test_a_signature_over_another_manifest(
     trusting: World, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = bytearray(json.dumps(hostile.good_manifest()).encode())
+    manifest = bytearray(json.dumps(good_manifest()).encode())
     signature = signed(bytes(manifest), RELEASE)
     manifest[random.Random(seed).randrange(len(manifest))] ^= 1 << seed % 8
     arrive(trusting, bytes(manifest))
@@ -221,7 +230,7 @@ def test_a_signature_over_another_manifest(
 
 
 def test_no_signature_or_a_stranger_s(trusting: World, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = json.dumps(hostile.good_manifest()).encode()
+    manifest = json.dumps(good_manifest()).encode()
     for signature in (None, signed(manifest, STRANGER), b"", b"\0" * 100):
         arrive(trusting, manifest)
         if signature is not None:
@@ -234,10 +243,10 @@ def test_the_same_bundles_without_the_lie_are_taken(
     world: World, trusting: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else all of the above could be refused for another reason."""
-    for files in (hostile.OTHER_FILES, hostile.GOOD_FILES):
-        arrive(world, hostile.good_manifest(files), files)
+    for files in (OTHER_FILES, GOOD_FILES):
+        arrive(world, good_manifest(files), files)
         world.flash(world.bundle, 0)
-    manifest = json.dumps(hostile.good_manifest()).encode()
+    manifest = json.dumps(good_manifest()).encode()
     arrive(trusting, manifest)
     (trusting.bundle / "bundle.dsse.json").write_bytes(signed(manifest, RELEASE))
     trusting.flash(trusting.bundle, 0)
@@ -249,8 +258,8 @@ def test_there_are_enough_of_them() -> None:
 
 def test_a_hard_link_is_copied_and_stays_a_file_of_its_own(world: World) -> None:
     """A good bundle may consist of hard links, as those of a store do; the store shares none of them."""
-    arrive(world, hostile.good_manifest())
-    for path in hostile.GOOD_FILES:
+    arrive(world, good_manifest())
+    for path in GOOD_FILES:
         (world.bundle / path).rename(world.folder / "moved")
         (world.bundle / path).hardlink_to(world.folder / "moved")
         (world.folder / "moved").unlink()
