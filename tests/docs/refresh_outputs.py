@@ -12,7 +12,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/bundle.md", "docs/chat.md", "docs/choosing.md", "docs/signing.md")
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("guide", "bundle", "chat", "choosing", "flash", "signing")),
+)
 
 
 def refreshed(text: str, folder: Path) -> str:
