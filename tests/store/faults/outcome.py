@@ -32,12 +32,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One case. `active`: "old" or "new"; `finished`: the next flash ended with the new one active."""
+    """One case. `active`: "old" or "new"; `finished`: the next flash ended with the new one active.
+
+    `times`: how many cases came to this very state.
+    """
 
     active: str = ""
     finished: bool = False
     broken: str = ""
     phase: Phase | None = None
+    times: int = 1
 
 
 def tried(
@@ -60,12 +64,16 @@ def tried(
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         verdicts = list(pool.map(one_of_them, paced()))
+    phases: Counter[Phase] = Counter()
+    for verdict in verdicts:
+        if verdict.phase:
+            phases[verdict.phase] += verdict.times
     return Outcome(
         fault,
-        len(verdicts),
-        old=sum(verdict.active == "old" for verdict in verdicts),
-        new=sum(verdict.active == "new" for verdict in verdicts),
-        finished=sum(verdict.finished for verdict in verdicts),
+        sum(verdict.times for verdict in verdicts),
+        old=sum(verdict.times for verdict in verdicts if verdict.active == "old"),
+        new=sum(verdict.times for verdict in verdicts if verdict.active == "new"),
+        finished=sum(verdict.times for verdict in verdicts if verdict.finished),
         broken=tuple(verdict.broken for verdict in verdicts if verdict.broken),
-        phases=Counter(verdict.phase for verdict in verdicts if verdict.phase),
+        phases=phases,
     )

@@ -57,7 +57,7 @@ class TestPowerCut:
     def test_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
         outcome = lost_cache.lost_caches(tmp_path, releases, cuts=30)
         assert holds(outcome)
-        assert {Phase.FETCH, Phase.PROBE, Phase.SWAPPED, Phase.COMMITTED} <= outcome.phases.keys()
+        assert {Phase.FETCH, Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
 
 
 class TestKilled:
