@@ -7,7 +7,6 @@ in the order of the file; a file without any is one chunk. Standard library only
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable
@@ -118,6 +117,8 @@ class ChunkHashes:
         return tuple(self._texts) if len(self._texts) > 1 else ()
 
     def _begin(self) -> None:
+        import hashlib  # brings in OpenSSL: not for those who only read a manifest
+
         self._size = self._missing = next(self._sizes, 0)
         self._hash = hashlib.sha256()
 

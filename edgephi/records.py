@@ -6,7 +6,6 @@ a misspelt option that is silently ignored is the worst kind of configuration bu
 """
 
 import dataclasses
-import difflib
 import reprlib
 import types
 import typing
@@ -78,6 +77,8 @@ def read_record(
         fields = {field.name: field for field in dataclasses.fields(declared)}
         for key in value:
             if key not in fields:
+                import difflib
+
                 close = difflib.get_close_matches(str(key)[:_LONGEST_SHOWN], fields, n=1)
                 meant = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(fields)}"
                 fail(f"{place}: unknown key {_shown(key)}{meant}")

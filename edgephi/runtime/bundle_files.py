@@ -1,6 +1,5 @@
 """Hold the files of a bundle against its manifest, before anything opens them."""
 
-import hashlib
 import os
 import platform
 import stat
@@ -88,6 +87,8 @@ def _plain_files(bundle: Path, folders: set[str]) -> dict[str, int]:
 
 def _hash(bundle: Path, entry: FileEntry, progress: Callable[[int], None] | None) -> str:
     """The sha256 of one file, read a buffer at a time."""
+    import hashlib  # brings in OpenSSL: not for those who only look at sizes
+
     sha256 = hashlib.sha256()
     buffer = bytearray(_BUFFER_BYTES)
     view = memoryview(buffer)

@@ -48,7 +48,7 @@ class Adapter(Protocol):
     def provider_problem(self, provider: str) -> str | None:
         """Why the installed engine cannot use `provider` on this machine, in a few words; None when it can.
 
-        May import the engine; called only when it is installed.
+        None, too, when none is installed: that is for `open_engine` to say. May import the engine.
         """
 
     def open_engine(self, bundle: Path, manifest: Manifest, *, context: int, provider: str) -> Engine:
@@ -175,15 +175,14 @@ def open_engine(
             f"{engine}: expected one of the providers {', '.join(adapter.PROVIDERS)}, found {provider!r}",
             hint="leave --provider out to use the bundle's own",
         )
-    if adapter.installed_version() is not None:  # what is missing is for the adapter to say
-        problem = adapter.provider_problem(provider)
-        if problem is not None:
-            stand_in = adapter.STAND_INS.get(provider)
-            instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
-            raise NotSupportedError(
-                f"{engine} on {provider}: {problem}",
-                hint=f"`edgephi doctor` shows what this machine can use{instead}",
-            )
+    problem = adapter.provider_problem(provider)
+    if problem is not None:
+        stand_in = adapter.STAND_INS.get(provider)
+        instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
+        raise NotSupportedError(
+            f"{engine} on {provider}: {problem}",
+            hint=f"`edgephi doctor` shows what this machine can use{instead}",
+        )
     return adapter.open_engine(
         bundle, manifest, context=context or manifest.limits.context, provider=provider
     )

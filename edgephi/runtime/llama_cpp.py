@@ -61,6 +61,8 @@ def extra(provider: str) -> str:  # noqa: ARG001 - wheels for other providers ha
 
 def provider_problem(provider: str) -> str | None:
     """Why the installed wheel cannot use `provider` here; None when it can."""
+    if installed_version() is None:
+        return None  # what to install is for `open_engine` to say
     try:
         found = sorted({_provider_of(name) for name, _ in devices(load_library())})
     except NotSupportedError as error:

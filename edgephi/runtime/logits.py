@@ -66,7 +66,7 @@ def _provider(manifest: Manifest) -> str:
     if manifest.target.engine not in ADAPTERS:
         return wanted  # it is refused with a reason later
     adapter = adapter_of(manifest.target.engine)
-    if adapter.installed_version() is None or adapter.provider_problem(wanted) is None:
+    if adapter.provider_problem(wanted) is None:
         return wanted
     return adapter.STAND_INS.get(wanted, wanted)
 

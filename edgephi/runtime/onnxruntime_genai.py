@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,6 +42,9 @@ def extra(provider: str) -> str:
 
 def installed_version() -> str | None:
     """The version of the engine that is installed, None without one."""
+    # Brings in a fifth of Python's library: not for a process that only wants to run the engine.
+    from importlib import metadata
+
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
@@ -55,6 +57,8 @@ def provider_problem(provider: str) -> str | None:
         return None
     try:
         import onnxruntime_genai
+    except ModuleNotFoundError:
+        return None  # what to install is for `open_engine` to say
     except ImportError as cause:
         return f"the engine cannot be loaded: {_one_line(cause)}"
     if not onnxruntime_genai.is_cuda_available():

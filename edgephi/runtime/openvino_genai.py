@@ -59,6 +59,8 @@ def provider_problem(provider: str) -> str | None:
         return "edgephi does not drive NPUs yet (openvino_genai.LLMPipeline(folder, 'NPU') may)"
     try:
         openvino, _ = _import_engine()
+    except ModuleNotFoundError:
+        return None  # what to install is for `open_engine` to say
     except ImportError as cause:
         return f"the engine cannot be loaded: {_one_line(cause)}"
     devices = openvino.Core().available_devices

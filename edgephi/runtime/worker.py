@@ -24,7 +24,6 @@ import edgephi.runtime
 from edgephi import errors
 from edgephi.errors import BadBundleError, BadInputError, CannotServeError, EdgephiError, UsageError
 from edgephi.records import read_record
-from edgephi.runtime.server.log import where_raised
 from edgephi.runtime.server.messages import (
     FIRST_PROMPT,
     Alternative,
@@ -42,6 +41,7 @@ from edgephi.runtime.server.messages import (
     kind_of,
 )
 from edgephi.runtime.server.spare_memory import give_back_memory
+from edgephi.runtime.server.where_raised import where_raised
 from edgephi.runtime.session import Answer, Options, Session, TokenScore
 
 _READ_BYTES = 1 << 16

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from edgephi.runtime.server.where_raised import where_raised
+
 _SPEAK_FOR_THEMSELVES = ("client", "method", "path", "status")
 
 
@@ -54,12 +56,3 @@ class LibraryHandler(logging.Handler):
             self._log.bug(cause)
         else:
             self._log.event("error", f"{record.name}: {' '.join(record.getMessage().split())}")
-
-
-def where_raised(cause: BaseException) -> str:
-    """The kind of an exception and the line that raised it. Its text is left out: it may quote a prompt."""
-    trace = cause.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return f"{type(cause).__name__}{place}"
