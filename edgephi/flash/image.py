@@ -34,6 +34,7 @@ _LATEST = (1 << 31) - 1  # ext4 counts on, but not every tool that reads it does
 # Folders, state, links and manifests beside the files: each takes a block, and some are counted twice.
 _SPARE_BLOCKS = 256
 _BLOCKS_OF_AN_EXTENT = 1 << 15
+_SMALLEST_BYTES = 9 * _MEBIBYTE  # a journal may take less than half of a file system
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _fitting(manifest: Manifest, digest: str, content: int, *, reserve: bool = F
     With `reserve` there is also what a store leaves free. What ext4 takes for itself grows with the size, so
     it is measured and asked for again until it is enough.
     """
-    size = content + 8 * _MEBIBYTE
+    size = max(content + 5 * _MEBIBYTE, _SMALLEST_BYTES)
     while True:
         size = -(-size // _MEBIBYTE) * _MEBIBYTE
         missing = content + (reserve_bytes(size) if reserve else 0)
