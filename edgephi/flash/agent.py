@@ -17,7 +17,7 @@ from edgephi.store.frames import HEADER, MAGIC, PING_SECONDS, Kind, frame, frame
 
 _START_SECONDS = 60.0
 _LONGEST_GREETING_BYTES = 64 << 10
-_LONGEST_ERRORS_BYTES = 4096
+_LONGEST_WORDS_BYTES = 4096
 _NOT_FOUND = 127
 _SEND_BUFFER_BYTES = 256 << 10
 
@@ -123,10 +123,8 @@ class Agent:
         with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
             await asyncio.wait_for(self._process.wait_closed(), 2)
         code = self._process.exit_status
-        errors = b""
-        with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
-            errors = await asyncio.wait_for(self._process.stderr.read(_LONGEST_ERRORS_BYTES), 1)
-        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        said = self._greeting + await _rest(self._process.stdout)
+        last = _last_line(await _rest(self._process.stderr))
         version = ".".join(map(str, OLDEST_PYTHON))
         hint = f"install python3 {version} or newer on the box; nothing else is needed"
         if code in (NO_PYTHON, _NOT_FOUND):
@@ -188,6 +186,17 @@ def _cut(box: Box) -> Iterator[None]:
         raise ConnectionCutError(
             f"{box}: expected the connection to stay, found that it ended", hint="try again: it goes on there"
         ) from cause
+
+
+async def _rest(stream: "asyncssh.SSHReader[bytes]") -> bytes:
+    """What is left in a stream of a process that has ended."""
+    with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
+        return await asyncio.wait_for(stream.read(_LONGEST_WORDS_BYTES), 1)
+    return b""
+
+
+def _last_line(said: bytes) -> str:
+    return said.decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def _reported(box: Box, value: dict[str, Any]) -> EdgephiError:

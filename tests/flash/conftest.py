@@ -33,10 +33,10 @@ def bare_box(tmp_path: Path) -> Iterator[Sshd]:
     path = tmp_path / "bare" / "bin"
     venv.create(path.parent, with_pip=False, symlinks=True)
     for entry in path.iterdir():
-        if entry.name != "python3":
-            entry.unlink() if not entry.name.startswith("python") else None
+        if not entry.name.startswith("python"):
+            entry.unlink()
     (path / "sh").symlink_to("/bin/sh")
-    server = Sshd(tmp_path / "box", path=str(path))
+    server = Sshd(tmp_path / "box", path=path)
     server.start()
     yield server
     server.kill()

@@ -24,15 +24,17 @@ def make_key(path: Path) -> None:
 class Sshd:
     """The server. `home` is that of the user who connects, `far_home` that of the user on the box.
 
-    `path` is the PATH of commands on the box: nothing else of the environment reaches them.
+    `path` is the one folder with commands on the box, the usual ones without it. Nothing else of the
+    environment reaches them.
     """
 
-    def __init__(self, folder: Path, *, path: str | None = None, greeting: str = "") -> None:
+    def __init__(self, folder: Path, *, path: Path | None = None, greeting: str = "") -> None:
         self.home = folder / "home"
         self.far_home = folder / "far-home"
         self.far_temporary = folder / "far-tmp"
         for each in (self.home / ".ssh", self.far_home, self.far_temporary):
             each.mkdir(parents=True, mode=0o700)
+        self.commands = Path(path or Path(sys.executable).parent)
         self._folder = folder
         self._host_key = folder / "host_key"
         make_key(self._host_key)
@@ -40,8 +42,8 @@ class Sshd:
         shutil.copy(self.home / ".ssh" / "id_ed25519.pub", folder / "authorized_keys")
         self.port = _free_port()
         self.write_known_hosts()
-        commands = path or f"{Path(sys.executable).parent}:/usr/bin:/bin"
-        words = f"HOME={self.far_home} TMPDIR={self.far_temporary} PATH={commands}"
+        search = str(path or f"{self.commands}:/usr/bin:/bin")
+        words = f"HOME={self.far_home} TMPDIR={self.far_temporary} PATH={search}"
         run = f'exec /usr/bin/env -i {words} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
         (folder / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self._host_key}\nPidFile none\n"
