@@ -13,11 +13,12 @@ from pathlib import Path
 from edgephi.cli.table import table
 
 _POLL_SECONDS = 0.05
+_FAMILY_SECONDS = 0.5  # this look costs more: the kernel walks through all pages
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time in seconds, and the largest resident sets in bytes of a process and its children, summed."""
+    """Wall time in seconds, and the most memory in bytes that a process and its children held together."""
 
     seconds: float
     peak_bytes: int
@@ -28,18 +29,23 @@ def run(command: Sequence[str | Path], *, log: Path | None = None) -> Cost:
     output = log.open("wb") if log else subprocess.DEVNULL
     start = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=subprocess.STDOUT)
-    marks: dict[int, int] = {}
+    peak_bytes, next_look = 0, start
     # wait4 would tell the largest one of the process and all its children. A process's high-water mark ends
-    # with it, so all are read again and again until then.
+    # with it, so it is read again and again until then. Those of children cannot be added up: what they share
+    # with their parent would count twice.
     while process.poll() is None:
-        for pid in _family(process.pid):
-            marks[pid] = max(marks.get(pid, 0), high_water_mark(pid))
+        peak_bytes = max(peak_bytes, high_water_mark(process.pid))
+        if time.perf_counter() >= next_look:
+            family = _family(process.pid)
+            if len(family) > 1:
+                peak_bytes = max(peak_bytes, sum(map(_proportional_bytes, family)))
+            next_look = time.perf_counter() + _FAMILY_SECONDS
         time.sleep(_POLL_SECONDS)
     seconds = time.perf_counter() - start
     if process.returncode:
         tail = log.read_text(errors="replace")[-2000:] if log else ""
         raise SystemExit(f"{command} ended with {process.returncode}\n{tail}")
-    return Cost(seconds, sum(marks.values()))
+    return Cost(seconds, peak_bytes)
 
 
 def _family(pid: int) -> list[int]:
@@ -50,6 +56,16 @@ def _family(pid: int) -> list[int]:
             with contextlib.suppress(OSError):  # a thread that has ended meanwhile
                 found += map(int, children.read_text().split())
     return found
+
+
+def _proportional_bytes(pid: int) -> int:
+    """What a process holds, pages that it shares divided among those who share them; 0 when it is gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    sizes = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
+    return int(sizes[0]) * 1024 if sizes else 0
 
 
 def high_water_mark(pid: int) -> int:
