@@ -30,7 +30,8 @@ class Kernels:
     """How the engine's kernels are to compute, where it can be told.
 
     `accuracy_level` is that of onnxruntime's `MatMulNBits`: 0 leaves activations as they are, 4 makes them
-    int8. `activations` is the type of everything that is no code: activations, KV cache, scales and norms.
+    int8, which OpenVINO does only where the processor has instructions for it. `activations` is the type of
+    everything that is no code: activations, KV cache, scales and norms.
     """
 
     accuracy_level: int = 4

@@ -90,10 +90,10 @@ def _decompress(numbers: dict[str, Floats], node: Any) -> Floats:
     return ((code - zero_point) * scale).reshape(tuple(node.get_output_shape(0)))
 
 
-ON_ANY_CPU = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-"""Arithmetic that every CPU has: one with units for bfloat16 or int8 uses them unless told otherwise.
+ON_ANY_CPU = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Arithmetic that every CPU has: one with units for bfloat16 uses them unless told otherwise.
 
-What those cost is not held by the tests that use this.
+No artifact can ask for it; our runtime does. For int8 see the artifact's own option.
 """
 
 

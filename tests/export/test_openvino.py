@@ -1,5 +1,6 @@
 """The OpenVINO artifact: what transformers computes with its weights, OpenVINO does; its files."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from edgephi.export import openvino as exporter
 from edgephi.export.stream import ALIGNMENT
 from edgephi.plan import choose_schemes
 from edgephi.recipe import Quant
-from edgephi.target import read_target
+from edgephi.target import Kernels, Target, read_target
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino_oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
@@ -36,7 +37,9 @@ ORIGINAL_CONTEXT = 4096
 KINDS = list(SHAPES)
 DEFAULT = Quant()
 LONGROPE = [name for name in KINDS if SHAPES[name].longrope]
-TARGET = read_target("openvino")
+DEFAULT_TARGET = read_target("openvino")
+# A CPU with VNNI rounds activations to int8 unless the artifact says otherwise.
+TARGET = dataclasses.replace(DEFAULT_TARGET, kernels=Kernels(accuracy_level=0))
 
 
 def opened(tiny: Path) -> Checkpoint:
@@ -84,7 +87,13 @@ class Exported:
 
 
 def export(
-    folder: Path, shape: str, *, context: int = 8192, quant: Quant = DEFAULT, **options: Any
+    folder: Path,
+    shape: str,
+    *,
+    context: int = 8192,
+    quant: Quant = DEFAULT,
+    target: Target = TARGET,
+    **options: Any,
 ) -> Exported:
     options.setdefault("std", STD)
     checkpoint = opened(write_tiny_checkpoint(folder / "checkpoint", shape, **options))
@@ -92,7 +101,7 @@ def export(
     artifact = folder / "artifact"
     artifact.mkdir()
     schemes = choose_schemes(checkpoint.architecture, quant)
-    exporter.write_artifact(artifact, checkpoint, schemes, TARGET, context)
+    exporter.write_artifact(artifact, checkpoint, schemes, target, context)
     return Exported(checkpoint, artifact, quant, context)
 
 
@@ -162,6 +171,32 @@ class TestAgainstTransformers:
     @pytest.mark.slow
     def test_every_length_around_the_original_context(self, exports: Exports, shape: str) -> None:
         check_prefixes(exports(shape), [2100, 4095, 4096, 4097, 5000], last=64)
+
+
+class TestActivations:
+    """`accuracy_level`: 4, the default, leaves activations to OpenVINO, 0 keeps them in float32."""
+
+    @pytest.mark.parametrize("shape", KINDS)
+    @pytest.mark.parametrize(("std", "limit"), [(0.02, 2e-5), (STD, 3e-3)])
+    def test_int8_where_the_processor_has_it_costs_little(
+        self, shape: str, std: float, limit: float, tmp_path: Path
+    ) -> None:
+        rounded = export(tmp_path, shape, target=DEFAULT_TARGET, std=std)
+        ids = some_ids(100, seed=2)
+        kl = mean_kl(expected_logits(rounded.oracle, ids), rounded.unchanged.prefill(ids))
+        assert kl <= limit
+
+    def test_only_the_graphs_option_differs(self, exports: Exports, tmp_path: Path) -> None:
+        rounded = export(tmp_path, "mini-4k", target=DEFAULT_TARGET)
+        exact = exports("mini-4k")
+        name = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+        assert exact.unchanged.compiled.get_property(name) == 0
+        assert name not in (rounded.folder / MODEL).read_text()
+        without = [line for line in (exact.folder / MODEL).read_text().splitlines() if name not in line]
+        assert without == (rounded.folder / MODEL).read_text().splitlines()
+        assert (rounded.folder / exporter.DATA_FILE).read_bytes() == (
+            exact.folder / exporter.DATA_FILE
+        ).read_bytes()
 
 
 @pytest.fixture(scope="module")
