@@ -58,7 +58,8 @@ stream = tokenizer.create_stream()
 while not generator.is_done():
     generator.generate_next_token()
     stream.decode(generator.get_next_tokens()[0])
-print(re.search(r"^Pss: +(\\d+)", open("/proc/self/smaps_rollup").read(), re.M)[1])
+text = open("/proc/self/smaps_rollup").read()
+print(*(re.search(rf"^{name}: +(\\d+)", text, re.M)[1] for name in ("Pss", "Rss")))
 """
 
 
@@ -90,7 +91,7 @@ def main() -> None:
             tally, memory = asyncio.run(_load(server, options.clients, options.seconds, expected))
             after = server.get("/metrics").text
             lines = [line for line in server.log.splitlines() if " error: " in line or "Traceback" in line]
-        rest, bare = _at_rest_bytes(bundle, Path(name)), _bare_loop_bytes(bundle)
+        rest, bare = at_rest_bytes(bundle, Path(name)), bare_loop_bytes(bundle)[0]
     wrong = [*tally.problems, *lines, *_wrong_counts(tally, before, after)]
     flat = [each for moment, each in memory if moment > WARM_UP * options.seconds]
     middle = sorted(flat)[len(flat) // 2]
@@ -268,7 +269,7 @@ def _rollup(pid: int, name: str) -> int:
     return int(re.search(rf"^{name}: +(\d+)", text, re.MULTILINE)[1]) << 10  # type: ignore[index]
 
 
-def _at_rest_bytes(bundle: Path, folder: Path) -> tuple[int, int]:
+def at_rest_bytes(bundle: Path, folder: Path) -> tuple[int, int]:
     """Memory of the server and of the engine's process after one answer, with one cache."""
     manifest = read_manifest(bundle)
     one_cache = manifest.limits.context * manifest.requires.memory_per_token_bytes
@@ -277,11 +278,13 @@ def _at_rest_bytes(bundle: Path, folder: Path) -> tuple[int, int]:
         return _pss(server.process.pid), _pss(server.worker())
 
 
-def _bare_loop_bytes(bundle: Path) -> int:
-    """The same of a process that does nothing but generate, with a cache for the whole context."""
+def bare_loop_bytes(bundle: Path) -> tuple[int, int]:
+    """PSS and RSS of a process that does nothing but generate, with a cache for the whole context."""
     context = read_manifest(bundle).limits.context
     command = [sys.executable, "-c", BARE_LOOP, str(bundle / "model"), str(context)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) << 10
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pss, rss = (int(kilobytes) << 10 for kilobytes in printed.split())
+    return pss, rss
 
 
 if __name__ == "__main__":

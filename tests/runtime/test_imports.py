@@ -50,6 +50,12 @@ def test_light_imports(code: str) -> None:
     assert not loaded & (ENGINE_SIDE | BUILD_SIDE | BUILD_ROOMS)
 
 
+def test_the_engines_process_brings_only_what_it_needs() -> None:
+    """Each of these is a megabyte, more or less, of a device's memory."""
+    loaded = modules_after("import edgephi.runtime.worker, edgephi.runtime.onnxruntime_genai")
+    assert not loaded & {"asyncio", "logging", "importlib.metadata", "email", "_hashlib", "psutil", "click"}
+
+
 def test_the_runtime_knows_no_command_line() -> None:
     loaded = modules_after("import edgephi.runtime")
     assert not {name for name in loaded if name == "click" or name.startswith("edgephi.cli")}
