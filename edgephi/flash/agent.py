@@ -132,8 +132,9 @@ class Agent:
                 f"{self._box}: expected Python {version} or newer, found none", hint=hint
             )
         if code == OLD_PYTHON:
+            found = _last_line(said) or "an older one"
             return NotSupportedError(
-                f"{self._box}: expected Python {version} or newer, found an older", hint=hint
+                f"{self._box}: expected Python {version} or newer, found {found}", hint=hint
             )
         if code is None:
             return ConnectionCutError(
