@@ -10,7 +10,7 @@ def aftermath(
     releases: Releases,
     case: object,
     *,
-    ended: int | None = None,
+    done: str | None = None,
     in_flash: bool = True,
     finish: bool = True,
 ) -> Verdict:
@@ -18,8 +18,8 @@ def aftermath(
 
     It must hold the old or the new one whole, `edgephi status` must recover it to one of them (to the new
     one only if that had been committed, where the fault fell into a flash), and a flash must complete.
-    `ended` is the exit code that the flash came to: after 0 the new one is active. `finish` False: a flash
-    is not tried.
+    `done` is the release that a command had made active when it ended with 0. `finish` False: a flash is not
+    tried.
     """
     names = {digest_of(releases.old): "old", digest_of(releases.new): "new"}
     phase: Phase | None = None
@@ -27,8 +27,8 @@ def aftermath(
     try:
         active = names[box.check()]
         phase = box.phase(releases.new)
-        if ended == 0 and active != "new":
-            raise BrokenStoreError("the flash ended with 0 and its release is not active")
+        if done is not None and active != done:
+            raise BrokenStoreError(f"the {active} release is active, and the {done} one was before")
         must_succeed(box.on("status"))
         active = names[box.check()]
         if in_flash and (active == "new") != (phase is Phase.COMMITTED):

@@ -40,7 +40,7 @@ def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 1
             filler.unlink()
             if status.returncode:
                 return Verdict(broken=f"{number}: status on a full disk: {status.stderr}")
-            verdict = aftermath(box, releases, number, ended=done.returncode)
+            verdict = aftermath(box, releases, number, done=None if done.returncode else "new")
         image.unlink()
         return verdict
 
@@ -68,7 +68,7 @@ def failing_disks(scratch: Path, releases: Releases, cases: int = 8) -> Outcome:
                     return Verdict(broken=f"{number}: ended with {done.returncode}: {done.stderr}")
             filler.unlink()
             with mounted(image, beside=scratch) as disk:  # another cable, another start
-                return aftermath(Box(disk / "box"), releases, number, ended=done.returncode)
+                return aftermath(Box(disk / "box"), releases, number, done=None if done.returncode else "new")
 
     return tried("writing back fails (EIO from the device)", range(cases), one)
 

@@ -4,9 +4,11 @@ All of it needs root. `missing` says what a machine lacks, so that a test can sk
 """
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +17,39 @@ EXT4_BYTES = 64 << 20
 _BTRFS_BYTES = 3 << 30  # sparse: copies share what they have in common
 
 
-def missing(*programs: str) -> str | None:
-    """What hinders a machine of destruction that needs `programs`, file systems of some kind among them."""
-    mounts = any(program.startswith("mk") for program in programs)
-    for program in (*programs, *(("mount", "umount") if mounts else ())):
-        if shutil.which(program) is None:
-            return f"needs the program {program}"
-    if mounts and os.geteuid():
-        return "needs root, to mount file systems"
-    if mounts and not any(Path("/dev").glob("loop*")):
-        return "needs loop devices"
+def missing(*needed: str) -> str | None:
+    """What hinders a machine of destruction that needs these programs and devices; None: nothing.
+
+    Who makes file systems has to mount them; a container may forbid that to root, and strace to look.
+    """
+    for name in needed:
+        if not Path(name).exists() and shutil.which(name) is None:
+            return f"needs {name}, which is not here"
+    if any(name.startswith("mk") for name in needed) and (reason := _why_not_mount()):
+        return f"needs to mount file systems: {reason}"
+    if "strace" in needed and (reason := _why_not("strace", "-o", os.devnull, "true")):
+        return f"needs strace to work: {reason}"
+    return None
+
+
+@functools.cache
+def _why_not_mount() -> str | None:
+    if os.geteuid():
+        return "only root may"
+    with tempfile.TemporaryDirectory() as folder:
+        if reason := _why_not("mount", "-t", "tmpfs", "tmpfs", folder):
+            return reason
+        _unmount(Path(folder))
+    return _why_not("losetup", "--find")
+
+
+@functools.cache
+def _why_not(*command: str) -> str | None:
+    """Why a command does not work here; None: it does."""
+    try:
+        run(*command)
+    except (RuntimeError, OSError) as cause:
+        return str(cause)
     return None
 
 

@@ -32,6 +32,6 @@ def failed_flashes(scratch: Path, releases: Releases, error: str, every: int = 1
             done = traced.injected(box.flash_command(releases.new), call, f"error={error}", environment())
             if not ends_well(done):
                 return Verdict(broken=f"{call}: ended with {done.returncode}: {done.stderr[-2000:]}")
-            return aftermath(box, releases, call, ended=done.returncode)
+            return aftermath(box, releases, call, done=None if done.returncode else "new")
 
     return tried(f"{error} in `flash`", calls[::every], fail)

@@ -20,22 +20,33 @@ from tests.store.faults.disks import EXT4_BYTES, format_ext4, mounted, run
 from tests.store.faults.outcome import Outcome, Verdict, tried
 from tests.store.faults.recording_drive import FILE_NAME, Flush, Write, read_record
 
-PROGRAMS = ("mke2fs",)
+PROGRAMS = ("mke2fs", "/dev/fuse")
 _SECTOR_BYTES = 4096
 _BLOCK_BYTES = 1 << 16
 
 
 def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 7) -> Outcome:
     """Record one flash of the new release over the old; look at `cuts` of the moments that it had."""
+    return _lost_caches("flash", scratch, releases, cuts, seed)
+
+
+def lost_caches_of_rollbacks(scratch: Path, releases: Releases, cuts: int = 40, seed: int = 7) -> Outcome:
+    """Record a roll-back to the old release."""
+    return _lost_caches("rollback", scratch, releases, cuts, seed)
+
+
+def _lost_caches(command: str, scratch: Path, releases: Releases, cuts: int, seed: int) -> Outcome:
     record = scratch / "record"
     with _recording(scratch / "drive", record) as drive:
         format_ext4(drive)
         with mounted(drive, beside=scratch) as disk:
             box = Box(disk / "box")
             must_succeed(box.flash(releases.old))
+            if command == "rollback":
+                must_succeed(box.flash(releases.new))
             run("sync", "--file-system", disk)
             begin = sum(1 for _ in read_record(record))
-            must_succeed(box.flash(releases.new))
+            must_succeed(box.on("rollback") if command == "rollback" else box.flash(releases.new))
             end = sum(1 for _ in read_record(record))
     chance = random.Random(seed)
     # The last one is when the flash has said that it is done.
@@ -44,12 +55,14 @@ def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 
 
     def look(image: Path) -> Verdict:
         with mounted(image) as path:
-            done = 0 if image.name.endswith(f"-{end}") else None
-            verdict = aftermath(Box(path / "box"), releases, image.name, ended=done)
+            box = Box(path / "box")
+            is_flash = command == "flash"
+            done = ("new" if is_flash else "old") if image.name.endswith(f"-{end}") else None
+            verdict = aftermath(box, releases, image.name, done=done, in_flash=is_flash)
         image.unlink()
         return verdict
 
-    outcome = tried("power cut, part of the drive's cache lost", images, look)
+    outcome = tried(f"power cut in `{command}`, part of the drive's cache lost", images, look)
     record.unlink()
     return outcome
 

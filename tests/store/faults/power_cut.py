@@ -29,10 +29,10 @@ _MEAN_SECONDS_BETWEEN_CUTS = 0.1
 
 @dataclass(frozen=True)
 class _Copy:
-    """The disk as it was at one instant; `ended` is the exit code when the flash had ended by then."""
+    """The disk as it was at one instant; `has_ended`: by then, the flash had said that it is done."""
 
     image: Path
-    ended: int | None
+    has_ended: bool
 
 
 def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5) -> Outcome:
@@ -54,13 +54,13 @@ def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5
         def look(group: list[_Copy]) -> Verdict:
             first = group[0]
             with mounted(first.image) as path:
-                ended = next((copy.ended for copy in group if copy.ended is not None), None)
-                verdict = aftermath(Box(path / "box"), releases, first.image.name, ended=ended)
+                done = "new" if any(copy.has_ended for copy in group) else None
+                verdict = aftermath(Box(path / "box"), releases, first.image.name, done=done)
             for copy in group:
                 copy.image.unlink()
             return dataclasses.replace(verdict, times=len(group))
 
-        return tried("power cut", same, look)
+        return tried("power cut in `flash`", same, look)
 
 
 def _content(copy: _Copy) -> bytes:
@@ -80,10 +80,10 @@ def _copies_while(
     ) as process:
         while process.poll() is None and taken + len(copies) < cuts:
             time.sleep(instants.expovariate(1 / _MEAN_SECONDS_BETWEEN_CUTS))
-            copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), None))
+            copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), False))
         _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the flash that was to be cut off ended with {process.returncode}: {errors!r}")
     if taken + len(copies) < cuts:  # what the command has said to be done is done
-        copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), process.returncode))
+        copies.append(_Copy(disk.copy(f"cut-{taken + len(copies):04}"), True))
     return copies

@@ -31,6 +31,7 @@ from tests.store.faults.outcome import Outcome
 MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "power-cut": power_cut.power_cuts,
     "lost-cache": lost_cache.lost_caches,
+    "lost-cache-rollback": lost_cache.lost_caches_of_rollbacks,
     "kill-flash": killed.killed_flashes,
     "kill-first": killed.killed_first_flashes,
     "kill-rollback": killed.killed_rollbacks,
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("machines", nargs="*", choices=[[], *MACHINES], help="some of them [default: all]")
     chosen = parser.parse_args().machines or list(MACHINES)
-    if reason := missing("mkfs.btrfs", "mke2fs", "strace", "faketime"):
+    if reason := missing("mkfs.btrfs", "mke2fs", "strace", "faketime", "/dev/fuse"):
         sys.exit(f"the machines of destruction: {reason}")
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="edgephi-faults-") as folder:

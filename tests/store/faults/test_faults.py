@@ -33,7 +33,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
 
 
 def needs(*programs: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Skip a test where it cannot be root's, or a program is missing."""
+    """Skip a test where one of these is missing or forbidden."""
     reason = missing(*programs)
     return pytest.mark.skipif(reason is not None, reason=str(reason))
 
@@ -93,7 +93,7 @@ class TestDisk:
     @pytest.mark.slow
     @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
     def test_a_call_that_fails(self, tmp_path: Path, releases: Releases, error: str) -> None:
-        assert holds(failing_calls.failed_flashes(tmp_path, releases, error, every=9))
+        assert holds(failing_calls.failed_flashes(tmp_path, releases, error, every=20))
 
     @needs(*bad_disks.PROGRAMS)
     @pytest.mark.slow
@@ -132,7 +132,7 @@ class TestAtRest:
 @needs(*together.PROGRAMS)
 @pytest.mark.slow
 def test_two_commands_at_once(tmp_path: Path, releases: Releases) -> None:
-    assert holds(together.two_at_once(tmp_path, releases, times=2))
+    assert holds(together.two_at_once(tmp_path, releases, times=1))
 
 
 class TestClockAndBoot:
