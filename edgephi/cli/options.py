@@ -13,7 +13,9 @@ model_argument: Decorator = click.argument("model")
 
 def in_store(path: Path) -> bool:
     """Whether a bundle's path may lie in a store: costs a device without one no import."""
-    return any((folder / "gens").is_dir() for folder in (path, *path.absolute().parents[:2]))
+    return path.is_symlink() or any(
+        (folder / "gens").is_dir() for folder in (path, *path.absolute().parents[:2])
+    )
 
 
 def opened(path: Path) -> Path:

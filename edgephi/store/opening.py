@@ -9,6 +9,7 @@ from edgephi.store.layout import GENERATIONS_FOLDER, Layout, is_store
 from edgephi.store.recover import is_settled, read_settled_state, recover
 
 _LONGEST_RACE = 5
+_MOST_LINKS = 40  # as many as the kernel follows
 
 
 def store_of(path: Path) -> Path | None:
@@ -26,6 +27,7 @@ def store_of(path: Path) -> Path | None:
 
 def followed_store(path: Path) -> Path | None:
     """The store whose active bundle `path` means, whichever that is: its root, or its link `current`."""
+    path = _followed(path)
     root = store_of(path)
     if root is None or is_store(path) or path.absolute() == Layout(root).current.absolute():
         return root
@@ -38,6 +40,7 @@ def open_bundle(path: Path) -> Path:
     In a store, what a power cut left is put right first, where it can be. Its root, and its link `current`,
     mean the committed generation. Raises BadBundleError when there is none. Any other path is left as it is.
     """
+    path = _followed(path)
     root = store_of(path)
     if root is None:
         return path
@@ -52,6 +55,18 @@ def open_bundle(path: Path) -> Path:
         if bundle.is_dir() and bundle == _meant(path, layout):
             break  # else it was replaced and removed in between
     return bundle
+
+
+def _followed(path: Path) -> Path:
+    """Where links from elsewhere lead into a store, if they do: to its root or its own link, not beyond."""
+    place = path
+    for _ in range(_MOST_LINKS):
+        if store_of(place) is not None:
+            return place
+        if not place.is_symlink():
+            break
+        place = place.parent / place.readlink()
+    return path
 
 
 def _meant(path: Path, layout: Layout) -> Path:

@@ -143,5 +143,18 @@ class TestOpening:
         assert open_bundle(Path("current")) == (store / "current").resolve()
         assert open_bundle(Path()) == (store / "current").resolve()
 
+    def test_links_from_elsewhere_lead_to_the_committed_bundle(
+        self, on_trial: Path, second: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model").symlink_to("way")
+        (tmp_path / "way").symlink_to(on_trial / "current")
+        assert followed_store(tmp_path / "model") == on_trial
+        assert open_bundle(tmp_path / "model").name == digest_of(second)
+
+    def test_links_that_lead_nowhere_are_left_to_whoever_opens_them(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / name).symlink_to("b" if name == "a" else "a")
+            assert open_bundle(tmp_path / name) == tmp_path / name
+
     def test_a_bundle_in_no_store_is_left_alone(self, first: Path) -> None:
         assert open_bundle(first) == first
