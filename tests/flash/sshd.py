@@ -14,6 +14,9 @@ from pathlib import Path
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 _PRIVILEGE_SEPARATION = Path("/run/sshd")
 _START_SECONDS = 10
+# For `scp`: where Debian has it, and where Fedora does.
+_SFTP_SERVERS = (Path("/usr/lib/openssh/sftp-server"), Path("/usr/libexec/openssh/sftp-server"))
+_SFTP_SERVER = next(filter(Path.exists, _SFTP_SERVERS), _SFTP_SERVERS[0])
 
 
 def make_key(path: Path) -> None:
@@ -48,7 +51,8 @@ class Sshd:
         (folder / "sshd_config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self._host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
-            f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nForceCommand {greeting}{run}\n"
+            f"PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            f"Subsystem sftp {_SFTP_SERVER}\nForceCommand {greeting}{run}\n"
         )
         self._process: subprocess.Popen[bytes] | None = None
 
