@@ -14,7 +14,7 @@ from http import HTTPStatus
 import httpx
 
 import edgephi
-from edgephi.errors import BadInputError, TransportError
+from edgephi.errors import BadInputError, TransportError, UsageError
 from edgephi.flash.oci.challenge import ChallengeAnswer
 from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE, find_credentials
 from edgephi.flash.oci.reference import Reference
@@ -98,10 +98,17 @@ class Connection:
 def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Connection]:
     """Speak to the registry of `reference`: over https, but plainly to this machine, or with `insecure`.
 
-    No byte is sent yet. Raises BadInputError when the credentials for it cannot be read.
+    No byte is sent yet. Raises BadInputError when the credentials for it cannot be read, UsageError when the
+    registry's name is none of a machine.
     """
     plain = insecure or reference.is_loopback
-    base = httpx.URL(f"{'http' if plain else 'https'}://{reference.endpoint}/v2/{reference.name}/")
+    try:
+        base = httpx.URL(f"{'http' if plain else 'https'}://{reference.endpoint}/v2/{reference.name}/")
+    except httpx.InvalidURL as cause:
+        raise UsageError(
+            f"{reference}: expected the name or address of a registry, found {reference.registry!r}",
+            hint="write REGISTRY/NAME:TAG, such as ghcr.io/acme/phi-3.5-mini-cpu:7",
+        ) from cause
     with httpx.Client(
         auth=ChallengeAnswer(find_credentials(reference, os.environ), insecure=insecure),
         # A compressed answer has no ranges.
@@ -109,7 +116,7 @@ def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Connect
         timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
         follow_redirects=True,
         # No proxy reaches what runs on this machine.
-        mounts={f"all://{base.host}": None} if reference.is_loopback else None,
+        mounts={f"all://{_in_url(base.host)}": None} if reference.is_loopback else None,
     ) as client:
         yield Connection(reference, base, client)
 
@@ -119,6 +126,11 @@ def pause_or_raise(failures: int) -> None:
     if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
         raise  # noqa: PLE0704 - called while an exception is handled
     time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+
+
+def _in_url(host: str) -> str:
+    """A host as an address has it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _said(response: httpx.Response) -> str:

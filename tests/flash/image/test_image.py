@@ -235,9 +235,11 @@ def test_mounted_it_runs_and_takes_the_next_release(
         done = edgephi("run", store, "hello", "--max-tokens", "4")
         assert done.returncode == 0, done.stderr
         # The same one again: nothing moves, and now it is proven by this machine.
-        done = edgephi("flash", demo_bundle, store, "--json")
+        done = edgephi("flash", store / "current", store, "--json")
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["sent_bytes"] == 0
+        proven = json.loads(done.stdout)
+        assert proven["sent_bytes"] == 0
+        assert proven["probe"]["tokens_per_second"] > 0
         done = edgephi("flash", next_release, store, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["sequence"] == 2

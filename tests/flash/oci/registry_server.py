@@ -32,7 +32,7 @@ class RegistryServer:
     @property
     def host(self) -> str:
         """Host and port, as references name the registry."""
-        return f"{self.address}:{self.port}"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     @property
     def log(self) -> str:

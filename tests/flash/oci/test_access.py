@@ -185,6 +185,31 @@ def test_plain_http_only_where_it_was_asked_for(
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_no_proxy_is_asked_for_a_registry_on_this_machine(
+    tmp_path: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    try:
+        socket.create_server(
+            (address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
+        ).close()
+    except OSError:
+        pytest.skip(f"needs the address {address}")
+    with serve_registry(tmp_path / "registry", address=address) as registry:
+        push_bundle(make_bundle(), read_reference(f"{registry.host}/phi:1"), silent)
+
+
+@pytest.mark.parametrize("registry", ["999.999.999.999:1", "[::g]:1", "[1:2]:3", "no.such.host.invalid"])
+def test_a_registry_that_is_none(edgephi: Edgephi, make_bundle: MakeBundle, registry: str) -> None:
+    done = edgephi("push", make_bundle(), f"{registry}/phi:1")
+    assert done.returncode in (2, 6), done.stderr
+    assert is_one_error(done, done.returncode), done.stderr
+
+
 def test_a_password_is_not_sent_in_the_clear_to_a_token_server(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import MakeBundle, folder_bytes
 from tests.flash.oci.cutting_proxy import cutting_proxy
 from tests.flash.oci.registry_server import RegistryServer, serve_registry
+from tests.flash.sshd import Sshd
 
 MEBIBYTE = 1 << 20
 ELSEWHERE = InstallOptions(prove=False)  # these weights are random and answer nothing
@@ -128,3 +129,13 @@ def test_an_image_from_a_registry(
         done = edgephi("flash", source, f"image:{image}", "--elsewhere")
         assert done.returncode == 0, done.stderr
     assert images[0].read_bytes() == images[1].read_bytes()
+
+
+def test_through_this_machine_to_a_box(
+    registry: RegistryServer, name: str, edgephi: Edgephi, demo_bundle: Path, box: Sshd, tmp_path: Path
+) -> None:
+    push_bundle(demo_bundle, read_reference(f"{registry.host}/{name}:1"), silent)
+    where = box.destination(tmp_path / "store")
+    done = edgephi("flash", f"oci://{registry.host}/{name}:1", where, env=box.environment)
+    assert done.returncode == 0, done.stderr
+    assert folder_bytes(tmp_path / "store/current") == folder_bytes(demo_bundle)

@@ -37,6 +37,9 @@ def test_what_can_be_read(text: str, registry: str, name: str, version: str) -> 
         ("ghcr.io/phi@sha256:12", "found 'sha256:12'"),
         ("user:secret@ghcr.io/phi:1", "found 'user:secret@ghcr.io'"),
         ("localhost:99999/phi:1", "found 99999"),
+        ("a..b:5000/phi:1", "found 'a..b:5000'"),
+        ("-.-:1/phi:1", "found '-.-:1'"),
+        (f"{'a' * 64}.example/phi:1", "found 'aaa"),
         ("oci://", "found ''"),
     ],
 )
