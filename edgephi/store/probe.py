@@ -73,10 +73,21 @@ def prove(
     return ProbeResult(text, speed, run.memory_bytes, run.seconds)
 
 
-def memory_limit(manifest: Manifest) -> int:
-    """The most bytes that the runner may take: what the manifest declares and a margin, if they are free."""
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The most bytes that the runner may take, and in a few words why that many."""
+
+    size: int
+    reason: str
+
+
+def memory_limit(manifest: Manifest) -> MemoryLimit:
+    """What the manifest declares and a margin; where less is free, that."""
     declared = int(manifest.requires.memory_bytes * _MEMORY_SHARE) + _MEMORY_MARGIN_BYTES
-    return min(declared, available_memory())
+    free = available_memory()
+    if free < declared:
+        return MemoryLimit(free, "which is all that is free")
+    return MemoryLimit(declared, "which the bundle declares, with a margin")
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class _Run:
     killed_for: str
 
 
-def _run(bundle: Path, probe: Probe, interpreter: str, most_bytes: int, most_seconds: float) -> _Run:
+def _run(bundle: Path, probe: Probe, interpreter: str, limit: MemoryLimit, most_seconds: float) -> _Run:
     start = time.monotonic()
     process = subprocess.Popen(
         # -P: a module of the working directory must not stand in for one of ours.
@@ -117,8 +128,9 @@ def _run(bundle: Path, probe: Probe, interpreter: str, most_bytes: int, most_sec
         while talking.is_alive():
             talking.join(_WATCH_SECONDS)
             peak = max(peak, _resident_bytes(process.pid))
-            if peak > most_bytes:
-                killed_for = f"expected at most {most_bytes / 1e6:,.0f} MB of memory, found more"
+            if peak > limit.size:
+                size = f"{limit.size / 1e6:,.0f} MB of memory"
+                killed_for = f"expected at most {size}, {limit.reason}, found more"
             elif time.monotonic() - start > most_seconds:
                 killed_for = f"expected an answer within {most_seconds:.0f} s, found none"
             if killed_for:

@@ -61,7 +61,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for(first: Path) -> None:
 def test_more_memory_than_the_bundle_declares_ends_it(first: Path) -> None:
     manifest = read_manifest(first)
     requires = dataclasses.replace(manifest.requires, memory_bytes=1_000_000)
-    with pytest.raises(ProbeFailedError, match="of memory, found more"):
+    with pytest.raises(ProbeFailedError, match="which the bundle declares, with a margin, found more"):
         proved(first, dataclasses.replace(manifest, requires=requires))
 
 
