@@ -1,26 +1,26 @@
 """Disks that are full, that fail, and that may not be written to: real file systems on loop devices."""
 
 import os
-import random
 import time
 from pathlib import Path
 
 from tests.store.faults import traced
 from tests.store.faults.aftermath import aftermath
-from tests.store.faults.box import Box, ends_well, must_succeed
+from tests.store.faults.box import Box, Phase, ends_well, must_succeed
 from tests.store.faults.bundles import Releases
 from tests.store.faults.disks import EXT4_BYTES, fill, make_ext4, memory_disk, mounted, run
 from tests.store.faults.outcome import Outcome, Verdict, tried
 from tests.store.faults.processes import ended, started
 
 PROGRAMS = ("mke2fs", "strace")
-_PAUSE_MICROSECONDS = 10_000
-_WAIT_SECONDS = (0.2, 1.4)
+_PAUSE_MICROSECONDS = 20_000
+_LOOK_SECONDS = 0.002
 
 
-def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 11) -> Outcome:
-    """Another program fills the disk at a random moment of a flash."""
-    chance = random.Random(seed)
+def full_disks(scratch: Path, releases: Releases, cases: int = 12) -> Outcome:
+    """Another program fills the disk while a release is flashed, in another phase each time."""
+    order = list(Phase)
+    targets = (Phase.BEFORE, Phase.FETCH, Phase.OBJECTS, Phase.GENERATION, Phase.PROBE, Phase.TRIAL)
 
     def one(number: int) -> Verdict:
         image = make_ext4(scratch / f"full-{number}")
@@ -31,7 +31,9 @@ def full_disks(scratch: Path, releases: Releases, cases: int = 12, seed: int = 1
                 box.flash_command(releases.new), (*traced.WRITING, *traced.NAMING), _PAUSE_MICROSECONDS
             )
             with started(command) as process:
-                time.sleep(chance.uniform(*_WAIT_SECONDS))
+                target = targets[number % len(targets)]
+                while process.poll() is None and order.index(box.phase(releases.new)) < order.index(target):
+                    time.sleep(_LOOK_SECONDS)
                 filler = fill(disk)
                 done = ended(process)
             if not ends_well(done):

@@ -76,7 +76,7 @@ def other_boots(scratch: Path, releases: Releases) -> Outcome:
             return aftermath(box, releases, case)
 
     cases = [(what, boot) for what in ("lock", "trial") for boot in (_ANOTHER_BOOT, boot_id())]
-    return tried("lock and trial left over from a boot", cases, one)
+    return tried("lock and trial left over from another boot", cases, one)
 
 
 def _die_after_the_swap(box: Box, bundle: Path) -> None:

@@ -86,7 +86,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
         f"| {each.fault} | {each.cases} | {each.old} | {each.new} | {each.finished} | {len(each.broken)} |"
         for each in outcomes
     ]
-    phased = [each for each in outcomes if each.phases]
+    phased = [each for each in outcomes if len(each.phases) > 2]
     lines += ["", f"| phase of the flash | {' | '.join(each.fault for each in phased)} |"]
     lines += ["|---" * (len(phased) + 1) + "|"]
     lines += [

@@ -98,7 +98,7 @@ class TestDisk:
     @needs(*bad_disks.PROGRAMS)
     @pytest.mark.slow
     def test_filled_by_another_program(self, tmp_path: Path, releases: Releases) -> None:
-        assert holds(bad_disks.full_disks(tmp_path, releases, cases=4))
+        assert holds(bad_disks.full_disks(tmp_path, releases, cases=6))
 
     @needs(*bad_disks.PROGRAMS)
     def test_writing_back_fails(self, tmp_path: Path, releases: Releases) -> None:
