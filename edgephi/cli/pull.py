@@ -59,7 +59,7 @@ def _pull_bundle(
     text: str, revision: str | None, output: Path | None, *, insecure: bool
 ) -> dict[str, str | int]:
     from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import step
+    from edgephi.cli.steps import transfer
     from edgephi.flash.oci.pull import pull_bundle
     from edgephi.flash.oci.reference import read_reference
 
@@ -69,7 +69,7 @@ def _pull_bundle(
             f"{text}: expected {'-o with the folder of the bundle' if output is None else 'no --revision'}",
             hint="edgephi pull oci://REGISTRY/NAME:TAG -o DIR",
         )
-    pulled = pull_bundle(reference, output, step, insecure=insecure)
+    pulled = pull_bundle(reference, output, transfer, insecure=insecure)
     click.echo(
         f"received {human_bytes(pulled.received_bytes)}, {human_bytes(pulled.kept_bytes)} were here", err=True
     )

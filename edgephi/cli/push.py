@@ -22,11 +22,11 @@ def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None
     nobody can move to another bundle.
     """
     from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import step
+    from edgephi.cli.steps import transfer
     from edgephi.flash.oci.push import push_bundle
     from edgephi.flash.oci.reference import read_reference
 
-    pushed = push_bundle(bundle, read_reference(reference), step, insecure=insecure)
+    pushed = push_bundle(bundle, read_reference(reference), transfer, insecure=insecure)
     click.echo(
         f"sent {human_bytes(pushed.sent_bytes)}, {human_bytes(pushed.reused_bytes)} were there", err=True
     )
