@@ -82,6 +82,7 @@ def chat(
             provider=provider,
             warn=lambda text: click.echo(f"warning: {text}", err=True),
         )
+        session.open_ahead()
     talk = Chat(session, session.chat(system))
     if at_terminal:
         history = None if no_history else history_file()

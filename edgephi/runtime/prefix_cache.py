@@ -132,6 +132,18 @@ class PrefixCache:
             entry.promised = 0
             entry.in_use = False
 
+    def open_ahead(self) -> None:
+        """Open a cache for the whole context, unless one is open, where that takes the memory for it.
+
+        An engine may take seconds to fill so much, which the first conversation then need not wait for. To begin
+        in a small cache would be worse: none can grow, and to compute a prompt again in a larger one takes far
+        longer than to fill memory. Raises DoesNotFitError.
+        """
+        if self._engine.allocates_ahead and all(
+            entry.cache.capacity < self._context for entry in self._entries
+        ):
+            self._open(self._context)
+
     def keep_ready(self, tokens: Sequence[int]) -> None:
         """Compute `tokens`, and give up the last cache that has them only when nothing else can be."""
         with self.take(tokens, len(tokens)) as lease:

@@ -137,6 +137,14 @@ class Session:
         """A conversation that remembers itself, with a system message or without."""
         return Conversation(self, system)
 
+    def open_ahead(self) -> None:
+        """Take the memory of a whole context now, where the engine takes all of it at once.
+
+        Else the first conversation waits for it: seconds, where a context takes gigabytes. Raises
+        DoesNotFitError.
+        """
+        self.caches.open_ahead()
+
     def keep_ready(self, system: str) -> None:
         """Compute a system message now, so that requests behind it start from there.
 

@@ -134,6 +134,7 @@ def _open(bundle: Path, opening: Open, channel: Channel) -> Session:
         cache_bytes=opening.cache_bytes,
         warn=lambda text: channel.send(Warned(text)),
     )
+    session.open_ahead()
     if opening.system:
         session.keep_ready(opening.system)
     session.generate(FIRST_PROMPT, Options(max_tokens=1))

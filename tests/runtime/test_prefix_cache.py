@@ -105,6 +105,35 @@ class TestReuse:
         assert ask(caches, text(("t", 200), ("z", 4))) == 200
 
 
+class TestOpenedAhead:
+    @pytest.mark.parametrize("copies", [False, True])
+    def test_the_first_conversation_finds_its_memory_taken(self, copies: bool) -> None:
+        engine = ListedEngine(allocates_ahead=True, copies_caches=copies)
+        caches = caches_for(engine)
+        caches.open_ahead()
+        assert [cache.capacity for cache in engine.opened] == [CONTEXT]
+        ask(caches, text(("f", 5)), comes_back=False)  # what a server asks itself before it is ready
+        assert ask(caches, A) == 0
+        assert len(engine.opened) == 1
+
+    def test_a_second_time_takes_no_more(self) -> None:
+        engine = ListedEngine(allocates_ahead=True)
+        caches = caches_for(engine)
+        ask(caches, A)
+        caches.open_ahead()
+        assert len(engine.opened) == 1
+
+    def test_what_grows_is_not_opened(self) -> None:
+        engine = ListedEngine(allocates_ahead=False)
+        caches_for(engine).open_ahead()
+        assert engine.opened == []
+
+    def test_what_does_not_fit_is_refused_at_once(self) -> None:
+        caches = caches_for(ListedEngine(allocates_ahead=True), available=lambda: FULL + RESERVE - 1)
+        with pytest.raises(DoesNotFitError, match=r"needs 0\.00 GB of memory"):
+            caches.open_ahead()
+
+
 class TestBudget:
     def test_the_least_recently_used_goes_first(self, engine: ListedEngine) -> None:
         caches = caches_for(engine, 2 if engine.allocates_ahead else 1)
