@@ -135,9 +135,9 @@ class PrefixCache:
     def open_ahead(self) -> None:
         """Open a cache for the whole context, unless one is open, where that takes the memory for it.
 
-        An engine may take seconds to fill so much, which the first conversation then need not wait for. To begin
-        in a small cache would be worse: none can grow, and to compute a prompt again in a larger one takes far
-        longer than to fill memory. Raises DoesNotFitError.
+        An engine may take seconds to fill so much, which the first conversation then need not wait for. To
+        begin in a small cache would be worse: none can grow, and to compute a prompt again in a larger one
+        takes far longer than to fill memory. Raises DoesNotFitError.
         """
         if self._engine.allocates_ahead and all(
             entry.cache.capacity < self._context for entry in self._entries
