@@ -1,0 +1,76 @@
+"""What runs a generation: found on the device or made from its wheels, and removed with it."""
+
+import dataclasses
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgephi.errors import NotSupportedError
+from edgephi.manifest import FileEntry, Manifest, Wheelhouse
+from edgephi.store.environment import choose_runtime, collect_environments
+from edgephi.store.layout import Layout
+from tests.store.conftest import install
+from tests.tiny_bundle import tiny_manifest
+
+PYTHON = f"3.{sys.version_info.minor}"
+HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
+OTHER_ENGINE = {"onnxruntime-genai": ">=9,<10"}
+"""Versions that no machine has yet."""
+
+
+def with_wheels(name: str, python: str = PYTHON, glibc: str = "2.17") -> Manifest:
+    """A manifest of a bundle with wheels for one platform, whose engine is nowhere installed."""
+    wheelhouse = Wheelhouse(name, python, glibc, ("cpu",), 1000)
+    manifest = tiny_manifest()
+    requirements = FileEntry(wheelhouse.requirements, 3, "f" * 64)
+    return dataclasses.replace(
+        manifest,
+        files=(*manifest.files, requirements),
+        requires=dataclasses.replace(manifest.requires, engines=OTHER_ENGINE),
+        wheels=(wheelhouse,),
+    )
+
+
+class TestChoosing:
+    def test_a_python_that_has_the_engine_comes_first(self, tmp_path: Path) -> None:
+        chosen = choose_runtime(Layout(tmp_path), tiny_manifest())
+        assert chosen.interpreter == sys.executable and chosen.needs_bytes == 0
+
+    def test_else_wheels_for_this_very_platform(self, tmp_path: Path) -> None:
+        chosen = choose_runtime(Layout(tmp_path), with_wheels(HERE))
+        assert chosen.interpreter is None
+        assert chosen.wheelhouse is not None and chosen.wheelhouse.platform == HERE
+        assert chosen.needs_bytes == 1000
+
+    @pytest.mark.parametrize(
+        ("name", "python", "glibc"),
+        [("linux-riscv-cp311", PYTHON, "2.17"), (HERE, "3.99", "2.17"), (HERE, PYTHON, "2.99")],
+    )
+    def test_wheels_for_another_one_do_not_help(
+        self, tmp_path: Path, name: str, python: str, glibc: str
+    ) -> None:
+        with pytest.raises(NotSupportedError) as refused:
+            choose_runtime(Layout(tmp_path), with_wheels(name, python, glibc))
+        assert "the bundle needs onnxruntime-genai >=9,<10" in refused.value.message
+        assert f"the bundle's wheels are for {name}" in refused.value.hint
+
+    def test_nothing_is_written(self, tmp_path: Path) -> None:
+        choose_runtime(Layout(tmp_path), with_wheels(HERE))
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestCollecting:
+    def test_what_no_generation_needs_goes(self, first: Path, tmp_path: Path) -> None:
+        root = tmp_path / "store"
+        digest = install(first, root).digest
+        environments = Layout(root).environments
+        for name in ("0" * 64, ".tmp-" + "1" * 64):
+            (environments / name / "lib").mkdir(parents=True)
+            (environments / name / "lib" / "file").write_bytes(bytes(9000))
+        (environments / "edgephi").write_text("#!/bin/sh")
+        assert collect_environments(Layout(root), [digest], dry_run=True) >= 18_000
+        assert len(list(environments.iterdir())) == 3
+        assert collect_environments(Layout(root), [digest]) >= 18_000
+        assert [path.name for path in environments.iterdir()] == ["edgephi"]
