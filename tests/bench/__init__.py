@@ -8,6 +8,6 @@ python -m tests.bench.runner BUNDLE        import time, cold start and memory, b
 python -m tests.bench.load                 many clients at one server: right answers, delays, memory
 python -m tests.bench.reuse BUNDLE         time to the first token with what was computed before, and without
 python -m tests.bench.tune CHECKPOINT      choice of `edgephi tune`, beside every candidate built whole
-python -m tests.bench.flash BUNDLE         speed and memory of `edgephi flash`, beside cp and sha256sum, and scp
+python -m tests.bench.flash BUNDLE         speed and memory of `edgephi flash`, beside cp + sha256sum and scp
 python -m tests.bench.startup              time of `edgephi --help`, size of a device's installation
 """

@@ -85,7 +85,10 @@ class TestManifest:
         assert data.stat().st_size == pytest.approx(built_demo.plan.artifact_bytes, rel=0.01)
 
     def test_options_are_recorded(self, here: Here, tiny: Path, work: Path) -> None:
-        options = ("--context", 100, "--sequence", 7, "--security-floor", 5, "--method", "rtn", "--verify", "off")
+        options = (
+            *("--context", 100, "--sequence", 7, "--security-floor", 5),
+            *("--method", "rtn", "--verify", "off"),
+        )
         done = here("build", tiny, "-t", "cpu", "-o", work / "b", *options)
         assert done.returncode == 0
         assert "nothing was measured (built with --verify off)" in done.stdout

@@ -83,7 +83,7 @@ class TestChat:
         )
         assert last.choices == []
         usage = client.chat.completions.create(model=MODEL, messages=user(PROMPT)).usage
-        assert usage is not None
+        assert usage is not None and last.usage is not None
         # What of the prompt was read before is not the same: the cache holds one answer more by now.
         details = {"prompt_tokens_details"}
         assert last.usage.model_dump(exclude=details) == usage.model_dump(exclude=details)
