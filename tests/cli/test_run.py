@@ -208,7 +208,7 @@ def test_an_engine_that_is_not_installed(edgephi: Edgephi, demo_bundle: Path) ->
 
 def test_memory_that_may_not_do_is_said_on_stderr(edgephi: Edgephi, bundle: Path) -> None:
     engines = read_manifest(bundle).requires.engines
-    rewrite(bundle, lambda manifest: dataclasses.replace(manifest, requires=Requires(1 << 60, 1, engines)))
+    rewrite(bundle, lambda manifest: dataclasses.replace(manifest, requires=Requires(1 << 49, 1, engines)))
     done = edgephi("run", bundle, PROMPT, "--max-tokens", 2)
     assert done.returncode == 0
     warning, engine = done.stderr.splitlines()
@@ -228,7 +228,7 @@ def test_a_smaller_context(edgephi: Edgephi, bundle: Path) -> None:
 
 def test_a_context_that_does_not_fit(edgephi: Edgephi, bundle: Path) -> None:
     def large(manifest: Manifest) -> Manifest:
-        token = 1 << 40
+        token = 1 << 37
         return dataclasses.replace(
             manifest,
             limits=Limits(4096),
@@ -238,7 +238,7 @@ def test_a_context_that_does_not_fit(edgephi: Edgephi, bundle: Path) -> None:
     rewrite(bundle, large)
     refused = edgephi("run", bundle, PROMPT, "--context", 2048)
     assert is_one_error(refused, 3)
-    assert "a context of 2048 tokens needs 2251799.81 GB of memory" in refused.stderr
+    assert "a context of 2048 tokens needs 281474.98 GB of memory" in refused.stderr
 
 
 def test_a_bundle_for_another_architecture(edgephi: Edgephi, bundle: Path) -> None:
