@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.quantised_block import Pack
+from edgephi.export.quantized_block import Pack
 from edgephi.export.stream import PackedTensor, Region, align, place
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles

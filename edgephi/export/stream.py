@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, read_bytes, to_float32
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.errors import BadCheckpointError
-from edgephi.export.quantised_block import BlockQuantiser, Pack
-from edgephi.export.quantising_process import QuantisingProcess
+from edgephi.export.quantized_block import BlockQuantizer, Pack
+from edgephi.export.quantizing_process import QuantizingProcess
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
 
@@ -157,14 +157,14 @@ def stream_tensors(
     # The pool is left first: no worker may read from a descriptor that is closed already.
     with (
         contextlib.ExitStack() as open_files,
-        _Quantisers(processes) as quantisers,
+        _Quantizers(processes) as quantizers,
         ThreadPoolExecutor(workers, "quantise") as pool,
     ):
         for shard in shards:
             descriptor = open_files.enter_context(shard.file.open("rb", buffering=0)).fileno()
             digest = hashlib.sha256(shard.raw)
             work = (
-                (job, pool.submit(_work, descriptor, job, pack, quantisers))
+                (job, pool.submit(_work, descriptor, job, pack, quantizers))
                 for entry in shard.entries
                 for job in _jobs(entry, tensors.get(entry.name))
             )
@@ -221,7 +221,7 @@ def _quantised_weights(tensors: Iterable[PackedTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors if tensor.scheme is not None)
 
 
-class _Quantisers(contextlib.AbstractContextManager["_Quantisers"]):
+class _Quantizers(contextlib.AbstractContextManager["_Quantizers"]):
     """A quantiser for each thread that asks for one: in this process, or in one of its own."""
 
     def __init__(self, processes: bool) -> None:
@@ -229,21 +229,21 @@ class _Quantisers(contextlib.AbstractContextManager["_Quantisers"]):
         self._mine = threading.local()
         self._started = contextlib.ExitStack()
 
-    def mine(self) -> BlockQuantiser | QuantisingProcess:
+    def mine(self) -> BlockQuantizer | QuantizingProcess:
         """The quantiser of the thread that asks."""
-        quantiser: BlockQuantiser | QuantisingProcess | None = getattr(self._mine, "quantiser", None)
-        if quantiser is None:
-            quantiser = QuantisingProcess() if self._processes else BlockQuantiser()
-            if isinstance(quantiser, QuantisingProcess):
-                self._started.callback(quantiser.close)
-            self._mine.quantiser = quantiser
-        return quantiser
+        quantizer: BlockQuantizer | QuantizingProcess | None = getattr(self._mine, "quantizer", None)
+        if quantizer is None:
+            quantizer = QuantizingProcess() if self._processes else BlockQuantizer()
+            if isinstance(quantizer, QuantizingProcess):
+                self._started.callback(quantizer.close)
+            self._mine.quantizer = quantizer
+        return quantizer
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
 
 
-def _work(descriptor: int, job: _Job, pack: Pack, quantisers: _Quantisers) -> _Block:
+def _work(descriptor: int, job: _Job, pack: Pack, quantizers: _Quantizers) -> _Block:
     """In a worker: read the rows of a job, have them quantised and packed."""
     bytes_per_row = job.entry.size // job.rows
     offset = job.entry.start + job.start * bytes_per_row
@@ -260,7 +260,7 @@ def _work(descriptor: int, job: _Job, pack: Pack, quantisers: _Quantisers) -> _B
             raise _not_finite(job.entry, f"NaN or infinity, or a value past {kind}'s range")
         return _Block(raw, (plain,))
     try:
-        block = quantisers.mine().quantise(raw, job.entry.dtype, job.stop - job.start, scheme, pack)
+        block = quantizers.mine().quantize(raw, job.entry.dtype, job.stop - job.start, scheme, pack)
     except NotFiniteError as cause:
         raise _not_finite(job.entry, str(cause)) from None
     return _Block(raw, block.regions, block.squared_error, block.squared_norm)

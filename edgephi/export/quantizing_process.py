@@ -1,11 +1,10 @@
 """A process that quantises blocks of rows for a thread of this one.
 
 NumPy lets go of the GIL for every call and takes it back after it, some ten microseconds later. Two threads
-that quantise spend a third of their time on waiting for it, two processes none.
-So each thread that reads a checkpoint hands what it read to a process of its own, over a pair of sockets:
-20 % of a block's bytes come back, and neither way costs a tenth of what is won.
+that quantise spend a third of their time on waiting for it, two processes none. So each thread that reads a
+checkpoint hands what it read to a process of its own, over a pair of sockets.
 
-The process is `python -m edgephi.export.quantising_process DESCRIPTOR`. It ends when the other end of its
+The process is `python -m edgephi.export.quantizing_process DESCRIPTOR`. It ends when the other end of its
 socket is closed, which the kernel does whatever happens to us, and does not see the terminal's Ctrl-C.
 """
 
@@ -19,31 +18,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.errors import DoesNotFitError
-from edgephi.export.quantised_block import BlockQuantiser, Pack, QuantisedBlock
+from edgephi.export.quantized_block import BlockQuantizer, Pack, QuantizedBlock
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
 
 _END_SECONDS = 5
 
 
-class QuantisingProcess:
+class QuantizingProcess:
     """The near end of such a process, for one thread; `close` ends it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             # -P: a module of the user's working directory must not stand in for one of ours.
-            command = [sys.executable, "-P", "-m", "edgephi.export.quantising_process", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "edgephi.export.quantizing_process", str(theirs.fileno())]
             # A group of its own: Ctrl-C reaches it by way of us, who close the socket.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
             )
         self._connection = Connection(ours.detach())
 
-    def quantise(
+    def quantize(
         self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
-    ) -> QuantisedBlock:
-        """What `BlockQuantiser.quantise` does, and raises.
+    ) -> QuantizedBlock:
+        """What `BlockQuantizer.quantize` does, and raises.
 
         Raises DoesNotFitError when the process has ended: only the system that is out of memory ends it.
         """
@@ -64,7 +63,7 @@ class QuantisingProcess:
                 f"expected an answer of the process that quantises, found that it ended ({self._status()})",
                 hint="most likely memory ran out: stop other programs, then build again",
             ) from None
-        return QuantisedBlock(tuple(regions), squared_error, squared_norm)
+        return QuantizedBlock(tuple(regions), squared_error, squared_norm)
 
     def close(self) -> None:
         """End the process, in the middle of a block too."""
@@ -80,13 +79,13 @@ class QuantisingProcess:
 
 
 def serve(connection: Connection) -> None:
-    """Answer one `quantise` after the other until the other end is closed."""
-    quantiser = BlockQuantiser()
+    """Answer one `quantize` after the other until the other end is closed."""
+    quantizer = BlockQuantizer()
     while True:
         dtype, rows, scheme, pack = connection.recv()
         raw = np.frombuffer(connection.recv_bytes(), np.uint8)
         try:
-            block = quantiser.quantise(raw, dtype, rows, scheme, pack)
+            block = quantizer.quantize(raw, dtype, rows, scheme, pack)
         except NotFiniteError as cause:
             connection.send(cause)
             continue

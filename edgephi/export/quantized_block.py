@@ -18,7 +18,7 @@ A function of a module, or `functools.partial` of one: it travels to the process
 
 
 @dataclass(frozen=True)
-class QuantisedBlock:
+class QuantizedBlock:
     """A block of rows as it lies in the artifact: an array for each region, and the two sums of `Groups`."""
 
     regions: tuple[NDArray[np.generic], ...]
@@ -26,15 +26,15 @@ class QuantisedBlock:
     squared_norm: float
 
 
-class BlockQuantiser:
+class BlockQuantizer:
     """Quantises and packs blocks; keeps scratch memory for each scheme, so use one a thread."""
 
     def __init__(self) -> None:
         self._quantizers: dict[Scheme, Quantizer] = {}
 
-    def quantise(
+    def quantize(
         self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
-    ) -> QuantisedBlock:
+    ) -> QuantizedBlock:
         """Quantise `rows` rows, whose bytes in the checkpoint are `raw` and whose dtype there is `dtype`.
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
@@ -43,4 +43,4 @@ class BlockQuantiser:
         if quantizer is None:
             quantizer = self._quantizers[scheme] = Quantizer(scheme)
         groups = quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1))
-        return QuantisedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)
+        return QuantizedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)

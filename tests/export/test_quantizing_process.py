@@ -15,8 +15,8 @@ import pytest
 from edgephi.errors import BadCheckpointError, DoesNotFitError
 from edgephi.export import gguf, mlx, openvino
 from edgephi.export.onnx_layout import pack, region_sizes
-from edgephi.export.quantised_block import BlockQuantiser, Pack
-from edgephi.export.quantising_process import QuantisingProcess
+from edgephi.export.quantized_block import BlockQuantizer, Pack
+from edgephi.export.quantizing_process import QuantizingProcess
 from edgephi.export.stream import StreamReport, stream_tensors
 from edgephi.quantize.scheme import Scheme
 from tests.export.test_stream import SCHEMES, laid_out, weights, write
@@ -39,7 +39,7 @@ def streamed(folder: Path, *, processes: bool) -> tuple[bytes, StreamReport]:
 
 
 def own_processes() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "quantising_process" in " ".join(each.cmdline())]
+    return [each for each in psutil.Process().children() if "quantizing_process" in " ".join(each.cmdline())]
 
 
 class TestOneBlock:
@@ -47,11 +47,11 @@ class TestOneBlock:
     def test_comes_back_as_it_is_made_here(self, name: str) -> None:
         packer, scheme = PACKS[name]
         numbers = np.random.default_rng(1).standard_normal((ROWS, COLUMNS), np.float32)
-        process = QuantisingProcess()
+        process = QuantizingProcess()
         try:
             for dtype, raw in (("F32", numbers), ("F16", numbers.astype(np.float16))):
                 arguments = raw.reshape(-1).view(np.uint8), dtype, ROWS, scheme, packer
-                there, here = process.quantise(*arguments), BlockQuantiser().quantise(*arguments)
+                there, here = process.quantize(*arguments), BlockQuantizer().quantize(*arguments)
                 assert len(there.regions) == len(here.regions)
                 for ours, theirs in zip(there.regions, here.regions, strict=True):
                     assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
@@ -82,13 +82,13 @@ class TestStream:
 
 class TestOneThatDies:
     def test_is_an_error_that_says_so(self) -> None:
-        process = QuantisingProcess()
+        process = QuantizingProcess()
         try:
             (running,) = own_processes()
             running.kill()
             block = np.zeros((ROWS, COLUMNS), np.float32).reshape(-1).view(np.uint8)
             with pytest.raises(DoesNotFitError, match=r"found that it ended \(by signal 9\)"):
-                process.quantise(block, "F32", ROWS, Scheme(4, 32), gguf.pack)
+                process.quantize(block, "F32", ROWS, Scheme(4, 32), gguf.pack)
         finally:
             process.close()
 
@@ -96,8 +96,8 @@ class TestOneThatDies:
     def test_none_outlives_the_builder(self, number: signal.Signals) -> None:
         script = (
             "import time\n"
-            "from edgephi.export.quantising_process import QuantisingProcess\n"
-            "QuantisingProcess(); print('ready', flush=True); time.sleep(60)"
+            "from edgephi.export.quantizing_process import QuantizingProcess\n"
+            "QuantizingProcess(); print('ready', flush=True); time.sleep(60)"
         )
         command = [sys.executable, "-c", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as builder:
@@ -115,5 +115,5 @@ def test_the_regions_are_those_that_are_laid_out() -> None:
     """What a pack returns is as large as the exporter's layout says, whoever computed it."""
     scheme = Scheme(4, 128, symmetric=False)
     raw = np.zeros((ROWS, COLUMNS), np.float32).reshape(-1).view(np.uint8)
-    block = BlockQuantiser().quantise(raw, "F32", ROWS, scheme, pack)
+    block = BlockQuantizer().quantize(raw, "F32", ROWS, scheme, pack)
     assert tuple(region.nbytes for region in block.regions) == region_sizes((ROWS, COLUMNS), scheme)
