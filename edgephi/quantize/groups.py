@@ -24,7 +24,7 @@ from edgephi.quantize.scheme import Scheme
 # is 5 to 12 % above it; each multiple takes a tenth of the time. One is 1, so that no group comes out worse
 # than with round-to-nearest.
 _CANDIDATES = {
-    True: np.array([0.9, 1.0, 1.07, 1.17], dtype=np.float32).reshape(-1, 1, 1),
+    True: np.array([0.9, 1.0, 1.07, 1.15], dtype=np.float32).reshape(-1, 1, 1),
     False: np.array([0.88, 0.95, 1.0, 1.05, 1.11], dtype=np.float32).reshape(-1, 1, 1),
 }
 # Weights whose numbers and scratch memory lie in a core's own cache together.
