@@ -7,10 +7,10 @@ server answered when it was alone. Those who are told to come back later (429) d
 What the server adds to the engine is what its own histograms in /metrics say: from a piece of an answer in
 the engine's process to the client's socket, and of each request the time that neither queue nor engine took.
 
-Memory under load is what both processes have allocated: the pages of libraries, which they share with every
-other program that has them open, come and go with those. At rest, that is with one cache for the whole
-context and after one answer, their proportional set size (PSS) stands beside that of a bare loop of the same
-engine with the same cache.
+Memory is the proportional set size (PSS) of both processes, and under load also what of it they have
+allocated: the rest are pages of libraries, whose share falls and rises with every other program that opens or
+closes them, so run nothing beside this. At rest, that is with one cache for the whole context and after one
+answer, it stands beside that of a bare loop of the same engine with the same cache.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ KINDS = ("whole", "stream", "whole", "stream", "slow", "leaving")
 SLOW_READ_BYTES, SLOW_READ_SECONDS = 128, 0.02
 WARM_UP = 0.25  # of the time, before memory is compared
 FLAT = 0.05
+AT_REST_TOKENS = 8  # a full-size model of random weights never stops by itself
 
 BARE_LOOP = """
 import re, sys
@@ -55,7 +56,9 @@ parameters.set_search_options(max_length=int(sys.argv[2]))
 generator = engine.Generator(model, parameters)
 generator.append_tokens(tokenizer.encode("turn on the kitchen light"))
 stream = tokenizer.create_stream()
-while not generator.is_done():
+for _ in range(int(sys.argv[3])):
+    if generator.is_done():
+        break
     generator.generate_next_token()
     stream.decode(generator.get_next_tokens()[0])
 text = open("/proc/self/smaps_rollup").read()
@@ -93,10 +96,9 @@ def main() -> None:
             lines = [line for line in server.log.splitlines() if " error: " in line or "Traceback" in line]
         rest, bare = at_rest_bytes(bundle, Path(name)), bare_loop_bytes(bundle)[0]
     wrong = [*tally.problems, *lines, *_wrong_counts(tally, before, after)]
-    flat = [each for moment, each in memory if moment > WARM_UP * options.seconds]
-    middle = sorted(flat)[len(flat) // 2]
-    swing = max(max(flat) / middle - 1, 1 - min(flat) / middle)
-    problems = [*wrong, *([f"memory swings by {swing:.1%}"] if swing > FLAT else [])]
+    warm = [each for each in memory if each.seconds > WARM_UP * options.seconds]
+    whole, allocated = _Swing.of([each.whole for each in warm]), _Swing.of([each.allocated for each in warm])
+    problems = [*wrong, *(f"memory swings by {each}" for each in (whole, allocated) if each.share > FLAT)]
     answered = sum(tally.outcomes[kind] for kind in ("whole", "stream", "slow"))
     rows = [
         ("answers, each as expected", f"{answered}", f"{answered / options.seconds:.0f}/s"),
@@ -114,7 +116,8 @@ def main() -> None:
             "request without queue and engine, p99",
             *_percentile(before, after, "edgephi_request_overhead_seconds", 0.99),
         ),
-        ("memory under load", f"{middle / 1e6:.1f} MB", f"±{swing:.1%}"),
+        ("memory under load", f"{whole.middle / 1e6:.1f} MB", str(whole)),
+        ("of that allocated", f"{allocated.middle / 1e6:.1f} MB", str(allocated)),
         ("memory at rest: server", f"{rest[0] / 1e6:.1f} MB", ""),
         ("memory at rest: engine's process", f"{rest[1] / 1e6:.1f} MB", ""),
         ("memory of the engine's bare loop", f"{bare / 1e6:.1f} MB", f"{(sum(rest) - bare) / 1e6:+.1f} MB"),
@@ -125,25 +128,54 @@ def main() -> None:
     sys.exit(bool(problems))
 
 
-def _alone(server: Server, prompt: str) -> str:
+@dataclass(frozen=True)
+class _Memory:
+    """What processes hold some `seconds` after the start, in bytes: all of it, and what is no file's."""
+
+    seconds: float
+    whole: int
+    allocated: int
+
+    @classmethod
+    def of(cls, pids: Sequence[int], seconds: float) -> _Memory:
+        return cls(seconds, sum(map(_pss, pids)), sum(map(_allocated, pids)))
+
+
+@dataclass(frozen=True)
+class _Swing:
+    """The median of many values, and how far one of them was from it at most."""
+
+    middle: int
+    share: float
+
+    @classmethod
+    def of(cls, values: list[int]) -> _Swing:
+        middle = sorted(values)[len(values) // 2]
+        return cls(middle, max(max(values) / middle - 1, 1 - min(values) / middle))
+
+    def __str__(self) -> str:
+        return f"±{self.share:.1%}"
+
+
+def _alone(server: Server, prompt: str, **members: object) -> str:
     """The answer to a prompt while nobody else asks."""
-    return str(server.chat(prompt).json()["choices"][0]["message"]["content"])
+    return str(server.chat(prompt, **members).json()["choices"][0]["message"]["content"])
 
 
 async def _load(
     server: Server, clients: int, seconds: float, expected: dict[str, str]
-) -> tuple[Tally, list[tuple[float, int]]]:
+) -> tuple[Tally, list[_Memory]]:
     """Let the clients ask for some time. Returns what happened, and the memory at moments of it."""
     tally = Tally()
     start = time.monotonic()
     end = start + seconds
     pids = (server.process.pid, server.worker())
-    memory = [(0.0, sum(map(_allocated, pids)))]
+    memory = [_Memory.of(pids, 0.0)]
 
     async def watch() -> None:
         while time.monotonic() < end:
             await asyncio.sleep(min(1.0, seconds / 30))
-            memory.append((time.monotonic() - start, sum(map(_allocated, pids))))
+            memory.append(_Memory.of(pids, time.monotonic() - start))
 
     tasks = [_client(server.port, KINDS[i % len(KINDS)], i, end, expected, tally) for i in range(clients)]
     await asyncio.gather(watch(), *tasks)
@@ -274,14 +306,14 @@ def at_rest_bytes(bundle: Path, folder: Path) -> tuple[int, int]:
     manifest = read_manifest(bundle)
     one_cache = manifest.limits.context * manifest.requires.memory_per_token_bytes
     with serving(bundle, folder, "--cache-memory", one_cache) as server:
-        _alone(server, PROMPTS[0])
+        _alone(server, PROMPTS[0], max_tokens=AT_REST_TOKENS)
         return _pss(server.process.pid), _pss(server.worker())
 
 
 def bare_loop_bytes(bundle: Path) -> tuple[int, int]:
     """PSS and RSS of a process that does nothing but generate, with a cache for the whole context."""
     context = read_manifest(bundle).limits.context
-    command = [sys.executable, "-c", BARE_LOOP, str(bundle / "model"), str(context)]
+    command = [sys.executable, "-c", BARE_LOOP, str(bundle / "model"), str(context), str(AT_REST_TOKENS)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     pss, rss = (int(kilobytes) << 10 for kilobytes in printed.split())
     return pss, rss
