@@ -1,41 +1,28 @@
 """`edgephi build`: plan, export in one pass, verify, seal. A build that fails leaves nothing behind."""
 
 import dataclasses
-import os
-import shlex
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import edgephi
-from edgephi.bundle import check_room, file_sha256, list_files, seal, unfinished_bundle, write_manifest
+from edgephi.build_manifest import manifest_of, time_of_build
+from edgephi.build_request import BuildRequest
+from edgephi.bundle import check_room, file_sha256, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
-from edgephi.checkpoint.hub import DEMO, DEMO_ID, Located, locate
-from edgephi.errors import BadCheckpointError, UsageError
+from edgephi.checkpoint.hub import Located, locate
+from edgephi.errors import BadCheckpointError
 from edgephi.export.engines import exporter
 from edgephi.export.stream import StreamReport, TensorError
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
 from edgephi.manifest import (
     ARTIFACT_FOLDER,
-    OWN_EXPORTER,
-    SCHEMA,
     WHEELS_FOLDER,
     Certificate,
-    Chat,
-    FileEntry,
-    Limits,
     Manifest,
-    ModelFacts,
     Probe,
-    Provenance,
-    QuantFacts,
-    Requires,
-    TargetFacts,
-    VerifyLevel,
     Wheelhouse,
 )
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
@@ -43,42 +30,6 @@ from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.target import Target
 from edgephi.verify import Step, certify, check_gate, logits_bytes
-from edgephi.wheelhouse.platform import Platform
-
-
-@dataclass(frozen=True)
-class WheelsRequest:
-    """Which wheels go into the bundle: for which platforms, and edgephi with which extras.
-
-    `purpose` is how the user asked for these extras.
-    """
-
-    platforms: tuple[Platform, ...]
-    extras: tuple[str, ...]
-    purpose: str
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What the user asked for. See the manifest for `sequence` and `security_floor`.
-
-    `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
-    `layers`: only so many of the model's layers, to measure speed with; None is all.
-    """
-
-    model: str
-    target: Target
-    recipe: Recipe
-    output: Path
-    revision: str | None = None
-    verify: VerifyLevel = "quick"
-    context: int | None = None
-    sequence: int = 1
-    security_floor: int = 0
-    upstream: bool = False
-    available_memory: int | None = None
-    layers: int | None = None
-    wheels: WheelsRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +79,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
 
     Raises what the steps raise; then, and when it is interrupted, there is no bundle and no remainder of one.
     """
-    created = _now()
+    created = time_of_build()
     if request.upstream:
         upstream(request.target.engine)  # whether it is there at all
     with step("open and plan", 0):
@@ -164,7 +115,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
-        manifest = _manifest(request, plan, checkpoint, folder, report, created=created)
+        manifest = manifest_of(request, plan, checkpoint, folder, report, created=created)
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
         if request.verify != "off":
@@ -279,131 +230,3 @@ def _check_shape(checkpoint: Checkpoint, recipe: Recipe) -> None:
                 f"{checkpoint.id}: recipe {recipe.name} expects {key} {value}, found {found[key]}",
                 hint=f"use `--recipe {DEFAULT}` for a checkpoint that was changed",
             )
-
-
-def _manifest(
-    request: BuildRequest,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    folder: Path,
-    report: StreamReport,
-    *,
-    created: str,
-) -> Manifest:
-    """The manifest of the files in `folder`, without a certificate yet."""
-    target, quant = request.target, plan.recipe.quant
-    names = ["config.json", "generation_config.json", *checkpoint.tokenizer.files]
-    small_inputs = {
-        name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
-    }
-    files = list_files(folder, _known_files(report))
-    facts = QuantFacts(
-        bits=quant.bits,
-        group_size=quant.group_size,
-        symmetric=quant.symmetric,
-        method=quant.method,
-        embedding_bits=quant.embedding_bits,
-        head_bits=quant.head_bits,
-        bits_per_weight=plan.bits_per_weight,
-    )
-    exporter_name = OWN_EXPORTER
-    if request.upstream:
-        tool = upstream(target.engine)
-        artifact_bytes = sum(entry.size for entry in files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
-        exporter_name = f"{tool.name} {tool.version}"
-        facts = dataclasses.replace(
-            facts,
-            method="upstream",
-            symmetric=quant.symmetric if tool.always_symmetric is None else tool.always_symmetric,
-            embedding_bits=tool.embedding_bits or quant.bits,
-            head_bits=tool.head_bits or quant.bits,
-            bits_per_weight=round(8 * artifact_bytes / checkpoint.architecture.parameters, 3),
-        )
-    return Manifest(
-        schema=SCHEMA,
-        name=f"{_short_name(request)}-{target.name}",
-        sequence=request.sequence,
-        created=created,
-        model=ModelFacts(
-            id=checkpoint.id,
-            revision=checkpoint.revision,
-            variant=_short_name(request),
-            parameters=checkpoint.architecture.parameters,
-            context=checkpoint.architecture.context,
-        ),
-        target=TargetFacts(target.name, target.engine, target.provider, target.arch),
-        quant=facts,
-        chat=Chat(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
-        limits=_limits(plan),
-        requires=Requires(
-            memory_bytes=plan.memory.total,
-            disk_bytes=sum(entry.size for entry in files),
-            engines=dict(target.engines),
-            memory_per_token_bytes=plan.memory.per_token,
-        ),
-        files=files,
-        certificate=Certificate(level="off"),
-        provenance=Provenance(
-            edgephi=edgephi.__version__,
-            command=_command(request, checkpoint),
-            inputs=dict(sorted({**small_inputs, **report.input_sha256}.items())),
-            exporter=exporter_name,
-        ),
-        security_floor=request.security_floor,
-    )
-
-
-def _known_files(report: StreamReport) -> list[FileEntry]:
-    """The file that the stream has hashed while it wrote it, if it has."""
-    if not report.data_file:
-        return []
-    path = f"{ARTIFACT_FOLDER}/{report.data_file}"
-    return [FileEntry(path, report.data_size, report.data_sha256, report.data_chunks)]
-
-
-def _limits(plan: Plan) -> Limits:
-    rotary = plan.architecture.rotary
-    switches = rotary.uses_long_factors(plan.context)
-    return Limits(plan.context, whole_prefill_above=rotary.original_context if switches else None)
-
-
-def _short_name(request: BuildRequest) -> str:
-    """The recipe's name, or that of the model's folder or hub id."""
-    if request.recipe.name != DEFAULT:
-        return request.recipe.name
-    return Path(request.model).resolve().name if Path(request.model).is_dir() else Path(request.model).name
-
-
-def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
-    """The command that makes this bundle again; without folders, so that it never differs."""
-    model = DEMO if checkpoint.id == DEMO_ID else checkpoint.id
-    words = ["edgephi", "build", model, "--target", request.target.name]
-    if "/" in model:  # of the hub
-        words += ["--revision", checkpoint.revision]
-    words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]
-    words += ["--verify", request.verify]
-    if request.context is not None:
-        words += ["--context", str(request.context)]
-    if request.upstream:
-        words += ["--exporter", "upstream"]
-    if request.wheels is not None:
-        for platform in request.wheels.platforms:
-            words += ["--wheels", platform.name]
-        words += ["--wheels-for", request.wheels.purpose]
-    if request.sequence != 1:
-        words += ["--sequence", str(request.sequence)]
-    if request.security_floor:
-        words += ["--security-floor", str(request.security_floor)]
-    return shlex.join(words)
-
-
-def _now() -> str:
-    """The time of the build in UTC, or what SOURCE_DATE_EPOCH says for a reproducible one."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    try:
-        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
-    except (ValueError, OverflowError, OSError):
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}", hint="unset it, or `date +%s`"
-        ) from None
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgephi.build import BuildRequest, build
+from edgephi.build import build
+from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.hub import Located
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import BuildRequest, Built, build, find_checkpoint
+from edgephi.build import Built, build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.recipe import read_recipe
 from edgephi.target import read_target
 from tests.tiny_checkpoint import write_tiny_checkpoint

@@ -35,6 +35,8 @@ FLOORS: dict[str, int] = {
     "wheelhouse": 5,
     "verify": 5,
     "build": 5,
+    "build_manifest": 5,
+    "build_request": 5,
     "tune": 5,
 }
 """The floor of each room. A room may import those below it, and others of its own floor."""

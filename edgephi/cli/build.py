@@ -16,7 +16,8 @@ from edgephi.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgephi.build import Built, WheelsRequest
+    from edgephi.build import Built
+    from edgephi.build_request import WheelsRequest
     from edgephi.manifest import VerifyLevel
     from edgephi.quantize.scheme import Method
     from edgephi.target import Target
@@ -111,8 +112,9 @@ def build(
     """
     import dataclasses
 
-    from edgephi.build import BuildRequest, find_checkpoint
     from edgephi.build import build as build_bundle
+    from edgephi.build import find_checkpoint
+    from edgephi.build_request import BuildRequest
     from edgephi.bundle import check_destination
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import chosen_target
@@ -170,7 +172,7 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
     """The wheels that were asked for, for the engine of a target."""
     if not platforms:
         return None
-    from edgephi.build import WheelsRequest
+    from edgephi.build_request import WheelsRequest
     from edgephi.errors import NotSupportedError
     from edgephi.runtime.engines import adapter_of
     from edgephi.wheelhouse.platform import read_platform

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.checkpoint import tokenizer as tokenizer_module
 from edgephi.chunks import chunks_of
 from edgephi.manifest import FileEntry, Manifest, Probe, read_manifest

@@ -26,7 +26,8 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter

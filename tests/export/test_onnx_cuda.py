@@ -21,7 +21,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import onnx as exporter

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import Requires, read_manifest
 from edgephi.recipe import Quant, read_recipe

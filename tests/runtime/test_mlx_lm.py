@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import Limits, Requires, read_manifest
 from edgephi.recipe import read_recipe

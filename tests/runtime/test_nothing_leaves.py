@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.recipe import read_recipe
 from edgephi.target import read_target
 from tests.conftest import silent_step

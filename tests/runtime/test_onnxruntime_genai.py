@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import edgephi.runtime
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.manifest import Requires, read_manifest
 from edgephi.recipe import read_recipe

@@ -18,7 +18,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 import edgephi.runtime
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.recipe import read_recipe

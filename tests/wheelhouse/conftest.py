@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import BuildRequest, Built, WheelsRequest, build, find_checkpoint
+from edgephi.build import Built, build, find_checkpoint
+from edgephi.build_request import BuildRequest, WheelsRequest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import adapter_of
 from edgephi.target import read_target

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgephi.build import BuildRequest, build, find_checkpoint
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
 from edgephi.bundle import write_manifest
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.manifest import FileEntry, read_manifest

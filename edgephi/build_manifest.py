@@ -1,0 +1,161 @@
+"""What a build writes into the manifest: everything but wheels, certificate and probe, which come later."""
+
+import dataclasses
+import os
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+import edgephi
+from edgephi.build_request import BuildRequest
+from edgephi.bundle import file_sha256, list_files
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.hub import DEMO, DEMO_ID
+from edgephi.errors import UsageError
+from edgephi.export.stream import StreamReport
+from edgephi.export.upstream import upstream
+from edgephi.manifest import (
+    ARTIFACT_FOLDER,
+    OWN_EXPORTER,
+    SCHEMA,
+    Certificate,
+    Chat,
+    FileEntry,
+    Limits,
+    Manifest,
+    ModelFacts,
+    Provenance,
+    QuantFacts,
+    Requires,
+    TargetFacts,
+)
+from edgephi.plan import Plan
+from edgephi.recipe import DEFAULT
+
+
+def manifest_of(
+    request: BuildRequest,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    folder: Path,
+    report: StreamReport,
+    *,
+    created: str,
+) -> Manifest:
+    """The manifest of the files in `folder`, without a certificate yet."""
+    target, quant = request.target, plan.recipe.quant
+    names = ["config.json", "generation_config.json", *checkpoint.tokenizer.files]
+    small_inputs = {
+        name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
+    }
+    files = list_files(folder, _known_files(report))
+    facts = QuantFacts(
+        bits=quant.bits,
+        group_size=quant.group_size,
+        symmetric=quant.symmetric,
+        method=quant.method,
+        embedding_bits=quant.embedding_bits,
+        head_bits=quant.head_bits,
+        bits_per_weight=plan.bits_per_weight,
+    )
+    exporter_name = OWN_EXPORTER
+    if request.upstream:
+        tool = upstream(target.engine)
+        artifact_bytes = sum(entry.size for entry in files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
+        exporter_name = f"{tool.name} {tool.version}"
+        facts = dataclasses.replace(
+            facts,
+            method="upstream",
+            symmetric=quant.symmetric if tool.always_symmetric is None else tool.always_symmetric,
+            embedding_bits=tool.embedding_bits or quant.bits,
+            head_bits=tool.head_bits or quant.bits,
+            bits_per_weight=round(8 * artifact_bytes / checkpoint.architecture.parameters, 3),
+        )
+    return Manifest(
+        schema=SCHEMA,
+        name=f"{_short_name(request)}-{target.name}",
+        sequence=request.sequence,
+        created=created,
+        model=ModelFacts(
+            id=checkpoint.id,
+            revision=checkpoint.revision,
+            variant=_short_name(request),
+            parameters=checkpoint.architecture.parameters,
+            context=checkpoint.architecture.context,
+        ),
+        target=TargetFacts(target.name, target.engine, target.provider, target.arch),
+        quant=facts,
+        chat=Chat(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
+        limits=_limits(plan),
+        requires=Requires(
+            memory_bytes=plan.memory.total,
+            disk_bytes=sum(entry.size for entry in files),
+            engines=dict(target.engines),
+            memory_per_token_bytes=plan.memory.per_token,
+        ),
+        files=files,
+        certificate=Certificate(level="off"),
+        provenance=Provenance(
+            edgephi=edgephi.__version__,
+            command=_command(request, checkpoint),
+            inputs=dict(sorted({**small_inputs, **report.input_sha256}.items())),
+            exporter=exporter_name,
+        ),
+        security_floor=request.security_floor,
+    )
+
+
+def _known_files(report: StreamReport) -> list[FileEntry]:
+    """The file that the stream has hashed while it wrote it, if it has."""
+    if not report.data_file:
+        return []
+    path = f"{ARTIFACT_FOLDER}/{report.data_file}"
+    return [FileEntry(path, report.data_size, report.data_sha256, report.data_chunks)]
+
+
+def _limits(plan: Plan) -> Limits:
+    rotary = plan.architecture.rotary
+    switches = rotary.uses_long_factors(plan.context)
+    return Limits(plan.context, whole_prefill_above=rotary.original_context if switches else None)
+
+
+def _short_name(request: BuildRequest) -> str:
+    """The recipe's name, or that of the model's folder or hub id."""
+    if request.recipe.name != DEFAULT:
+        return request.recipe.name
+    return Path(request.model).resolve().name if Path(request.model).is_dir() else Path(request.model).name
+
+
+def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
+    """The command that makes this bundle again; without folders, so that it never differs."""
+    model = DEMO if checkpoint.id == DEMO_ID else checkpoint.id
+    words = ["edgephi", "build", model, "--target", request.target.name]
+    if "/" in model:  # of the hub
+        words += ["--revision", checkpoint.revision]
+    words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]
+    words += ["--verify", request.verify]
+    if request.context is not None:
+        words += ["--context", str(request.context)]
+    if request.upstream:
+        words += ["--exporter", "upstream"]
+    if request.wheels is not None:
+        for platform in request.wheels.platforms:
+            words += ["--wheels", platform.name]
+        words += ["--wheels-for", request.wheels.purpose]
+    if request.sequence != 1:
+        words += ["--sequence", str(request.sequence)]
+    if request.security_floor:
+        words += ["--security-floor", str(request.security_floor)]
+    return shlex.join(words)
+
+
+def time_of_build() -> str:
+    """The time of the build in UTC, or what SOURCE_DATE_EPOCH says for a reproducible one."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}", hint="unset it, or `date +%s`"
+        ) from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

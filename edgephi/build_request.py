@@ -1,0 +1,44 @@
+"""What the user asks of a build."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.manifest import VerifyLevel
+from edgephi.recipe import Recipe
+from edgephi.target import Target
+from edgephi.wheelhouse.platform import Platform
+
+
+@dataclass(frozen=True)
+class WheelsRequest:
+    """Which wheels go into the bundle: for which platforms, and edgephi with which extras.
+
+    `purpose` is how the user asked for these extras.
+    """
+
+    platforms: tuple[Platform, ...]
+    extras: tuple[str, ...]
+    purpose: str
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What the user asked for. See the manifest for `sequence` and `security_floor`.
+
+    `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
+    `layers`: only so many of the model's layers, to measure speed with; None is all.
+    """
+
+    model: str
+    target: Target
+    recipe: Recipe
+    output: Path
+    revision: str | None = None
+    verify: VerifyLevel = "quick"
+    context: int | None = None
+    sequence: int = 1
+    security_floor: int = 0
+    upstream: bool = False
+    available_memory: int | None = None
+    layers: int | None = None
+    wheels: WheelsRequest | None = None
