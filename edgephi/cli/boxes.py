@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import click
 
 from edgephi.cli.sizes import human_bytes
-from edgephi.cli.steps import duration, transfer
+from edgephi.cli.steps import CLEAR_LINE, REDRAW_SECONDS, bar, rate_and_rest, terminal_columns, transfer
 from edgephi.cli.table import table
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from edgephi.flash.source import Source
     from edgephi.flash.ssh import TransferSettings
 
-_REDRAW_SECONDS = 0.2
 _BAR_COLUMNS = 20
-_CLEAR_LINE = "\r\x1b[K"
 
 
 class BoxSteps:
@@ -47,7 +45,7 @@ class BoxSteps:
 
     def note(self, text: str) -> None:
         """Say something on a line of its own."""
-        click.echo(f"{_CLEAR_LINE if sys.stderr.isatty() else ''}{text}", err=True)
+        click.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{text}", err=True)
 
     def end(self, error: "EdgephiError | None") -> None:
         """Nothing more comes; an error is for whoever called."""
@@ -99,12 +97,9 @@ class BoxLine:
         """The line as it is now."""
         if self._note or not self._size:
             return self.milestone()
-        share = min(self._done / self._size, 1.0)
-        full = int(share * _BAR_COLUMNS)
         rate = self._done / max(time.monotonic() - self._begun, 1e-9)
-        left = f", {duration((self._size - self._done) / rate)} left" if rate else ""
-        bar = "#" * full + "-" * (_BAR_COLUMNS - full)
-        return f"{self._title} [{bar}] {share:4.0%}  {human_bytes(int(rate))}/s{left}"
+        shown = bar(self._done, self._size, _BAR_COLUMNS)
+        return f"{self._title} {shown}  {rate_and_rest(rate, self._size - self._done)}"
 
 
 def flash_boxes(
@@ -202,9 +197,9 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
     ended = threading.Event()
 
     def draw() -> None:
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        columns = terminal_columns()
         texts = (f"{line.name:<{width}}  {line.text()}"[: columns - 1] for line in lines)
-        drawing = "".join(f"{_CLEAR_LINE}{text}\n" for text in texts)
+        drawing = "".join(f"{CLEAR_LINE}{text}\n" for text in texts)
         click.echo(f"{drawing}\x1b[{len(lines)}A", err=True, nl=False)
 
     def say() -> None:
@@ -215,7 +210,7 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
                 click.echo(f"{line.name:<{width}}  {text}", err=True)
 
     def work() -> None:
-        while not ended.wait(_REDRAW_SECONDS):
+        while not ended.wait(REDRAW_SECONDS):
             (draw if is_terminal else say)()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -226,6 +221,6 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
         ended.set()
         thread.join()
         if is_terminal:
-            click.echo(f"{_CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
+            click.echo(f"{CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
         else:
             say()

@@ -12,11 +12,11 @@ import click
 
 from edgephi.cli.sizes import human_bytes
 
+CLEAR_LINE = "\r\x1b[K"
+REDRAW_SECONDS = 0.2
 _TITLE_COLUMNS = 22
 _BAR_COLUMNS = 30
 _SHORT_BAR_COLUMNS = 12  # rate and time left stand beside it
-_CLEAR_LINE = "\r\x1b[K"
-_REDRAW_SECONDS = 0.2
 _RATE_SECONDS = 5.0
 
 
@@ -69,10 +69,7 @@ class _Line:
         return self._bar(_BAR_COLUMNS) if self._size else self.result()
 
     def _bar(self, columns: int) -> str:
-        share = min(self._done / self._size, 1.0)
-        full = int(share * columns)
-        bar = "#" * full + "-" * (columns - full)
-        return f"{self._label} {self._seconds()}  [{bar}] {int(100 * share):3d}%"
+        return f"{self._label} {self._seconds()}  {bar(self._done, self._size, columns)}"
 
     def _seconds(self) -> str:
         return f"{time.perf_counter() - self._start:6.1f} s"
@@ -103,8 +100,20 @@ class _Transfer(_Line):
             self._seen.popleft()
         begin, before = self._seen[0]
         rate = (self._done - before) / (now - begin) if now > begin else 0.0
-        left = f", {duration((self._size - self._done) / rate)} left" if rate else ""
-        return f"{self._bar(_SHORT_BAR_COLUMNS)}  {human_bytes(int(rate))}/s{left}"
+        return f"{self._bar(_SHORT_BAR_COLUMNS)}  {rate_and_rest(rate, self._size - self._done)}"
+
+
+def bar(done: int, size: int, columns: int) -> str:
+    """How much of `size` units is done: a bar of so many columns and the share."""
+    share = min(done / size, 1.0)
+    full = int(share * columns)
+    return f"[{'#' * full}{'-' * (columns - full)}] {int(100 * share):3d}%"
+
+
+def rate_and_rest(rate: float, rest: int) -> str:
+    """A rate in bytes a second, and how long the rest will take at it."""
+    left = f", {duration(rest / rate)} left" if rate else ""
+    return f"{human_bytes(int(rate))}/s{left}"
 
 
 def duration(seconds: float) -> str:
@@ -124,9 +133,9 @@ def _redrawn(line: _Line) -> Iterator[None]:
     ended = threading.Event()
 
     def redraw() -> None:
-        while not ended.wait(_REDRAW_SECONDS):
+        while not ended.wait(REDRAW_SECONDS):
             # A line that is wrapped cannot be cleared; the last column makes some terminals wrap.
-            click.echo(_CLEAR_LINE + line.progress()[: _terminal_columns() - 1], err=True, nl=False)
+            click.echo(CLEAR_LINE + line.progress()[: terminal_columns() - 1], err=True, nl=False)
 
     thread = threading.Thread(target=redraw, daemon=True)
     thread.start()
@@ -135,10 +144,11 @@ def _redrawn(line: _Line) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        click.echo(_CLEAR_LINE, err=True, nl=False)
+        click.echo(CLEAR_LINE, err=True, nl=False)
 
 
-def _terminal_columns() -> int:
+def terminal_columns() -> int:
+    """How many columns the terminal of standard error has; 80 where it does not say."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
