@@ -19,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
@@ -65,7 +65,7 @@ def provider_problem(provider: str) -> str | None:
     except ModuleNotFoundError:
         return None  # what to install is for `open_engine` to say
     except ImportError as cause:
-        return f"MLX cannot be loaded: {_one_line(cause)}"
+        return f"MLX cannot be loaded: {one_line(cause)}"
     if provider == "metal" and not mx.metal.is_available():
         return "Metal is not available: it needs a Mac with an Apple chip"
     return None
@@ -80,11 +80,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
 
         modules = _engine_modules()
     except ImportError as cause:
-        if isinstance(cause, ModuleNotFoundError):
-            problem = f"this bundle runs on {NAME}, which is not installed"
-        else:  # installed, but not for this machine: a missing system library, another architecture
-            problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
-        raise NotSupportedError(problem, hint=f"pip install 'edgephi[{extra(provider)}]'") from None
+        raise cannot_import(NAME, cause, extra=extra(provider)) from None
     version = installed_version() or "unknown"
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return MlxEngine(
@@ -318,26 +314,6 @@ def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> An
     return model
 
 
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """The one place where the engine's exceptions become ours: it has no classes of its own.
-
-    Versions, memory and lengths were checked before, so what fails now is the bundle's content.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except Exception as cause:
-        found = _one_line(cause)
-        if isinstance(cause, MemoryError) or "alloc" in found.lower():
-            raise DoesNotFitError(
-                f"{doing}: not enough memory: {found}",
-                hint="stop other programs, or ask for fewer tokens (--max-tokens)",
-            ) from cause
-        hint = "copy the bundle again and check it with `edgephi verify`"
-        raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
-
-
-def _one_line(cause: BaseException) -> str:
-    return " ".join(str(cause).split()) or type(cause).__name__
+def _translated(doing: str) -> contextlib.AbstractContextManager[None]:
+    # What a file leads mlx-lm into may be any exception, a KeyError too.
+    return translated(doing, kinds=(Exception,))

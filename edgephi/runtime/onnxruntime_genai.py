@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
+from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
@@ -60,7 +61,7 @@ def provider_problem(provider: str) -> str | None:
     except ModuleNotFoundError:
         return None  # what to install is for `open_engine` to say
     except ImportError as cause:
-        return f"the engine cannot be loaded: {_one_line(cause)}"
+        return f"the engine cannot be loaded: {one_line(cause)}"
     if not onnxruntime_genai.is_cuda_available():
         return f"the installed {NAME} is made without CUDA (pip install 'edgephi[cuda]' in its place)"
     from edgephi.runtime.accelerators import find_accelerators
@@ -77,11 +78,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     try:
         import onnxruntime_genai
     except ImportError as cause:
-        if isinstance(cause, ModuleNotFoundError):
-            problem = f"this bundle runs on {NAME}, which is not installed"
-        else:  # installed, but not for this machine: a missing system library, another architecture
-            problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
-        raise NotSupportedError(problem, hint=f"pip install 'edgephi[{extra(provider)}]'") from None
+        raise cannot_import(NAME, cause, extra=extra(provider)) from None
     check_version(
         f"{NAME}-cuda" if provider == "cuda" else NAME,  # the package that the hint tells to install
         onnxruntime_genai.__version__,
@@ -105,7 +102,7 @@ class GenaiEngine:
         self._template = manifest.chat.template
         self._context = context
         self._long_above = manifest.limits.whole_prefill_above
-        with _translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
+        with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
             # Exactly the provider that was asked for, whatever the artifact's own configuration names.
@@ -127,7 +124,7 @@ class GenaiEngine:
             # The engine takes C strings: everything after a NUL would be lost without a word.
             if "\0" in message["content"]:
                 raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
-        with _translated("bundle.json: chat: expected a template that renders the prompt"):
+        with translated("bundle.json: chat: expected a template that renders the prompt"):
             return cast(
                 "str",
                 self._tokenizer.apply_chat_template(
@@ -137,7 +134,7 @@ class GenaiEngine:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
-        with _translated("expected text that the tokenizer can encode"):
+        with translated("expected text that the tokenizer can encode"):
             return [int(token) for token in self._tokenizer.encode(text)]
 
     def decode_stream(self, before: int) -> TextStream:
@@ -155,7 +152,7 @@ class GenaiEngine:
         generator = self._generator(len(token_ids))
         for start in range(0, len(token_ids), step):
             piece = list(token_ids[start : start + step])
-            with _translated(f"expected to compute {len(piece)} tokens"):
+            with translated(f"expected to compute {len(piece)} tokens"):
                 generator.append_tokens(piece)
                 block = generator.get_output("logits")[0]  # in the type of the graph's activations
             yield block.astype("float32", copy=False)
@@ -177,7 +174,7 @@ class GenaiEngine:
         """The engine's empty KV cache, allocated for `capacity` tokens."""
         if capacity > self._context:
             raise too_many(capacity, self._context)
-        with _translated(f"expected a KV cache for {capacity} tokens"):
+        with translated(f"expected a KV cache for {capacity} tokens"):
             parameters = self._engine.GeneratorParams(self._model)
             parameters.set_search_options(max_length=capacity, do_sample=False)
             return self._engine.Generator(self._model, parameters)
@@ -192,41 +189,18 @@ class GenaiCache(SequenceCache):
         self._generator = generator
 
     def _compute(self, tokens: list[int], past: int) -> None:
-        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+        with translated(f"expected to compute {len(tokens)} tokens after {past}"):
             self._generator.append_tokens(tokens)
 
     def _keep(self, count: int) -> int:
-        with _translated(f"expected to keep {count} tokens"):
+        with translated(f"expected to keep {count} tokens"):
             self._generator.rewind_to(count)
         return count
 
     def _last_logits(self) -> NDArray[np.float32]:
-        with _translated("expected logits"):
+        with translated("expected logits"):
             logits: NDArray[np.float32] = self._generator.get_logits()[0, -1]
         return logits.astype("float32", copy=False)
 
     def _free(self) -> None:
         self._generator = None
-
-
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """The one place where the engine's exceptions become ours: it has one class for all of them.
-
-    Versions, memory and lengths were checked before, so what fails now is the bundle's content.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError) as cause:
-        found = _one_line(cause)
-        if isinstance(cause, MemoryError) or "alloc" in found.lower():
-            raise DoesNotFitError(
-                f"{doing}: not enough memory: {found}",
-                hint="stop other programs, or ask for fewer tokens (--max-tokens)",
-            ) from cause
-        hint = "copy the bundle again and check it with `edgephi verify`"
-        raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
-
-
-def _one_line(cause: BaseException) -> str:
-    return " ".join(str(cause).split()) or type(cause).__name__

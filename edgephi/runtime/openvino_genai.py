@@ -15,8 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
+from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.openvino_decoder import Decoder, DecoderCache, open_decoder
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
@@ -77,11 +78,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
             raise ModuleNotFoundError(NAME)
         engine = _import_engine()
     except ImportError as cause:
-        if isinstance(cause, ModuleNotFoundError):
-            problem = f"this bundle runs on {NAME}, which is not installed"
-        else:
-            problem = f"this bundle runs on {NAME}, which cannot be loaded: {_one_line(cause)}"
-        raise NotSupportedError(problem, hint=f"pip install 'edgephi[{extra(provider)}]'") from None
+        raise cannot_import(NAME, cause, extra=extra(provider)) from None
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return OpenvinoEngine(
         engine, bundle / ARTIFACT_FOLDER, manifest, context=context, provider=provider, version=version
@@ -268,20 +265,8 @@ def _import_engine() -> tuple[Any, Any]:
             del sys.modules[converter]
 
 
-@contextlib.contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """The one place where the engine's exceptions become ours: it has one class for all of them."""
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError, OSError) as cause:
-        found = _one_line(cause)
-        if isinstance(cause, MemoryError) or "alloc" in found.lower():
-            raise DoesNotFitError(
-                f"{doing}: not enough memory: {found}",
-                hint="stop other programs, or ask for fewer tokens (--max-tokens)",
-            ) from cause
-        hint = "copy the bundle again and check it with `edgephi verify`"
-        raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
+def _translated(doing: str) -> contextlib.AbstractContextManager[None]:
+    return translated(doing, one_line=_one_line)
 
 
 def _one_line(cause: BaseException) -> str:

@@ -275,12 +275,21 @@ class TestRefusals:
         with pytest.raises(NotSupportedError, match="expected one of the providers metal, cpu, found 'cuda'"):
             open_engine(bundle, read_manifest(bundle), provider="cuda")
 
-    @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-    def test_a_model_the_engine_cannot_read(self, bundle: Path, tmp_path: Path, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("model.safetensors", "expected a model that mlx-lm"),
+            ("config.json", "expected a model that mlx-lm"),
+            ("tokenizer.json", "tokenizer.json: expected a tokenizer"),
+        ],
+    )
+    def test_a_model_the_engine_cannot_read(
+        self, bundle: Path, tmp_path: Path, name: str, expected: str
+    ) -> None:
         shutil.copytree(bundle, tmp_path / "bundle")
         file = tmp_path / "bundle/model" / name
         file.write_bytes(b"{" * file.stat().st_size)
-        with pytest.raises(BadBundleError, match="expected a model that mlx-lm"):
+        with pytest.raises(BadBundleError, match=expected):
             load(tmp_path / "bundle", provider="cpu")
 
     def test_a_configuration_that_names_code_runs_none(self, bundle: Path, tmp_path: Path) -> None:
