@@ -115,8 +115,6 @@ class TestCache(CacheBehaviour):
 
 
 class TestLongRopeCache(LongRopeBehaviour):
-    tolerance = ROUNDING
-
     @pytest.fixture(scope="class")
     @staticmethod
     def longrope(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
@@ -127,8 +125,6 @@ class TestLongRopeCache(LongRopeBehaviour):
 
 
 class TestWindowedCache(WindowBehaviour):
-    tolerance = ROUNDING
-
     @pytest.fixture(scope="class")
     @staticmethod
     def windowed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
