@@ -11,26 +11,49 @@ from edgephi.plan import Plan, make_plan
 from edgephi.recipe import Recipe
 from edgephi.target import Target
 
-_MEASURED_SHARES: dict[tuple[str, str], float] = {
-    ("onnxruntime-genai", "cpu"): 0.40,
-}
-"""Share of the decode limit that an engine reaches on a provider, where it was measured.
+_Shares = dict[tuple[str, str], float]
+"""By engine and provider: the share of the decode limit that was reached."""
 
-Phi-3-mini's shape at int4, prompt of 128 tokens, 32 new ones, on 2 cores of an AMD EPYC with AVX2 and without
-VNNI, whose memory reads 27.5 GB/s. Other processors shift them: `edgephi tune` measures.
+_MEASURED_SHARES: tuple[tuple[frozenset[str], _Shares], ...] = (
+    # 2 cores of an Intel Xeon with AVX-512 and AMX, memory read at 29.9 GB/s; `edgephi bench`.
+    (
+        frozenset({"avx512_vnni", "amx_int8"}),
+        {
+            ("onnxruntime-genai", "cpu"): 0.35,
+            ("llama.cpp", "cpu"): 0.32,
+            ("openvino-genai", "cpu"): 0.65,
+        },
+    ),
+    # 2 cores of an AMD EPYC with AVX2 and without VNNI, memory read at 27.5 GB/s; the engines' own loops.
+    (
+        frozenset(),
+        {
+            ("onnxruntime-genai", "cpu"): 0.40,
+            ("llama.cpp", "cpu"): 0.70,
+            ("openvino-genai", "cpu"): 0.24,
+        },
+    ),
+)
+"""Those of each processor that was measured, by the features that tell it apart; the first that fits holds.
+
+Phi-3-mini's shape at int4, prompt of 128 tokens, 32 new ones. Integer and matrix instructions decide: the
+same engine is the slowest on one of these and the fastest on the other. `edgephi tune` measures.
 """
-
 
 _SHORT_CONTEXT = 256  # tokens; what does not fit with so few does not fit at all
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target that may be chosen. `problem`: why it cannot be built or run here, whatever the model."""
+    """A target that may be chosen. `problem`: why it cannot be built or run here, whatever the model.
+
+    `features` are those of this machine's processor.
+    """
 
     target: Target
     room: Room
     problem: CannotServeError | None = None
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +75,7 @@ class Prospect:
     @property
     def expected_decode(self) -> float:
         """What it is ranked by: the limit times the share; where unknown, the least share of any engine."""
-        share = self.decode_share or min(_MEASURED_SHARES.values())
+        share = self.decode_share or min(_shares(self.candidate.features).values())
         return (self.decode_limit or 0.0) * share
 
 
@@ -143,8 +166,13 @@ def _prospect(
     if room.bytes_per_second is not None:
         # Each token reads all weights once, and the cache of those before it.
         limit = room.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
-    share = _MEASURED_SHARES.get((target.engine, target.provider))
+    share = _shares(candidate.features).get((target.engine, target.provider))
     return Prospect(candidate, plan, largest, limit, share, problem)
+
+
+def _shares(features: tuple[str, ...]) -> _Shares:
+    """What was measured on the processor that is most like one with these features."""
+    return next(shares for needed, shares in _MEASURED_SHARES if needed <= set(features))
 
 
 def _with_memory(target: Target, memory_bytes: int | None) -> Target:

@@ -102,6 +102,15 @@ class TestOrder:
     def test_a_target_for_this_very_device_wins_a_tie(self) -> None:
         assert names(ranked(Candidate(CPU, MEMORY), Candidate(BOARD, MEMORY)))[0] == BOARD.name
 
+    @pytest.mark.parametrize(
+        ("features", "fastest"),
+        [(("avx2", "avx512", "avx512_vnni", "amx_int8"), "openvino"), (("avx2",), "gguf")],
+    )
+    def test_the_processor_decides_between_engines(self, features: tuple[str, ...], fastest: str) -> None:
+        targets = map(read_target, ("cpu", "gguf", "openvino"))
+        prospects = ranked(*(Candidate(target, MEMORY, features=features) for target in targets))
+        assert names(prospects)[0] == fastest
+
     def test_an_engine_that_nobody_has_measured_does_not_win_by_that(self) -> None:
         """With the same artifact it counts as the slowest of those that were measured."""
         unmeasured = dataclasses.replace(named("unmeasured"), provider="abacus")

@@ -129,6 +129,7 @@ def prospects(
             state.target,
             room(machine.host, machine.bytes_per_second, state.target.provider),
             state.build_problem or state.run_problem,
+            machine.host.processor.features,
         )
         for state in machine.targets
         if machine.host.board.startswith(state.target.board)
