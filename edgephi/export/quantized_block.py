@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import to_float32
 from edgephi.quantize.groups import Groups, Quantizer
+from edgephi.quantize.row_scales import RowQuantizer
 from edgephi.quantize.scheme import Scheme
 
 Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
@@ -30,7 +31,7 @@ class BlockQuantizer:
     """Quantises and packs blocks; keeps scratch memory for each scheme, so use one a thread."""
 
     def __init__(self) -> None:
-        self._quantizers: dict[Scheme, Quantizer] = {}
+        self._quantizers: dict[Scheme, Quantizer | RowQuantizer] = {}
 
     def quantize(
         self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
@@ -41,6 +42,7 @@ class BlockQuantizer:
         """
         quantizer = self._quantizers.get(scheme)
         if quantizer is None:
-            quantizer = self._quantizers[scheme] = Quantizer(scheme)
+            quantizer = Quantizer(scheme) if scheme.scales == "free" else RowQuantizer(scheme)
+            self._quantizers[scheme] = quantizer
         groups = quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1))
         return QuantizedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)

@@ -43,13 +43,14 @@ class NotFiniteError(ValueError):
 class Groups:
     """A block of quantised rows: weight = (codes - zero_points) * scales, the latter two once a group.
 
-    codes: uint8 [rows, columns] · scales: float16 [rows, columns // group_size] (may be negative)
+    codes: uint8 [rows, columns] · scales: float16 [rows, columns // group_size] (may be negative), or float32
+    of the same shape or [rows, 1] (`quantize.row_scales`)
     zero_points: uint8 [rows, columns // group_size], None when all are the scheme's middle
     squared_error, squared_norm: sums over the block of (weight - original)**2 and original**2
     """
 
     codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
+    scales: NDArray[np.float16] | NDArray[np.float32]
     zero_points: NDArray[np.uint8] | None
     squared_error: float
     squared_norm: float
