@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,18 @@ class Weights(Protocol):
         """Rows start:stop of tensor `name`."""
 
 
+@runtime_checkable
+class ActivationWeights(Weights, Protocol):
+    """Weights that are shown every activation, to measure it, or to round it in place as an engine does.
+
+    Several threads call `activation` at once. `values` is the whole activation or a part of it, of any shape;
+    names are those of the layer's modules: "model.layers.0.self_attn.query".
+    """
+
+    def activation(self, name: str, values: Floats) -> None:
+        """Look at `values`, or change them in place."""
+
+
 def final_hidden_states(
     versions: Sequence[Weights], token_ids: Sequence[int], *, progress: Progress | None = None
 ) -> list[Floats]:
@@ -90,19 +102,24 @@ def final_hidden_states(
     with _one_worker_per_core() as workers:
         for layer in range(architecture.layers):
             for index, weights in enumerate(versions):
+                _show(weights, f"model.layers.{layer}.input", hidden[index])
                 _add_layer(weights, f"model.layers.{layer}.", hidden[index], rotation, workers)
                 if progress is not None:
                     progress(layer * len(versions) + index + 1, steps)
-    return [
-        _rms_norm(weights, "model.norm.weight", states)
-        for weights, states in zip(versions, hidden, strict=True)
-    ]
+    normed = []
+    for weights, states in zip(versions, hidden, strict=True):
+        _show(weights, "model.norm.input", states)
+        normed.append(_rms_norm(weights, "model.norm.weight", states))
+        _show(weights, "model.norm.output", normed[-1])
+    return normed
 
 
 def logits(weights: Weights, hidden: Floats) -> Floats:
     """The logits of the next token, [tokens, vocabulary], from final hidden states [tokens, hidden]."""
     with _one_worker_per_core() as workers:
-        return _project(weights, weights.architecture.head_name, hidden, workers)
+        words = _project(weights, weights.architecture.head_name, hidden, workers)
+    _show(weights, "logits", words)
+    return words
 
 
 def logits_blocks(
@@ -147,17 +164,29 @@ def _one_worker_per_core() -> Iterator[Executor]:
         yield workers
 
 
+def _show(weights: Weights, name: str, values: Floats) -> None:
+    if isinstance(weights, ActivationWeights):
+        weights.activation(name, values)
+
+
 def _add_layer(weights: Weights, prefix: str, hidden: Floats, rotation: Rotation, workers: Executor) -> None:
     """Add one decoder layer to the residual stream `hidden`, [tokens, hidden], in place."""
     normed = _rms_norm(weights, prefix + "input_layernorm.weight", hidden)
+    _show(weights, prefix + "self_attn.input", normed)
     qkv = _project(weights, prefix + "self_attn.qkv_proj.weight", normed, workers)  # [tokens, qkv rows]
-    heads = _attention(weights.architecture, qkv, rotation, workers)  # [tokens, heads * head size]
+    heads = _attention(weights, prefix + "self_attn.", qkv, rotation, workers)  # [tokens, heads * head size]
     del qkv
-    hidden += _project(weights, prefix + "self_attn.o_proj.weight", heads, workers)
-    del heads
+    attended = _project(weights, prefix + "self_attn.o_proj.weight", heads, workers)
+    _show(weights, prefix + "self_attn.output", attended)
+    hidden += attended
+    _show(weights, prefix + "attended", hidden)
+    del heads, attended
     normed = _rms_norm(weights, prefix + "post_attention_layernorm.weight", hidden)
-    gated = _gated_projection(weights, prefix + "mlp.gate_up_proj.weight", normed, workers)
-    hidden += _project(weights, prefix + "mlp.down_proj.weight", gated, workers)
+    _show(weights, prefix + "mlp.input", normed)
+    gated = _gated_projection(weights, prefix + "mlp.", normed, workers)
+    fed = _project(weights, prefix + "mlp.down_proj.weight", gated, workers)
+    _show(weights, prefix + "mlp.output", fed)
+    hidden += fed
 
 
 def _rms_norm(weights: Weights, name: str, x: Floats) -> Floats:
@@ -183,12 +212,13 @@ def _project(weights: Weights, name: str, x: Floats, workers: Executor) -> Float
     return y
 
 
-def _gated_projection(weights: Weights, name: str, x: Floats, workers: Executor) -> Floats:
+def _gated_projection(weights: Weights, prefix: str, x: Floats, workers: Executor) -> Floats:
     """SwiGLU: silu(x @ gate.T) * (x @ up.T), [tokens, hidden] -> [tokens, intermediate].
 
     The matrix holds all gate rows, then all up rows; a worker takes the same rows of both, so that the
     product with the whole matrix is never held.
     """
+    name = prefix + "gate_up_proj.weight"
     rows, columns = weights.architecture.tensor_shapes()[name]
     half = rows // 2
     y = np.empty((len(x), half), np.float32)
@@ -196,11 +226,16 @@ def _gated_projection(weights: Weights, name: str, x: Floats, workers: Executor)
     def fill(span: tuple[int, int]) -> None:
         start, stop = span
         gate = x @ weights.rows(name, start, stop).T  # [tokens, block]
+        _show(weights, prefix + "gate", gate)
         with np.errstate(over="ignore"):  # exp overflows for a very negative gate, whose silu is 0
             gate /= 1 + np.exp(-gate)
-        np.multiply(gate, x @ weights.rows(name, half + start, half + stop).T, out=y[:, start:stop])
+        _show(weights, prefix + "activated", gate)
+        up = x @ weights.rows(name, half + start, half + stop).T
+        _show(weights, prefix + "up", up)
+        np.multiply(gate, up, out=y[:, start:stop])
 
     _share(workers, fill, _row_spans(half, columns))
+    _show(weights, prefix + "gated", y)
     return y
 
 
@@ -216,12 +251,13 @@ def _share(workers: Executor, work: Callable[[Item], None], items: Sequence[Item
         pass
 
 
-def _attention(architecture: Architecture, qkv: Floats, rotation: Rotation, workers: Executor) -> Floats:
+def _attention(weights: Weights, prefix: str, qkv: Floats, rotation: Rotation, workers: Executor) -> Floats:
     """Causal grouped-query attention: fused [tokens, qkv rows] -> [tokens, heads * head size].
 
     A worker takes one key head with the query heads that share it, and goes through the queries in blocks
     whose scores fit in SCORE_BLOCK_BYTES. Rotates the queries and keys inside `qkv`.
     """
+    architecture = weights.architecture
     tokens = len(qkv)
     size, kv_heads, window = architecture.head_size, architecture.kv_heads, architecture.sliding_window
     group = architecture.heads // kv_heads  # query heads that share one key head
@@ -230,25 +266,32 @@ def _attention(architecture: Architecture, qkv: Floats, rotation: Rotation, work
     keys, values = np.split(fused[:, architecture.heads :], 2, axis=1)  # views, [tokens, kv heads, size]
     mixed = np.empty((tokens, kv_heads, group, size), np.float32)
     step = max(1, SCORE_BLOCK_BYTES // (4 * group * tokens))
+    for name, part in (("query", queries), ("key", keys), ("value", values)):
+        _show(weights, prefix + name, part)
 
     def attend(head: int) -> None:
         _rotate(queries[:, head], rotation)
         _rotate(keys[:, head, None], rotation)
         queries[:, head] *= np.float32(size**-0.5)
+        _show(weights, prefix + "rotated_query", queries[:, head])
+        _show(weights, prefix + "rotated_key", keys[:, head])
         for start in range(0, tokens, step):
             stop = min(start + step, tokens)
             # The first query of the block sees the farthest back, the last one the farthest forward.
             oldest = 0 if window is None else max(0, start + 1 - window)
             query = queries[start:stop, head].reshape(-1, size)  # [queries * group, size]
             scores = query @ keys[oldest:stop, head].T  # [queries * group, keys]
+            _show(weights, prefix + "scores", scores)
             by_query = scores.reshape(stop - start, group, -1)  # a view: [queries, group, keys]
             unseen = _unseen(start, stop, oldest, window)  # [queries, keys]
             np.copyto(by_query, -np.inf, where=unseen[:, None, :])
             _softmax_in_place(scores)
+            _show(weights, prefix + "probabilities", scores)
             answer = scores @ values[oldest:stop, head]  # [queries * group, size]
             mixed[start:stop, head] = answer.reshape(stop - start, group, size)
 
     _share(workers, attend, range(kv_heads))
+    _show(weights, prefix + "mixed", mixed)
     return mixed.reshape(tokens, -1)
 
 
