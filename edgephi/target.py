@@ -50,7 +50,8 @@ class TargetQuant:
 class Target:
     """One file of `targets/`. `arch` as `platform.machine()` names it; `engines` are version ranges.
 
-    `board` is what the system's name of a single device begins with; empty for a target of any device.
+    `board` is what the system's name of a single device begins with; empty for a target of any device. `soc`
+    is the chip that an ahead-of-time compiler compiles for, by its name in `targets/socs`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Target:
     engines: dict[str, str]
     limits: TargetLimits
     board: str = ""
+    soc: str = ""
     kernels: Kernels = field(default_factory=Kernels)
     quant: TargetQuant = field(default_factory=TargetQuant)
 

@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "declarations": 1,
     "prerequisites": 1,
     "recipe": 1,
+    "soc": 1,
     "target": 1,
     "checkpoint": 2,
     "quantize": 3,

@@ -23,6 +23,7 @@ _EXPORTERS = {
     "llama.cpp": "edgephi.export.gguf",
     "mlx-lm": "edgephi.export.mlx",
     "openvino-genai": "edgephi.export.openvino",
+    "qnn": "edgephi.export.qnn",
 }
 
 

@@ -1,0 +1,375 @@
+"""The QNN artifact: context binaries for a Hexagon HTP, the graphs that they are made of, and what they need.
+
+The decoder is cut into parts of whole layers, each with a graph for a chunk of the prompt and one for a
+single token; both share their weights in one binary. What runs around them (embedding, mask, cache) is
+described in docs/targets/qnn.md and by `qnn.json`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
+from edgephi.checkpoint.tokenizer import encode
+from edgephi.errors import NotSupportedError
+from edgephi.export.engines import ContextLimit, Footprint
+from edgephi.export.qnn_activations import Encoding, encodings, precision_of, residual_names
+from edgephi.export.qnn_compile import Compiled, Graph, check_compiler, compile_graphs
+from edgephi.export.qnn_graph import DATA_FILE, Model, Sizes, head_graph, layers_graph, rope_table
+from edgephi.export.qnn_layout import (
+    EMBEDDING,
+    Layout,
+    lay_out,
+    pack,
+    pack_embedding,
+)
+from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
+from edgephi.quantize.groups import Quantizer, dequantize
+from edgephi.quantize.nibbles import unpack_nibbles
+from edgephi.quantize.scheme import Scheme
+from edgephi.reference.calibration import calibration_tokens, measure_ranges
+from edgephi.soc import Soc, read_soc
+from edgephi.target import Target
+
+CONFIG_FILE = "qnn.json"
+GRAPHS = "graphs"
+EMBEDDING_FILE = "embedding.bin"
+ROPE_FILE = "rope.bin"
+CHUNK = 64
+"""Prompt tokens that one call computes."""
+
+LARGEST_PART_BYTES = 512 << 20
+"""Weights of one binary. A part this large compiles in memory that a laptop has, and is mapped on a phone."""
+
+_SCHEMA = "edgephi.qnn/1"
+
+
+def footprint(target: Target) -> Footprint:
+    """16-bit activations, and a cache of 16 or 8 bits. The engine's own memory is estimated, not measured."""
+    cache = np.dtype(precision_of(read_soc(target.soc).htp_arch).cache)
+    return Footprint(
+        engine_bytes=250_000_000,
+        cache_bytes_per_number=cache.itemsize,
+        activation_bytes=2,
+        prefill_tokens=CHUNK,
+    )
+
+
+def context_limit(architecture: Architecture) -> ContextLimit | None:
+    """LongRoPE's original context: there is one table of angles, that of the short factors."""
+    rotary = architecture.rotary
+    if rotary.long_factor is None:
+        return None
+    return ContextLimit(
+        rotary.original_context,
+        f"the table of angles holds LongRoPE's short factors, this model changes them at "
+        f"{rotary.original_context} tokens",
+    )
+
+
+def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    """Refuse zero points, which the HTP's weights have none of, and a processor that is unknown."""
+    read_soc(target.soc)
+    if any(scheme is not None and not scheme.symmetric for scheme in schemes.values()):
+        raise NotSupportedError(
+            f"{target.name}: expected symmetric = true, found false: the HTP's weights have no zero points",
+            hint="set symmetric = true in the recipe",
+        )
+
+
+def artifact_bytes(
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,  # noqa: ARG001 - the same for every processor
+    context: int,
+) -> int:
+    """Size of all weights and tables, counted once: the graphs and the binaries hold the same."""
+    layout = lay_out(architecture.tensor_shapes(), architecture, schemes)
+    embedding = schemes[EMBEDDING]
+    if embedding is None:
+        raise AssertionError("the embedding is always quantised")
+    codes, scales = _embedding_sizes(architecture, embedding)
+    rope = 2 * context * architecture.rotary.size // 2 * 2
+    return layout.size + align(codes) + scales + rope
+
+
+def write_artifact(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> StreamReport:
+    """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
+    check_compiler()
+    soc = read_soc(target.soc)
+    architecture = checkpoint.architecture
+    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
+    layout = lay_out(names, architecture, schemes)
+    (folder / GRAPHS).mkdir()
+    with (folder / GRAPHS / DATA_FILE).open("wb") as file:
+        zeros = np.zeros(layout.zeros.size, np.uint8)
+        report = stream_tensors(
+            checkpoint.shards,
+            layout.tensors,
+            pack,
+            file,
+            lookup_tables=[(layout.zeros, zeros)],
+            progress=progress,
+        )
+    weights = CheckpointWeights(checkpoint)
+    scheme = schemes[EMBEDDING]
+    if scheme is None:
+        raise AssertionError("the embedding is always quantised")
+    embedding = _write_embedding(folder / EMBEDDING_FILE, weights, scheme)
+    (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
+    tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
+    activations = encodings(measure_ranges(weights, tokens), architecture, precision_of(soc.htp_arch))
+    parts = _part_ranges(architecture, layout)
+    norms = {
+        name: weights.rows(name, 0, shape[0])
+        for name, shape in architecture.tensor_shapes().items()
+        if len(shape) == 1
+    }
+    _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
+    described, compiled = _compile(folder, soc, parts)
+    document = {
+        "schema": _SCHEMA,
+        "soc": {"name": soc.name, "soc_model": soc.soc_model, "htp_arch": soc.htp_arch},
+        "qairt": compiled.qairt,
+        "onnxruntime_qnn": compiled.onnxruntime_qnn,
+        "provider_options": provider_options(soc),
+        "context": context,
+        "chunk": CHUNK,
+        "sliding_window": architecture.sliding_window,
+        "vocabulary": architecture.vocabulary_size,
+        "hidden": architecture.hidden_size,
+        "kv_heads": architecture.kv_heads,
+        "head_size": architecture.head_size,
+        "cache_type": precision_of(soc.htp_arch).cache,
+        "embedding": embedding,
+        "rope": {"file": ROPE_FILE, "rotary": architecture.rotary.size},
+        "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
+        **described,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    checkpoint.copy_tokenizer(folder)
+    return StreamReport(
+        report.input_sha256,
+        f"{GRAPHS}/{report.data_file}",
+        report.data_size,
+        report.data_sha256,
+        report.data_chunks,
+        report.errors,
+    )
+
+
+def provider_options(soc: Soc) -> dict[str, str]:
+    """What onnxruntime's provider is told when it compiles a graph for a processor."""
+    options = {
+        "soc_model": str(soc.soc_model),
+        "htp_arch": str(soc.htp_arch),
+        # Scales of groups as whole multiples of their row's, which is what the quantiser made them.
+        "enable_block_quant_weight_optimization": "1",
+    }
+    if precision_of(soc.htp_arch).float_residual:
+        options["enable_htp_fp16_precision"] = "1"
+    return options
+
+
+def _part_ranges(architecture: Architecture, layout: Layout) -> list[range]:
+    """The layers of each part: as few parts as their size allows, and all of about the same size."""
+    sizes = [
+        sum(
+            region.size
+            for name, tensor in layout.tensors.items()
+            if name.startswith(f"model.layers.{layer}.")
+            for region in tensor.regions
+        )
+        for layer in range(architecture.layers)
+    ]
+    fitting = max(1, LARGEST_PART_BYTES // max(sizes))
+    count = math.ceil(architecture.layers / fitting)
+    edges = [architecture.layers * part // count for part in range(count + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
+
+
+def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) -> None:
+    graphs = {"head": head_graph(model)}
+    for number, layers in enumerate(parts):
+        for kind, tokens in (("prefill", CHUNK), ("decode", 1)):
+            name = f"part_{number}_{kind}"
+            graphs[name] = layers_graph(model, layers, Sizes(tokens, context), name=name)
+    for name, graph in graphs.items():
+        path = folder / GRAPHS / f"{name}.onnx"
+        path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _compile(folder: Path, soc: Soc, parts: list[range]) -> tuple[dict[str, Any], Compiled]:
+    """Compile all graphs; what `qnn.json` says of them, and who compiled."""
+    options = provider_options(soc)
+
+    def graph(name: str) -> Graph:
+        return Graph(graph=f"{GRAPHS}/{name}.onnx", wrapper=f"{name}.onnx")
+
+    described = []
+    for number, layers in enumerate(parts):
+        both = {kind: graph(f"part_{number}_{kind}") for kind in ("prefill", "decode")}
+        binary = f"part_{number}.bin"
+        compile_graphs(folder, list(both.values()), binary, options, where=soc.name)
+        paths = {kind: {"wrapper": each.wrapper, "graph": each.graph} for kind, each in both.items()}
+        described.append({"binary": binary, "layers": [layers.start, layers.stop], **paths})
+    head = graph("head")
+    compiled = compile_graphs(folder, [head], "head.bin", options, where=soc.name)
+    described_head = {"binary": "head.bin", "wrapper": head.wrapper, "graph": head.graph}
+    return {"parts": described, "head": described_head}, compiled
+
+
+def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, int]:
+    """Bytes of the embedding's codes and of its float16 scales."""
+    rows, columns = architecture.vocabulary_size, architecture.hidden_size
+    return rows * columns * scheme.bits // 8, rows * columns // scheme.group_size * 2
+
+
+def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> dict[str, Any]:
+    """Quantise the embedding with the codes of the other engines; returns what `qnn.json` says of it."""
+    architecture = weights.architecture
+    rows = architecture.vocabulary_size
+    codes_size, _ = _embedding_sizes(architecture, scheme)
+    quantizer = Quantizer(scheme)
+    step = max(1, BLOCK_WEIGHTS // architecture.hidden_size)
+    scales_at = align(codes_size)
+    scales = []
+    with file.open("wb") as out:
+        for start in range(0, rows, step):
+            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)))
+            codes, block_scales = pack_embedding(groups, scheme)
+            out.write(np.ascontiguousarray(codes).data)
+            scales.append(block_scales)
+        out.write(bytes(scales_at - codes_size))
+        for block_scales in scales:
+            out.write(np.ascontiguousarray(block_scales).data)
+    return {
+        "file": EMBEDDING_FILE,
+        "bits": scheme.bits,
+        "group_size": scheme.group_size,
+        "codes_offset": 0,
+        "scales_offset": scales_at,
+    }
+
+
+def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+    """The weights of the artifact in `folder`."""
+    return ArtifactWeights(folder, architecture)
+
+
+class ArtifactWeights:
+    """The weights as the artifact holds them, and its rounding of activations.
+
+    Reads the finished graphs, not our plan of them, so that the reference computes with what the compiler
+    reads.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._folder = folder
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        self._embedding = config["embedding"]
+        self._tensors: dict[str, onnx.TensorProto] = {}
+        for part in [*(part["decode"] for part in config["parts"]), config["head"]]:
+            graph = onnx.load(folder / part["graph"], load_external_data=False).graph
+            self._tensors.update((tensor.name, tensor) for tensor in graph.initializer)
+        self._encodings = {
+            name.removesuffix(".scale"): self._encoding(name.removesuffix(".scale"))
+            for name in self._tensors
+            if name.endswith(".scale")
+        }
+        self._floats = {name for name in residual_names(architecture) if name not in self._encodings}
+        self._runs = self._rows_of_tensors()
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        if name == EMBEDDING and name not in self._runs:
+            return self._embedding_rows(start, stop)
+        if name not in self._runs:
+            return self._vector(name)[start:stop]
+        blocks = [
+            self._matrix_rows(tensor, max(start, first) - first, min(stop, last) - first)
+            for tensor, first, last in self._runs[name]
+            if first < stop and start < last
+        ]
+        return np.concatenate(blocks)
+
+    def activation(self, name: str, values: NDArray[np.float32]) -> None:
+        """Round `values` as the artifact's graphs do."""
+        if name in self._floats:
+            values[...] = values.astype(np.float16)
+        elif name in self._encodings:
+            self._encodings[name].round(values)
+
+    def _encoding(self, name: str) -> Encoding:
+        scale = numpy_helper.to_array(self._tensors[f"{name}.scale"])
+        zero_point = numpy_helper.to_array(self._tensors[f"{name}.zero_point"])
+        return Encoding(str(zero_point.dtype), float(scale), int(zero_point))
+
+    def _rows_of_tensors(self) -> dict[str, list[tuple[str, int, int]]]:
+        """For each matrix the tensors that hold runs of its rows: (tensor, first row, one past the last)."""
+        runs: dict[str, list[tuple[str, int, int]]] = {}
+        for scales in self._tensors:
+            if not scales.endswith(".scales"):
+                continue
+            tensor = scales.removesuffix(".scales")
+            matrix, _, span = tensor.partition("[")
+            first, last = 0, int(self._tensors[tensor].dims[0])
+            if span:
+                first, last = (int(edge) for edge in span.rstrip("]").split(":"))
+            runs.setdefault(matrix, []).append((tensor, first, last))
+        return {matrix: sorted(spans, key=lambda span: span[1]) for matrix, spans in runs.items()}
+
+    def _vector(self, name: str) -> NDArray[np.float32]:
+        stored: NDArray[Any] = numpy_helper.to_array(self._tensors[name])
+        if name not in self._encodings:
+            return stored
+        encoding = self._encodings[name]
+        shifted = stored.astype(np.float32) - np.float32(encoding.zero_point)
+        return shifted * np.float32(encoding.scale)
+
+    def _matrix_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        tensor = self._tensors[name]
+        columns = int(tensor.dims[1])
+        bits = 4 if tensor.data_type == onnx.TensorProto.INT4 else 8
+        count = stop - start
+        stored = self._external(name, np.uint8, start, count, columns * bits // 8)
+        per_row = int(np.prod(self._tensors[f"{name}.scales"].dims[1:], dtype=np.int64))
+        scales = self._external(f"{name}.scales", np.float32, start, count, per_row)
+        codes = unpack_nibbles(stored) if bits == 4 else stored
+        middle = 1 << (bits - 1)
+        return dequantize(codes ^ np.uint8(middle), scales, middle)
+
+    def _external(self, name: str, kind: Any, start: int, count: int, per_row: int) -> NDArray[Any]:
+        where = {entry.key: entry.value for entry in self._tensors[name].external_data}
+        offset = int(where["offset"]) + start * per_row * np.dtype(kind).itemsize
+        with (self._folder / GRAPHS / where["location"]).open("rb") as data:
+            return np.fromfile(data, kind, count * per_row, offset=offset).reshape(count, per_row)
+
+    def _embedding_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        described, columns, count = self._embedding, self.architecture.hidden_size, stop - start
+        bits, groups = described["bits"], columns // described["group_size"]
+        row_bytes = columns * bits // 8
+        with (self._folder / described["file"]).open("rb") as data:
+            data.seek(described["codes_offset"] + start * row_bytes)
+            stored = np.fromfile(data, np.uint8, count * row_bytes).reshape(count, row_bytes)
+            data.seek(described["scales_offset"] + start * groups * 2)
+            scales = np.fromfile(data, np.float16, count * groups).reshape(count, groups)
+        return dequantize(unpack_nibbles(stored) if bits == 4 else stored, scales, 1 << (bits - 1))

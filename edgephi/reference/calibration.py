@@ -1,0 +1,53 @@
+"""The ranges of a model's activations on a text of its own, from one streamed pass of the reference.
+
+The text is not the evaluation's: a certificate must not be measured on what an encoding was chosen for.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.reference.forward import Progress, Weights, final_hidden_states, logits_blocks
+
+CALIBRATION_TOKENS = 512
+
+
+def calibration_tokens(encode: Callable[[str], Sequence[int]], *, context: int) -> list[int]:
+    """The token ids of the beginnings of all passages in `calibration/`, CALIBRATION_TOKENS at most."""
+    folder = resources.files(__package__) / "calibration"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".txt")), key=lambda f: f.name)
+    passages = [list(encode(file.read_bytes().decode())) for file in files]
+    share = min(CALIBRATION_TOKENS, context) // len(passages)
+    return [token for ids in passages for token in ids[:share]] or [0]
+
+
+def measure_ranges(
+    weights: Weights, tokens: Sequence[int], *, progress: Progress | None = None
+) -> dict[str, tuple[float, float]]:
+    """The least and the largest value of every activation that the reference shows, by its name."""
+    observed = _Observed(weights)
+    (hidden,) = final_hidden_states([observed], tokens, progress=progress)
+    for _ in logits_blocks(observed, hidden):
+        pass
+    return observed.extremes
+
+
+class _Observed:
+    """Weights that remember the extremes of the activations that they are shown."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.architecture: Architecture = weights.architecture
+        self.rows = weights.rows
+        self.extremes: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def activation(self, name: str, values: NDArray[np.float32]) -> None:
+        """Remember how far `values` reach."""
+        low, high = float(values.min()), float(values.max())
+        with self._lock:
+            least, largest = self.extremes.get(name, (low, high))
+            self.extremes[name] = min(low, least), max(high, largest)
