@@ -34,17 +34,19 @@ def load(
     warn: Callable[[str], None] | None = None,
     cache_bytes: int | None = None,
 ) -> Session:
-    """Open the bundle in a folder: check its files (presence and size) and memory, load its engine.
+    """Open the bundle in a folder: check its files (presence, size, what they name), memory; load its engine.
 
     `context` is the most tokens of prompt and answer together; without it, all that the bundle serves and
     memory allows. `provider` runs the bundle on another of its engine's providers than its own. `warn` is
     told when memory is short; without it that is a Python warning. `cache_bytes` is the most memory for what
     was computed for earlier prompts; without it, half of what is available once the model is loaded, and room
-    for one full context at least and for eight at most. Raises BadBundleError, DoesNotFitError when weights
-    or context cannot fit into memory or `cache_bytes`, and NotSupportedError for a bundle of another
-    architecture, without the right engine, or when the provider cannot be used here.
+    for one full context at least and for eight at most. Raises BadBundleError, also for an artifact that
+    leads out of its bundle; DoesNotFitError when weights or context cannot fit into memory or `cache_bytes`;
+    and NotSupportedError for a bundle of another architecture, without the right engine, or when the provider
+    cannot be used here.
     """
     from edgephi.manifest import read_manifest
+    from edgephi.runtime.artifact import check_artifact
     from edgephi.runtime.bundle_files import check_architecture, check_files
     from edgephi.runtime.memory import available_memory, check_memory
     from edgephi.runtime.session import Session
@@ -55,6 +57,7 @@ def load(
     manifest = read_manifest(folder)
     check_architecture(manifest)
     check_files(folder, manifest, quick=True)
+    check_artifact(manifest, lambda entry: folder / entry.path)
     served, shortage = check_memory(manifest, available_memory(), context)
     if shortage is not None:
         if warn is None:

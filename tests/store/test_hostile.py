@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import edgephi.runtime
 from edgephi.cli.main import main
 from edgephi.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.errors import BadBundleError
@@ -18,7 +19,15 @@ from edgephi.flash.keys import public_half
 from edgephi.store.install import Install
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.trusted_keys import TrustedKey, add_key
-from tests.store.good_bundle import GOOD_FILES, OTHER_FILES, Plain, good_manifest, write_bundle
+from tests.store.good_bundle import (
+    GOOD_FILES,
+    OTHER_FILES,
+    Plain,
+    good_manifest,
+    graph_with,
+    weights_at,
+    write_bundle,
+)
 from tests.store.hostile_artifacts import hostile_artifacts
 from tests.store.hostile_folders import SECRET, hostile_files
 from tests.store.hostile_manifests import (
@@ -205,6 +214,21 @@ def test_an_artifact_that_leads_out(
     files = {**GOOD_FILES, **files}
     arrive(world, good_manifest(files), files)
     assert_refused(world, capsys)
+    with pytest.raises(BadBundleError) as refused:
+        edgephi.runtime.load(world.bundle)
+    assert refused.value.hint.startswith("do not use this bundle")
+
+
+@pytest.mark.parametrize("command", [("run", "BUNDLE", "hello"), ("chat", "BUNDLE"), ("serve", "BUNDLE")])
+def test_an_artifact_that_leads_out_is_not_opened_where_it_lies(
+    world: World, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {**GOOD_FILES, "model/model.onnx": graph_with(weights_at("../../outside/secret"))}
+    arrive(world, good_manifest(files), files)
+    with pytest.raises(SystemExit) as ended:
+        main([str(world.bundle) if word == "BUNDLE" else word for word in command])
+    assert ended.value.code == 4
+    assert "outside/secret" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("envelope", BROKEN.values(), ids=BROKEN)
