@@ -57,11 +57,11 @@ class Agent:
             raise _reported(self._box, value)
         return kind, value
 
-    async def start(self) -> dict[str, Any]:
-        """Send the agent and wait for its first word, which says what the box is."""
+    async def start(self, archive: bytes) -> dict[str, Any]:
+        """Send the agent, an archive, and wait for its first word, which says what the box is."""
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await self._write(agent_archive())
+                await self._write(archive)
                 await self._skip_greeting()
         except (ConnectionCutError, TimeoutError) as cause:
             raise await self._why_not_started() from cause
@@ -155,6 +155,7 @@ async def agent_on(box: Box, limit: RateLimit) -> AsyncIterator[Agent]:
     When the block is cancelled, so is the agent. Raises as `connect` does, NotSupportedError when the box
     has no Python, and what the agent reports.
     """
+    archive = asyncio.create_task(asyncio.to_thread(agent_archive))
     connection = await connect(box)
     try:
         with _cut(box):
@@ -163,7 +164,7 @@ async def agent_on(box: Box, limit: RateLimit) -> AsyncIterator[Agent]:
             )
         process.channel.set_write_buffer_limits(high=_SEND_BUFFER_BYTES)
         agent = Agent(box, process, limit)
-        await agent.start()
+        await agent.start(await archive)
         pinging = asyncio.create_task(agent.keep_alive())
         try:
             yield agent

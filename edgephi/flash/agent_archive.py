@@ -15,6 +15,7 @@ from pathlib import Path
 _AGENT = "edgephi.store.agent"
 _OURS = "edgephi"
 _LIBRARIES = ("ecdsa", "six")
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes each time
 
 NO_PYTHON = 41
@@ -97,12 +98,20 @@ def _contents() -> dict[str, bytes]:
 
 def _imported(source: bytes) -> Iterator[str]:
     """Every module of edgephi that a source file imports, wherever in it; some may be names in a module."""
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == _OURS)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _OURS:
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node, also those in others: expressions, which are most of a tree, have none."""
+    for field in _BLOCKS:
+        for inner in getattr(node, field, ()):
+            yield inner
+            yield from _statements(inner)
 
 
 def _source(module: str) -> Path | None:

@@ -9,26 +9,23 @@ import os
 import platform
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgephi import __version__
-from edgephi.chunks import LARGEST_CHUNK_BYTES
 from edgephi.errors import EdgephiError, TransportError, UsageError
 from edgephi.records import write_record
+from edgephi.store.arrivals import receive_chunks
 from edgephi.store.device_errors import device_errors
-from edgephi.store.frames import CHUNK_HEAD, MAGIC, Kind, read_value
+from edgephi.store.frames import MAGIC, Kind, read_value
 from edgephi.store.garbage import collect_garbage
-from edgephi.store.install import BATCH_BYTES, Install
+from edgephi.store.install import Install
 from edgephi.store.link import Link, LinkLostError
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from edgephi.store.trusting import distrust_key, trust_key, trusted
-
-_LONGEST_UNACKNOWLEDGED_SECONDS = 1.0
 
 
 def main() -> int:
@@ -91,15 +88,11 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
         install = Install.begin(root, manifest, signature, options=options, step=link.step)
     with install:
         link.send_value(Kind.WANTED, _wanted(install))
-        behind = _Acknowledging(install)
         try:
-            _receive(link, install, behind)
+            receive_chunks(link, install)
         except (LinkLostError, KeyboardInterrupt):
-            behind.close()
             install.acknowledge()  # what has arrived is never sent again
             raise
-        finally:
-            behind.close()
         with link.watched():
             return write_record(install.finish(link.step))
 
@@ -114,71 +107,6 @@ def _wanted(install: Install) -> dict[str, Any]:
             for file in install.wanted
         ],
     }
-
-
-def _receive(link: Link, install: Install, behind: "_Acknowledging") -> None:
-    """Take chunks until the sender has no more."""
-    buffer = memoryview(bytearray(CHUNK_HEAD.size + LARGEST_CHUNK_BYTES))
-    while True:
-        kind, length = link.read_header()
-        if kind == Kind.FINISH:
-            return
-        if kind != Kind.CHUNK or length < CHUNK_HEAD.size:
-            raise TransportError(
-                f"expected a chunk, found a frame {kind.name} of {length} bytes",
-                hint="use the same edgephi and try again",
-            )
-        link.read_into(buffer[:length])
-        sha256, offset = CHUNK_HEAD.unpack_from(buffer)
-        install.write(sha256.hex(), offset, buffer[CHUNK_HEAD.size : length])
-        behind.written(length)
-        link.send(Kind.RECEIVED)
-
-
-class _Acknowledging:
-    """Has the disk hold what was written, behind the writer's back: after a batch, and after a moment."""
-
-    def __init__(self, install: Install) -> None:
-        self._install = install
-        self._changed = threading.Condition()
-        self._bytes = 0
-        self._is_closed = False
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def written(self, size: int) -> None:
-        """Take in that so many bytes more were written. Raises what went wrong behind."""
-        with self._changed:
-            if self._error is not None:
-                raise self._error
-            self._bytes += size
-            if self._bytes >= BATCH_BYTES:
-                self._changed.notify()
-
-    def close(self) -> None:
-        """Stop. What was written last may not be acknowledged."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._is_closed or self._bytes >= BATCH_BYTES, _LONGEST_UNACKNOWLEDGED_SECONDS
-                )
-                if self._is_closed:
-                    return
-                waiting, self._bytes = self._bytes, 0
-            if waiting:
-                try:
-                    self._install.acknowledge()
-                except Exception as error:
-                    with self._changed:
-                        self._error = error
-                    return
 
 
 def _status(link: Link, root: Path, request: Mapping[str, Any]) -> Any:

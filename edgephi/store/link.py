@@ -15,6 +15,9 @@ from edgephi.errors import TransportError
 from edgephi.store.frames import HEADER, SILENCE_SECONDS, Kind, frame, frame_of, read_header
 
 _TELL_SECONDS = 0.2
+# sshd hands over 32 KiB at a time. To be woken for each takes longer than to read it.
+_GATHER_SECONDS = 0.0003
+_GATHERED_BYTES = 128 << 10
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
 
@@ -60,17 +63,16 @@ class Link:
     def read_into(self, view: memoryview) -> None:
         """Fill `view` with the bytes that come next. Raises LinkLostError."""
         while view:
-            if not select.select([self._incoming], [], [], SILENCE_SECONDS)[0]:
-                raise LinkLostError(
-                    f"expected a word from the sender, found none for {SILENCE_SECONDS:.0f} s",
-                    hint="try again",
-                )
+            self._wait()
+            if len(view) > _GATHERED_BYTES:
+                time.sleep(_GATHER_SECONDS)
             count = os.readv(self._incoming, [view])
             if not count:
                 raise LinkLostError("expected more from the sender, found its end", hint="try again")
             view = view[count:]
 
     def _wait(self) -> None:
+        """Return when there is something to read. Raises LinkLostError when it takes too long."""
         if not select.select([self._incoming], [], [], SILENCE_SECONDS)[0]:
             raise LinkLostError(
                 f"expected a word from the sender, found none for {SILENCE_SECONDS:.0f} s", hint="try again"
