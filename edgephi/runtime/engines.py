@@ -23,8 +23,19 @@ ADAPTERS: dict[str, str] = {
     "llama.cpp": "edgephi.runtime.llama_cpp",
     "mlx-lm": "edgephi.runtime.mlx_lm",
     "openvino-genai": "edgephi.runtime.openvino_genai",
+    "qnn": "edgephi.runtime.qnn",
 }
 """Module of each engine's adapter, by the name that a manifest gives the engine."""
+
+_EMULATION = "-emulation"
+
+
+def is_emulated(provider: str) -> bool:
+    """Whether a provider computes in software what a device's hardware would, with the same results.
+
+    Its speed says nothing about any device, and must not be shown as if it did.
+    """
+    return provider.endswith(_EMULATION)
 
 
 class Adapter(Protocol):
@@ -36,7 +47,8 @@ class Adapter(Protocol):
     STAND_INS: Mapping[str, str]
     """Provider -> another one that computes the same artifact where the first is missing.
 
-    Only a certificate may be measured with it, and then it says so; nothing ever runs on it unasked.
+    Only a certificate may be measured with it, and then it says so; nothing else runs on it unasked, but on
+    an emulator of the first: see `is_emulated`.
     """
 
     def extra(self, provider: str) -> str:
@@ -158,9 +170,9 @@ def open_engine(
     """Load the model of a bundle with its engine.
 
     `context` and `provider` are the manifest's when they are not given; another provider is only ever used
-    when it is named here. Raises NotSupportedError when the engine is unknown, not installed or of the wrong
-    version or when the provider cannot be used here, and BadBundleError when the engine cannot read the
-    model.
+    when it is named here, but for an emulator of it where the device is missing. Raises NotSupportedError
+    when the engine is unknown, not installed or of the wrong version or when the provider cannot be used
+    here, and BadBundleError when the engine cannot read the model.
     """
     engine = manifest.target.engine
     if engine not in ADAPTERS:
@@ -169,7 +181,7 @@ def open_engine(
             hint="use the edgephi version that wrote this bundle, or build it for another target",
         )
     adapter = adapter_of(engine)
-    provider = provider or manifest.target.provider
+    provider = provider or _own_provider(adapter, manifest.target.provider)
     if provider not in adapter.PROVIDERS:
         raise NotSupportedError(
             f"{engine}: expected one of the providers {', '.join(adapter.PROVIDERS)}, found {provider!r}",
@@ -186,6 +198,14 @@ def open_engine(
     return adapter.open_engine(
         bundle, manifest, context=context or manifest.limits.context, provider=provider
     )
+
+
+def _own_provider(adapter: Adapter, provider: str) -> str:
+    """The provider of a bundle or, where it is missing and can be emulated, its emulator."""
+    emulator = adapter.STAND_INS.get(provider, "")
+    if not is_emulated(emulator) or adapter.provider_problem(provider) is None:
+        return provider
+    return emulator if adapter.provider_problem(emulator) is None else provider
 
 
 def check_version(engine: str, installed: str, allowed: str) -> None:

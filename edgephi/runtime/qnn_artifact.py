@@ -1,0 +1,184 @@
+"""`qnn.json`: what a QNN artifact says of itself, read before anything is opened.
+
+The format is described in docs/targets/qnn.md. Needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgephi.errors import BadBundleError
+from edgephi.records import read_record
+
+CONFIG_FILE = "qnn.json"
+SCHEMA = "edgephi.qnn/1"
+
+_HINT = "build the bundle again, or copy it again and check it with `edgephi verify`"
+
+
+@dataclass(frozen=True)
+class ArtifactSoc:
+    """The chip that was compiled for. `chips` are its part numbers, as the kernel names them."""
+
+    name: str
+    soc_model: int
+    htp_arch: int
+    chips: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Where the rows of the embedding are: codes of `bits` bits, then float16 scales, one a group."""
+
+    file: str
+    bits: Literal[4, 8]
+    group_size: int
+    codes_offset: int
+    scales_offset: int
+
+
+@dataclass(frozen=True)
+class Rope:
+    """The table of angles: uint16 [2, context, rotary / 2], cosines and then sines."""
+
+    file: str
+    rotary: int
+
+
+@dataclass(frozen=True)
+class LogitsEncoding:
+    """logits = (raw - zero_point) * scale."""
+
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph: the wrapper around its context binary, and the graph that it was compiled from.
+
+    `graph` is empty when only the binary is there, as in bundles that were imported.
+    """
+
+    wrapper: str
+    graph: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some layers, from the first of `layers` to before the second: a graph for a chunk, one for a token."""
+
+    binary: str
+    layers: tuple[int, ...]
+    prefill: Graph
+    decode: Graph
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last norm and the logits of one position."""
+
+    binary: str
+    wrapper: str
+    graph: str = ""
+
+
+@dataclass(frozen=True)
+class QnnArtifact:
+    """The whole of `qnn.json`. `context` is the slots of the cache, `chunk` the tokens of a prefill call."""
+
+    schema: str
+    soc: ArtifactSoc
+    qairt: str
+    onnxruntime_qnn: str
+    provider_options: dict[str, str]
+    context: int
+    chunk: int
+    sliding_window: int | None
+    vocabulary: int
+    hidden: int
+    kv_heads: int
+    head_size: int
+    cache_type: Literal["int16", "uint8", "uint16", "int8"]
+    embedding: Embedding
+    rope: Rope
+    logits: LogitsEncoding
+    parts: tuple[Part, ...]
+    head: Head
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether everything can be compiled again, and so run in the emulator."""
+        return bool(self.head.graph) and all(part.prefill.graph and part.decode.graph for part in self.parts)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that it names, relative to its folder."""
+        graphs: list[Graph | Head] = [self.head]
+        for part in self.parts:
+            graphs += [part.prefill, part.decode]
+        named = [self.embedding.file, self.rope.file, self.head.binary, *(part.binary for part in self.parts)]
+        named += [name for graph in graphs for name in (graph.wrapper, graph.graph) if name]
+        return tuple(dict.fromkeys(named))
+
+
+def read_artifact(folder: Path) -> QnnArtifact:
+    """Read `qnn.json` in the folder of an artifact. Raises BadBundleError when it is none we can trust."""
+    file = folder / CONFIG_FILE
+    try:
+        plain = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as cause:
+        found = cause.strerror if isinstance(cause, OSError) else cause
+        raise BadBundleError(f"{file}: expected JSON, found {found}", hint=_HINT) from None
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if schema != SCHEMA:
+        raise BadBundleError(
+            f"{file}: expected schema {SCHEMA!r}, found {schema!r:.80}",
+            hint="use the edgephi version that wrote it, or build it again with this one",
+        )
+    artifact = read_record(QnnArtifact, plain, where=str(file), error=BadBundleError, hint=_HINT)
+    _check(artifact, file)
+    return artifact
+
+
+def _check(artifact: QnnArtifact, file: Path) -> None:
+    """Raise BadBundleError for numbers that contradict each other."""
+    counts = {
+        "context": artifact.context,
+        "chunk": artifact.chunk,
+        "vocabulary": artifact.vocabulary,
+        "hidden": artifact.hidden,
+        "kv_heads": artifact.kv_heads,
+        "head_size": artifact.head_size,
+        "embedding.group_size": artifact.embedding.group_size,
+        "rope.rotary": artifact.rope.rotary,
+        "sliding_window": 1 if artifact.sliding_window is None else artifact.sliding_window,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise BadBundleError(f"{file}: {name}: expected 1 or more, found {count}", hint=_HINT)
+    if artifact.hidden % artifact.embedding.group_size:
+        raise BadBundleError(
+            f"{file}: embedding.group_size: expected a divisor of {artifact.hidden}, "
+            f"found {artifact.embedding.group_size}",
+            hint=_HINT,
+        )
+    next_layer = 0
+    for number, part in enumerate(artifact.parts):
+        if len(part.layers) != 2 or part.layers[0] != next_layer or part.layers[1] <= next_layer:
+            raise BadBundleError(
+                f"{file}: parts[{number}].layers: expected layers from {next_layer} on, "
+                f"found {list(part.layers)}",
+                hint=_HINT,
+            )
+        next_layer = part.layers[1]
+    if next_layer == 0:
+        raise BadBundleError(f"{file}: parts: expected layers, found none", hint=_HINT)
+    for name in artifact.files:
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise BadBundleError(
+                f"{file}: expected names of the artifact's own files, found {name[:80]!a}", hint=_HINT
+            )
