@@ -48,6 +48,7 @@ if __name__ == "__main__":
 
 from tests.demo.commands import Command, held_out_commands, training_commands
 from tests.demo.examine import Grid, exact_match, fake_quantize, greedy_answers, quantize_in_place
+from tests.llama_tokenizer import LLAMA_STEPS
 
 TRAINING_SEED = 3
 TRAINING_COUNT = 120_000
@@ -166,29 +167,7 @@ def train_tokenizer(texts: Sequence[str]) -> Tokenizer:
         "truncation": None,
         "padding": None,
         "added_tokens": _added_tokens(),
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {},
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
+        **LLAMA_STEPS,
         "model": learned,
     }
     return Tokenizer.from_str(json.dumps(pipeline))

@@ -133,6 +133,13 @@ class Same:
         assert expected[cache.next_greedy()] >= expected.max() - 2 * rounding
 
 
+few_examples = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
+)
+
 STEPS = st.lists(st.tuples(st.sampled_from(["append", "stop", "rewind"]), st.floats(0, 1.5)))
 """What `take_steps` does."""
 
@@ -287,12 +294,7 @@ class CacheBehaviour:
         grow(fork, [33])
         same(fork)
 
-    @settings(
-        max_examples=15,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
-    )
+    @few_examples
     @given(steps=STEPS)
     def test_whatever_happens_it_is_a_fresh_prefill(
         self, engine: Engine, same: Same, steps: list[tuple[str, float]]
@@ -400,12 +402,7 @@ class LongRopeBehaviour:
             grow(each, [31])
             same(each)
 
-    @settings(
-        max_examples=15,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
-    )
+    @few_examples
     @given(steps=STEPS)
     def test_whatever_happens_it_is_a_fresh_prefill(
         self, longrope: Engine, same: Same, steps: list[tuple[str, float]]
@@ -454,12 +451,7 @@ class WindowBehaviour:
             grow(each, [30])
             same(each, tokens=[*ids[:kept], 30])
 
-    @settings(
-        max_examples=15,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
-    )
+    @few_examples
     @given(steps=STEPS)
     def test_whatever_happens_it_is_a_fresh_prefill(
         self, windowed: Engine, same: Same, steps: list[tuple[str, float]]
