@@ -31,6 +31,8 @@ def aftermath(
             raise BrokenStoreError(f"the {active} release is active, and the {done} one was before")
         must_succeed(box.on("status"))
         active = names[box.check()]
+        if done is not None and active != done:
+            raise BrokenStoreError(f"recovered to the {active} release, and the {done} one was active before")
         if in_flash and (active == "new") != (phase is Phase.COMMITTED):
             raise BrokenStoreError(f"recovered to the {active} release")
         if not finish:

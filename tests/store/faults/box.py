@@ -36,13 +36,14 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True)
 class Box:
-    """The store in folder `root`."""
+    """The store in folder `root`. Its commands begin with the Python statements `first`, see `mutants`."""
 
     root: Path
+    first: str = ""
 
     def command(self, name: str, *arguments: object) -> list[str]:
         """The command line of `edgephi NAME …` as a process of its own."""
-        return [sys.executable, "-P", "-c", _MAIN, name, *map(str, arguments)]
+        return [sys.executable, "-P", "-c", self.first + _MAIN, name, *map(str, arguments)]
 
     def flash_command(self, bundle: Path, *arguments: object) -> list[str]:
         """`edgephi flash` of a bundle into this store."""

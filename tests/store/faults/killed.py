@@ -24,15 +24,18 @@ _CALLS = (*traced.DURABLE, *traced.NAMING)
 _Look = Callable[[Box, traced.Call], Verdict]
 
 
-def killed_flashes(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
-    """Kill a flash of the new release over the old at each `every`-th of its calls."""
+def killed_flashes(scratch: Path, releases: Releases, every: int = 1, first: str = "") -> Outcome:
+    """Kill a flash of the new release over the old at each `every`-th of its calls.
+
+    That flash begins with the statements `first`.
+    """
     prepared = Box(scratch / "flashed")
     must_succeed(prepared.flash(releases.old))
 
     def look(box: Box, call: traced.Call) -> Verdict:
         return aftermath(box, releases, call)
 
-    return _killed("SIGKILL in `flash`", prepared, ["flash", str(releases.new)], look, every)
+    return _killed("SIGKILL in `flash`", prepared, ["flash", str(releases.new)], look, every, first)
 
 
 def killed_first_flashes(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
@@ -88,16 +91,19 @@ def killed_repairs(scratch: Path, releases: Releases, every: int = 1) -> Outcome
     return _killed("SIGKILL in a `flash` that mends", prepared, ["flash", str(newest)], look, every)
 
 
-def _killed(fault: str, prepared: Box, command: list[str], look: _Look, every: int) -> Outcome:
+def _killed(
+    fault: str, prepared: Box, command: list[str], look: _Look, every: int, first: str = ""
+) -> Outcome:
     """Run a command on copies of a store, killed at another call in each, and look at what is left."""
     scratch = prepared.root.parent
     name, *arguments = command
     with store_like(prepared, scratch) as box:
-        calls = traced.calls(box.command(name, *arguments, box.root), _CALLS, box.root, environment())
+        traced_command = Box(box.root, first).command(name, *arguments, box.root)
+        calls = traced.calls(traced_command, _CALLS, box.root, environment())
 
     def kill(call: traced.Call) -> Verdict:
         with store_like(prepared, scratch) as box:
-            killed = box.command(name, *arguments, box.root)
+            killed = Box(box.root, first).command(name, *arguments, box.root)
             done = traced.injected(killed, call, "signal=SIGKILL", environment())
             if done.returncode != -signal.SIGKILL:
                 return Verdict(broken=f"{call}: not killed, ended with {done.returncode}: {done.stderr}")

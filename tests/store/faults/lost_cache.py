@@ -25,9 +25,14 @@ _SECTOR_BYTES = 4096
 _BLOCK_BYTES = 1 << 16
 
 
-def lost_caches(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 7) -> Outcome:
-    """Record one flash of the new release over the old; look at `cuts` of the moments that it had."""
-    return _lost_caches("flash", scratch, releases, cuts, seed)
+def lost_caches(
+    scratch: Path, releases: Releases, cuts: int = 120, seed: int = 7, first: str = ""
+) -> Outcome:
+    """Record one flash of the new release over the old; look at `cuts` of the moments that it had.
+
+    That flash begins with the statements `first`.
+    """
+    return _lost_caches("flash", scratch, releases, cuts, seed, first)
 
 
 def lost_caches_of_rollbacks(scratch: Path, releases: Releases, cuts: int = 40, seed: int = 7) -> Outcome:
@@ -35,7 +40,9 @@ def lost_caches_of_rollbacks(scratch: Path, releases: Releases, cuts: int = 40, 
     return _lost_caches("rollback", scratch, releases, cuts, seed)
 
 
-def _lost_caches(command: str, scratch: Path, releases: Releases, cuts: int, seed: int) -> Outcome:
+def _lost_caches(
+    command: str, scratch: Path, releases: Releases, cuts: int, seed: int, first: str = ""
+) -> Outcome:
     record = scratch / "record"
     with _recording(scratch / "drive", record) as drive:
         format_ext4(drive)
@@ -46,7 +53,8 @@ def _lost_caches(command: str, scratch: Path, releases: Releases, cuts: int, see
                 must_succeed(box.flash(releases.new))
             run("sync", "--file-system", disk)
             begin = sum(1 for _ in read_record(record))
-            must_succeed(box.on("rollback") if command == "rollback" else box.flash(releases.new))
+            recorded = Box(box.root, first)
+            must_succeed(recorded.on("rollback") if command == "rollback" else recorded.flash(releases.new))
             end = sum(1 for _ in read_record(record))
     chance = random.Random(seed)
     # The last one is when the flash has said that it is done.

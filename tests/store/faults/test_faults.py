@@ -17,6 +17,7 @@ from tests.store.faults import (
     failing_calls,
     killed,
     lost_cache,
+    mutants,
     power_cut,
     together,
 )
@@ -147,3 +148,13 @@ class TestClockAndBoot:
 
 def test_bad_bundles_with_honest_manifests(tmp_path: Path, releases: Releases) -> None:
     assert holds(bad_probes.bad_bundles(tmp_path, releases))
+
+
+@needs(*mutants.PROGRAMS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", mutants.MUTANTS)
+def test_a_machine_of_destruction_finds_the_mistake_of_a_mutant(
+    name: str, tmp_path: Path, releases: Releases
+) -> None:
+    """Else that all of the above hold would say nothing."""
+    assert mutants.MUTANTS[name].machine(tmp_path, releases).broken != ()

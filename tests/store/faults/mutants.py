@@ -1,0 +1,94 @@
+"""Stores with one mistake each, of the kind that the machines of destruction are there to find.
+
+A rig that stays green whatever the store does proves nothing. So each machine must turn red with a mistake
+that it should see: a sync that is left out, a name that is given too early. The mistake is made in the
+process of the flash alone, by statements that run before it and replace a function; what looks at the store
+afterwards, and flashes it again, is as it ships. `python -m tests.store.faults.mutants` prints what each
+machine found.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from edgephi.cli.table import table
+from tests.store.faults import killed, lost_cache
+from tests.store.faults.bundles import Releases, build_releases
+from tests.store.faults.disks import missing
+from tests.store.faults.outcome import Outcome
+
+PROGRAMS = (*lost_cache.PROGRAMS, *killed.PROGRAMS)
+
+# `os.fsync` does nothing for a descriptor whose path holds that.
+_NO_SYNC = """
+import os, stat
+sync = os.fsync
+def sync_others(descriptor):
+    path, mode = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_mode
+    if not (%s):
+        sync(descriptor)
+os.fsync = sync_others
+"""
+_CONTENT_NOT_SYNCED = _NO_SYNC % "'/parts/' in path"
+_NAMES_NOT_SYNCED = _NO_SYNC % "stat.S_ISDIR(mode)"
+_BUILT_IN_PLACE = """
+from edgephi.store import generations, install
+build = install.build_generation
+def build_in_place(layout, manifest, *rest):
+    generations._BEING_BUILT = generations.digest_of(rest[0])
+    generations.rename = lambda source, destination: None
+    return build(layout, manifest, *rest)
+install.build_generation = build_in_place
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake in a few words, and the machine that must find it, with the mistake in its flash."""
+
+    mistake: str
+    machine: Callable[[Path, Releases], Outcome]
+
+
+MUTANTS = {
+    "content": Mutant(
+        "files are not synced before they become objects",
+        partial(lost_cache.lost_caches, cuts=1, first=_CONTENT_NOT_SYNCED),
+    ),
+    "names": Mutant(
+        "folders are not synced after a rename",
+        partial(lost_cache.lost_caches, cuts=1, first=_NAMES_NOT_SYNCED),
+    ),
+    "generation": Mutant(
+        "a generation has its name before it is whole",
+        partial(killed.killed_flashes, every=8, first=_BUILT_IN_PLACE),
+    ),
+}
+
+
+def main() -> None:
+    """Run the machines on all mutants; end with 1 when one of them found nothing."""
+    if reason := missing(*PROGRAMS):
+        sys.exit(f"the machines of destruction: {reason}")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="edgephi-mutants-") as folder:
+        scratch = Path(folder)
+        releases = build_releases(scratch)
+        for name, mutant in MUTANTS.items():
+            begin = time.monotonic()
+            (scratch / name).mkdir()
+            outcome = mutant.machine(scratch / name, releases)
+            print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+            for broken in outcome.broken:
+                print(f"  {broken}", file=sys.stderr)
+            rows.append((mutant.mistake, outcome.fault, str(outcome.cases), str(len(outcome.broken))))
+    print(table(rows, ("mistake", "machine", "cases", "found in"), right=(2, 3)))
+    sys.exit(any(row[-1] == "0" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
