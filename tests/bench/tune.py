@@ -1,5 +1,6 @@
 """`edgephi tune` beside the truth: the same candidates, measured in the same way with all of their layers.
 
+On a processor with a very large cache a cut is no shorter than the model: `--depths` says what else to try.
 The whole bundles lie in --scratch at the same time. Runs are repeated until the two best of a candidate agree
 within 3 %, or there are three times as many: on a busy machine neither side can be trusted.
 """
@@ -28,6 +29,11 @@ def main() -> None:
     arguments.add_argument("--prompt-tokens", type=int, default=128)
     arguments.add_argument("--generate", type=int, default=64)
     arguments.add_argument("--runs", type=int, default=3)
+    arguments.add_argument(
+        "--depths",
+        metavar="N,N",
+        help="layers to extrapolate from [default: as `edgephi tune` chooses them here]",
+    )
     arguments.add_argument("--scratch", type=Path, default=None, help="folder for the artifacts")
     options = arguments.parse_args()
     recipe = recipe_for(options.checkpoint)
@@ -61,7 +67,10 @@ def main() -> None:
             )
         return tuning, time.perf_counter() - start
 
-    cut, cut_seconds = timed(cut_depths(architecture, recipe.quant.bits, last_level_cache_bytes()))
+    depths = cut_depths(architecture, recipe.quant.bits, last_level_cache_bytes())
+    if options.depths:
+        depths = tuple(map(int, options.depths.split(",")))
+    cut, cut_seconds = timed(depths)
     whole, whole_seconds = timed((architecture.layers,))
     truth = {each.variant.name: each for each in whole.estimates}
     best = whole.estimates[0].answer_seconds
