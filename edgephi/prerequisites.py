@@ -18,6 +18,8 @@ BUILD_MODULES: Mapping[str, Mapping[str, str]] = {
     "mlx-lm": _EVERY_BUILD,
     "onnxruntime-genai": {**_EVERY_BUILD, "onnx": "build"},
     "openvino-genai": _EVERY_BUILD,
+    # The compiler comes with the runtime.
+    "qnn": {**_EVERY_BUILD, "onnx": "build", "onnxruntime": "qnn", "onnxruntime_qnn": "qnn"},
 }
 """Engine -> module that a build for it imports -> the extra of edgephi that installs the module."""
 

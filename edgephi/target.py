@@ -1,11 +1,13 @@
 """A target: a device, the engine that runs there, and what it can take. One file of `targets/` each."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from edgephi.declarations import find_file, read_all, read_toml
-from edgephi.errors import BadDeclarationError
+from edgephi.errors import BadDeclarationError, UsageError
+from edgephi.soc import read_soc
 
 FOLDER = "targets"
 
@@ -77,6 +79,22 @@ def read_target(name: str) -> Target:
             hint="0 is no limit",
         )
     return target
+
+
+def for_soc(target: Target, name: str | None) -> Target:
+    """The target with the chip of that name, or of that part number, to compile for; None is its own.
+
+    Raises UsageError where nothing is compiled for a chip, and BadDeclarationError for a chip nobody knows.
+    """
+    if name is None:
+        return target
+    if not target.soc:
+        raise UsageError(
+            f"--soc {name}: target {target.name} is not compiled for a chip",
+            hint="leave --soc out, or use --target qnn",
+        )
+    soc = read_soc(name)
+    return dataclasses.replace(target, soc=name if name.endswith(".toml") else soc.name)
 
 
 def targets() -> list[Target]:

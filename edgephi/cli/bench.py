@@ -100,6 +100,7 @@ def bench(
     from edgephi.manifest import read_manifest
     from edgephi.measurement import BenchRequest
     from edgephi.runtime.bench import bench as measure_bundles
+    from edgephi.runtime.engines import is_emulated
     from edgephi.runtime.measure import check_lengths, fitting_lengths
 
     if compare and len(bundles) < 2:
@@ -121,7 +122,8 @@ def bench(
         bundles,
         request,
         runs=runs,
-        bandwidth=lambda name: room(host, bandwidth, name).bytes_per_second,
+        # An emulator is bound by its own work, not by memory.
+        bandwidth=lambda name: None if is_emulated(name) else room(host, bandwidth, name).bytes_per_second,
         step=step,
     )
     names = _names(measured)
@@ -134,7 +136,9 @@ def bench(
     document = {
         "machine": {**dataclasses.asdict(host), "read_bytes_per_second": round(bandwidth)},
         "runs": runs,
-        "bundles": [dataclasses.asdict(summary) for summary in measured],
+        "bundles": [
+            {**dataclasses.asdict(summary), "emulated": is_emulated(summary.provider)} for summary in measured
+        ],
     }
     if as_json:
         click.echo(json.dumps(document, indent=2))
@@ -155,6 +159,7 @@ def _text(
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.table import table
     from edgephi.cli.this_machine import machine_line
+    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
 
     lines = textwrap.wrap(machine_line(host, bandwidth), _WIDTH)
     width = max(map(len, names))
@@ -179,21 +184,31 @@ def _text(
         for row in (header, *rows):
             del row[3]
     blocks = ["\n".join(lines), table(rows, header, right=range(1, len(header)))]
+    emulated = [is_emulated(each.provider) for each in measured]
     by_length = zip(*(each.prompts for each in measured), strict=True)
-    blocks += [_prompt_table(names, speeds, compare=compare) for speeds in by_length]
+    blocks += [_prompt_table(names, speeds, emulated, compare=compare) for speeds in by_length]
+    blocks += [
+        "\n".join(textwrap.wrap(f"{name}: {EMULATION_NOTE}", _WIDTH))
+        for name, is_one in zip(names, emulated, strict=True)
+        if is_one
+    ]
     return "\n\n".join(blocks)
 
 
-def _prompt_table(names: Sequence[str], speeds: "Sequence[SpeedSummary]", *, compare: bool) -> str:
-    """All bundles at one prompt length."""
+def _prompt_table(
+    names: Sequence[str], speeds: "Sequence[SpeedSummary]", emulated: Sequence[bool], *, compare: bool
+) -> str:
+    """All bundles at one prompt length. An `emulated` one is not compared: its speed is no device's."""
     from edgephi.cli.numbers import rate, seconds, times
     from edgephi.cli.table import table
 
     first = speeds[0]
     rows = []
-    for name, speed in zip(names, speeds, strict=True):
+    for name, speed, is_one in zip(names, speeds, emulated, strict=True):
         prefill, decode = speed.prefill_tokens_per_second, speed.decode_tokens_per_second
-        if compare:
+        if compare and (is_one or emulated[0]):
+            prefills, decodes = [rate(prefill.median), "-"], [rate(decode.median), "-"]
+        elif compare:
             prefills = [rate(prefill.median), times(prefill.median, first.prefill_tokens_per_second.median)]
             decodes = [rate(decode.median), times(decode.median, first.decode_tokens_per_second.median)]
         else:

@@ -5,7 +5,7 @@ larger screens put two or more side by side. Colours follow the reader's light o
 """
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import edgephi
@@ -13,6 +13,7 @@ from edgephi.cli.numbers import rate, seconds
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.this_machine import machine_line
 from edgephi.runtime.bench import BundleSummary, Range, SpeedSummary
+from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
 from edgephi.runtime.host import Host
 
 # All lengths are units of the drawing, one to a pixel on a telephone.
@@ -111,6 +112,7 @@ def bench_page(
             "</header>",
             "<main>",
             _bundles_table(names, measured),
+            *_emulated(names, measured),
             "<h2>Speed and memory</h2>",
             f'<div class="plots">{"".join(_plots(names, measured))}</div>',
             "<h2>All numbers</h2>",
@@ -238,6 +240,13 @@ def _bar(bar: _Bar, y: int, scale: float, shown: Callable[[float], str]) -> str:
         parts.append(f'<path class="limit" d="M{x:.1f} {y - 1}V{y + _BAR + 1}"/>')
     parts.append(f'<text class="value" x="{_WIDTH}" y="{middle + 4}">{_text(shown(bar.value))}</text>')
     return "".join(parts)
+
+
+def _emulated(names: Sequence[str], measured: Sequence[BundleSummary]) -> Iterator[str]:
+    """A paragraph for each bundle whose device was emulated."""
+    for name, each in zip(names, measured, strict=True):
+        if is_emulated(each.provider):
+            yield f"<p><strong>{_text(name)}</strong>: {_text(EMULATION_NOTE)}</p>"
 
 
 def _bundles_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> str:

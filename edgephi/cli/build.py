@@ -12,6 +12,7 @@ from edgephi.cli.options import (
     model_argument,
     recipe_option,
     revision_option,
+    soc_option,
     target_option,
 )
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @model_argument
 @target_option
+@soc_option
 @click.option(
     "-o",
     "--output",
@@ -92,6 +94,7 @@ def build(
     model: str,
     *,
     target_name: str,
+    soc: str | None,
     output: Path,
     recipe_name: str | None,
     method: "Method | None",
@@ -123,6 +126,7 @@ def build(
     from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
     from edgephi.runtime.memory import available_memory
+    from edgephi.target import for_soc
 
     if security_floor > sequence:
         raise UsageError(
@@ -133,6 +137,7 @@ def build(
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
     target = chosen_target(target_name, model, recipe, revision=revision, context=context)
+    target = for_soc(target, soc)
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     located = find_checkpoint(model, recipe, revision, progress=True)

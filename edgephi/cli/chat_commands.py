@@ -132,8 +132,11 @@ def _stats(chat: Chat, _argument: str) -> str:
 
 def engine_text(chat: Chat) -> str:
     """Which engine computes, and on what."""
+    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
+
     engine = chat.session.engine
-    return f"{engine.name} {engine.version} on {engine.provider}"
+    text = f"{engine.name} {engine.version} on {engine.provider}"
+    return f"{text}, {EMULATION_NOTE}" if is_emulated(engine.provider) else text
 
 
 def numbers(generation: "Generation") -> str:

@@ -60,7 +60,10 @@ def _text(machine: "ThisMachine") -> str:
     """All of it in at most 80 columns."""
     from edgephi.cli.table import table
 
-    engines = [(state.engine, state.version or "not installed") for state in machine.engines.values()]
+    engines = [
+        (state.engine, ", ".join(filter(None, (state.version or "not installed", state.details))))
+        for state in machine.engines.values()
+    ]
     return "\n\n".join(
         [
             "\n".join(_facts(machine)),

@@ -49,6 +49,12 @@ recipe_option: Decorator = click.option(
     help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
 )
 
+soc_option: Decorator = click.option(
+    "--soc",
+    metavar="NAME",
+    help="Chip to compile for, with --target qnn: see `edgephi targets socs`. [default: the target's]",
+)
+
 revision_option: Decorator = click.option(
     "--revision", metavar="REV", help="Branch, tag or commit of a model of the hub. [default: the recipe's]"
 )

@@ -13,6 +13,7 @@ from edgephi.cli.options import (
     model_argument,
     recipe_option,
     revision_option,
+    soc_option,
     target_option,
 )
 
@@ -27,6 +28,7 @@ _WIDTH = 80
 @click.command(no_args_is_help=True)
 @model_argument
 @target_option
+@soc_option
 @recipe_option
 @context_option
 @revision_option
@@ -40,6 +42,7 @@ def plan(
     model: str,
     *,
     target_name: str,
+    soc: str | None,
     recipe_name: str | None,
     context: int | None,
     revision: str | None,
@@ -54,7 +57,7 @@ def plan(
     """
     from edgephi.build import plan_model
     from edgephi.recipe import read_recipe, recipe_for
-    from edgephi.target import read_target
+    from edgephi.target import for_soc, read_target
 
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if target_name == "auto":
@@ -64,7 +67,7 @@ def plan(
         ranked = prospects(machine, model, recipe, revision=revision, context=context)
         click.echo(json.dumps(_ranking(machine, ranked), indent=2) if as_json else _choice(machine, ranked))
         return
-    target = read_target(target_name)
+    target = for_soc(read_target(target_name), soc)
     if here:
         from edgephi.cli import this_machine
 
@@ -160,6 +163,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
         "target": plan.target.name,
         "engine": plan.target.engine,
         "provider": plan.target.provider,
+        "soc": plan.target.soc or None,
         "parameters": plan.architecture.parameters,
         "quant": {
             "method": quant.method,
@@ -184,6 +188,13 @@ def _document(plan: "Plan") -> dict[str, Any]:
     }
 
 
+def _chip(name: str) -> str:
+    from edgephi.soc import read_soc
+
+    soc = read_soc(name)
+    return f"{soc.name} ({soc.chips[0]}), Hexagon v{soc.htp_arch}"
+
+
 def _text(plan: "Plan") -> str:
     from edgephi.cli.sizes import human_bytes, human_count
     from edgephi.cli.table import table
@@ -194,6 +205,7 @@ def _text(plan: "Plan") -> str:
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
+        *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
         ("weights", f"int{quant.bits}, groups of {quant.group_size}, {symmetry}, {quant.method}"),
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}"),
         ("", f"{plan.bits_per_weight:.2f} bits per weight"),

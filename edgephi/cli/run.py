@@ -46,6 +46,7 @@ def run(
         checked_utf8(system, "system message")
 
     import edgephi.runtime
+    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
     from edgephi.runtime.session import Options
 
     options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, system=system)
@@ -58,6 +59,8 @@ def run(
     engine = session.engine
     answer = session.stream(prompt, options)
     click.secho(f"{engine.name} {engine.version} on {engine.provider}", dim=True, err=True)
+    if is_emulated(engine.provider):
+        click.echo(f"note: {EMULATION_NOTE}", err=True)
     for piece in answer:
         if not as_json:
             click.echo(piece, nl=False)  # flushes each piece
@@ -78,6 +81,7 @@ def run(
         "model": session.manifest.model.id,
         "engine": {"name": engine.name, "version": engine.version},
         "provider": engine.provider,
+        "emulated": is_emulated(engine.provider),
         "context": session.context,
     }
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))

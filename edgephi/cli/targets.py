@@ -1,7 +1,31 @@
 """`edgephi targets`: the devices that edgephi can build for."""
 
+import json
+
+import click
+
 from edgephi.cli.declared import list_command
+from edgephi.cli.options import json_option
+from edgephi.cli.table import table
 from edgephi.target import FOLDER
 from edgephi.target import targets as all_targets
 
 targets = list_command(FOLDER, all_targets, "List the devices and what each can take.")
+
+
+@targets.command()
+@json_option
+def socs(*, as_json: bool) -> None:
+    """List the chips that `--target qnn` compiles for, by the names that `--soc` takes."""
+    from edgephi.records import write_record
+    from edgephi.soc import socs as all_socs
+
+    known = all_socs()
+    if as_json:
+        click.echo(json.dumps([write_record(soc) for soc in known], indent=2))
+        return
+    rows = [
+        (soc.name, ", ".join(soc.chips), f"v{soc.htp_arch}", str(soc.soc_model), f"{soc.vtcm_mb} MB")
+        for soc in known
+    ]
+    click.echo(table(rows, ("name", "part numbers", "HTP", "model", "VTCM"), right=(3, 4)))

@@ -13,12 +13,12 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from edgephi.errors import EdgephiError, NotSupportedError
-from edgephi.runtime.engines import ADAPTERS, adapter_of, check_version
+from edgephi.runtime.engines import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
 
 _TIMEOUT_SECONDS = 60
 
@@ -27,12 +27,14 @@ _TIMEOUT_SECONDS = 60
 class EngineState:
     """One engine on this machine. `version` is None when it is not installed.
 
-    `problems` holds for each provider that was asked for why it cannot be used, "" when it can.
+    `problems` holds for each provider that was asked for why it cannot be used, "" when it can. `details` is
+    what else an engine tells of itself, such as the version of a library inside it.
     """
 
     engine: str
     version: str | None
     problems: Mapping[str, str]
+    details: str = ""
 
 
 def engine_states(wanted: Mapping[str, Sequence[str]]) -> dict[str, EngineState]:
@@ -75,25 +77,40 @@ def run_problem(
             f"made for {', '.join(arch)}, this machine is {platform.machine()}",
             hint="build it here and run it there",
         )
+    problem = state.problems[provider]
     if state.version is None:
+        if problem:  # no wheel would help
+            return NotSupportedError(problem, hint="build it here and run it there")
         return NotSupportedError(f"{engine} is not installed", hint=install)
     try:
         check_version(engine, state.version, allowed)
-    except EdgephiError as error:
-        return NotSupportedError(f"needs {engine} {allowed}, found {state.version}", hint=error.hint)
-    problem = state.problems[provider]
-    if problem:
-        stand_in = adapter.STAND_INS.get(provider)
-        hint = f"its bundles run on the {stand_in} too: --provider {stand_in}" if stand_in else install
-        return NotSupportedError(problem, hint=hint)
-    return None
+    except EdgephiError:
+        return NotSupportedError(f"needs {engine} {allowed}, found {state.version}", hint=install)
+    return _provider_problem(adapter, provider, state) if problem else None
+
+
+def _provider_problem(adapter: Adapter, provider: str, state: EngineState) -> NotSupportedError:
+    """What is said of an installed engine that cannot use `provider`, and what can be done instead."""
+    stand_in = adapter.STAND_INS.get(provider)
+    if stand_in is None:
+        hint = f"pip install 'edgephi[{adapter.extra(provider)}]'"  # noqa: S610 - not Django
+    elif is_emulated(stand_in) and state.problems.get(stand_in):
+        hint = "build it here and run it there"
+    elif is_emulated(stand_in):
+        hint = "its bundles run here in emulation, whose speed is no device's"
+    else:
+        hint = f"its bundles run on the {stand_in} too: --provider {stand_in}"
+    return NotSupportedError(state.problems[provider], hint=hint)
 
 
 def main(engine: str, providers: Sequence[str]) -> dict[str, object]:
     """Ask one engine about itself, in this process."""
     adapter = adapter_of(engine)
     version = adapter.installed_version()
+    stand_ins = [adapter.STAND_INS.get(provider, "") for provider in providers]
+    providers = [*providers, *filter(is_emulated, stand_ins)]
     problems = dict.fromkeys(providers, "")
+    details = ""
     if version is not None:
         broken = _import_problem(importlib.import_module(ADAPTERS[engine]))
         for provider in providers:
@@ -101,7 +118,17 @@ def main(engine: str, providers: Sequence[str]) -> dict[str, object]:
                 problems[provider] = f"this edgephi drives {engine} on {', '.join(adapter.PROVIDERS)} only"
             else:
                 problems[provider] = broken or adapter.provider_problem(provider) or ""
-    return {"version": version, "problems": problems}
+        if not broken:
+            details = _told(adapter, "details")
+    else:
+        problems = dict.fromkeys(providers, _told(adapter, "platform_problem"))
+    return {"version": version, "problems": problems, "details": details}
+
+
+def _told(adapter: Adapter, function: str) -> str:
+    """What an adapter tells with a function that not all have; "" when it has none or nothing to tell."""
+    tell: Callable[[], str | None] | None = getattr(adapter, function, None)
+    return "" if tell is None else tell() or ""
 
 
 def _state(engine: str, process: "subprocess.Popen[str]", providers: Sequence[str]) -> EngineState:
@@ -114,7 +141,7 @@ def _state(engine: str, process: "subprocess.Popen[str]", providers: Sequence[st
         if process.returncode == 0:
             # Libraries may have written more before.
             answer = json.loads(said.strip().splitlines()[-1])
-            return EngineState(engine, answer["version"], answer["problems"])
+            return EngineState(engine, answer["version"], answer["problems"], answer["details"])
         ending = f"exit code {process.returncode}"
         if process.returncode < 0:
             ending = f"{signal.Signals(-process.returncode).name}"

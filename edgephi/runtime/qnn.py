@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from edgephi.runtime.qnn_library import (
     platform_problem,
     qairt_version,
 )
-from edgephi.runtime.qnn_soc import check_soc, npu_problem
+from edgephi.runtime.qnn_soc import check_soc, chips_here, npu_problem
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
 
 if TYPE_CHECKING:
@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from edgephi.runtime.qnn_decoder import QnnDecoder, Slots
 
 __all__ = [
-    "EMULATORS",
     "NAME",
     "PROVIDERS",
     "STAND_INS",
+    "details",
     "extra",
     "installed_version",
     "open_engine",
+    "platform_problem",
     "provider_problem",
 ]
 
@@ -53,7 +54,6 @@ NAME = "qnn"
 NPU, EMULATION = "htp", "htp-emulation"
 PROVIDERS = (NPU, EMULATION)
 STAND_INS = {NPU: EMULATION}
-EMULATORS: Mapping[str, str] = {NPU: EMULATION}
 
 _TOKENIZER_FILE = "tokenizer.json"
 _NEEDED = ("numpy", "tokenizers", "jinja2")
@@ -67,19 +67,21 @@ def extra(provider: str) -> str:  # noqa: ARG001 - one package for both
 def provider_problem(provider: str) -> str | None:
     """Why the installed engine cannot use `provider` here; None when it can."""
     if installed_version() is None:
-        return None  # what to install is for `open_engine` to say
+        return platform_problem()  # else what to install is for `open_engine` to say
     if provider == EMULATION:
         return None if emulates() else "the emulator of the HTP exists for x86-64 only"
     return npu_problem()
 
 
+def details() -> str:
+    """The version of Qualcomm's libraries that come with the engine, and the chip that is here."""
+    chips = chips_here()
+    found = f"{chips[0]} found" if chips else "no Qualcomm chip found"
+    return f"QAIRT {qairt_version() or 'of an unknown version'}, {found}"
+
+
 def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> QnnEngine:
     """Load the model in `bundle` after all that can be checked before. Raises EdgephiError."""
-    problem = platform_problem()
-    if problem is not None:
-        raise NotSupportedError(
-            problem, hint="build the model for this machine: `edgephi targets` lists them"
-        )
     version = installed_version()
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if version is not None and missing:

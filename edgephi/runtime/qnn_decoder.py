@@ -190,7 +190,7 @@ class _Embedding:
         wrong = [token for token in tokens if not 0 <= token < self._vocabulary]
         if wrong:
             raise BadBundleError(
-                f"expected tokens below {self._vocabulary}, found {wrong[0]}: the tokenizer is of another model",
+                f"expected tokens below {self._vocabulary}, found {wrong[0]}: another model's tokenizer",
                 hint=_HINT,
             )
         codes = self._codes[list(tokens)]  # [tokens, hidden * bits / 8]
