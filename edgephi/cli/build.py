@@ -120,7 +120,7 @@ def build(
     from edgephi.build_request import BuildRequest
     from edgephi.bundle import check_destination
     from edgephi.cli.steps import step
-    from edgephi.cli.this_machine import chosen_target
+    from edgephi.cli.this_machine import check_proof, chosen_target
     from edgephi.cli.wheels import install_command, wheels_summary
     from edgephi.errors import UsageError
     from edgephi.recipe import read_recipe, recipe_for
@@ -140,6 +140,8 @@ def build(
     target = for_soc(target, soc)
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
+    if verify != "off":
+        check_proof(target)
     located = find_checkpoint(model, recipe, revision, progress=True)
     request = BuildRequest(
         model=model,

@@ -153,6 +153,19 @@ def chosen_target(
     return ranked[0].candidate.target
 
 
+def check_proof(target: Target) -> None:
+    """Raise NotSupportedError when the engine that would prove a bundle is not here, before a long build."""
+    from edgephi.runtime.engines import adapter_of
+
+    adapter = adapter_of(target.engine)
+    if adapter.installed_version() is None:
+        install = f"pip install 'edgephi[{adapter.extra(target.provider)}]'"  # noqa: S610 - not Django
+        raise NotSupportedError(
+            f"the bundle is proven with {target.engine}, which is not installed",
+            hint=f"{install}, or build without a proof: --verify off",
+        )
+
+
 def _run_problem(target: Target, host: Host, engines: dict[str, EngineState]) -> NotSupportedError | None:
     if not host.board.startswith(target.board):
         return NotSupportedError(

@@ -94,3 +94,24 @@ def test_ctrl_c_on_a_terminal_leaves_a_clean_line(slow: Path, tmp_path: Path) ->
     assert b"Traceback" not in said
     assert said.decode().rstrip("\r\n").endswith("\r\x1b[K")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_engine_that_would_prove_it_nothing_is_begun(edgephi: Edgephi, tmp_path: Path) -> None:
+    """Or the minutes of a large model's export would be lost."""
+    not_installed = """
+from importlib import metadata
+installed = metadata.version
+def version(name):
+    if name.startswith("onnxruntime-genai"):
+        raise metadata.PackageNotFoundError(name)
+    return installed(name)
+metadata.version = version
+"""
+    done = edgephi("build", "demo", "--target", "cpu", "-o", tmp_path / "bundle", before=not_installed)
+    assert is_one_error(done, 3)
+    assert "onnxruntime-genai, which is not installed" in done.stderr
+    assert "pip install 'edgephi[cpu]', or build without a proof: --verify off" in done.stderr
+    done = edgephi(
+        "build", "demo", "--target", "cpu", "-o", tmp_path / "bundle", "--verify", "off", before=not_installed
+    )
+    assert done.returncode == 0
