@@ -3,7 +3,8 @@
 The runner is started on it as it will be started later, in a process of its own that the kernel would end
 before any other if memory ran out. It gets the manifest's prompt; its answer must begin as the greedy answer
 did when the bundle was built, and come fast enough. A process that takes more memory than the bundle
-declares, or more time than it can need, is killed.
+declares, or more time than it can need, is killed: for memory by the kernel where a control group can be
+made, and everywhere by us, who look at it again and again.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from edgephi.errors import ProbeFailedError
 from edgephi.manifest import Manifest, Probe
 from edgephi.runtime.memory import available_memory
+from edgephi.store.memory_group import limited_memory
 
 # A bundle of an older edgephi says nothing about its answers: any answer proves that it loads and generates.
 _ANY_ANSWER = Probe(prompt="Say hello.", expected="", max_tokens=8)
@@ -103,43 +105,49 @@ class _Run:
 
 
 def _run(bundle: Path, probe: Probe, interpreter: str, limit: MemoryLimit, most_seconds: float) -> _Run:
-    start = time.monotonic()
-    process = subprocess.Popen(
-        # -P: a module of the working directory must not stand in for one of ours.
-        [
-            *(interpreter, "-P", "-m", "edgephi.cli", "run", str(bundle.absolute()), "-"),
-            *("--json", "--max-tokens", str(probe.max_tokens)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    said: list[bytes] = [b"", b""]
+    with limited_memory(limit.size) as group:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            # -P: a module of the working directory must not stand in for one of ours.
+            [
+                *(interpreter, "-P", "-m", "edgephi.cli", "run", str(bundle.absolute()), "-"),
+                *("--json", "--max-tokens", str(probe.max_tokens)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        said: list[bytes] = [b"", b""]
 
-    def talk() -> None:
-        said[:] = process.communicate(probe.prompt.encode())
+        def talk() -> None:
+            said[:] = process.communicate(probe.prompt.encode())
 
-    talking = threading.Thread(target=talk, daemon=True)
-    peak, killed_for = 0, ""
-    try:
-        _offer_to_the_kernel(process.pid)
-        talking.start()
-        while talking.is_alive():
-            talking.join(_WATCH_SECONDS)
-            peak = max(peak, _resident_bytes(process.pid))
-            if peak > limit.size:
-                size = f"{limit.size / 1e6:,.0f} MB of memory"
-                killed_for = f"expected at most {size}, {limit.reason}, found more"
-            elif time.monotonic() - start > most_seconds:
-                killed_for = f"expected an answer within {most_seconds:.0f} s, found none"
-            if killed_for:
-                break
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        talking.join()
+        talking = threading.Thread(target=talk, daemon=True)
+        peak, killed_for = 0, ""
+        try:
+            if group is not None:
+                group.take(process.pid)
+            _offer_to_the_kernel(process.pid)
+            talking.start()
+            while talking.is_alive() and not killed_for:
+                talking.join(_WATCH_SECONDS)
+                peak = max(peak, _resident_bytes(process.pid))
+                if peak > limit.size:
+                    killed_for = _too_much(limit)
+                elif time.monotonic() - start > most_seconds:
+                    killed_for = f"expected an answer within {most_seconds:.0f} s, found none"
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            talking.join()
+        if group is not None and group.has_killed:
+            killed_for = _too_much(limit)
     return _Run(process.returncode, said[0], said[1], peak, time.monotonic() - start, killed_for)
+
+
+def _too_much(limit: MemoryLimit) -> str:
+    return f"expected at most {limit.size / 1e6:,.0f} MB of memory, {limit.reason}, found more"
 
 
 def _answer(manifest: Manifest, run: _Run) -> "dict[str, dict[str, float]]":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from edgephi.errors import ProbeFailedError
 from edgephi.manifest import Manifest, read_manifest
 from edgephi.store import probe
 from edgephi.store.install import Outcome
+from edgephi.store.memory_group import limited_memory
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.status import status
@@ -63,6 +66,47 @@ def test_more_memory_than_the_bundle_declares_ends_it(first: Path) -> None:
     requires = dataclasses.replace(manifest.requires, memory_bytes=1_000_000)
     with pytest.raises(ProbeFailedError, match="which the bundle declares, with a margin, found more"):
         proved(first, dataclasses.replace(manifest, requires=requires))
+
+
+class TestMemory:
+    """One that takes its memory at once, and too much of it."""
+
+    @pytest.fixture
+    def greedy(self, tmp_path: Path) -> str:
+        """In place of a Python that runs bundles: one that takes 600 MB and waits."""
+        program = tmp_path / "python"
+        program.write_text(f"#!{sys.executable}\nimport time\ntaken = b'x' * (600 << 20)\ntime.sleep(10)\n")
+        program.chmod(0o755)
+        return str(program)
+
+    @pytest.fixture
+    def modest(self, first: Path) -> Manifest:
+        """A manifest that declares 100 MB."""
+        manifest = read_manifest(first)
+        return dataclasses.replace(
+            manifest, requires=dataclasses.replace(manifest.requires, memory_bytes=100_000_000)
+        )
+
+    def test_the_kernel_ends_it_where_a_group_can_be_made(
+        self, first: Path, modest: Manifest, greedy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with limited_memory(1 << 20) as group:
+            if group is None:
+                pytest.skip("no control group can be made here")
+        assert not group.folder.exists()
+        monkeypatch.setattr(probe, "_WATCH_SECONDS", 5.0)  # we look too late
+        begin = time.monotonic()
+        with pytest.raises(ProbeFailedError, match=r"at most 159 MB of memory, .* found more"):
+            prove(first, modest, interpreter=greedy)
+        assert time.monotonic() - begin < 4
+        assert not list(group.folder.parent.glob("edgephi-probe-*"))
+
+    def test_looking_at_it_ends_it_elsewhere(
+        self, first: Path, modest: Manifest, greedy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probe, "limited_memory", lambda _size: contextlib.nullcontext())
+        with pytest.raises(ProbeFailedError, match=r"at most 159 MB of memory, .* found more"):
+            prove(first, modest, interpreter=greedy)
 
 
 def test_a_bundle_that_says_nothing_about_answers_must_still_give_one(first: Path) -> None:
