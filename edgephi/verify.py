@@ -94,7 +94,7 @@ def certify(
         engine_logits = Path(folder) / "logits"
         row_bytes = architecture.vocabulary_size * _LOGIT_BYTES
         with step("verify: engine", len(tokens) * row_bytes) as done:
-            computed = _run_engine(bundle, tokens, question, engine_logits, done)
+            computed = run_engine(bundle, tokens, question, engine_logits, done)
         # A block's logits take the head, which is about as much work as a layer.
         block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
         with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
@@ -169,7 +169,7 @@ _GATE_HINTS = {
 }
 
 
-def _run_engine(
+def run_engine(
     bundle: Path,
     tokens: list[int],
     question: Question | None,

@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "reference": 3,
     "export": 4,
     "plan": 5,
+    "qnn_import": 5,
     "rank": 5,
     "bundle": 5,
     "flash": 5,

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import io
+import keyword
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "plan": "Print all that a build would do, and write nothing.",
     "pull": "Download a model into the cache, or a bundle into a folder.",
     "build": "Build a model for a target: quantise, export, verify, seal.",
+    "import": "Make a bundle of what somebody else has compiled.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",
     "keygen": "Make a key pair for signing bundles.",
@@ -41,8 +43,9 @@ COMMANDS: dict[str, str] = {
 }
 """Name and first help line of each command, in the order of the listing.
 
-The command itself is the function NAME in `edgephi/cli/NAME.py`. That file is imported when the command is
-used: the listing and the other commands do not pay for it, and a device need not have all it imports.
+The command itself is the function NAME in `edgephi/cli/NAME.py`, with "_" behind a NAME that is a word of
+Python's. That file is imported when the command is used: the listing and the other commands do not pay for
+it, and a device need not have all it imports.
 """
 
 # What a shell reports for a process that a signal ended: Ctrl-C, and a reader that went away.
@@ -85,7 +88,8 @@ class LazyGroup(click.Group):
         """Import one command; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"edgephi.cli.{cmd_name}"), cmd_name)
+        own = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = getattr(importlib.import_module(f"edgephi.cli.{own}"), own)
         assert isinstance(command, click.Command)  # noqa: S101 - for the type checker
         return command
 

@@ -16,6 +16,7 @@ from typing import Any
 from edgephi.errors import BadBundleError
 from edgephi.manifest import FileEntry, Manifest
 from edgephi.runtime.onnx_names import named_files
+from edgephi.runtime.qnn_artifact import CONFIG_FILE, decode_artifact
 
 Locate = Callable[[FileEntry], Path]
 
@@ -46,6 +47,9 @@ def check_artifact(manifest: Manifest, locate: Locate) -> None:
                 _check_configuration(entry, _read_json(entry, locate(entry)), files)
             elif name == "config.json":
                 _check_mlx_configuration(entry, _read_json(entry, locate(entry)))
+            elif name == CONFIG_FILE:
+                artifact = decode_artifact(locate(entry).read_bytes(), where=entry.path)
+                _check_names(entry, frozenset(artifact.files), files)
             elif name.endswith(_INDEX_SUFFIX):
                 _check_names(entry, _indexed(_read_json(entry, locate(entry))), files)
             elif name.endswith(".safetensors"):

@@ -6,6 +6,7 @@ The format is described in docs/targets/qnn.md. Needs nothing but the standard l
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,22 @@ from edgephi.records import read_record
 CONFIG_FILE = "qnn.json"
 SCHEMA = "edgephi.qnn/1"
 
+PROVIDER_OPTIONS = frozenset(
+    {
+        "soc_model",
+        "htp_arch",
+        "vtcm_mb",
+        "enable_htp_fp16_precision",
+        "enable_block_quant_weight_optimization",
+        "enable_htp_weight_sharing",
+        "htp_graph_finalization_optimization_mode",
+        "htp_performance_mode",
+        "offload_graph_io_quantization",
+    }
+)
+"""What a bundle may tell Qualcomm's provider. Others name libraries to load, or files to write."""
+
+_OPTION_VALUE = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
 _HINT = "build the bundle again, or copy it again and check it with `edgephi verify`"
 
 
@@ -129,22 +146,30 @@ def read_artifact(folder: Path) -> QnnArtifact:
     """Read `qnn.json` in the folder of an artifact. Raises BadBundleError when it is none we can trust."""
     file = folder / CONFIG_FILE
     try:
-        plain = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as cause:
-        found = cause.strerror if isinstance(cause, OSError) else cause
-        raise BadBundleError(f"{file}: expected JSON, found {found}", hint=_HINT) from None
+        data = file.read_bytes()
+    except OSError as cause:
+        raise BadBundleError(f"{file}: expected JSON, found {cause.strerror}", hint=_HINT) from None
+    return decode_artifact(data, where=str(file))
+
+
+def decode_artifact(data: bytes, *, where: str) -> QnnArtifact:
+    """Read the bytes of `qnn.json`; `where` names them in messages. Raises as `read_artifact` does."""
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as cause:
+        raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=_HINT) from None
     schema = plain.get("schema") if isinstance(plain, dict) else None
     if schema != SCHEMA:
         raise BadBundleError(
-            f"{file}: expected schema {SCHEMA!r}, found {schema!r:.80}",
+            f"{where}: expected schema {SCHEMA!r}, found {schema!r:.80}",
             hint="use the edgephi version that wrote it, or build it again with this one",
         )
-    artifact = read_record(QnnArtifact, plain, where=str(file), error=BadBundleError, hint=_HINT)
-    _check(artifact, file)
+    artifact = read_record(QnnArtifact, plain, where=where, error=BadBundleError, hint=_HINT)
+    _check(artifact, where)
     return artifact
 
 
-def _check(artifact: QnnArtifact, file: Path) -> None:
+def _check(artifact: QnnArtifact, where: str) -> None:
     """Raise BadBundleError for numbers that contradict each other."""
     counts = {
         "context": artifact.context,
@@ -159,26 +184,33 @@ def _check(artifact: QnnArtifact, file: Path) -> None:
     }
     for name, count in counts.items():
         if count < 1:
-            raise BadBundleError(f"{file}: {name}: expected 1 or more, found {count}", hint=_HINT)
+            raise BadBundleError(f"{where}: {name}: expected 1 or more, found {count}", hint=_HINT)
     if artifact.hidden % artifact.embedding.group_size:
         raise BadBundleError(
-            f"{file}: embedding.group_size: expected a divisor of {artifact.hidden}, "
+            f"{where}: embedding.group_size: expected a divisor of {artifact.hidden}, "
             f"found {artifact.embedding.group_size}",
             hint=_HINT,
         )
+    for key, value in artifact.provider_options.items():
+        if key not in PROVIDER_OPTIONS or _OPTION_VALUE.fullmatch(value) is None:
+            raise BadBundleError(
+                f"{where}: provider_options: expected options that compile for a chip, "
+                f"found {key[:80]!a}: {value[:80]!a}",
+                hint="do not use this bundle; build it from its checkpoint",
+            )
     next_layer = 0
     for number, part in enumerate(artifact.parts):
         if len(part.layers) != 2 or part.layers[0] != next_layer or part.layers[1] <= next_layer:
             raise BadBundleError(
-                f"{file}: parts[{number}].layers: expected layers from {next_layer} on, "
+                f"{where}: parts[{number}].layers: expected layers from {next_layer} on, "
                 f"found {list(part.layers)}",
                 hint=_HINT,
             )
         next_layer = part.layers[1]
     if next_layer == 0:
-        raise BadBundleError(f"{file}: parts: expected layers, found none", hint=_HINT)
+        raise BadBundleError(f"{where}: parts: expected layers, found none", hint=_HINT)
     for name in artifact.files:
         if name.startswith("/") or "\\" in name or ".." in name.split("/"):
             raise BadBundleError(
-                f"{file}: expected names of the artifact's own files, found {name[:80]!a}", hint=_HINT
+                f"{where}: expected names of the artifact's own files, found {name[:80]!a}", hint=_HINT
             )

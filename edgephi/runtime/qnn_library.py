@@ -121,7 +121,7 @@ class HtpSessions:
         settings = self._onnxruntime.SessionOptions()
         settings.log_severity_level = 4
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        options = self._options | (self._compiling if compiles else {})
+        options = (self._compiling if compiles else {}) | self._options
         settings.add_provider_for_devices([self._device], options)
         with _quiet_output():
             session = self._onnxruntime.InferenceSession(str(model), settings)

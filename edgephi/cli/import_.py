@@ -1,0 +1,71 @@
+"""`edgephi import`: what somebody else has compiled becomes a bundle."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edgephi.cli.options import json_option
+
+
+@click.group(name="import", no_args_is_help=True)
+def import_() -> None:
+    """Make a bundle of what somebody else has compiled."""
+
+
+@import_.command(no_args_is_help=True)
+@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="Folder to write the bundle to; must not exist.",
+)
+@click.option("--name", metavar="NAME", help="The model's name. [default: that of DIR]")
+@click.option(
+    "--soc", metavar="NAME", help="The chip, where the binaries do not name it: see `edgephi targets socs`."
+)
+@click.option(
+    "--sequence",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of this release; devices refuse to go back to a lower one.",
+)
+@json_option
+def qnn(
+    source: Path, *, output: Path, name: str | None, soc: str | None, sequence: int, as_json: bool
+) -> None:
+    """Wrap ready context binaries for Qualcomm's NPU into a bundle.
+
+    DIR holds the binaries, their EPContext wrappers, the embedding, the table of angles, the model's
+    config.json and tokenizer, and a description: see docs/targets/qnn.md. Versions, chip, shapes and files
+    are checked, and where the graphs are there too, the bundle answers a question in the emulator.
+    """
+    from edgephi.bundle import check_destination
+    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.steps import step
+    from edgephi.qnn_import import import_qnn
+    from edgephi.records import write_record
+
+    check_destination(output)
+    imported = import_qnn(source, output, name=name, soc=soc, sequence=sequence, step=step)
+    manifest = imported.manifest
+    if as_json:
+        document = {
+            "bundle": str(output),
+            "manifest": write_record(manifest),
+            "unproven": imported.unproven or None,
+        }
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    click.echo(
+        f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, {manifest.provenance.exporter}, "
+        f"context {manifest.limits.context}"
+    )
+    if imported.unproven:
+        click.echo(f"not run: {imported.unproven}", err=True)
+    click.echo(f"\nedgephi run {output} 'your question'")
