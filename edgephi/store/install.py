@@ -22,6 +22,7 @@ from edgephi.runtime.artifact import check_artifact
 from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
 from edgephi.store.device_errors import device_errors
 from edgephi.store.environment import prepare
+from edgephi.store.file_system import check_file_system
 from edgephi.store.generations import (
     build_generation,
     digest_of,
@@ -38,7 +39,7 @@ from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.progress import Step, silent
-from edgephi.store.recover import check_file_system, make_store, recover_locked
+from edgephi.store.recover import make_store, recover_locked
 from edgephi.store.sources import find_sources, read_source
 from edgephi.store.state import change_state, read_state
 
@@ -127,8 +128,8 @@ class Install:
         layout = Layout(root)
         with device_errors(root):
             admitted = preflight(root, manifest_bytes, signature_bytes, options)
-            make_store(layout)
             check_file_system(layout)
+            make_store(layout)
             lock = StoreLock.take(layout, "flash", wait_seconds=options.lock_wait_seconds)
             try:
                 recover_locked(layout)

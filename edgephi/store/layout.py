@@ -9,8 +9,12 @@ from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 GENERATIONS_FOLDER = "gens"
 
 _FOLDERS = ("objects", "objects/sha256", "parts", GENERATIONS_FOLDER, "trust")
+_TRIED = ".tried"
 _OWN_NAMES = frozenset(
-    {"objects", "parts", GENERATIONS_FOLDER, "trust", "envs", "current", "previous", "state.json", "lock"}
+    {
+        *("objects", "parts", GENERATIONS_FOLDER, "trust", "envs"),
+        *("current", "previous", "state.json", "lock", _TRIED),
+    }
 )
 # What may lie in a folder that counts as empty: `mke2fs` puts the first one into every file system.
 _NOBODYS = frozenset({"lost+found"})
@@ -71,6 +75,11 @@ class Layout:
     def lock(self) -> Path:
         """Held by whoever changes the store."""
         return self.root / "lock"
+
+    @property
+    def tried(self) -> Path:
+        """Where it is tried what the file system can do, before there is a store."""
+        return self.root / _TRIED
 
     def object(self, sha256: str) -> Path:
         """The file with that content."""

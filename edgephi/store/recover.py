@@ -4,14 +4,11 @@ Whoever holds the store's lock knows that nobody else is at work. So a trial tha
 short, and the link goes back.
 """
 
-import contextlib
 import dataclasses
-import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import NotSupportedError
 from edgephi.store.durable import make_folder, remove, replace_link
 from edgephi.store.generations import installed, is_digest, manifests, remove_leftovers
 from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
@@ -31,31 +28,6 @@ def make_store(layout: Layout) -> None:
     """Make what is missing of an empty store."""
     for folder in missing_folders(layout):
         make_folder(folder)
-
-
-def check_file_system(layout: Layout) -> None:
-    """Raise NotSupportedError where there are no links, such as on the FAT of a new USB stick."""
-    if layout.state.exists():
-        return
-    names = [layout.parts / f".{name}" for name in ("file", "hard-link", "symbolic-link")]
-    file, hard_link, symbolic_link = names
-    try:
-        for path in names:
-            path.unlink(missing_ok=True)
-        file.touch()
-        hard_link.hardlink_to(file)
-        symbolic_link.symlink_to(file.name)
-    except OSError as cause:
-        if cause.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        raise NotSupportedError(
-            f"{layout.root}: expected a file system with hard and symbolic links, found one without",
-            hint="put the store on ext4, btrfs, xfs or f2fs",
-        ) from None
-    finally:
-        for path in names:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 def recover(root: Path) -> Recovery:
