@@ -8,6 +8,7 @@ described in docs/targets/qnn.md and by `qnn.json`.
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,12 @@ def write_artifact(
     described, compiled = _compile(folder, soc, parts)
     document = {
         "schema": _SCHEMA,
-        "soc": {"name": soc.name, "soc_model": soc.soc_model, "htp_arch": soc.htp_arch},
+        "soc": {
+            "name": soc.name,
+            "soc_model": soc.soc_model,
+            "htp_arch": soc.htp_arch,
+            "chips": list(soc.chips),
+        },
         "qairt": compiled.qairt,
         "onnxruntime_qnn": compiled.onnxruntime_qnn,
         "provider_options": provider_options(soc),
@@ -278,11 +284,11 @@ class ArtifactWeights:
     """The weights as the artifact holds them, and its rounding of activations.
 
     Reads the finished graphs, not our plan of them, so that the reference computes with what the compiler
-    reads.
+    reads. Embedding and head are two matrices, whatever the checkpoint says.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
-        self.architecture = architecture
+        self.architecture = replace(architecture, tied_embeddings=False)
         self._folder = folder
         config = json.loads((folder / CONFIG_FILE).read_text())
         self._embedding = config["embedding"]
@@ -300,7 +306,7 @@ class ArtifactWeights:
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        if name == EMBEDDING and name not in self._runs:
+        if name == EMBEDDING:
             return self._embedding_rows(start, stop)
         if name not in self._runs:
             return self._vector(name)[start:stop]

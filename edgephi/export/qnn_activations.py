@@ -15,7 +15,7 @@ from edgephi.checkpoint.architecture import Architecture
 Extremes = Mapping[str, tuple[float, float]]
 """The least and the largest value of each activation, by the names of `reference.forward`."""
 
-MARGIN = 1.25
+MARGIN = 2.0
 """How much wider a 16-bit range is than what was measured."""
 
 HIDDEN_BELOW = 20.0

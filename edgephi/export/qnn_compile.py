@@ -59,15 +59,17 @@ def compile_graphs(
     NotSupportedError with the operator's name when it does not take one, or when the compiler is missing, and
     DoesNotFitError when it was killed.
     """
+    # Relative paths: the name of a graph in a binary is made of the path that it was read from.
     asked = {
-        "folder": str(folder),
         "graphs": [[each.graph, each.wrapper] for each in graphs],
         "binary": binary,
         "options": dict(options),
     }
     # -P: a module of the user's working directory must not stand in for one of ours.
     command = [sys.executable, "-P", "-m", "edgephi.export.qnn_compile"]
-    process = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=False
+    )
     if process.returncode == 0:
         answer = json.loads(process.stdout.strip().splitlines()[-1])
         return Compiled(answer["qairt"], answer["onnxruntime_qnn"])
@@ -99,12 +101,11 @@ def _translated(code: int, printed: str, where: str, graphs: str) -> EdgephiErro
 
 
 def main(asked: Mapping[str, Any]) -> dict[str, str]:
-    """Do what `compile_graphs` asked for; the answer has the versions."""
+    """Do what `compile_graphs` asked for, in the folder that we are in; the answer has the versions."""
     import onnx
     import onnxruntime
     import onnxruntime_qnn
 
-    folder = Path(asked["folder"])
     onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
     shared = len(asked["graphs"]) > 1
@@ -116,7 +117,7 @@ def main(asked: Mapping[str, Any]) -> dict[str, str]:
             "session.disable_cpu_ep_fallback": "1",
             "ep.context_enable": "1",
             "ep.context_embed_mode": "0",
-            "ep.context_file_path": str(folder / wrapper),
+            "ep.context_file_path": wrapper,
         }
         if shared:
             settings["ep.share_ep_contexts"] = "1"
@@ -127,18 +128,18 @@ def main(asked: Mapping[str, Any]) -> dict[str, str]:
         for key, value in settings.items():
             session_options.add_session_config_entry(key, value)
         session_options.add_provider_for_devices(devices[:1], options)
-        onnxruntime.InferenceSession(str(folder / graph), session_options)
+        onnxruntime.InferenceSession(graph, session_options)
     qairt = ""
     for _, wrapper in asked["graphs"]:
-        model = onnx.load(folder / wrapper)
+        model = onnx.load(wrapper)
         (node,) = model.graph.node  # one context and nothing beside it: the HTP has the whole graph
         attributes = {attribute.name: attribute for attribute in node.attribute}
-        written = folder / attributes["ep_cache_context"].s.decode()
+        written = Path(attributes["ep_cache_context"].s.decode())
         if written.exists():
-            written.rename(folder / asked["binary"])
+            written.rename(asked["binary"])
         attributes["ep_cache_context"].s = asked["binary"].encode()
         qairt = attributes["ep_sdk_version"].s.decode().removeprefix("v")
-        (folder / wrapper).write_bytes(model.SerializeToString(deterministic=True))
+        Path(wrapper).write_bytes(model.SerializeToString(deterministic=True))
     return {"qairt": qairt, "onnxruntime_qnn": onnxruntime_qnn.__version__}
 
 

@@ -29,6 +29,9 @@ from edgephi.export.stream import Region
 DATA_FILE = "weights.data"
 """Beside the graphs."""
 
+HEAD = "lm_head.weight"
+"""The head's name in its graph, also where it is the embedding's matrix: its codes are its own."""
+
 _OPSET = 21
 _IR_VERSION = 10
 
@@ -107,7 +110,7 @@ def head_graph(model: Model) -> onnx.ModelProto:
     normed = graph.norm(residual, "model.norm.weight", "model.norm.output", architecture.norm_epsilon)
     wide = graph.moved("Transpose", normed, "model.norm.output", perm=[0, 3, 1, 2])
     rows = range(architecture.vocabulary_size)
-    words = graph.convolution(wide, architecture.head_name, rows)
+    words = graph.convolution(wide, architecture.head_name, rows, name=HEAD)
     graph.encoded(words, "logits", output="logits")
     inputs = [_value("hidden", "float32", [1, 1, 1, architecture.hidden_size])]
     outputs = [_value("logits", "uint16", [1, architecture.vocabulary_size, 1, 1])]
@@ -344,8 +347,11 @@ class _Graph:
         normed = self.node("SimplifiedLayerNormalization", [value, scale], axis=-1, epsilon=epsilon)
         return self.quantized(normed, name)
 
-    def convolution(self, value: str, weight: str, rows: range) -> str:
-        """Rows of a quantised matrix times [1, features, 1, N], a 1x1 convolution: [1, rows, 1, N]."""
+    def convolution(self, value: str, weight: str, rows: range, *, name: str | None = None) -> str:
+        """Rows of a quantised matrix times [1, features, 1, N], a 1x1 convolution: [1, rows, 1, N].
+
+        The matrix goes by `name` in the graph, or its own.
+        """
         tensor = self._layout.tensors[weight]
         scheme = tensor.scheme
         if scheme is None:
@@ -358,7 +364,9 @@ class _Graph:
             Region(region.offset + region.size // whole * rows.start, region.size // whole * count)
             for region in tensor.regions
         )
-        name = weight if count == whole else f"{weight}[{rows.start}:{rows.stop}]"
+        name = name or weight
+        if count != whole:
+            name = f"{name}[{rows.start}:{rows.stop}]"
         kind = TensorProto.INT4 if scheme.bits == 4 else TensorProto.INT8
         blocks = (count, per_row, 1, 1) if scheme.bits == 4 else (count,)
         axes: dict[str, Any] = {"axis": 0}

@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -90,7 +91,8 @@ def final_hidden_states(
     architecture, or a token id is not in the vocabulary.
     """
     architecture = versions[0].architecture
-    if any(weights.architecture != architecture for weights in versions):
+    # Whether embedding and head are one matrix is a version's own affair: an engine may quantise both.
+    if len({replace(weights.architecture, tied_embeddings=False) for weights in versions}) != 1:
         raise ValueError("expected weights of one architecture, found several")
     ids = np.asarray(token_ids, dtype=np.int64)  # [tokens]
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= architecture.vocabulary_size:

@@ -12,7 +12,6 @@ import onnxruntime_qnn
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.qnn import artifact_weights
 from edgephi.export.qnn_compile import PROVIDER
 
 
@@ -29,13 +28,28 @@ def htp_session(model: Path | bytes, options: dict[str, str]) -> Any:
     return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), settings)
 
 
+def embedding(artifact: Path) -> NDArray[np.float32]:
+    """The embedding, float32 [vocabulary, hidden]."""
+    config = json.loads((artifact / "qnn.json").read_text())
+    facts, rows, columns = config["embedding"], config["vocabulary"], config["hidden"]
+    data = (artifact / facts["file"]).read_bytes()
+    codes = np.frombuffer(data, np.uint8, rows * columns * facts["bits"] // 8, facts["codes_offset"])
+    if facts["bits"] == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1)
+    groups = rows * columns // facts["group_size"]
+    scales = np.frombuffer(data, np.float16, groups, facts["scales_offset"]).astype(np.float32)
+    centred = codes.reshape(groups, -1).astype(np.float32) - 2 ** (facts["bits"] - 1)
+    table: NDArray[np.float32] = (centred * scales[:, None]).reshape(rows, columns)
+    return table
+
+
 class Emulator:
     """One sequence: `prefill` and `step` give the logits after each token."""
 
     def __init__(self, artifact: Path, architecture: Architecture) -> None:
         self._artifact = artifact
         self._architecture = architecture
-        self._weights = artifact_weights(artifact, architecture)
+        self._embedding = embedding(artifact)
         self.config: dict[str, Any] = json.loads((artifact / "qnn.json").read_text())
         self._slots: int = self.config["context"]
         self._rope = np.fromfile(artifact / "rope.bin", np.uint16).reshape(2, self._slots, -1)
@@ -80,9 +94,8 @@ class Emulator:
 
     def _run(self, sessions: list[Any], ids: list[int], size: int) -> NDArray[np.float32]:
         count, start = len(ids), self.length
-        rows = [self._weights.rows("model.embed_tokens.weight", token, token + 1) for token in ids]
         hidden = np.zeros((1, 1, size, self.config["hidden"]), np.float32)
-        hidden[0, 0, :count] = np.concatenate(rows)
+        hidden[0, 0, :count] = self._embedding[ids]
         at = np.minimum(start + np.arange(size), self._slots - 1)
         feed = {"cos": self._rope[0, at][None, None], "sin": self._rope[1, at][None, None]}
         feed["mask"] = self._mask(start, size)
