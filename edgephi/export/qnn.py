@@ -8,22 +8,19 @@ described in docs/targets/qnn.md and by `qnn.json`.
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
-from edgephi.export.qnn_activations import Encoding, encodings, precision_of, residual_names
+from edgephi.export.qnn_activations import encodings, precision_of
 from edgephi.export.qnn_compile import Compiled, Graph, check_compiler, compile_graphs
 from edgephi.export.qnn_graph import DATA_FILE, Model, Sizes, head_graph, layers_graph, rope_table
 from edgephi.export.qnn_layout import (
@@ -33,16 +30,14 @@ from edgephi.export.qnn_layout import (
     pack,
     pack_embedding,
 )
+from edgephi.export.qnn_weights import CONFIG_FILE, GRAPHS, ArtifactWeights
 from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
-from edgephi.quantize.groups import Quantizer, dequantize
-from edgephi.quantize.nibbles import unpack_nibbles
+from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
 from edgephi.soc import Soc, read_soc
 from edgephi.target import Target
 
-CONFIG_FILE = "qnn.json"
-GRAPHS = "graphs"
 EMBEDDING_FILE = "embedding.bin"
 ROPE_FILE = "rope.bin"
 CHUNK = 64
@@ -114,6 +109,38 @@ def write_artifact(
 ) -> StreamReport:
     """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
     check_compiler()
+    emitted = emit(folder, checkpoint, schemes, target, context, progress=progress)
+    described, compiled = _compile(folder, read_soc(target.soc), emitted.parts)
+    document = {
+        "schema": _SCHEMA,
+        "qairt": compiled.qairt,
+        "onnxruntime_qnn": compiled.onnxruntime_qnn,
+        **emitted.facts,
+        **described,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    return emitted.report
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """All of an artifact but its binaries: the layers of each part, and what `qnn.json` says of the rest."""
+
+    report: StreamReport
+    parts: list[range]
+    facts: Mapping[str, Any]
+
+
+def emit(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Emitted:
+    """Write what needs no compiler: weights, graphs, embedding, angles and tokenizer."""
     soc = read_soc(target.soc)
     architecture = checkpoint.architecture
     names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
@@ -144,17 +171,14 @@ def write_artifact(
         if len(shape) == 1
     }
     _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
-    described, compiled = _compile(folder, soc, parts)
-    document = {
-        "schema": _SCHEMA,
+    checkpoint.copy_tokenizer(folder)
+    facts = {
         "soc": {
             "name": soc.name,
             "soc_model": soc.soc_model,
             "htp_arch": soc.htp_arch,
             "chips": list(soc.chips),
         },
-        "qairt": compiled.qairt,
-        "onnxruntime_qnn": compiled.onnxruntime_qnn,
         "provider_options": provider_options(soc),
         "context": context,
         "chunk": CHUNK,
@@ -167,18 +191,8 @@ def write_artifact(
         "embedding": embedding,
         "rope": {"file": ROPE_FILE, "rotary": architecture.rotary.size},
         "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
-        **described,
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
-    checkpoint.copy_tokenizer(folder)
-    return StreamReport(
-        report.input_sha256,
-        f"{GRAPHS}/{report.data_file}",
-        report.data_size,
-        report.data_sha256,
-        report.data_chunks,
-        report.errors,
-    )
+    return Emitted(replace(report, data_file=f"{GRAPHS}/{report.data_file}"), parts, facts)
 
 
 def provider_options(soc: Soc) -> dict[str, str]:
@@ -275,107 +289,6 @@ def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> 
     }
 
 
-def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:
     """The weights of the artifact in `folder`."""
     return ArtifactWeights(folder, architecture)
-
-
-class ArtifactWeights:
-    """The weights as the artifact holds them, and its rounding of activations.
-
-    Reads the finished graphs, not our plan of them, so that the reference computes with what the compiler
-    reads. Embedding and head are two matrices, whatever the checkpoint says.
-    """
-
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
-        self.architecture = replace(architecture, tied_embeddings=False)
-        self._folder = folder
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        self._embedding = config["embedding"]
-        self._tensors: dict[str, onnx.TensorProto] = {}
-        for part in [*(part["decode"] for part in config["parts"]), config["head"]]:
-            graph = onnx.load(folder / part["graph"], load_external_data=False).graph
-            self._tensors.update((tensor.name, tensor) for tensor in graph.initializer)
-        self._encodings = {
-            name.removesuffix(".scale"): self._encoding(name.removesuffix(".scale"))
-            for name in self._tensors
-            if name.endswith(".scale")
-        }
-        self._floats = {name for name in residual_names(architecture) if name not in self._encodings}
-        self._runs = self._rows_of_tensors()
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        if name == EMBEDDING:
-            return self._embedding_rows(start, stop)
-        if name not in self._runs:
-            return self._vector(name)[start:stop]
-        blocks = [
-            self._matrix_rows(tensor, max(start, first) - first, min(stop, last) - first)
-            for tensor, first, last in self._runs[name]
-            if first < stop and start < last
-        ]
-        return np.concatenate(blocks)
-
-    def activation(self, name: str, values: NDArray[np.float32]) -> None:
-        """Round `values` as the artifact's graphs do."""
-        if name in self._floats:
-            values[...] = values.astype(np.float16)
-        elif name in self._encodings:
-            self._encodings[name].round(values)
-
-    def _encoding(self, name: str) -> Encoding:
-        scale = numpy_helper.to_array(self._tensors[f"{name}.scale"])
-        zero_point = numpy_helper.to_array(self._tensors[f"{name}.zero_point"])
-        return Encoding(str(zero_point.dtype), float(scale), int(zero_point))
-
-    def _rows_of_tensors(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each matrix the tensors that hold runs of its rows: (tensor, first row, one past the last)."""
-        runs: dict[str, list[tuple[str, int, int]]] = {}
-        for scales in self._tensors:
-            if not scales.endswith(".scales"):
-                continue
-            tensor = scales.removesuffix(".scales")
-            matrix, _, span = tensor.partition("[")
-            first, last = 0, int(self._tensors[tensor].dims[0])
-            if span:
-                first, last = (int(edge) for edge in span.rstrip("]").split(":"))
-            runs.setdefault(matrix, []).append((tensor, first, last))
-        return {matrix: sorted(spans, key=lambda span: span[1]) for matrix, spans in runs.items()}
-
-    def _vector(self, name: str) -> NDArray[np.float32]:
-        stored: NDArray[Any] = numpy_helper.to_array(self._tensors[name])
-        if name not in self._encodings:
-            return stored
-        encoding = self._encodings[name]
-        shifted = stored.astype(np.float32) - np.float32(encoding.zero_point)
-        return shifted * np.float32(encoding.scale)
-
-    def _matrix_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        tensor = self._tensors[name]
-        columns = int(tensor.dims[1])
-        bits = 4 if tensor.data_type == onnx.TensorProto.INT4 else 8
-        count = stop - start
-        stored = self._external(name, np.uint8, start, count, columns * bits // 8)
-        per_row = int(np.prod(self._tensors[f"{name}.scales"].dims[1:], dtype=np.int64))
-        scales = self._external(f"{name}.scales", np.float32, start, count, per_row)
-        codes = unpack_nibbles(stored) if bits == 4 else stored
-        middle = 1 << (bits - 1)
-        return dequantize(codes ^ np.uint8(middle), scales, middle)
-
-    def _external(self, name: str, kind: Any, start: int, count: int, per_row: int) -> NDArray[Any]:
-        where = {entry.key: entry.value for entry in self._tensors[name].external_data}
-        offset = int(where["offset"]) + start * per_row * np.dtype(kind).itemsize
-        with (self._folder / GRAPHS / where["location"]).open("rb") as data:
-            return np.fromfile(data, kind, count * per_row, offset=offset).reshape(count, per_row)
-
-    def _embedding_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        described, columns, count = self._embedding, self.architecture.hidden_size, stop - start
-        bits, groups = described["bits"], columns // described["group_size"]
-        row_bytes = columns * bits // 8
-        with (self._folder / described["file"]).open("rb") as data:
-            data.seek(described["codes_offset"] + start * row_bytes)
-            stored = np.fromfile(data, np.uint8, count * row_bytes).reshape(count, row_bytes)
-            data.seek(described["scales_offset"] + start * groups * 2)
-            scales = np.fromfile(data, np.float16, count * groups).reshape(count, groups)
-        return dequantize(unpack_nibbles(stored) if bits == 4 else stored, scales, 1 << (bits - 1))

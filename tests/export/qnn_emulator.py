@@ -79,21 +79,20 @@ class Emulator:
     def _session(self, part: dict[str, str]) -> Any:
         return htp_session(self._artifact / part["graph"], self.config["provider_options"])
 
-    def prefill(self, ids: Iterable[int]) -> NDArray[np.float32]:
-        """Logits after each token of a prompt, [tokens, vocabulary]."""
+    def prefill(self, ids: Iterable[int], *, last: int | None = None) -> NDArray[np.float32]:
+        """Logits after each token of a prompt, or after its `last` ones: [tokens, vocabulary]."""
         tokens, chunk = list(ids), self.config["chunk"]
-        blocks = [
-            self._run(self._prefill, tokens[at : at + chunk], chunk) for at in range(0, len(tokens), chunk)
-        ]
-        return np.concatenate(blocks)
+        rows = [self._run(self._prefill, tokens[at : at + chunk]) for at in range(0, len(tokens), chunk)]
+        hidden = np.concatenate(rows)[-(last or len(tokens)) :]
+        return np.stack([self._logits(row) for row in hidden])
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Logits after one more token, [vocabulary]."""
-        logits: NDArray[np.float32] = self._run(self._decode, [token], 1)[0]
-        return logits
+        return self._logits(self._run(self._decode, [token], size=1)[0])
 
-    def _run(self, sessions: list[Any], ids: list[int], size: int) -> NDArray[np.float32]:
-        count, start = len(ids), self.length
+    def _run(self, sessions: list[Any], ids: list[int], size: int | None = None) -> NDArray[np.float32]:
+        """The hidden states of one call of all parts, [tokens, hidden]."""
+        count, start, size = len(ids), self.length, size or self.config["chunk"]
         hidden = np.zeros((1, 1, size, self.config["hidden"]), np.float32)
         hidden[0, 0, :count] = self._embedding[ids]
         at = np.minimum(start + np.arange(size), self._slots - 1)
@@ -114,7 +113,8 @@ class Emulator:
                     cache = self._caches[name.replace("new", "past")]
                     cache[:, :, start : start + count] = value[:, :, :count]
         self.length += count
-        return np.stack([self._logits(hidden[:, :, i : i + 1]) for i in range(count)])
+        states: NDArray[np.float32] = hidden[0, 0, :count]
+        return states
 
     def _mask(self, start: int, size: int) -> NDArray[np.uint16]:
         window = self.config["sliding_window"] or self._slots + size
@@ -126,7 +126,7 @@ class Emulator:
         return (seen * np.uint16(65535)).astype(np.uint16)[None, None]
 
     def _logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        (raw,) = self._head.run(["logits"], {"hidden": hidden})
+        (raw,) = self._head.run(["logits"], {"hidden": hidden[None, None, None]})
         encoding = self.config["logits"]
         shifted = raw.ravel().astype(np.float32) - encoding["zero_point"]
         logits: NDArray[np.float32] = shifted * np.float32(encoding["scale"])

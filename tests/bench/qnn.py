@@ -1,0 +1,194 @@
+"""What a build for Qualcomm's NPU costs and what comes out, here: compiled for real, executed in emulation.
+
+    python -m tests.bench.qnn answers             the demo on all held-out commands, beside the CPU's bundle
+    python -m tests.bench.qnn layers CHECKPOINT   one and two layers of a model, and what all would take
+    python -m tests.bench.qnn emit CHECKPOINT     the whole model's graphs and weights, without the compiler
+    python -m tests.bench.qnn compile CHECKPOINT  the whole model, every part compiled
+
+The emulator computes what the NPU computes; its speed says nothing about a device's.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgephi.checkpoint.checkpoint import open_checkpoint
+from edgephi.checkpoint.first_layers import first_layers
+from edgephi.export import qnn
+from edgephi.plan import choose_schemes
+from edgephi.recipe import read_recipe
+from edgephi.reference.forward import final_hidden_states, logits
+from edgephi.target import read_target
+from tests.bench.measure import Cost, folder_bytes, report, run
+from tests.export.qnn_answers import held_out_answers
+from tests.export.qnn_emulator import Emulator
+
+_CONTEXT = 4096
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["answers", "layers", "emit", "compile", "build-layers"])
+    parser.add_argument("checkpoint", nargs="?", type=Path)
+    parser.add_argument("--layers", type=int, default=0, help="only so many layers, with build-layers")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    if arguments.what == "answers":
+        _answers()
+    elif arguments.what == "layers":
+        _layers(arguments.checkpoint)
+    elif arguments.what == "build-layers":
+        _build(arguments.checkpoint, arguments.layers, arguments.output)
+    else:
+        _whole(arguments.checkpoint, compiled=arguments.what == "compile")
+
+
+def _answers() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = held_out_answers(Path(folder))
+    rows = [
+        ("bf16, transformers", f"{found.bf16:.1%}", ""),
+        ("cpu, int4", f"{found.cpu:.1%}", ""),
+        ("qnn, int4, emulated", f"{found.qnn:.1%}", f"{found.same_as_cpu:.1%}"),
+    ]
+    report((f"{found.commands} held-out commands", "right", "the CPU bundle's text"), rows)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What building some layers took, in seconds and bytes."""
+
+    emitting: Cost
+    compiling: Cost
+    binary_bytes: int
+
+
+def _layers(checkpoint: Path) -> None:
+    """Build one layer and two, run them, and add up what all layers would take."""
+    whole = open_checkpoint(checkpoint, id=str(checkpoint), revision="local").architecture.layers
+    built: dict[int, _Built] = {}
+    with tempfile.TemporaryDirectory(dir=checkpoint.parent) as scratch:
+        for layers in (1, 2):
+            output = Path(scratch) / str(layers)
+            log = Path(scratch) / f"{layers}.log"
+            command = [sys.executable, "-m", "tests.bench.qnn", "build-layers", str(checkpoint)]
+            run([*command, "--layers", str(layers), "--output", str(output)], log=log)
+            emitted, emit_peak, compiled, compile_peak = map(float, log.read_text().split()[-4:])
+            built[layers] = _Built(
+                Cost(emitted, int(emit_peak)),
+                Cost(compiled, int(compile_peak)),
+                (output / "part_0.bin").stat().st_size,
+            )
+        one, two = built[1], built[2]
+        parts = -(-whole * (two.binary_bytes - one.binary_bytes) // qnn.LARGEST_PART_BYTES)
+        in_part = whole / parts
+        rows = [_row(f"{count} layer{'s' if count > 1 else ''}", each) for count, each in built.items()]
+        more = _Built(
+            Cost(_line(one.emitting.seconds, two.emitting.seconds, whole), two.emitting.peak_bytes),
+            Cost(
+                _line(one.compiling.seconds, two.compiling.seconds, whole),
+                round(_line(one.compiling.peak_bytes, two.compiling.peak_bytes, in_part)),
+            ),
+            round(_line(one.binary_bytes, two.binary_bytes, whole)),
+        )
+        rows.append(_row(f"all {whole} in {parts} parts, extrapolated", more))
+        report(("", "emitted", "memory", "compiled", "memory of a part", "binaries of layers"), rows)
+        _run(checkpoint, 2, Path(scratch) / "2")
+
+
+def _line(at_one: float, at_two: float, at: float) -> float:
+    return at_one + (at - 1) * (at_two - at_one)
+
+
+def _row(what: str, built: _Built) -> tuple[str, ...]:
+    return (
+        what,
+        f"{built.emitting.seconds:.0f} s",
+        f"{built.emitting.peak_bytes / 1e9:.2f} GB",
+        f"{built.compiling.seconds:.0f} s",
+        f"{built.compiling.peak_bytes / 1e9:.1f} GB",
+        f"{built.binary_bytes / 1e6:.0f} MB",
+    )
+
+
+def _build(folder: Path, layers: int, output: Path) -> None:
+    """Build, and print seconds and peak bytes of emitting and of compiling."""
+    checkpoint = open_checkpoint(folder, id=str(folder), revision="local")
+    if layers:
+        checkpoint = first_layers(checkpoint, layers)
+    schemes = choose_schemes(checkpoint.architecture, read_recipe("default").quant)
+    output.mkdir()
+    moments = [time.perf_counter()]
+    peaks: list[int] = []
+    emit = qnn.emit
+
+    def timed_emit(*given: object, **named: object) -> qnn.Emitted:
+        emitted = emit(*given, **named)  # type: ignore[arg-type]
+        moments.append(time.perf_counter())
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return emitted
+
+    qnn.emit = timed_emit
+    qnn.write_artifact(output, checkpoint, schemes, read_target("qnn"), _CONTEXT)
+    moments.append(time.perf_counter())
+    peaks.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+    print(moments[1] - moments[0], peaks[0], moments[2] - moments[1], peaks[1])
+
+
+def _run(folder: Path, layers: int, artifact: Path) -> None:
+    """Run some real-width layers in emulation, beside the reference with the same weights and rounding."""
+    checkpoint = first_layers(open_checkpoint(folder, id=str(folder), revision="local"), layers)
+    ids = np.random.default_rng(0).integers(0, checkpoint.architecture.vocabulary_size, 4).tolist()
+    emulator = Emulator(artifact, checkpoint.architecture)
+    start = time.perf_counter()
+    found = np.concatenate([emulator.prefill(ids[:3]), [emulator.step(ids[3])]])
+    weights = qnn.artifact_weights(artifact, checkpoint.architecture)
+    expected = logits(weights, final_hidden_states([weights], ids)[0])
+    off = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    same = np.mean(found.argmax(1) == expected.argmax(1))
+    print(
+        f"{layers} layers compiled and run in emulation in {time.perf_counter() - start:.0f} s: relative "
+        f"error of the logits {off:.1e}, the same first word {same:.0%}"
+    )
+
+
+def _whole(folder: Path, *, compiled: bool) -> None:
+    checkpoint = open_checkpoint(folder, id=str(folder), revision="local")
+    schemes = choose_schemes(checkpoint.architecture, read_recipe("default").quant)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        output = Path(scratch)
+        start = time.perf_counter()
+        write = qnn.write_artifact if compiled else qnn.emit
+        write(output, checkpoint, schemes, read_target("qnn"), _CONTEXT)
+        seconds = time.perf_counter() - start
+        own, children = (
+            resource.getrusage(who).ru_maxrss * 1024
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        binaries = sum(
+            path.stat().st_size
+            for path in output.glob("*.bin")
+            if path.name not in ("embedding.bin", "rope.bin")
+        )
+        row = (
+            f"{checkpoint.architecture.layers} layers",
+            f"{seconds:.0f} s",
+            f"{own / 1e9:.2f} GB",
+            f"{children / 1e9:.1f} GB",
+            f"{folder_bytes(output / 'graphs') / 1e9:.2f} GB",
+            f"{binaries / 1e9:.2f} GB",
+        )
+    report(("", "wall", "memory", "memory of a child", "graphs and weights", "binaries"), [row])
+
+
+if __name__ == "__main__":
+    main()
