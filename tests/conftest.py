@@ -39,6 +39,21 @@ def demo_bundle(built_demo: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
+def qnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's bundle for a Snapdragon's NPU, with a context that the emulator computes quickly."""
+    recipe = read_recipe("demo")
+    request = BuildRequest(
+        model="demo",
+        target=read_target("qnn"),
+        recipe=recipe,
+        output=tmp_path_factory.mktemp("qnn") / "bundle",
+        context=256,
+        verify="off",
+    )
+    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step).folder
+
+
+@pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes seconds to quantise, so that a test can interfere: 70 million weights."""
     folder = tmp_path_factory.mktemp("slow") / "slow-phi"
