@@ -191,7 +191,8 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
                 f"--wheels {platform.name}: target {target.name} is for {', '.join(target.arch)}",
                 hint="choose another target: `edgephi targets`",
             )
-    extras = [adapter_of(target.engine).extra(target.provider)]  # noqa: S610 - not Django
+    # A device that has a key must be able to check signatures, also when it flashes itself.
+    extras = [adapter_of(target.engine).extra(target.provider), "trust"]  # noqa: S610 - not Django
     if purpose == "serve":
         extras.append(purpose)
     return WheelsRequest(read, tuple(extras), purpose)

@@ -80,7 +80,7 @@ def _has_signed(key: PublicKey, envelope: Envelope) -> bool:
     except ModuleNotFoundError as cause:
         raise NotSupportedError(
             f"this store has a key, and checking signatures needs {cause.name}, which is not installed",
-            hint="pip install 'edgephi[flash]'",
+            hint="pip install 'edgephi[trust]'",
         ) from None
     try:
         verifying = VerifyingKey.from_string(key.data, curve=Ed25519)

@@ -42,9 +42,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All that pip finds: stand-ins for what the extra `cpu` needs, of the right names and versions."""
+    """All that pip finds: stand-ins for what `cpu` and `trust` need, of the right names and versions."""
     only_from(monkeypatch, tmp_path / "index")
     write_wheel(tmp_path / "index", "click", "8.2.0")
+    write_wheel(tmp_path / "index", "ecdsa", "0.19.0", requires=["six"])
+    write_wheel(tmp_path / "index", "six", "1.16.0")
     write_wheel(tmp_path / "index", "psutil", "7.0", tag="cp36-abi3-manylinux2014_aarch64", size=70_000)
     write_wheel(tmp_path / "index", "onnxruntime", "1.32.0", requires=["click"], tag=NATIVE, size=50_000)
     write_wheel(tmp_path / "index", "onnxruntime-genai", "0.18.0", tag=NATIVE)
@@ -77,18 +79,20 @@ def test_every_wheel_is_a_file_of_the_manifest(build: Build, index: Path, work: 
     wheels = {entry.path: entry for entry in manifest.files if entry.path.startswith("wheels/")}
     assert [Path(path).name.split("-")[0] for path in sorted(wheels)] == [
         "click",
+        "ecdsa",
         "edgephi",
         "onnxruntime",
         "onnxruntime_genai",
         "psutil",
         "requirements.txt",
+        "six",
     ]
     pins = (work / "b" / manifest.wheels[0].requirements).read_text()
     for path, entry in wheels.items():
         assert path.endswith("requirements.txt") or f"--hash=sha256:{entry.sha256}" in pins
     assert manifest.requires.disk_bytes == sum(entry.size for entry in manifest.files)
     assert manifest.wheels[0].installed_bytes > 120_000
-    assert manifest.wheels[0].extras == ("cpu",)
+    assert manifest.wheels[0].extras == ("cpu", "trust")
     assert f"--wheels {PLATFORM} --wheels-for run" in manifest.provenance.command
 
 

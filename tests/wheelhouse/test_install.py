@@ -46,7 +46,7 @@ def offline(command: str, folder: Path) -> str:
 def test_the_printed_command_installs_it_and_the_bundle_answers(
     build_with_wheels: BuildWithWheels, tmp_path: Path
 ) -> None:
-    built = build_with_wheels("cpu", HERE, "serve")
+    built = build_with_wheels("cpu", HERE, "serve", "trust")
     check_files(built.folder, built.manifest)
     install = install_command(built.folder, built.manifest.wheels[0])
     # The command's python3 is that of the device; here, it is the one that the wheels are for.
@@ -55,6 +55,7 @@ def test_the_printed_command_installs_it_and_the_bundle_answers(
     assert json.loads(answered) == ANSWER
     offline("venv/bin/pip check", tmp_path)
     offline("venv/bin/python -c 'import starlette, uvicorn'", tmp_path)  # for serve
+    offline("venv/bin/python -c 'import ecdsa'", tmp_path)  # for a store with a key
     installed = sum(file.stat().st_size for file in tmp_path.rglob("venv/lib/**/*") if file.is_file())
     assert installed > built.manifest.wheels[0].installed_bytes  # pip itself and bytecode beside it
 
