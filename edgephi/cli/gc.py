@@ -39,6 +39,10 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
         return
     names = ", ".join(digest[:12] for digest in done.generations) or "no generation"
     would = "would remove" if dry_run else "removed"
-    click.echo(f"{root}: {would} {names} and {done.objects} files, {human_bytes(done.freed_bytes)}")
+    files = f"{done.objects} file{'' if done.objects == 1 else 's'}"
+    if done.generations or done.objects or done.freed_bytes:
+        click.echo(f"{root}: {would} {names} and {files}, {human_bytes(done.freed_bytes)}")
+    else:
+        click.echo(f"{root}: nothing to remove")
     for digest in done.still_open:
         click.echo(f"kept {digest[:12]}: a process has it open")

@@ -12,6 +12,8 @@ from edgephi.errors import BadBundleError
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus, StoreStatus
 
+_DATE_COLUMNS = 10  # of "2026-11-25T08:47:27Z"
+
 
 @click.command(no_args_is_help=True)
 @click.argument("root")
@@ -61,21 +63,20 @@ def _summary(found: "StoreStatus") -> str:
     if found.busy_with:
         lines.append(f"right now: {found.busy_with}")
     if found.generations:
-        header = ("", "generation", "bundle", "release", "created", "target", "size", "state")
+        header = ("", "generation", "bundle", "release", "created", "size", "state")
         rows = [
             (
                 "" if each.role == "other" else each.role,
                 each.digest[:12],
                 each.name,
                 str(each.sequence),
-                each.created,
-                each.target,
+                each.created[:_DATE_COLUMNS],
                 human_bytes(each.size_bytes),
                 _state(each),
             )
             for each in found.generations
         ]
-        lines.append(table(rows, header, right=(3, 6)))
+        lines.append(table(rows, header, right=(3, 5)))
     else:
         lines.append("no bundle")
     unfinished = (
@@ -84,6 +85,7 @@ def _summary(found: "StoreStatus") -> str:
     lines.append(
         f"{human_bytes(found.stored_bytes)} stored{unfinished}, {human_bytes(found.free_bytes)} free"
     )
+    lines += [f"damaged: {each.digest[:12]}: {each.problem}" for each in found.generations if each.problem]
     for damage in found.damages or ():
         place = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
         lines.append(f"damaged: {damage.digest[:12]}/{damage.path}: {place}")
@@ -94,7 +96,7 @@ def _summary(found: "StoreStatus") -> str:
 
 def _state(generation: "GenerationStatus") -> str:
     if generation.problem:
-        return f"damaged: {generation.problem}"
+        return "damaged"
     facts = ["in use"] if generation.is_open else []
     if not generation.is_proven:
         facts.append("not proven here")

@@ -92,10 +92,11 @@ def test_status_is_a_table(edgephi: Edgephi, releases: tuple[Path, Path], store:
     done = edgephi("status", store)
     assert (done.returncode, done.stderr) == (0, "")
     header, current, previous, totals = done.stdout.splitlines()
-    assert header.split() == ["generation", "bundle", "release", "created", "target", "size", "state"]
+    assert header.split() == ["generation", "bundle", "release", "created", "size", "state"]
     assert current.split()[:4] == ["current", digest_of(releases[1])[:12], "demo-cpu", "2"]
     assert previous.split()[:4] == ["previous", digest_of(releases[0])[:12], "demo-cpu", "1"]
     assert totals.startswith("4.89 MB stored, ")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
     document = json.loads(edgephi("status", store, "--json").stdout)
     assert [each["role"] for each in document["generations"]] == ["current", "previous"]
     assert document["damages"] is None
@@ -121,6 +122,7 @@ def test_gc_removes_what_is_neither_current_nor_previous(
     would = edgephi("gc", store, "--dry-run")
     assert would.stdout == f"{store}: would remove {digest_of(releases[0])[:12]} and 0 files, 0 B\n"
     assert json.loads(edgephi("gc", store, "--json").stdout)["generations"] == [digest_of(releases[0])]
+    assert edgephi("gc", store).stdout == f"{store}: nothing to remove\n"
     assert "not proven here" in edgephi("status", store).stdout
 
 

@@ -128,7 +128,7 @@ class TestWhole:
         assert found["damages"] == []
         assert edgephi(box, "rollback", there).returncode == 0
         assert active(root) == digest_of(demo_bundle)
-        assert "no generation" in edgephi(box, "gc", there).stdout
+        assert "nothing to remove" in edgephi(box, "gc", there).stdout
 
     def test_a_path_may_begin_at_the_users_home(self, box: Sshd, demo_bundle: Path) -> None:
         done = edgephi(box, "flash", demo_bundle, box.destination("/~/models"))
