@@ -63,7 +63,9 @@ def with_ballast(bundle: Path, destination: Path, size: int) -> Path:
             rest -= len(data)
     entry = FileEntry(BALLAST, size, file_sha256(destination / BALLAST, lambda _: None), hashes.table())
     manifest = read_manifest(bundle)
-    write_manifest(destination, dataclasses.replace(manifest, files=(*manifest.files, entry)))
+    # It counts as weights, for which there must be memory.
+    needs = dataclasses.replace(manifest.requires, memory_bytes=manifest.requires.memory_bytes + size)
+    write_manifest(destination, dataclasses.replace(manifest, files=(*manifest.files, entry), requires=needs))
     return destination
 
 
