@@ -48,7 +48,7 @@ def qnn(
     from edgephi.bundle import check_destination
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.steps import step
-    from edgephi.qnn_import import import_qnn
+    from edgephi.qnn_import.bundle import import_qnn
     from edgephi.records import write_record
 
     check_destination(output)

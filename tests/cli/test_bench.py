@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import json
+import platform
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -79,6 +80,23 @@ def test_compare_measures_in_the_first_bundle(
     assert [row[0] for row in rows] == [demo_bundle.name, "another"] * 2
     assert [row.count("1.00x") for row in rows if row[0] == demo_bundle.name] == [2, 2]
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator is for x86-64")
+def test_an_emulated_speed_is_no_devices(
+    edgephi: Edgephi, demo_bundle: Path, qnn_bundle: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime_qnn")
+    few = ("--prompt-tokens", 8, "--generate", 3, "--runs", 1, "--compare", "--html", tmp_path / "page.html")
+    done = edgephi("bench", demo_bundle, qnn_bundle, *few)
+    assert done.returncode == 0
+    assert "on htp-emulation" in done.stdout
+    row = next(line for line in done.stdout.splitlines()[::-1] if line.startswith("demo-qnn "))
+    assert row.split()[4:] == ["-", row.split()[5], "-", "-", "-"]  # compared with nothing, and no limit
+    assert done.stdout.count("the speed is not") == 1
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "the speed is not" in Page((tmp_path / "page.html").read_text()).words
 
 
 class Page(html.parser.HTMLParser):

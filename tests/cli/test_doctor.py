@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,21 @@ def test_every_target_is_possible_or_says_why_not(edgephi: Edgephi) -> None:
             assert verdict["possible"] or (verdict["reason"] and verdict["hint"])
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator is for x86-64")
+def test_why_the_npu_is_not_usable_here(edgephi: Edgephi) -> None:
+    document = json.loads(edgephi("doctor", "--json").stdout)
+    engine = next(each for each in document["engines"] if each["engine"] == "qnn")
+    assert engine["version"]
+    assert re.fullmatch(r"QAIRT 2\.\d+\.\d+\.\d{12}, no Qualcomm chip found", engine["details"])
+    target = next(each for each in document["targets"] if each["name"] == "qnn")
+    assert target["build"] == {"possible": True}
+    assert target["run"] == {
+        "possible": False,
+        "reason": "an x86-64 processor has no Hexagon NPU, only Qualcomm's emulator of it runs here",
+        "hint": "its bundles run here in emulation, whose speed is no device's",
+    }
+
+
 def test_fits_into_80_columns(edgephi: Edgephi) -> None:
     done = edgephi("doctor")
     assert (done.returncode, done.stderr) == (0, "")
@@ -66,7 +82,8 @@ def test_a_bare_installation(tmp_path: Path) -> None:
     for target in document["targets"]:
         assert not target["build"]["possible"]
         assert not target["run"]["possible"]
-        assert target["build"]["hint"] == "pip install 'edgephi[build]'"
+        extras = "build,qnn" if target["engine"] == "qnn" else "build"
+        assert target["build"]["hint"] == f"pip install 'edgephi[{extras}]'"
     cpu = next(target for target in document["targets"] if target["name"] == "cpu")
     assert cpu["run"] == {
         "possible": False,

@@ -107,3 +107,24 @@ def test_here_holds_the_plan_against_this_machine(edgephi: Edgephi) -> None:
 def test_what_cannot_be_planned(edgephi: Edgephi, arguments: list[str]) -> None:
     done = edgephi("plan", *arguments, "-t", "cpu", env=OFFLINE)
     assert is_one_error(done, {"phi-99": 4, "no/such": 6}.get(arguments[0], 2))
+
+
+def test_a_plan_for_a_chip(edgephi: Edgephi) -> None:
+    done = edgephi("plan", "phi-3.5-mini", "--target", "qnn", "--soc", "sm8750")
+    assert done.returncode == 0
+    assert "snapdragon-8-elite (SM8750), Hexagon v79" in done.stdout
+    document = edgephi("plan", "phi-3.5-mini", "--target", "qnn", "--soc", "SM8750", "--json").stdout
+    assert json.loads(document)["soc"] == "snapdragon-8-elite"
+
+
+def test_a_chip_that_nobody_knows(edgephi: Edgephi) -> None:
+    done = edgephi("plan", "demo", "--target", "qnn", "--soc", "snapdragon-8-gen-33")
+    assert is_one_error(done, 4)
+    assert "did you mean 'snapdragon-8-gen-3'?" in done.stderr
+    assert "qcs6490, " in done.stderr
+
+
+def test_a_chip_for_a_target_that_is_compiled_for_none(edgephi: Edgephi) -> None:
+    done = edgephi("plan", "demo", "--target", "cpu", "--soc", "sm8650")
+    assert is_one_error(done, 2)
+    assert "--soc sm8650: target cpu is not compiled for a chip" in done.stderr

@@ -47,3 +47,14 @@ def test_show_of_an_unknown_name(edgephi: Edgephi, kind: str) -> None:
 def test_a_name_is_its_files_name(kind: str) -> None:
     read = read_recipe if kind == "recipes" else read_target
     assert [read(name).name for name in shipped_names(kind)] == shipped_names(kind)
+
+
+def test_chips_in_80_columns(edgephi: Edgephi) -> None:
+    done = edgephi("targets", "socs")
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *lines = done.stdout.splitlines()
+    assert header.split()[0] == "name"
+    assert [line.split()[0] for line in lines] == shipped_names("targets/socs")
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    document = json.loads(edgephi("targets", "socs", "--json").stdout)
+    assert [entry["soc_model"] for entry in document if entry["name"] == "snapdragon-8-gen-3"] == [57]

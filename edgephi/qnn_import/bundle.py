@@ -15,7 +15,6 @@ from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, wri
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
 from edgephi.errors import BadInputError
-from edgephi.export.qnn_binaries import describe
 from edgephi.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
@@ -30,6 +29,7 @@ from edgephi.manifest import (
     Requires,
     TargetFacts,
 )
+from edgephi.qnn_import.binaries import describe
 from edgephi.recipe import Question
 from edgephi.runtime.artifact import check_artifact
 from edgephi.runtime.onnx_names import named_files
