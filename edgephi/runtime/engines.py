@@ -28,7 +28,7 @@ ADAPTERS: dict[str, str] = {
 """Module of each engine's adapter, by the name that a manifest gives the engine."""
 
 _EMULATION = "-emulation"
-EMULATION_NOTE = "emulated on this processor: the answers are the device's, the speed is not"
+EMULATION_NOTE = "emulated here: the answers are the device's, the speed is not"
 """What every report says of a bundle whose provider `is_emulated`."""
 
 
