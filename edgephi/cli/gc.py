@@ -37,11 +37,13 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(write_record(done), indent=2))
         return
-    names = ", ".join(digest[:12] for digest in done.generations) or "no generation"
+    what = [", ".join(digest[:12] for digest in done.generations)] if done.generations else []
+    what += [f"{done.objects} file{'' if done.objects == 1 else 's'}"] if done.objects else []
+    if not what and done.freed_bytes:
+        what = ["an unfinished transfer"]
     would = "would remove" if dry_run else "removed"
-    files = f"{done.objects} file{'' if done.objects == 1 else 's'}"
-    if done.generations or done.objects or done.freed_bytes:
-        click.echo(f"{root}: {would} {names} and {files}, {human_bytes(done.freed_bytes)}")
+    if what:
+        click.echo(f"{root}: {would} {' and '.join(what)}, {human_bytes(done.freed_bytes)}")
     else:
         click.echo(f"{root}: nothing to remove")
     for digest in done.still_open:

@@ -120,7 +120,7 @@ def test_gc_removes_what_is_neither_current_nor_previous(
     third = remade(releases[0], tmp_path / "third", {"model/notes.txt": b"best"}, sequence=3)
     assert edgephi("flash", third, store, "--elsewhere").returncode == 0
     would = edgephi("gc", store, "--dry-run")
-    assert would.stdout == f"{store}: would remove {digest_of(releases[0])[:12]} and 0 files, 0 B\n"
+    assert would.stdout == f"{store}: would remove {digest_of(releases[0])[:12]}, 0 B\n"
     assert json.loads(edgephi("gc", store, "--json").stdout)["generations"] == [digest_of(releases[0])]
     assert edgephi("gc", store).stdout == f"{store}: nothing to remove\n"
     assert "not proven here" in edgephi("status", store).stdout
