@@ -178,7 +178,7 @@ def _summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
                 human_bytes(took.saved_bytes),
                 str(took.cuts),
                 f"{took.seconds:.1f} s",
-                f"{probe.tokens_per_second:,.1f}" if probe else "-",
+                f"{probe.tokens_per_second:,.1f}" if probe and not probe.emulated else "-",
             )
         )
     header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")

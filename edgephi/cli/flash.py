@@ -181,10 +181,7 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
     ]
     probe = outcome.probe
     if probe is not None:
-        lines.append(
-            f"probe: it answered at {probe.tokens_per_second:,.1f} tokens/s, "
-            f"with {human_bytes(probe.memory_bytes)} of memory"
-        )
+        lines.append(f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory")
     elif not outcome.was_current:
         lines.append("not proven: the machine that it is for has to answer with it")
     if outcome.signer is not None:

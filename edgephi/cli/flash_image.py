@@ -50,6 +50,6 @@ def _summary(image: "Image") -> str:
     if image.probe is None:
         lines.append(f"not proven here: {image.unproven}")
     else:
-        lines.append(f"probe: it answered here at {image.probe.tokens_per_second:,.1f} tokens/s")
+        lines.append(f"probe: it answered here {image.probe.speed}")
     lines.append(f"to a partition: dd if={image.file} of=/dev/PARTITION bs=4M conv=fsync")
     return "\n".join(lines)

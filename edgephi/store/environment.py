@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
-from edgephi.runtime.engines import check_version
+from edgephi.runtime.engines import check_version, is_emulated
 from edgephi.store.durable import rename, replace_file
 from edgephi.store.generations import manifest_of
 from edgephi.store.layout import Layout
@@ -170,6 +170,8 @@ def _problem(interpreter: str, manifest: Manifest) -> str | None:
     except EdgephiError as error:
         return f"{interpreter}: {error.message}"
     problem = answer["problems"][provider]
+    if any(is_emulated(each) and not found for each, found in answer["problems"].items()):
+        return None  # `run` takes the emulator, and says so
     return f"{interpreter}: {engine} on {provider}: {problem}" if problem else None
 
 

@@ -142,6 +142,14 @@ class TestEmulation:
         done = edgephi("run", qnn_bundle, PROMPT)
         assert done.stdout == '{"action": "turn_on", "room": "kitchen", "device": "light"}\n'
 
+    def test_a_probe_in_emulation_tells_no_speed(
+        self, edgephi: Edgephi, qnn_bundle: Path, tmp_path: Path
+    ) -> None:
+        done = edgephi("flash", qnn_bundle, tmp_path / "store")
+        assert done.returncode == 0, done.stderr
+        assert "probe: it answered in emulation, with " in done.stdout
+        assert "tokens/s" not in done.stdout
+
     def test_the_npu_itself_is_not_emulated(self, edgephi: Edgephi, qnn_bundle: Path) -> None:
         done = edgephi("run", qnn_bundle, PROMPT, "--provider", "htp")
         assert is_one_error(done, 3)
