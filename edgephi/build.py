@@ -90,7 +90,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         plan = make_plan(
             request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
         )
-    needs_bytes = plan.artifact_bytes
+    needs_bytes = plan.artifact_bytes * exporter(request.target.engine).footprint(request.target).file_copies
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:

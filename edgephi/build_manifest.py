@@ -130,6 +130,8 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     """The command that makes this bundle again; without folders, so that it never differs."""
     model = DEMO if checkpoint.id == DEMO_ID else checkpoint.id
     words = ["edgephi", "build", model, "--target", request.target.name]
+    if request.target.soc:
+        words += ["--soc", request.target.soc]
     if "/" in model:  # of the hub
         words += ["--revision", checkpoint.revision]
     words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]

@@ -36,6 +36,7 @@ class Footprint:
     activation_bytes: size of one activation
     prefill_tokens: prompt tokens that are computed at once
     weight_copies: bytes of weights in memory over bytes of the artifact (an engine may repack them)
+    file_copies: how many times the files hold the weights
     """
 
     engine_bytes: int
@@ -43,6 +44,7 @@ class Footprint:
     activation_bytes: int
     prefill_tokens: int
     weight_copies: float = 1.0
+    file_copies: int = 1
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def footprint(target: Target) -> Footprint:
         cache_bytes_per_number=cache.itemsize,
         activation_bytes=2,
         prefill_tokens=CHUNK,
+        file_copies=2,
     )
 
 
