@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
+from edgephi.export.qnn_compile import Graph, compile_graphs
 from edgephi.manifest import read_manifest
 from edgephi.runtime import load
 from edgephi.runtime import qnn as adapter
@@ -178,6 +179,36 @@ class TestEmulation:
         onnx.save(model, tmp_path / "det.onnx")
         with pytest.raises(Exception, match=r"CPU EP|cpu_ep_fallback|assigned"):
             HtpSessions({}).open(tmp_path / "det.onnx", compiles=True)
+
+
+class TestContextBinaries:
+    """What a device runs. The emulator loads those of one graph only, so each is compiled for itself."""
+
+    @pytest.fixture
+    def singly(self, qnn_bundle: Path, tmp_path: Path) -> Path:
+        folder = tmp_path / "bundle"
+        shutil.copytree(qnn_bundle, folder)
+        artifact = read_artifact(folder / "model")
+        for number, part in enumerate(artifact.parts):
+            for kind, graph in (("prefill", part.prefill), ("decode", part.decode)):
+                single = Graph(graph=graph.graph, wrapper=graph.wrapper)
+                binary = f"part_{number}_{kind}.bin"
+                (folder / "model" / graph.wrapper).unlink()
+                compile_graphs(folder / "model", [single], binary, artifact.provider_options, where="here")
+        return folder
+
+    def test_they_compute_what_their_graphs_do(self, singly: Path, engine: QnnEngine) -> None:
+        device = QnnEngine(
+            singly / "model",
+            read_artifact(singly / "model"),
+            read_manifest(singly),
+            context=256,
+            provider="htp",
+            version="",
+        )
+        for prompt in (some_ids(70), some_ids(3)):
+            np.testing.assert_array_equal(fresh_logits(device, prompt), fresh_logits(engine, prompt))
+        assert greedy(device, some_ids(20), 4) == greedy(engine, some_ids(20), 4)
 
 
 class TestVersions:
