@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
+from edgephi.manifest import Manifest, read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.runtime.bandwidth import last_level_cache_bytes
 from edgephi.runtime.measure import measure
+from edgephi.runtime.memory import loaded_bytes
 
 Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Opens a step of the work: its title and its size in tokens; yields what counts them."""
@@ -92,11 +93,6 @@ def bench(
     ]
 
 
-def artifact_bytes(manifest: Manifest) -> int:
-    """Size of the engine's files in a bundle."""
-    return sum(entry.size for entry in manifest.files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
-
-
 def _summary(
     bundle: Path, manifest: Manifest, runs: Sequence[Measurement], bandwidth: float | None
 ) -> BundleSummary:
@@ -110,7 +106,7 @@ def _summary(
         version=runs[0].version,
         provider=runs[0].provider,
         bits_per_weight=manifest.quant.bits_per_weight,
-        artifact_bytes=artifact_bytes(manifest),
+        artifact_bytes=loaded_bytes(manifest),
         context=runs[0].context,
         load_seconds=_range([run.load_seconds for run in runs]),
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
@@ -124,7 +120,7 @@ def _summary(
 def _speeds(speeds: Sequence[Speed], manifest: Manifest, bandwidth: float | None) -> SpeedSummary:
     decode = _range([speed.decode_tokens_per_second for speed in speeds])
     cached = speeds[0].prompt_tokens + speeds[0].generated_tokens / 2
-    read_bytes = artifact_bytes(manifest) + manifest.requires.memory_per_token_bytes * cached
+    read_bytes = loaded_bytes(manifest) + manifest.requires.memory_per_token_bytes * cached
     limit = None
     if bandwidth is not None and read_bytes > last_level_cache_bytes():
         limit = bandwidth / read_bytes

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from edgephi.errors import DoesNotFitError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 
+_GRAPHS = f"{ARTIFACT_FOLDER}/graphs"  # what a QNN artifact's binaries were compiled from
 _SMALLEST_CONTEXT = 256  # tokens; with less no chat template leaves room for an answer
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -49,13 +50,22 @@ def available_to(provider: str) -> int:
     return available_memory()
 
 
+def loaded_bytes(manifest: Manifest) -> int:
+    """Size of the engine's files that are loaded: binaries, but not the graphs to compile them again."""
+    return sum(
+        entry.size
+        for entry in manifest.files
+        if entry.path.startswith(f"{ARTIFACT_FOLDER}/") and not entry.path.startswith(f"{_GRAPHS}/")
+    )
+
+
 def check_memory(manifest: Manifest, available: int, context: int | None = None) -> tuple[int, str | None]:
     """The context that fits into `available` bytes, and a warning when it is less than the bundle's own.
 
     `context` was asked for; None asks for all that the bundle serves and takes what fits. Raises
     DoesNotFitError when the weights, or a context that was asked for, do not fit.
     """
-    weights = sum(entry.size for entry in manifest.files if entry.path.startswith(f"{ARTIFACT_FOLDER}/"))
+    weights = loaded_bytes(manifest)
     if weights > available:
         raise DoesNotFitError(
             f"{manifest.name}: the weights need {_gigabytes(weights)} of memory, "
