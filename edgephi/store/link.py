@@ -16,7 +16,7 @@ from edgephi.store.frames import HEADER, SILENCE_SECONDS, Kind, frame, frame_of,
 
 _TELL_SECONDS = 0.2
 # sshd hands over 32 KiB at a time. To be woken for each takes longer than to read it.
-_GATHER_SECONDS = 0.0003
+_GATHER_SECONDS = 0.001
 _GATHERED_BYTES = 128 << 10
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
