@@ -23,6 +23,7 @@ from edgephi.runtime.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.runtime.qnn_library import (
     PACKAGE,
     HtpSessions,
+    binary_qairt_version,
     check_qairt,
     emulates,
     installed_version,
@@ -99,7 +100,9 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     check_version(PACKAGE, version, manifest.requires.engines.get(NAME, ""))
     folder = bundle / ARTIFACT_FOLDER
     artifact = read_artifact(folder)
-    check_qairt(artifact.qairt, qairt_version(), onnxruntime_qnn=artifact.onnxruntime_qnn)
+    here = qairt_version()
+    for needed in (artifact.qairt, *_versions_inside(folder, artifact)):
+        check_qairt(needed, here, onnxruntime_qnn=artifact.onnxruntime_qnn)
     if provider == NPU:
         check_soc(artifact.soc)
     elif not artifact.has_graphs:
@@ -108,6 +111,13 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
             hint=f"run it on its device: {artifact.soc.name}",
         )
     return QnnEngine(folder, artifact, manifest, context=context, provider=provider, version=version)
+
+
+def _versions_inside(folder: Path, artifact: QnnArtifact) -> set[str]:
+    """The versions of QAIRT that the context binaries themselves name."""
+    names = {artifact.head.binary, *(part.binary for part in artifact.parts)}
+    with _translated(f"{folder}: expected context binaries"):
+        return {version for name in names if (version := binary_qairt_version(folder / name))}
 
 
 class QnnEngine:

@@ -249,6 +249,14 @@ class TestVersions:
             f"compiled by QAIRT 2.99.0.290101000000, this machine has QAIRT {qairt_version()}" in done.stderr
         )
 
+    def test_a_binary_that_is_newer_than_the_description_says(self, qnn_bundle: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "bundle"
+        shutil.copytree(qnn_bundle, copy)
+        file = copy / "model/head.bin"
+        file.write_bytes(file.read_bytes().replace(qairt_version().encode(), b"2.99.0.290101000000"))
+        with pytest.raises(NotSupportedError, match=r"compiled by QAIRT 2\.99\.0\.290101000000"):
+            open_engine(copy, read_manifest(copy))
+
     def test_without_the_package(self, edgephi: Edgephi, qnn_bundle: Path) -> None:
         missing = (
             "from importlib import metadata\n"
