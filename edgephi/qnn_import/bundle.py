@@ -14,7 +14,7 @@ from edgephi.build_manifest import time_of_build
 from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
-from edgephi.errors import BadInputError
+from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
@@ -35,6 +35,7 @@ from edgephi.runtime.artifact import check_artifact
 from edgephi.runtime.onnx_names import named_files
 from edgephi.runtime.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
 from edgephi.runtime.qnn_library import emulates, installed_version
+from edgephi.runtime.qnn_soc import check_soc, npu_problem
 from edgephi.target import read_target
 from edgephi.verify import Step, run_engine
 
@@ -195,11 +196,19 @@ def _provenance(source: Path, tokenizer: TokenizerFacts, artifact: QnnArtifact) 
 
 def _why_unproven(artifact: QnnArtifact) -> str:
     """Why the bundle cannot generate here, "" when it can."""
-    if not emulates():
-        return "this machine has no emulator of the NPU"
-    if not artifact.has_graphs:
-        return "the emulator needs the graphs that the binaries were compiled from, and they are not there"
-    return "" if installed_version() else "onnxruntime-qnn is not installed"
+    if installed_version() is None:
+        return "onnxruntime-qnn is not installed"
+    if emulates():
+        return (
+            ""
+            if artifact.has_graphs
+            else "the emulator needs the graphs of the binaries, which are not there"
+        )
+    try:
+        check_soc(artifact.soc)
+    except NotSupportedError as other_chip:
+        return other_chip.message
+    return npu_problem() or ""
 
 
 def _generate(folder: Path, source: Path, architecture: Architecture) -> Probe | None:
