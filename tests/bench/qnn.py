@@ -1,5 +1,6 @@
 """What a build for Qualcomm's NPU costs and what comes out, here: compiled for real, executed in emulation.
 
+    python -m tests.bench.qnn operators           single operators, and the error of 4-bit weights
     python -m tests.bench.qnn answers             the demo on all held-out commands, beside the CPU's bundle
     python -m tests.bench.qnn layers CHECKPOINT   one and two layers of a model, and what all would take
     python -m tests.bench.qnn emit CHECKPOINT     the whole model's graphs and weights, without the compiler
@@ -13,7 +14,9 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,17 @@ from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.export import qnn
 from edgephi.plan import choose_schemes
+from edgephi.quantize.groups import Quantizer
+from edgephi.quantize.row_scales import RowQuantizer
+from edgephi.quantize.scheme import Scheme
 from edgephi.recipe import read_recipe
 from edgephi.reference.forward import final_hidden_states, logits
+from edgephi.soc import read_soc
 from edgephi.target import read_target
 from tests.bench.measure import Cost, folder_bytes, report, run
 from tests.export.qnn_answers import held_out_answers
 from tests.export.qnn_emulator import Emulator
+from tests.export.qnn_operators import convolution_error, product_error
 
 _CONTEXT = 4096
 
@@ -37,12 +45,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["answers", "layers", "emit", "compile", "build-layers"])
+    parser.add_argument("what", choices=["operators", "answers", "layers", "emit", "compile", "build-layers"])
     parser.add_argument("checkpoint", nargs="?", type=Path)
     parser.add_argument("--layers", type=int, default=0, help="only so many layers, with build-layers")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    if arguments.what == "answers":
+    if arguments.what == "operators":
+        _operators()
+    elif arguments.what == "answers":
         _answers()
     elif arguments.what == "layers":
         _layers(arguments.checkpoint)
@@ -50,6 +60,42 @@ def main() -> None:
         _build(arguments.checkpoint, arguments.layers, arguments.output)
     else:
         _whole(arguments.checkpoint, compiled=arguments.what == "compile")
+
+
+def _operators() -> None:
+    rows = []
+    for name in ("snapdragon-8-gen-3", "qcs6490"):
+        options = qnn.provider_options(read_soc(name))
+        ungrouped = {
+            key: value for key, value in options.items() if key != "enable_block_quant_weight_optimization"
+        }
+        measured: dict[str, Callable[[], float]] = {
+            "int4, a scale a row": partial(convolution_error, options),
+            "int4, a scale a row, no zero points": partial(convolution_error, options, zero_points=False),
+            "int4, groups": partial(convolution_error, options, groups=True),
+            "int4, groups, without the option": partial(convolution_error, ungrouped, groups=True),
+            "uint16 times int16": partial(product_error, options, "int16"),
+            "uint16 times uint16": partial(product_error, options, "uint16"),
+        }
+        for what, measure in measured.items():
+            try:
+                rows.append((f"{name}: {what}", f"{measure():.1e}"))
+            except Exception:
+                rows.append((f"{name}: {what}", "rejected"))
+    report(("", "relative error"), rows)
+    weights = np.random.default_rng(0).normal(size=(1024, 3072)).astype(np.float32)
+    errors = []
+    for size in (32, 64, 128):
+        scheme = Scheme(4, size)
+        free = Quantizer(scheme).quantize(weights)
+        multiples = RowQuantizer(replace(scheme, scales="multiples")).quantize(weights)
+        errors.append(
+            (
+                f"groups of {size}",
+                *(f"{each.squared_error / each.squared_norm:.2%}" for each in (free, multiples)),
+            )
+        )
+    report(("normal weights, 4 bits: squared error", "free scales", "whole multiples of the row's"), errors)
 
 
 def _answers() -> None:

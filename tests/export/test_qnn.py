@@ -27,6 +27,7 @@ from edgephi.soc import read_soc, socs
 from edgephi.target import Target, read_target
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.export.qnn_emulator import Emulator, embedding, htp_session
+from tests.export.qnn_operators import convolution_error, product_error, quantised_operator
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 MODERN, OLD = "snapdragon-8-gen-3", "qcs6490"
@@ -307,40 +308,22 @@ class TestCompiler:
 
     def test_four_bits_without_zero_points_are_silently_wrong(self) -> None:
         """Why they are always written down. When this fails the compiler has been mended."""
-        assert self.error_of(zero_points=True) < 1e-2
-        assert self.error_of(zero_points=False) > 1
+        options = exporter.provider_options(read_soc(MODERN))
+        assert convolution_error(options) < 1e-2
+        assert convolution_error(options, zero_points=False) > 1
 
-    @staticmethod
-    def error_of(*, zero_points: bool) -> float:
-        """Relative error of one 1x1 convolution with 4-bit weights, one scale a row."""
-        random = np.random.default_rng(0)
-        codes = random.integers(-7, 8, (64, 64, 1, 1)).astype(np.int8)
-        x = random.uniform(-1, 1, (1, 64, 1, 4)).astype(np.float32)
-        scales = np.full(64, 0.01, np.float32)
-        weights = [
-            helper.make_tensor("codes", TensorProto.INT4, codes.shape, codes.ravel()),
-            numpy_helper.from_array(scales, "scales"),
-        ]
-        if zero_points:
-            weights.append(helper.make_tensor("zeros", TensorProto.INT4, [64], np.zeros(64, np.int8)))
-        model = quantised_operator(
-            [
-                helper.make_node("DequantizeLinear", [each.name for each in weights], ["kernel"], axis=0),
-                helper.make_node("Conv", ["x_real", "kernel"], ["y_real"], kernel_shape=[1, 1]),
-            ],
-            x.shape,
-            x.shape,
-            weights,
-        )
-        session = htp_session(model.SerializeToString(), exporter.provider_options(read_soc(MODERN)))
-        (found,) = session.run(None, {"x": x})
-        expected = np.einsum("rc,bcht->brht", codes[..., 0, 0] * scales[:, None], x)
-        return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    def test_a_cache_of_int16_is_why_scores_are_exact(self) -> None:
+        """With uint16 on both sides the compiler makes one of them 8 bits."""
+        options = exporter.provider_options(read_soc(MODERN))
+        assert 5 * product_error(options, "int16") < product_error(options, "uint16")
 
     def test_an_operator_that_the_htp_rejects_is_named(self, tmp_path: Path) -> None:
         """Determinants are for nobody's NPU; the graph is one that needs the CPU for them."""
         model = quantised_operator(
-            [helper.make_node("Det", ["x_real"], ["y_real"], name="the_determinant")], (1, 4, 4), (1,), []
+            [helper.make_node("Det", ["x_real"], ["y_real"], name="the_determinant")],
+            {"x": (1, 4, 4)},
+            (1,),
+            [],
         )
         (tmp_path / "bad.onnx").write_bytes(model.SerializeToString())
         with pytest.raises(NotSupportedError, match=r"rejects Det \(the_determinant\)"):
@@ -351,32 +334,6 @@ class TestCompiler:
                 exporter.provider_options(read_soc(MODERN)),
                 where=MODERN,
             )
-
-
-def quantised_operator(
-    nodes: list[onnx.NodeProto],
-    shape: tuple[int, ...],
-    result: tuple[int, ...],
-    weights: list[onnx.TensorProto],
-) -> onnx.ModelProto:
-    """`nodes` from x_real to y_real between the quantised x and y, whose values lie in -4 to 4."""
-    scale = numpy_helper.from_array(np.array(8 / 65535, np.float32), "scale")
-    middle = numpy_helper.from_array(np.array(32768, np.uint16), "middle")
-
-    def rounded(value: str, name: str) -> list[onnx.NodeProto]:
-        return [
-            helper.make_node("QuantizeLinear", [value, "scale", "middle"], [f"{name}_numbers"]),
-            helper.make_node("DequantizeLinear", [f"{name}_numbers", "scale", "middle"], [name]),
-        ]
-
-    graph = helper.make_graph(
-        [*rounded("x", "x_real"), *nodes, *rounded("y_real", "y")],
-        "operator",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
-        [scale, middle, *weights],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 class TestRefusals:
