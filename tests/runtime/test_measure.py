@@ -100,8 +100,8 @@ class TestProblems:
     def test_a_damaged_bundle(self, demo_bundle: Path, tmp_path: Path) -> None:
         bundle = tmp_path / "bundle"
         shutil.copytree(demo_bundle, bundle)
-        graph = bundle / "model/model.onnx"
-        graph.write_bytes(b"\xff" * graph.stat().st_size)
+        tokenizer = bundle / "model/tokenizer.json"
+        tokenizer.write_bytes(b"{" * tokenizer.stat().st_size)
         with pytest.raises(BadInputError, match="expected a model that onnxruntime-genai"):
             measure(bundle, REQUEST)
 
