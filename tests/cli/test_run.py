@@ -189,7 +189,7 @@ def test_a_broken_graph(edgephi: Edgephi, bundle: Path) -> None:
     graph.write_bytes(b"\xff" * graph.stat().st_size)
     done = edgephi("run", bundle, PROMPT)
     assert is_one_error(done, 4)
-    assert "expected a model that onnxruntime-genai" in done.stderr
+    assert "model.onnx: expected an ONNX graph" in done.stderr
 
 
 def test_another_engine_version(edgephi: Edgephi, bundle: Path) -> None:

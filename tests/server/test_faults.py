@@ -264,7 +264,7 @@ class TestStart:
         graph.write_bytes(b"\xff" * graph.stat().st_size)
         done = edgephi("serve", bundle, "--port", 0)
         assert is_one_error(done, 4)
-        assert "expected a model that onnxruntime-genai" in done.stderr
+        assert "model.onnx: expected an ONNX graph" in done.stderr
 
     def test_without_its_packages(self, edgephi: Edgephi, demo_bundle: Path) -> None:
         hide = (
