@@ -64,8 +64,10 @@ def test_json_is_one_document(edgephi: Edgephi, demo_bundle: Path) -> None:
         "model",
         "engine",
         "provider",
+        "emulated",
         "context",
     ]
+    assert document["emulated"] is False
     assert document["tokens"]["prompt"] > 4
     assert document["tokens"]["generated"] == 4
     assert document["stop_reason"] == "length"

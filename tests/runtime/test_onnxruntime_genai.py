@@ -143,12 +143,19 @@ def test_another_engine_version(demo_bundle: Path) -> None:
         open_engine(demo_bundle, manifest)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "genai_config.json", "tokenizer.json"])
-def test_a_model_the_engine_cannot_read(demo_bundle: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.onnx", "model.onnx: expected an ONNX graph"),
+        ("genai_config.json", "genai_config.json: expected a configuration in JSON"),
+        ("tokenizer.json", "expected a model that onnxruntime-genai"),
+    ],
+)
+def test_a_model_that_cannot_be_read(demo_bundle: Path, tmp_path: Path, name: str, expected: str) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(demo_bundle, bundle)
     (bundle / "model" / name).write_bytes(b"{" * (bundle / "model" / name).stat().st_size)
-    with pytest.raises(BadBundleError, match="expected a model that onnxruntime-genai"):
+    with pytest.raises(BadBundleError, match=expected):
         edgephi.runtime.load(bundle)
 
 
