@@ -278,8 +278,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
-            ("model.safetensors", "expected a model that mlx-lm"),
-            ("config.json", "expected a model that mlx-lm"),
+            ("model.safetensors", r"model\.safetensors: expected safetensors"),
+            ("config.json", r"config\.json: expected a configuration in JSON"),
             ("tokenizer.json", "tokenizer.json: expected a tokenizer"),
         ],
     )
