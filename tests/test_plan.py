@@ -190,7 +190,7 @@ class TestSchemes:
         assert choose_schemes(model, Quant(group_size=64)) if width % 64 == 0 else True
 
     def test_an_engine_that_is_not_there_yet(self) -> None:
-        target = dataclasses.replace(CPU, engine="qnn")
-        with pytest.raises(NotSupportedError, match="engine 'qnn'") as caught:
+        target = dataclasses.replace(CPU, engine="tensorrt")
+        with pytest.raises(NotSupportedError, match="engine 'tensorrt'") as caught:
             planned(read_recipe("phi-3-mini-4k"), target)
         assert "edgephi targets" in caught.value.hint
