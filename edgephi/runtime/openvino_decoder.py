@@ -103,8 +103,13 @@ class _PagedDecoder:
         self.inputs = {
             each.get_any_name(): each for each in compiled.inputs if "_cache." in each.get_any_name()
         }
-        """The inputs for keys and values by name, each [blocks, key heads, tokens, head size]."""
-        self.block = next(iter(self.inputs.values())).get_partial_shape()[2].get_length()
+        """The inputs for keys and values by name, each [blocks, key heads, tokens, head size].
+
+        Where the graph wants an int8 cache, scales lie among the numbers: keys have more rows than tokens,
+        and values more columns than the head's size.
+        """
+        value = next(each for name, each in self.inputs.items() if name.startswith("value_cache."))
+        self.block = value.get_partial_shape()[2].get_length()
         """Tokens in a block."""
         self.bound: _PagedCache | None = None
         """The cache that the request reads and writes now."""

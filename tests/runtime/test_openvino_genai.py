@@ -26,7 +26,7 @@ from edgephi.recipe import read_recipe
 from edgephi.runtime import openvino_decoder
 from edgephi.runtime import openvino_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine
-from edgephi.runtime.openvino_decoder import _StatefulDecoder, open_decoder
+from edgephi.runtime.openvino_decoder import _PagedDecoder, _StatefulDecoder, open_decoder
 from edgephi.runtime.openvino_genai import OpenvinoEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.target import read_target
@@ -239,6 +239,30 @@ class TestCacheInTheStateOfARequest(CacheBehaviour):
         assert isinstance(opened, OpenvinoEngine)
         assert isinstance(opened._decoder, _StatefulDecoder)
         yield opened
+
+
+class TestInt8Cache(CacheBehaviour):
+    """What OpenVINO takes where a graph, of another tool's making, does not say."""
+
+    takes_pieces_of = 256
+    tolerance = 0.2
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def engine(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        own = tmp_path_factory.mktemp("int8") / "bundle"
+        shutil.copytree(bundle, own)
+        graph = own / "model/openvino_model.xml"
+        text = graph.read_text()
+        assert '<KV_CACHE_PRECISION value="f16" />' in text
+        graph.write_text(
+            text.replace('<KV_CACHE_PRECISION value="f16" />', '<KV_CACHE_PRECISION value="u8" />')
+        )
+        opened = open_engine(own, read_manifest(own))
+        assert isinstance(opened, OpenvinoEngine)
+        assert isinstance(opened._decoder, _PagedDecoder)
+        assert {each.get_element_type().get_type_name() for each in opened._decoder.inputs.values()} == {"u8"}
+        return opened
 
 
 def _no_paged_decoder(*_: Any) -> Any:
