@@ -59,14 +59,16 @@ class TestConverters:
         self, edgephi: Edgephi, recipe: Path, work: Path, target: str, name: str, provider: str
     ) -> None:
         theirs = built(edgephi, recipe, work / "theirs", "--target", target, "--exporter", "upstream")
+        bits = f"embedding_bits = {theirs.quant.embedding_bits}\nhead_bits = {theirs.quant.head_bits}\n"
+        recipe.write_text(RECIPE.replace("[gate]", f"{bits}[gate]"))
         ours = built(edgephi, recipe, work / "ours", "--target", target, "--method", "search")
         assert theirs.provenance.exporter.startswith(f"{name} ")
         assert "--exporter upstream" in theirs.provenance.command
         assert (theirs.certificate.export_error, theirs.certificate.quantisation_loss) == (None, None)
         assert theirs.certificate.end_to_end is not None
         assert ours.certificate.end_to_end is not None
-        # They keep embedding or head in more bits, so theirs may lose a little less.
-        assert ours.certificate.end_to_end.kl_mean < 1.5 * theirs.certificate.end_to_end.kl_mean
+        # On so short a text a few tokens decide which of two roundings looks better.
+        assert ours.certificate.end_to_end.kl_mean < 1.25 * theirs.certificate.end_to_end.kl_mean
         answers = set()
         for bundle in ("theirs", "ours"):
             command = ("run", work / bundle, "turn on the kitchen light", "--provider", provider, "--json")
