@@ -22,7 +22,7 @@ from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.qnn_activations import encodings, precision_of
 from edgephi.export.qnn_compile import Compiled, Graph, check_compiler, compile_graphs
-from edgephi.export.qnn_graph import DATA_FILE, Model, Sizes, head_graph, layers_graph, rope_table
+from edgephi.export.qnn_graph import Sizes, head_graph, layers_graph, rope_table
 from edgephi.export.qnn_layout import (
     EMBEDDING,
     Layout,
@@ -30,6 +30,7 @@ from edgephi.export.qnn_layout import (
     pack,
     pack_embedding,
 )
+from edgephi.export.qnn_nodes import DATA_FILE, Model
 from edgephi.export.qnn_weights import CONFIG_FILE, GRAPHS, ArtifactWeights
 from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
 from edgephi.quantize.groups import Quantizer

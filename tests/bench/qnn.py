@@ -80,7 +80,8 @@ def _operators() -> None:
         for what, measure in measured.items():
             try:
                 rows.append((f"{name}: {what}", f"{measure():.1e}"))
-            except Exception:
+            except Exception as cause:
+                print(f"{name}: {what}: {str(cause).splitlines()[0]}", file=sys.stderr)
                 rows.append((f"{name}: {what}", "rejected"))
     report(("", "relative error"), rows)
     weights = np.random.default_rng(0).normal(size=(1024, 3072)).astype(np.float32)
