@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from edgephi.errors import BadBundleError, EdgephiError
-from edgephi.flash.source import ReadChunks, Source
+from edgephi.flash.source import Source
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.runtime.bundle_files import check_files
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
@@ -29,7 +29,7 @@ def flash_source(source: Source, root: Path, options: InstallOptions, *, step: S
     with Install.begin(root, source.manifest, source.signature, options=options, step=step) as install:
         if install.wanted:
             with step("copy", install.wanted_bytes) as done:
-                for sent in _copied(source.read_chunks, install):
+                for sent in _copied(source, install):
                     done(sent)
         return install.finish(step)
 
@@ -74,15 +74,15 @@ def read_chunks(bundle: Path, file: WantedFile) -> Iterator[tuple[int, memoryvie
         ) from None
 
 
-def _copied(read: ReadChunks, install: Install) -> Iterator[int]:
+def _copied(source: Source, install: Install) -> Iterator[int]:
     """Hand all wanted chunks over; yields the bytes of each. The disk writes behind, a batch at a time."""
     waiting: Future[int] | None = None
     since = 0
     with ThreadPoolExecutor(1) as behind:
         try:
             for file in install.wanted:
-                for offset, data in read(file):
-                    install.write(file.sha256, offset, data)
+                for offset, data in source.read_chunks(file):
+                    install.write(file.sha256, offset, data, at_once=not source.is_local)
                     since += len(data)
                     if since >= BATCH_BYTES:
                         if waiting is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgephi import __version__
-from edgephi.errors import EdgephiError, TransportError, UsageError
+from edgephi.errors import BadBundleError, EdgephiError, TransportError, UsageError
 from edgephi.records import write_record
 from edgephi.store.arrivals import receive_chunks
 from edgephi.store.device_errors import device_errors
@@ -90,7 +90,7 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
         link.send_value(Kind.WANTED, _wanted(install))
         try:
             receive_chunks(link, install)
-        except (LinkLostError, KeyboardInterrupt):
+        except (LinkLostError, KeyboardInterrupt, BadBundleError):
             install.acknowledge()  # what has arrived is never sent again
             raise
         with link.watched():

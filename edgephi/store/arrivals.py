@@ -7,8 +7,11 @@
 So the connection waits for the processor only when all buffers are full, and hardly ever for the disk.
 """
 
+import functools
 import queue
 import threading
+import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +22,9 @@ from edgephi.store.install import BATCH_BYTES, Install
 from edgephi.store.link import Link
 
 _BUFFERS = 4
+# What comes more slowly leaves time to hash each chunk by itself, too, and to say at once that one is wrong.
+# What comes faster is a whole file soon, and says it then.
+_FAST_BYTES_PER_SECOND = 50e6
 _LONGEST_UNACKNOWLEDGED_SECONDS = 1.0
 
 
@@ -29,6 +35,7 @@ def receive_chunks(link: Link, install: Install) -> None:
     what `install` raises.
     """
     with _Writer(install) as writer:
+        before = time.monotonic()
         while True:
             kind, length = link.read_header()
             if kind == Kind.FINISH:
@@ -40,8 +47,19 @@ def receive_chunks(link: Link, install: Install) -> None:
                 )
             buffer = writer.free_buffer()
             link.read_into(buffer[:length])
-            writer.put(buffer, length)
+            now = time.monotonic()
+            writer.put(_Arrival(buffer, length, at_once=length < (now - before) * _FAST_BYTES_PER_SECOND))
+            before = now
             link.send(Kind.RECEIVED)
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A chunk with its head, in the first `length` bytes of a buffer. `at_once`: there is time to hash it."""
+
+    buffer: memoryview
+    length: int
+    at_once: bool
 
 
 class _Writer:
@@ -53,7 +71,7 @@ class _Writer:
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         for _ in range(_BUFFERS):  # the kernel gives memory to those parts only that chunks are written to
             self._free.put(memoryview(bytearray(CHUNK_HEAD.size + LARGEST_CHUNK_BYTES)))
-        self._filled: queue.SimpleQueue[tuple[memoryview, int] | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -64,9 +82,9 @@ class _Writer:
             raise self._error
         return buffer
 
-    def put(self, buffer: memoryview, length: int) -> None:
-        """Have the chunk in the first `length` bytes of a buffer written."""
-        self._filled.put((buffer, length))
+    def put(self, arrival: _Arrival) -> None:
+        """Have a chunk written. Its buffer becomes free again."""
+        self._arrived.put(arrival)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -75,23 +93,27 @@ class _Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._filled.put(None)
+        self._arrived.put(None)
         self._thread.join()
         self._behind.close()
         if error is None and self._error is not None:
             raise self._error
 
     def _work(self) -> None:
-        while (filled := self._filled.get()) is not None:
-            buffer, length = filled
-            if self._error is None:
-                try:
-                    sha256, offset = CHUNK_HEAD.unpack_from(buffer)
-                    self._install.write(sha256.hex(), offset, buffer[CHUNK_HEAD.size : length])
-                    self._behind.written(length)
-                except Exception as error:
-                    self._error = error
-            self._free.put(buffer)
+        while (arrival := self._arrived.get()) is not None:
+            release = functools.partial(self._free.put, arrival.buffer)
+            if self._error is not None:
+                release()
+                continue
+            sha256, offset = CHUNK_HEAD.unpack_from(arrival.buffer)
+            data = arrival.buffer[CHUNK_HEAD.size : arrival.length]
+            try:
+                self._install.write(sha256.hex(), offset, data, at_once=arrival.at_once, release=release)
+            except Exception as error:
+                self._error = error
+                release()
+            else:
+                self._error = self._behind.written(arrival.length)
 
 
 class _Acknowledging:
@@ -106,14 +128,13 @@ class _Acknowledging:
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def written(self, size: int) -> None:
-        """Take in that so many bytes more were written. Raises what went wrong behind."""
+    def written(self, size: int) -> Exception | None:
+        """Take in that so many bytes more were written. Returns what went wrong behind."""
         with self._changed:
-            if self._error is not None:
-                raise self._error
             self._bytes += size
             if self._bytes >= BATCH_BYTES:
                 self._changed.notify()
+            return self._error
 
     def close(self) -> None:
         """Stop. What was written last may not be acknowledged."""

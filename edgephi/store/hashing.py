@@ -69,6 +69,7 @@ class RunningHash:
         self._sha256 = hashlib.sha256()
         self._offset = 0
         self._broken = False
+        self._last: Future[None] | None = None
 
     def add(self, offset: int, data: bytes | memoryview) -> "Future[None] | None":
         """Take the bytes at `offset`. They must stay as they are until the result is there."""
@@ -76,7 +77,8 @@ class RunningHash:
             self._broken = True
             return None
         self._offset += len(data)
-        return self._pool.submit(self._sha256.update, data)
+        self._last = self._pool.submit(self._sha256.update, data)
+        return self._last
 
     def spoil(self) -> None:
         """Forget everything: a piece that was added was not the file's."""
@@ -84,4 +86,6 @@ class RunningHash:
 
     def digest(self, size: int) -> str | None:
         """The sha256 of the whole file of `size` bytes, None when not all of it has passed by in order."""
+        if self._last is not None:
+            self._last.result()
         return None if self._broken or self._offset != size else self._sha256.hexdigest()

@@ -165,13 +165,32 @@ class Install:
         """The bytes of the bundle that need not be sent."""
         return self.total_bytes - self.wanted_bytes
 
-    def write(self, file_sha256: str, offset: int, data: bytes | memoryview) -> None:
-        """Take the chunk of a wanted file that begins at `offset`. The caller may use `data` again.
+    def write(
+        self,
+        file_sha256: str,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        at_once: bool = True,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the chunk of a wanted file that begins at `offset`.
 
-        Raises BadBundleError when it is not the manifest's, else as `begin` does for the disk.
+        Raises BadBundleError when it is not the manifest's, else as `begin` does for the disk. With `at_once`
+        false a source that is quick, and gives a file in order, hears that later, at the end of the file:
+        then nothing is hashed twice. Afterwards the caller may use `data` again; with `release`, which
+        another thread may call, once that is called. It is not called when this raises.
         """
         with device_errors(self.layout.root):
-            self._sent += self._parts.write(file_sha256, offset, data)
+            size, hashing = self._parts.write(file_sha256, offset, data, at_once=at_once)
+        self._sent += size
+        if release is None:
+            if hashing is not None:
+                hashing.result()
+        elif hashing is None:
+            release()
+        else:
+            hashing.add_done_callback(lambda _: release())
 
     def acknowledge(self) -> int:
         """Have the disk hold all chunks that were written: they are never wanted again. Returns their bytes.
@@ -277,7 +296,8 @@ class Install:
             for file, chunk in found:
                 data = read_source(sources[chunk.sha256 or ""])
                 with contextlib.suppress(BadBundleError):  # damaged: then it is sent
-                    unacknowledged += self._parts.write(file.sha256, chunk.offset, data)
+                    written = self._parts.write(file.sha256, chunk.offset, data, at_once=True)
+                    unacknowledged += written.size
                 done(chunk.size)
                 if unacknowledged >= BATCH_BYTES:
                     self._parts.acknowledge()

@@ -1,10 +1,12 @@
 """The agent's end of the connection: frames over two file descriptors."""
 
+import array
 import contextlib
 import fcntl
 import os
 import select
 import signal
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from edgephi.store.frames import HEADER, SILENCE_SECONDS, Kind, frame, frame_of,
 
 _TELL_SECONDS = 0.2
 # sshd hands over 32 KiB at a time. To be woken for each takes longer than to read it.
-_GATHER_SECONDS = 0.001
+_GATHER_SECONDS = 0.0002
 _GATHERED_BYTES = 128 << 10
 _PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -64,7 +66,7 @@ class Link:
         """Fill `view` with the bytes that come next. Raises LinkLostError."""
         while view:
             self._wait()
-            if len(view) > _GATHERED_BYTES:
+            if self._waiting_bytes() < min(len(view), _GATHERED_BYTES):
                 time.sleep(_GATHER_SECONDS)
             count = os.readv(self._incoming, [view])
             if not count:
@@ -77,6 +79,12 @@ class Link:
             raise LinkLostError(
                 f"expected a word from the sender, found none for {SILENCE_SECONDS:.0f} s", hint="try again"
             )
+
+    def _waiting_bytes(self) -> int:
+        """How many bytes could be read at once."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._incoming, termios.FIONREAD, count)
+        return count[0]
 
     def expect(self, wanted: Kind) -> bytes:
         """The payload of the next frame, which must be of that kind. Raises TransportError."""

@@ -3,6 +3,9 @@
 A chunk is written to its place in `parts/SHA256.part`. `acknowledge` has the disk hold all chunks since the
 last time, and only then writes them into the journal: what the journal names is never sent again. Even so it
 is hashed again when a transfer goes on, because disks lie.
+
+A file that comes in order is hashed once, as a whole. Only when that is not the manifest's does it take its
+chunks' digests to say which is wrong. So the journal may name a chunk that is, until a transfer goes on.
 """
 
 import contextlib
@@ -11,14 +14,20 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgephi.chunks import Chunk
 from edgephi.errors import BadBundleError
 from edgephi.store.durable import replace_file, sync
 from edgephi.store.hashing import RunningHash, read_at
 from edgephi.store.layout import Layout
+from edgephi.store.objects import damaged_chunks
+
+# File systems with large folios take memory in runs as long as the write. Runs of up to eight pages the kernel
+# has at hand; longer ones it may have to make, and writing took up to three times as long.
+_WRITE_BYTES = 32 << 10
 
 _LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18}) ([0-9]{1,7}) ([0-9a-f]{64})", re.ASCII)
 
@@ -34,6 +43,16 @@ class PartFile:
     sha256: str
     size: int
     chunks: Mapping[int, Chunk]
+
+
+class Written(NamedTuple):
+    """A chunk of `size` bytes was written, 0 when it was there already.
+
+    Its data must stay as they are until `hashing`, which goes on beside, is done.
+    """
+
+    size: int
+    hashing: Future[None] | None
 
 
 class Parts:
@@ -89,10 +108,11 @@ class Parts:
         file = self._files[sha256]
         return tuple(file.chunks[offset] for offset in sorted(self._missing[sha256]))
 
-    def write(self, sha256: str, offset: int, data: bytes | memoryview) -> int:
-        """Check a chunk and write it to its place. Returns its size, 0 when it is there already.
+    def write(self, sha256: str, offset: int, data: bytes | memoryview, *, at_once: bool) -> Written:
+        """Write a chunk to its place.
 
-        `data` may be used again afterwards. Raises BadBundleError when it is not what the manifest says.
+        Raises BadBundleError when it is not what the manifest says: before it is written, unless `at_once` is
+        false and the file comes in order. Then its last chunk does.
         """
         self._check_disk()
         file = self._files.get(sha256)
@@ -103,24 +123,27 @@ class Parts:
                 hint="send the bundle from its beginning",
             )
         if offset not in self._missing[sha256]:
-            return 0
+            return Written(0, None)
         running = self._hashes[sha256].add(offset, data)
         try:
-            digest = hashlib.sha256(data).hexdigest()
-            if chunk.sha256 not in (digest, None):
-                self._hashes[sha256].spoil()
-                raise BadBundleError(
-                    f"{file.path}: expected a chunk at {offset} with sha256 {chunk.sha256}, found {digest}",
-                    hint="the file is not the one that was sealed: copy the bundle again, or build it again",
-                )
+            if at_once or running is None or chunk.sha256 is None:
+                digest = hashlib.sha256(data).hexdigest()
+                if chunk.sha256 not in (digest, None):
+                    self._hashes[sha256].spoil()
+                    raise _not_as_sealed(file, chunk, digest)
+            else:
+                digest = chunk.sha256
             self._write(self._descriptor(file), offset, data)
-        finally:
+        except BaseException:
             if running is not None:
                 running.result()
+            raise
         with self._mutex:
             self._missing[sha256].discard(offset)
             self._unacknowledged.append((sha256, Chunk(offset, chunk.size, digest)))
-        return chunk.size
+        if not self._missing[sha256]:
+            self._check_chunks(file)
+        return Written(chunk.size, running)
 
     def acknowledge(self) -> int:
         """Have the disk hold what was written, then journal it. Returns how many bytes that were.
@@ -159,6 +182,16 @@ class Parts:
                     os.close(descriptor)
             self._open.clear()
 
+    def _check_chunks(self, file: PartFile) -> None:
+        """Raise what names the chunk that made a file another one. There may be none: see `forget`."""
+        if self.digest(file.sha256) in (file.sha256, None):
+            return
+        part = self._layout.part(file.sha256)
+        for chunk in damaged_chunks(part, file.chunks.values()):
+            with part.open("rb") as opened:
+                found = hashlib.sha256(read_at(opened.fileno(), chunk.offset, chunk.size)).hexdigest()
+            raise _not_as_sealed(file, chunk, found)
+
     def _acknowledge(self) -> int:
         with self._mutex:
             chunks, self._unacknowledged = self._unacknowledged, []
@@ -196,7 +229,7 @@ class Parts:
     def _write(self, descriptor: int, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(descriptor, view, offset)
+            written = os.pwrite(descriptor, view[:_WRITE_BYTES], offset)
             view = view[written:]
             offset += written
 
@@ -255,6 +288,13 @@ def clear_parts(layout: Layout) -> int:
         path.unlink()
     sync(layout.parts)
     return freed
+
+
+def _not_as_sealed(file: PartFile, chunk: Chunk, found: str) -> BadBundleError:
+    return BadBundleError(
+        f"{file.path}: expected a chunk at {chunk.offset} with sha256 {chunk.sha256}, found {found}",
+        hint="the file is not the one that was sealed: copy the bundle again, or build it again",
+    )
 
 
 def _line(sha256: str, chunk: Chunk) -> str:

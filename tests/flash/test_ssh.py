@@ -23,7 +23,7 @@ from edgephi.runtime.bundle_files import check_files
 from edgephi.store.layout import Layout
 from edgephi.store.lock import holder
 from tests.flash.sshd import Sshd, make_key
-from tests.store.bundles import digest_of
+from tests.store.bundles import BALLAST, digest_of, flip_bit
 
 COMMAND = [sys.executable, "-P", "-m", "edgephi.cli"]
 
@@ -240,6 +240,36 @@ class TestCuts:
         assert holder(Layout(root)) is None
         done = json.loads(edgephi(box, "flash", large, box.destination(root), "--json").stdout)
         assert done["saved_bytes"] > 1 << 20
+        assert active(root) == digest_of(large)
+
+
+class TestABundleThatChanged:
+    """One chunk of the ballast is not the one that was sealed."""
+
+    @pytest.fixture
+    def changed(self, large: Path, tmp_path: Path) -> Path:
+        bundle = shutil.copytree(large, tmp_path / "changed")
+        flip_bit(bundle / BALLAST, 4 * CHUNK_BYTES)
+        return bundle
+
+    def test_on_a_slow_line_it_is_refused_at_that_chunk(
+        self, box: Sshd, changed: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = flash_here(box, changed, root, Watch(), monkeypatch, bytes_per_second=20_000_000)
+        assert re.search(rf"{BALLAST}: expected a chunk at {4 * CHUNK_BYTES} ", str(result.error))
+        others = sum(entry.size for entry in read_manifest(changed).files if entry.path != BALLAST)
+        assert result.transfer.sent_bytes <= others + 10 * CHUNK_BYTES, "the rest was sent for nothing"
+
+    def test_on_any_line_what_came_before_it_is_kept(
+        self, box: Sshd, changed: Path, large: Path, root: Path
+    ) -> None:
+        there = box.destination(root)
+        done = edgephi(box, "flash", changed, there)
+        assert done.returncode == 4, done.stderr
+        assert f"{BALLAST}: expected a chunk at {4 * CHUNK_BYTES} " in one_line_error(done)
+        assert not (root / "current").exists()
+        again = json.loads(edgephi(box, "flash", large, there, "--json").stdout)
+        assert again["saved_bytes"] >= 4 * CHUNK_BYTES
         assert active(root) == digest_of(large)
 
 

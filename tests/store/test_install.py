@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from edgephi.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 from edgephi.errors import BadBundleError, EdgephiError, StoreBusyError, UsageError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, encode_manifest, read_manifest
 from edgephi.runtime.bundle_files import check_files
-from edgephi.store.install import Install
+from edgephi.store.install import Install, WantedFile
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.preflight import InstallOptions
@@ -239,12 +240,59 @@ class TestDamage:
 
 class TestWhatIsNotTheManifests:
     def test_a_changed_chunk_is_refused_before_it_is_written(self, first: Path, tmp_path: Path) -> None:
+        with begin(first, tmp_path) as transfer:
+            file, data = _ballast(first, transfer)
+            chunk = file.chunks[0]
+            with pytest.raises(BadBundleError, match=f"{BALLAST}.*chunk at 0"):
+                transfer.write(file.sha256, 0, b"x" + data[1 : chunk.size])
+            assert not Layout(tmp_path).part(file.sha256).exists()
+
+    def test_or_with_its_file_when_that_comes_quickly(self, first: Path, tmp_path: Path) -> None:
         bundle = shutil.copytree(first, tmp_path / "bundle")
         flip_bit(bundle / BALLAST, 4 * CHUNK_BYTES)
-        with pytest.raises(BadBundleError, match=f"{BALLAST}.*chunk at {4 * CHUNK_BYTES}"):
-            install(bundle, tmp_path / "store")
-        assert not (tmp_path / "store" / "current").exists()
-        assert install(first, tmp_path / "store").saved_bytes == 4 * CHUNK_BYTES, "the chunks before it count"
+        store = tmp_path / "store"
+        everything = wanted(first, store)
+        with pytest.raises(BadBundleError, match=f"{BALLAST}.*chunk at {4 * CHUNK_BYTES} .*, found [0-9a-f]"):
+            install(bundle, store)
+        assert not (store / "current").exists()
+        assert list(Layout(store).objects.iterdir()) == []
+        ballast = (first / BALLAST).stat().st_size
+        assert wanted(first, store) == everything - ballast + CHUNK_BYTES, "only that chunk is sent again"
+        install(first, store)
+        check_files(store / "current", read_manifest(first))
+
+    def test_one_that_was_acknowledged_unseen_is_wanted_again_after_a_cut(
+        self, first: Path, tmp_path: Path
+    ) -> None:
+        """The journal holds chunks of which nobody knows yet that they are right."""
+        with begin(first, tmp_path) as transfer:
+            everything = transfer.wanted_bytes
+            file, data = _ballast(first, transfer)
+            one, two, three, *_ = file.chunks
+            for chunk in (one, two, three):
+                piece = bytearray(data[chunk.offset : chunk.offset + chunk.size])
+                piece[7] ^= chunk is two
+                transfer.write(file.sha256, chunk.offset, bytes(piece), at_once=False)
+            transfer.acknowledge()
+        assert wanted(first, tmp_path) == everything - one.size - three.size
+        assert install(first, tmp_path).saved_bytes == one.size + three.size
+        check_files(tmp_path / "current", read_manifest(first))
+
+    def test_a_buffer_is_used_again_as_soon_as_it_is_released(self, first: Path, tmp_path: Path) -> None:
+        with begin(first, tmp_path) as transfer:
+            buffer = memoryview(bytearray(LARGEST_CHUNK_BYTES))
+            for file in transfer.wanted:
+                data = (first / file.path).read_bytes()
+                for chunk in file.chunks:
+                    free = threading.Event()
+                    buffer[: chunk.size] = data[chunk.offset : chunk.offset + chunk.size]
+                    transfer.write(
+                        file.sha256, chunk.offset, buffer[: chunk.size], at_once=False, release=free.set
+                    )
+                    assert free.wait(20)
+                    buffer[: chunk.size] = bytes(chunk.size)
+            transfer.finish()
+        check_files(tmp_path / "current", read_manifest(first))
 
     def test_a_file_that_is_too_short_is_refused(self, first: Path, tmp_path: Path) -> None:
         bundle = shutil.copytree(first, tmp_path / "bundle")
@@ -334,6 +382,12 @@ class TestWhereAStoreMayBe:
         with pytest.raises(EdgephiError) as refused:
             install(first, tmp_path / name)
         assert refused.value.exit_code == 2
+
+
+def _ballast(bundle: Path, transfer: Install) -> tuple[WantedFile, bytes]:
+    """The ballast as a transfer wants it, and its bytes."""
+    (file,) = [file for file in transfer.wanted if file.path == BALLAST]
+    return file, (bundle / BALLAST).read_bytes()
 
 
 def wanted_after_close(transfer: Install, bundle: Path, root: Path) -> int:
