@@ -1,7 +1,7 @@
 """Chunks that arrive over a connection: read ahead, while those before them are checked, written and synced.
 
     the caller's thread     reads the next chunk into a free buffer and tells the sender
-    a thread that writes    checks each chunk, and writes it to its place in `parts`
+    a thread that writes    has each chunk hashed, and writes it to its place in `parts`
     a thread that syncs     has the disk hold a batch, and then notes it in the journal
 
 So the connection waits for the processor only when all buffers are full, and hardly ever for the disk.

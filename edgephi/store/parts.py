@@ -25,9 +25,10 @@ from edgephi.store.hashing import RunningHash, read_at
 from edgephi.store.layout import Layout
 from edgephi.store.objects import damaged_chunks
 
-# File systems with large folios take memory in runs as long as the write. Runs of up to eight pages the kernel
-# has at hand; longer ones it may have to make, and writing took up to three times as long.
-_WRITE_BYTES = 32 << 10
+WRITE_BYTES = 32 << 10
+"""What is written in one call. File systems with large folios take memory in runs as long as the write. Runs
+of up to eight pages the kernel has at hand; longer ones it may have to make, in up to three times the time.
+"""
 
 _LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18}) ([0-9]{1,7}) ([0-9a-f]{64})", re.ASCII)
 
@@ -229,7 +230,7 @@ class Parts:
     def _write(self, descriptor: int, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(descriptor, view[:_WRITE_BYTES], offset)
+            written = os.pwrite(descriptor, view[:WRITE_BYTES], offset)
             view = view[written:]
             offset += written
 

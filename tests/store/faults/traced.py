@@ -12,12 +12,16 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.chunks import CHUNK_BYTES
+from edgephi.store.parts import WRITE_BYTES
+
 DURABLE = ("fsync", "fdatasync", "syncfs", "sync_file_range")
 NAMING = (
     *("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
     *("unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
 )
 WRITING = ("write", "pwrite64", "writev", "pwritev", "copy_file_range", "sendfile", "ftruncate", "fallocate")
+_WRITES_A_CHUNK = CHUNK_BYTES // WRITE_BYTES
 READING = (
     "read",
     "pread64",
@@ -94,9 +98,19 @@ def injected(
 
 
 def slowed(command: list[str], names: tuple[str, ...], microseconds: int) -> list[str]:
-    """The same command with a pause before each of its calls `names`, which stretches short steps."""
-    effect = f"inject={','.join(names)}:delay_enter={microseconds}"
-    return ["strace", "-f", "-qq", "--seccomp-bpf", "-o", os.devnull, *_trace(names), "-e", effect, *command]
+    """The same command with a pause before each of its calls `names`, which stretches short steps.
+
+    Those that write contents pause for a part of that: a chunk takes many of them.
+    """
+    writing = tuple(name for name in names if name in WRITING)
+    others = tuple(name for name in names if name not in WRITING)
+    effects = [
+        word
+        for each, pause in ((others, microseconds), (writing, microseconds // _WRITES_A_CHUNK))
+        if each
+        for word in ("-e", f"inject={','.join(each)}:delay_enter={pause}")
+    ]
+    return ["strace", "-f", "-qq", "--seccomp-bpf", "-o", os.devnull, *_trace(names), *effects, *command]
 
 
 def _trace(names: tuple[str, ...]) -> list[str]:
