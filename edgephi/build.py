@@ -28,8 +28,9 @@ from edgephi.manifest import (
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel
+from edgephi.steps import Step
 from edgephi.target import Target
-from edgephi.verify import Step, certify, check_gate, logits_bytes
+from edgephi.verify import certify, check_gate, logits_bytes
 
 
 @dataclass(frozen=True)

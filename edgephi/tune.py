@@ -21,8 +21,8 @@ from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
 from edgephi.measurement import BenchRequest, Measurement
 from edgephi.plan import Plan, make_plan
 from edgephi.recipe import Recipe
+from edgephi.steps import Step
 from edgephi.target import Target
-from edgephi.verify import Step
 
 GroupSize = Literal[32, 64, 128]
 GROUP_SIZES: tuple[GroupSize, ...] = (32, 128)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,7 @@ from edgephi.reference.forward import (
     final_hidden_states,
     logits_blocks,
 )
-
-Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a step of the work: its title and its size in units of work; yields what counts them."""
+from edgephi.steps import Step
 
 NOT_ON_PROVIDER = "not run on its provider"
 """The certificate's note when another provider computed the same artifact, because its own is not here."""

@@ -1,7 +1,5 @@
 """What tests of several rooms share: bundles that our own builder made, each built once a session."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,14 +7,9 @@ import pytest
 from edgephi.build import Built, build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.recipe import read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
 from tests.tiny_checkpoint import write_tiny_checkpoint
-
-
-@contextlib.contextmanager
-def silent_step(_title: str, _size: int) -> Iterator[Callable[[int], None]]:
-    """A step of a build that nobody watches."""
-    yield lambda _units: None
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +22,7 @@ def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Built:
         recipe=recipe,
         output=tmp_path_factory.mktemp("demo") / "bundle",
     )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +43,7 @@ def qnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         context=256,
         verify="off",
     )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step).folder
+    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent).folder
 
 
 @pytest.fixture(scope="session")

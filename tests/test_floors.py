@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "manifest": 0,
     "measurement": 0,
     "phi": 0,
+    "steps": 0,
     "strict_json": 0,
     "declarations": 1,
     "prerequisites": 1,

@@ -11,9 +11,9 @@ from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.flash.source import Source
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.runtime.bundle_files import check_files
+from edgephi.steps import Step, silent
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
-from edgephi.store.progress import Step, silent
 
 
 def flash_folder(bundle: Path, root: Path, options: InstallOptions, *, step: Step = silent) -> Outcome:

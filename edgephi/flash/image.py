@@ -18,13 +18,13 @@ from edgephi.flash.folder import flash_source
 from edgephi.flash.source import Source
 from edgephi.manifest import Manifest, decode_manifest
 from edgephi.runtime.bundle_files import check_architecture
+from edgephi.steps import Step, silent
 from edgephi.store.durable import rename, sync
 from edgephi.store.environment import choose_runtime
 from edgephi.store.generations import digest_of
 from edgephi.store.layout import Layout
 from edgephi.store.preflight import InstallOptions, reserve_bytes
 from edgephi.store.probe import ProbeResult, prove
-from edgephi.store.progress import Step, silent
 from edgephi.store.trusted_keys import read_key_file
 from edgephi.store.trusting import trust_key
 

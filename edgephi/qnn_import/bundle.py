@@ -36,8 +36,9 @@ from edgephi.runtime.onnx_names import named_files
 from edgephi.runtime.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
 from edgephi.runtime.qnn_library import emulates, installed_version
 from edgephi.runtime.qnn_soc import check_soc, npu_problem
+from edgephi.steps import Step
 from edgephi.target import read_target
-from edgephi.verify import Step, run_engine
+from edgephi.verify import run_engine
 
 EXPORTER = "imported"
 _QUESTION = Question(prompt="What is your name?", max_tokens=8)

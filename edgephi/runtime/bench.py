@@ -5,7 +5,6 @@ Runs of different bundles alternate, so that a busy moment of the machine meets 
 
 import statistics
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.runtime.bandwidth import last_level_cache_bytes
 from edgephi.runtime.measure import measure
 from edgephi.runtime.memory import loaded_bytes
-
-Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Opens a step of the work: its title and its size in tokens; yields what counts them."""
+from edgephi.steps import Step
 
 
 @dataclass(frozen=True)

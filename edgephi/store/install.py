@@ -19,6 +19,7 @@ from typing import Self
 from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import BadBundleError
 from edgephi.runtime.artifact import check_artifact
+from edgephi.steps import Step, silent
 from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
 from edgephi.store.device_errors import device_errors
 from edgephi.store.environment import prepare
@@ -38,7 +39,6 @@ from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_
 from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
 from edgephi.store.probe import ProbeResult, prove
-from edgephi.store.progress import Step, silent
 from edgephi.store.recover import make_store, recover_locked
 from edgephi.store.sources import find_sources, read_source
 from edgephi.store.state import change_state, read_state

@@ -131,7 +131,7 @@ class Link:
             os.close(wake)
 
     def step(self, title: str, size: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A step of the work here, shown where the sender is (see `edgephi.store.progress`)."""
+        """A step of the work here, shown where the sender is (see `edgephi.steps`)."""
         return self._step(title, size)
 
     @contextlib.contextmanager

@@ -12,11 +12,11 @@ from pathlib import Path
 from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import EdgephiError
 from edgephi.manifest import MANIFEST_NAME, FileEntry
+from edgephi.steps import Step
 from edgephi.store.generations import installed, manifest_of
 from edgephi.store.hashing import files_sha256
 from edgephi.store.layout import Layout
 from edgephi.store.objects import damaged_chunks, plain_size
-from edgephi.store.progress import Step
 from edgephi.store.state import change_state
 
 

@@ -9,12 +9,12 @@ from typing import Literal
 from edgephi.errors import EdgephiError, StoreBusyError
 from edgephi.manifest import Manifest
 from edgephi.runtime.bundle_files import check_files
+from edgephi.steps import Step, silent
 from edgephi.store.device_errors import device_errors
 from edgephi.store.generations import installed, manifest_of
 from edgephi.store.in_use import only_us, opened_by_others
 from edgephi.store.layout import Layout, check_store
 from edgephi.store.lock import StoreLock, holder
-from edgephi.store.progress import Step, silent
 from edgephi.store.recover import Recovery, read_settled_state, recover_locked
 from edgephi.store.scrub import Damage, scrub
 from edgephi.store.state import State

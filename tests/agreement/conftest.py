@@ -1,7 +1,6 @@
 """One checkpoint, one recipe, every engine that runs here."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from edgephi.build_request import BuildRequest
 from edgephi.manifest import read_manifest
 from edgephi.recipe import Gate, Quant, Recipe
 from edgephi.runtime.engines import Engine, open_engine
+from edgephi.steps import silent
 from edgephi.target import read_target
 
 PROVIDER = "cpu"
@@ -28,11 +28,6 @@ RECIPE = Recipe(
 Bundle = Callable[[str], Path]
 
 
-@contextlib.contextmanager
-def silent_step(_title: str, _size: int) -> Iterator[Callable[[int], None]]:
-    yield lambda _units: None
-
-
 def build_for(target: str, model: str, folder: Path, *, context: int | None = None) -> Path:
     """Build `model` for a target with the recipe above, unverified: what is wrong shows in these tests."""
     request = BuildRequest(
@@ -43,7 +38,7 @@ def build_for(target: str, model: str, folder: Path, *, context: int | None = No
         verify="off",
         context=context,
     )
-    build(request, find_checkpoint(model, RECIPE, None, progress=False), silent_step)
+    build(request, find_checkpoint(model, RECIPE, None, progress=False), silent)
     return folder
 
 

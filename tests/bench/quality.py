@@ -22,9 +22,9 @@ from edgephi.recipe import read_recipe
 from edgephi.reference.divergence import divergence
 from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.reference.forward import final_hidden_states, logits
+from edgephi.steps import silent
 from edgephi.target import read_target
 from tests.bench.measure import report
-from tests.conftest import silent_step
 
 _BUILDER_OPTIONS = {
     "builder, block 128, int4 embedding": ["block_size=128", "op_types_to_quantize=MatMul/Gather"],
@@ -74,7 +74,7 @@ def _ours(model: str, scratch: Path) -> dict[str, Path]:
         request = BuildRequest(
             model, read_target("cpu"), dataclasses.replace(recipe, quant=quant), output, verify="off"
         )
-        build(request, find_checkpoint(model, recipe, None, progress=False), silent_step)
+        build(request, find_checkpoint(model, recipe, None, progress=False), silent)
         folders[what] = output / "model"
     return folders
 

@@ -18,8 +18,8 @@ from edgephi.chunks import chunks_of
 from edgephi.manifest import FileEntry, Manifest, Probe, read_manifest
 from edgephi.phi import PHI_3_CHAT
 from edgephi.recipe import Question, Recipe, read_recipe
+from edgephi.steps import silent
 from edgephi.target import Target, read_target
-from tests.conftest import silent_step
 from tests.runtime.conftest import TARGETS
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -47,7 +47,7 @@ def built(
     request = BuildRequest(
         str(checkpoint), target, used, output, verify="quick" if verify else "off", context=context
     )
-    build(request, find_checkpoint(str(checkpoint), used, None, progress=False), silent_step)
+    build(request, find_checkpoint(str(checkpoint), used, None, progress=False), silent)
     return read_manifest(output)
 
 

@@ -12,9 +12,9 @@ from edgephi.build import Built, build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.errors import DoesNotFitError
 from edgephi.recipe import read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.verify import NOT_ON_PROVIDER
-from tests.conftest import silent_step
 from tests.export.qnn_answers import held_out_answers
 
 DEMO = read_recipe("demo")
@@ -24,7 +24,7 @@ RECIPE = dataclasses.replace(DEMO, probe=dataclasses.replace(DEMO.probe, prompt=
 def build_demo(output: Path, soc: str) -> Built:
     target = dataclasses.replace(read_target("qnn"), soc=soc)
     request = BuildRequest("demo", target, RECIPE, output, context=96)
-    return build(request, find_checkpoint("demo", RECIPE, None, progress=False), silent_step)
+    return build(request, find_checkpoint("demo", RECIPE, None, progress=False), silent)
 
 
 @pytest.fixture(scope="module", params=["snapdragon-8-gen-3", "qcs6490"])

@@ -14,9 +14,9 @@ from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import BadInputError, CannotServeError, QualityGateError
 from edgephi.manifest import Certificate, Divergence, encode_manifest, read_manifest
 from edgephi.recipe import Gate, read_recipe
+from edgephi.steps import silent
 from edgephi.verify import certify, check_gate
 from tests.build.conftest import Here, names
-from tests.conftest import silent_step
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 
@@ -38,7 +38,7 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
 
 def measured(checkpoint: Checkpoint, bundle: Path, **options: object) -> Certificate:
     manifest = read_manifest(bundle)
-    given: dict[str, object] = {"level": "quick", "domain": "device", "step": silent_step, **options}
+    given: dict[str, object] = {"level": "quick", "domain": "device", "step": silent, **options}
     return certify(checkpoint, bundle, manifest, **given).certificate  # type: ignore[arg-type]
 
 

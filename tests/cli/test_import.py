@@ -13,8 +13,8 @@ from edgephi.checkpoint.hub import DEMO, locate
 from edgephi.errors import EdgephiError
 from edgephi.manifest import read_manifest
 from edgephi.qnn_import.bundle import import_qnn
+from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error
-from tests.conftest import silent_step
 
 pytest.importorskip("onnxruntime_qnn")
 onnx = pytest.importorskip("onnx")
@@ -55,7 +55,7 @@ def change_description(folder: Path, change: Change) -> None:
 def refused(folder: Path) -> str:
     """What an import of the folder is refused with."""
     with pytest.raises(EdgephiError) as caught:
-        import_qnn(folder, folder.parent / "out", name=None, soc=None, sequence=1, step=silent_step)
+        import_qnn(folder, folder.parent / "out", name=None, soc=None, sequence=1, step=silent)
     assert caught.value.exit_code == 4
     assert "\n" not in caught.value.message
     return caught.value.message

@@ -13,10 +13,10 @@ from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.plan import architecture_of
 from edgephi.recipe import read_recipe
 from edgephi.runtime.measure import measure
+from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from tests.cli.conftest import Edgephi, is_one_error
-from tests.conftest import silent_step
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 CPU = read_target("cpu")
@@ -128,7 +128,7 @@ def tuned(checkpoint: Path, folder: Path, clock: Measure) -> Tuning:
         runs=2,
         context=None,
         measure=clock,
-        step=silent_step,
+        step=silent,
     )
 
 

@@ -43,8 +43,8 @@ from edgephi.quantize.scheme import Scheme
 from edgephi.recipe import Quant, read_recipe
 from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
+from edgephi.steps import silent
 from edgephi.target import read_target
-from tests.conftest import silent_step
 from tests.export.oracle import mean_kl, tensors_of
 from tests.runtime.cache_behaviour import greedy
 from tests.tiny_bundle import tiny_manifest
@@ -517,7 +517,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     recipe = read_recipe("demo")
     located = find_checkpoint("demo", recipe, None, progress=False)
     request = BuildRequest("demo", TARGET, recipe, tmp_path_factory.mktemp("demo") / "bundle")
-    built = build(request, located, silent_step)
+    built = build(request, located, silent)
     checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
     return Exported(checkpoint, built.folder, 4096)
 

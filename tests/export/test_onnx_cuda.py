@@ -29,9 +29,9 @@ from edgephi.export import onnx as exporter
 from edgephi.manifest import Manifest, read_manifest
 from edgephi.plan import choose_schemes, make_plan
 from edgephi.recipe import Quant, read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.verify import check_gate
-from tests.conftest import silent_step
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
@@ -256,7 +256,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     recipe = read_recipe("demo")
     folder = tmp_path_factory.mktemp("cuda") / "bundle"
     request = BuildRequest(model="demo", target=CUDA, recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
     return read_manifest(folder)
 
 

@@ -24,8 +24,8 @@ from edgephi.manifest import read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import Engine, KvCache, open_engine
 from edgephi.runtime.sequence_cache import SequenceCache
+from edgephi.steps import silent
 from edgephi.target import Kernels, read_target
-from tests.conftest import silent_step
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 np = pytest.importorskip("numpy")
@@ -108,7 +108,7 @@ def _open_tiny(target: str, folder: Path, provider: str, **shape: Any) -> Engine
     request = BuildRequest(
         str(tiny), exact, read_recipe("default"), folder / "bundle", verify="off", context=512
     )
-    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
     return open_engine(folder / "bundle", read_manifest(folder / "bundle"), provider=provider)
 
 

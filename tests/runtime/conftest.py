@@ -10,8 +10,8 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.recipe import read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
-from tests.conftest import silent_step
 
 TARGETS = {
     "cpu": "onnxruntime_genai",
@@ -35,7 +35,7 @@ def demo_for(tmp_path_factory: pytest.TempPathFactory) -> DemoFor:
         if not place.exists():
             recipe = read_recipe("demo")
             request = BuildRequest("demo", read_target(target), recipe, place, verify="off")
-            build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+            build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
         return place
 
     return bundle

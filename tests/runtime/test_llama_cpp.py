@@ -26,9 +26,9 @@ from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.llama_cpp import LlamaEngine
 from edgephi.runtime.llama_library import ContextParameters, load_library
 from edgephi.runtime.session import Options, Session
+from edgephi.steps import silent
 from edgephi.target import read_target
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
-from tests.conftest import silent_step
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -54,7 +54,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = read_recipe("demo")
     folder = tmp_path_factory.mktemp("gguf") / "bundle"
     request = BuildRequest(model="demo", target=read_target("gguf"), recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
     return folder
 
 
@@ -281,7 +281,7 @@ class TestContext:
         request = BuildRequest(
             str(tiny), read_target("gguf"), recipe, tmp_path / "bundle", verify="off", context=256
         )
-        build(request, find_checkpoint(str(tiny), recipe, None, progress=False), silent_step)
+        build(request, find_checkpoint(str(tiny), recipe, None, progress=False), silent)
         weights = (tmp_path / "bundle/model/model.gguf").stat().st_size
         code = (
             "import psutil, edgephi.runtime, tokenizers, jinja2\n"

@@ -20,13 +20,9 @@ from edgephi.measurement import BenchRequest, Measurement
 from edgephi.runtime.bench import bench
 from edgephi.runtime.measure import DEFAULT_PROMPT_LENGTHS, fitting_lengths, measure, peak_memory_bytes
 from edgephi.runtime.session import Options
+from edgephi.steps import silent
 
 REQUEST = BenchRequest((16, 64), 24)
-
-
-@contextlib.contextmanager
-def silent_step(_title: str, _size: int) -> Iterator[Callable[[int], None]]:
-    yield lambda _tokens: None
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +173,7 @@ class TestBench:
         """Bytes per second over those of a token: the artifact, and the cache in the middle of the answer."""
         request = BenchRequest((16,), 8)
         monkeypatch.setattr("edgephi.runtime.bench.last_level_cache_bytes", lambda: 0)
-        (summary,) = bench([demo_bundle], request, runs=1, bandwidth=lambda _: 1e9, step=silent_step)
+        (summary,) = bench([demo_bundle], request, runs=1, bandwidth=lambda _: 1e9, step=silent)
         (prompt,) = summary.prompts
         per_token = read_manifest(demo_bundle).requires.memory_per_token_bytes
         cached = 16 + prompt.generated_tokens / 2
@@ -186,7 +182,7 @@ class TestBench:
         assert prompt.share_of_limit == pytest.approx(
             prompt.decode_tokens_per_second.median / prompt.decode_limit
         )
-        (unknown,) = bench([demo_bundle], request, runs=1, bandwidth=lambda _: None, step=silent_step)
+        (unknown,) = bench([demo_bundle], request, runs=1, bandwidth=lambda _: None, step=silent)
         assert unknown.prompts[0].decode_limit is unknown.prompts[0].share_of_limit is None
 
     def test_what_fits_into_the_cache_has_no_limit_by_memory(
@@ -194,7 +190,7 @@ class TestBench:
     ) -> None:
         monkeypatch.setattr("edgephi.runtime.bench.last_level_cache_bytes", lambda: 1 << 30)
         (summary,) = bench(
-            [demo_bundle], BenchRequest((16,), 8), runs=1, bandwidth=lambda _: 1e9, step=silent_step
+            [demo_bundle], BenchRequest((16,), 8), runs=1, bandwidth=lambda _: 1e9, step=silent
         )
         assert summary.prompts[0].decode_limit is None
 

@@ -22,9 +22,9 @@ from edgephi.runtime import mlx_lm as adapter
 from edgephi.runtime.engines import open_engine
 from edgephi.runtime.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
+from edgephi.steps import silent
 from edgephi.target import read_target
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
-from tests.conftest import silent_step
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     Same,
@@ -59,7 +59,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = read_recipe("demo")
     folder = tmp_path_factory.mktemp("mlx") / "bundle"
     request = BuildRequest(model="demo", target=read_target("mlx"), recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
     return folder
 
 
@@ -311,7 +311,7 @@ def test_a_model_whose_head_is_its_embedding(tmp_path: Path) -> None:
     tiny = write_tiny_checkpoint(tmp_path / "tiny", "phi-4-mini")
     recipe = read_recipe("default")
     request = BuildRequest(str(tiny), read_target("mlx"), recipe, tmp_path / "bundle", verify="off")
-    build(request, find_checkpoint(str(tiny), recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint(str(tiny), recipe, None, progress=False), silent)
     opened = load(tmp_path / "bundle", provider="cpu", context=64).engine
     assert isinstance(opened, MlxEngine)
     ids = some_ids(20)

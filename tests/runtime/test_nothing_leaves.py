@@ -22,8 +22,8 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.recipe import read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
-from tests.conftest import silent_step
 
 QUESTION = "turn on the kitchen light"
 ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
@@ -148,7 +148,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     order = BuildRequest(
         model="demo", target=read_target(request.param), recipe=recipe, output=folder, verify="off"
     )
-    build(order, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    build(order, find_checkpoint("demo", recipe, None, progress=False), silent)
     return folder
 
 

@@ -20,8 +20,8 @@ from edgephi.runtime import onnxruntime_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
+from edgephi.steps import silent
 from edgephi.target import read_target
-from tests.conftest import silent_step
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -233,5 +233,5 @@ def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = BuildRequest(
         model="demo", target=read_target("cuda"), recipe=recipe, output=folder, verify="off"
     )
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
     return folder

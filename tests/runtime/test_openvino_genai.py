@@ -29,8 +29,8 @@ from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.openvino_decoder import _PagedDecoder, _StatefulDecoder, open_decoder
 from edgephi.runtime.openvino_genai import OpenvinoEngine
 from edgephi.runtime.session import Options, Session
+from edgephi.steps import silent
 from edgephi.target import read_target
-from tests.conftest import silent_step
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -88,7 +88,7 @@ def build_for_openvino(model: str, folder: Path, **options: Any) -> Path:
         verify="off",
         **options,
     )
-    build(request, find_checkpoint(model, request.recipe, None, progress=False), silent_step)
+    build(request, find_checkpoint(model, request.recipe, None, progress=False), silent)
     return folder
 
 

@@ -13,10 +13,10 @@ from edgephi.build import Built, build, find_checkpoint
 from edgephi.build_request import BuildRequest, WheelsRequest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import adapter_of
+from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.wheelhouse.pip import run_pip
 from edgephi.wheelhouse.platform import read_platform
-from tests.conftest import silent_step
 
 BuildWithWheels = Callable[..., Built]
 
@@ -49,7 +49,7 @@ def build_with_wheels(_index: None, tmp_path_factory: pytest.TempPathFactory) ->
             verify="off",
             wheels=WheelsRequest((read_platform(platform),), (engine, *extras), "serve"),
         )
-        return build(request, find_checkpoint("demo", recipe, None, progress=False), silent_step)
+        return build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
 
     return call
 

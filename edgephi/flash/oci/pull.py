@@ -13,7 +13,7 @@ from edgephi.flash.oci.manifests import digest_of, read_manifest
 from edgephi.flash.oci.modelpack import Layer, check_layers, read_layers
 from edgephi.flash.oci.reference import Reference
 from edgephi.manifest import MANIFEST_NAME, Manifest, decode_manifest
-from edgephi.store.progress import Step
+from edgephi.steps import Step
 
 _BUFFER_BYTES = 1 << 20
 

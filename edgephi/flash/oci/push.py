@@ -13,7 +13,7 @@ from edgephi.flash.oci.reference import Reference
 from edgephi.flash.oci.upload import write_blob
 from edgephi.manifest import read_manifest
 from edgephi.runtime.bundle_files import check_files
-from edgephi.store.progress import Step
+from edgephi.steps import Step
 
 
 @dataclass(frozen=True)

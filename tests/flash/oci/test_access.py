@@ -16,7 +16,7 @@ from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE
 from edgephi.flash.oci.pull import pull_bundle
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
-from edgephi.store.progress import silent
+from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import MakeBundle, folder_bytes
 from tests.flash.oci.registry_server import PASSWORD, USER, RegistryServer, serve_registry

@@ -24,7 +24,7 @@ from edgephi.flash.oci.pull import pull_bundle
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.oci.upload import write_blob
-from edgephi.store.progress import silent
+from edgephi.steps import silent
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.flash.oci.conftest import WEIGHTS, MakeBundle, folder_bytes
 from tests.flash.oci.cutting_proxy import cutting_proxy

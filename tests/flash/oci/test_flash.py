@@ -13,8 +13,8 @@ from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.oci.source import open_source
 from edgephi.flash.sign import sign_bundle
 from edgephi.manifest import SIGNATURE_NAME
+from edgephi.steps import silent
 from edgephi.store.preflight import InstallOptions
-from edgephi.store.progress import silent
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import MakeBundle, folder_bytes
 from tests.flash.oci.cutting_proxy import cutting_proxy

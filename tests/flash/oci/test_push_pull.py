@@ -17,7 +17,7 @@ from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.sign import sign_bundle
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.runtime.bundle_files import check_files
-from edgephi.store.progress import silent
+from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import WEIGHTS, MakeBundle, folder_bytes
 from tests.flash.oci.registry_server import RegistryServer, get

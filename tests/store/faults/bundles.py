@@ -1,11 +1,9 @@
 """Bundles to flash: two releases that share no weights, and others that are honest about what changed."""
 
-import contextlib
 import dataclasses
 import hashlib
 import random
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from edgephi.bundle import write_manifest
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.manifest import FileEntry, read_manifest
 from edgephi.recipe import read_recipe
+from edgephi.steps import silent
 from edgephi.target import read_target
 
 BALLAST = "model/ballast.bin"  # no engine opens it
@@ -74,9 +73,4 @@ def _build(output: Path, group_size: Literal[64, 128], sequence: int) -> Path:
         output=output,
         sequence=sequence,
     )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), _silent_step).folder
-
-
-@contextlib.contextmanager
-def _silent_step(_title: str, _size: int) -> Iterator[Callable[[int], None]]:
-    yield lambda _units: None
+    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent).folder

@@ -1,11 +1,11 @@
-"""How the steps of long work are told to whoever shows them."""
+"""How the steps of long work are told to whoever shows them. Standard library only."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 Step = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Begins a step by its title and its size in bytes, 0 when that says nothing; yields what counts bytes."""
+"""Opens a step: its title, its size in units of work or 0 when that says nothing; yields what counts them."""
 
 
 @contextlib.contextmanager
