@@ -100,16 +100,14 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         if request.upstream:
             report = _export_upstream(request, plan, checkpoint, folder, step)
         else:
-            size = sum(shard.size for shard in checkpoint.shards)
-            with step("quantise and export", size) as done:
-                report = exporter(request.target.engine).write_artifact(
-                    folder / ARTIFACT_FOLDER,
-                    checkpoint,
-                    plan.schemes,
-                    request.target,
-                    plan.context,
-                    progress=done,
-                )
+            report = exporter(request.target.engine).write_artifact(
+                folder / ARTIFACT_FOLDER,
+                checkpoint,
+                plan.schemes,
+                request.target,
+                plan.context,
+                step=step,
+            )
         for name, sha256 in located.expected_sha256.items():
             if report.input_sha256.get(name, sha256) != sha256:
                 raise BadCheckpointError(

@@ -5,7 +5,7 @@ engine, so engines can be held against each other.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -16,6 +16,7 @@ from edgephi.errors import NotSupportedError
 from edgephi.export.stream import StreamReport
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
+from edgephi.steps import Step, silent
 from edgephi.target import Target
 
 _EXPORTERS = {
@@ -84,11 +85,12 @@ class Exporter(Protocol):
         target: Target,
         context: int,
         *,
-        progress: Callable[[int], None] | None = None,
+        step: Step = silent,
     ) -> StreamReport:
         """Write all that the engine's loader expects into `folder`, in one pass over the weights.
 
-        Tokenizer and configuration included. `StreamReport.data_file` is the file whose hash is known.
+        Tokenizer and configuration included; what takes long is a `step` each. `StreamReport.data_file` is
+        the file whose hash is known.
         """
 
     def artifact_weights(self, folder: Path, architecture: Architecture) -> Weights:

@@ -13,7 +13,7 @@ and `src/llama-context.cpp` of llama.cpp (what it reads, and what it makes of th
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from edgephi.export.modelfile import MODELFILE, modelfile
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
 from edgephi.target import Target
 
 MODEL_FILE = "model.gguf"
@@ -147,7 +148,7 @@ def write_artifact(
     target: Target,  # noqa: ARG001 - one file for every kind of processor
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> StreamReport:
     """Write `model.gguf`, the `tokenizer.json` that our runtime reads, and a `Modelfile` for Ollama."""
     tokenizer = read_gguf_tokenizer(
@@ -166,7 +167,7 @@ def write_artifact(
                 *((region, factors) for _, region, factors in layout.factors),
                 (end, np.empty(0, np.uint8)),
             ],
-            progress=progress,
+            step=step,
         )
     shutil.copyfile(checkpoint.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     chat, stops = checkpoint.tokenizer.chat, ends(checkpoint.tokenizer)

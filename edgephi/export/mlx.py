@@ -15,7 +15,7 @@ either would matter: see `context_limit`.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from edgephi.export.stream import PackedTensor, StreamReport, align, place, stre
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
 from edgephi.target import Kernels, Target
 
 DATA_FILE = "model.safetensors"
@@ -105,7 +106,7 @@ def write_artifact(
     target: Target,
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> StreamReport:
     """Write weights, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
@@ -118,7 +119,7 @@ def write_artifact(
             partial(pack, float_type=_float_type(target.kernels)),
             file,
             preamble=layout.header,
-            progress=progress,
+            step=step,
         )
     documents = {
         INDEX_FILE: {

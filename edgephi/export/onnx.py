@@ -5,7 +5,7 @@ float16; `Kernels.activations` of a target says which. The codes and the values 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgephi.export.stream import StreamReport, stream_tensors
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
 from edgephi.target import Target
 
 GRAPH_FILE = "model.onnx"
@@ -96,7 +97,7 @@ def write_artifact(
     target: Target,
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> StreamReport:
     """Write graph, data, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
@@ -109,7 +110,7 @@ def write_artifact(
             packer(target.kernels),
             file,
             lookup_tables=[(region, table) for _, region, table in layout.tables],
-            progress=progress,
+            step=step,
         )
     model = build_graph(architecture, layout, context, target.kernels.accuracy_level)
     (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))

@@ -6,7 +6,7 @@ OpenVINO's plugins read as a compressed matrix. The stream writes them; the grap
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from edgephi.export.stream import PackedTensor, Region, StreamReport, align, pla
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
 from edgephi.target import Target
 
 GRAPH_FILE = "openvino_model.xml"
@@ -127,7 +128,7 @@ def write_artifact(
     target: Target,
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
     names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
@@ -140,7 +141,7 @@ def write_artifact(
             pack,
             file,
             lookup_tables=[(Region(literals_at, literals.nbytes), literals)],
-            progress=progress,
+            step=step,
         )
     options = _CACHE_OPTIONS | (_FLOAT_OPTIONS if target.kernels.accuracy_level == 0 else {})
     (folder / GRAPH_FILE).write_bytes(graph.xml({"runtime_options": options}))

@@ -37,6 +37,7 @@ from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
 from edgephi.soc import Soc, read_soc
+from edgephi.steps import Step, silent
 from edgephi.target import Target
 
 EMBEDDING_FILE = "embedding.bin"
@@ -107,12 +108,13 @@ def write_artifact(
     target: Target,
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> StreamReport:
     """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
     check_compiler()
-    emitted = emit(folder, checkpoint, schemes, target, context, progress=progress)
-    described, compiled = _compile(folder, read_soc(target.soc), emitted.parts)
+    emitted = emit(folder, checkpoint, schemes, target, context, step=step)
+    with step("compile for the HTP", len(emitted.parts) + 1) as done:
+        described, compiled = _compile(folder, read_soc(target.soc), emitted.parts, done)
     document = {
         "schema": _SCHEMA,
         "qairt": compiled.qairt,
@@ -140,7 +142,7 @@ def emit(
     target: Target,
     context: int,
     *,
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
 ) -> Emitted:
     """Write what needs no compiler: weights, graphs, embedding, angles and tokenizer."""
     soc = read_soc(target.soc)
@@ -156,7 +158,7 @@ def emit(
             pack,
             file,
             lookup_tables=[(layout.zeros, zeros)],
-            progress=progress,
+            step=step,
         )
     weights = CheckpointWeights(checkpoint)
     scheme = schemes[EMBEDDING]
@@ -165,7 +167,9 @@ def emit(
     embedding = _write_embedding(folder / EMBEDDING_FILE, weights, scheme)
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
     tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
-    activations = encodings(measure_ranges(weights, tokens), architecture, precision_of(soc.htp_arch))
+    with step("measure activations", architecture.layers) as done:
+        ranges = measure_ranges(weights, tokens, progress=lambda *_: done(1))
+    activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
     parts = _part_ranges(architecture, layout)
     norms = {
         name: weights.rows(name, 0, shape[0])
@@ -238,8 +242,10 @@ def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) 
         path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _compile(folder: Path, soc: Soc, parts: list[range]) -> tuple[dict[str, Any], Compiled]:
-    """Compile all graphs; what `qnn.json` says of them, and who compiled."""
+def _compile(
+    folder: Path, soc: Soc, parts: list[range], done: Callable[[int], None]
+) -> tuple[dict[str, Any], Compiled]:
+    """Compile all graphs; what `qnn.json` says of them, and who compiled. `done` counts the binaries."""
     options = provider_options(soc)
 
     def graph(name: str) -> Graph:
@@ -251,9 +257,11 @@ def _compile(folder: Path, soc: Soc, parts: list[range]) -> tuple[dict[str, Any]
         binary = f"part_{number}.bin"
         compile_graphs(folder, list(both.values()), binary, options, where=soc.name)
         paths = {kind: {"wrapper": each.wrapper, "graph": each.graph} for kind, each in both.items()}
+        done(1)
         described.append({"binary": binary, "layers": [layers.start, layers.stop], **paths})
     head = graph("head")
     compiled = compile_graphs(folder, [head], "head.bin", options, where=soc.name)
+    done(1)
     described_head = {"binary": "head.bin", "wrapper": head.wrapper, "graph": head.graph}
     return {"parts": described, "head": described_head}, compiled
 

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from edgephi.export.quantized_block import BlockQuantizer, Pack
 from edgephi.export.quantizing_process import QuantizingProcess
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
 
 # Weights in one block. Large enough that its NumPy calls outweigh the hand-over between threads: 2**19 take a
 # tenth longer. Small enough that the blocks in flight take some 30 MB.
@@ -131,7 +132,7 @@ def stream_tensors(
     *,
     preamble: bytes = b"",
     lookup_tables: Sequence[tuple[Region, NDArray[np.generic]]] = (),
-    progress: Callable[[int], None] | None = None,
+    step: Step = silent,
     threads: int | None = None,
     processes: bool | None = None,
 ) -> StreamReport:
@@ -139,8 +140,8 @@ def stream_tensors(
 
     The regions of `tensors` must lie in the order of the shards and of the tensors inside them; tensors of
     the checkpoint that are not among them are only hashed. `preamble` (a format's header) comes first, and
-    `lookup_tables` come last; offsets count from the start of the file. `progress` is told the number of
-    input bytes of each finished block. `threads` defaults to the processors we may use; `processes` says
+    `lookup_tables` come last; offsets count from the start of the file. It is a `step`, in bytes of the
+    tensors. `threads` defaults to the processors we may use; `processes` says
     whether each of them has its weights quantised by a process, which large checkpoints have by default.
 
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
@@ -156,6 +157,7 @@ def stream_tensors(
         processes = _quantised_weights(tensors.values()) >= _WORTH_PROCESSES
     # The pool is left first: no worker may read from a descriptor that is closed already.
     with (
+        step("quantise and export", sum(entry.size for shard in shards for entry in shard.entries)) as done,
         contextlib.ExitStack() as open_files,
         _Quantizers(processes) as quantizers,
         ThreadPoolExecutor(workers, "quantise") as pool,
@@ -172,8 +174,7 @@ def stream_tensors(
                 digest.update(block.raw.data)
                 if job.tensor is not None:
                     out.take(job, job.tensor, block)
-                if progress is not None:
-                    progress(block.raw.nbytes)
+                done(block.raw.nbytes)
             input_sha256[shard.file.name] = digest.hexdigest()
     for region, table in lookup_tables:
         out.seek(region.offset)

@@ -1,8 +1,9 @@
 """The QNN artifact: what transformers computes with its weights, Qualcomm's emulator does; its files."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,6 +160,30 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
         return made[shape, soc]
 
     return get
+
+
+class TestSteps:
+    def test_each_of_them_is_counted_to_its_end(self, tmp_path: Path) -> None:
+        tiny = write_tiny_checkpoint(tmp_path / "checkpoint", "medium", std=STD)
+        checkpoint = open_checkpoint(tiny, id="tiny", revision="local")
+        artifact = tmp_path / "artifact"
+        artifact.mkdir()
+        sizes: dict[str, int] = {}
+        counted: dict[str, int] = {}
+
+        @contextlib.contextmanager
+        def step(title: str, size: int) -> Iterator[Callable[[int], None]]:
+            sizes[title], counted[title] = size, 0
+
+            def count(units: int) -> None:
+                counted[title] += units
+
+            yield count
+
+        schemes = choose_schemes(checkpoint.architecture, FOUR)
+        exporter.write_artifact(artifact, checkpoint, schemes, target(), CONTEXT, step=step)
+        assert list(sizes) == ["quantise and export", "measure activations", "compile for the HTP"]
+        assert counted == sizes
 
 
 def some_ids(count: int, *, seed: int = 0, vocabulary: int = 512) -> list[int]:

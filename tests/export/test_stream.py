@@ -1,12 +1,13 @@
 """The one pass: the same bytes and hashes however it is cut, flat memory, and damage that is named."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -200,17 +201,22 @@ class TestReport:
         assert {error.name: error.relative_squared_error for error in report.errors}["first"] == 0
 
     @pytest.mark.parametrize("threads", [1, 3])
-    def test_progress_counts_every_byte_of_the_tensors(
+    def test_is_a_step_that_counts_every_byte_of_the_tensors(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
     ) -> None:
         monkeypatch.setattr(stream, "BLOCK_WEIGHTS", 1000)
         shards = write(tmp_path, weights())
-        steps: list[int] = []
-        stream_tensors(
-            shards, laid_out(shards, SCHEMES), pack, _named(), progress=steps.append, threads=threads
-        )
-        assert sum(steps) == sum(entry.size for shard in shards for entry in shard.entries)
-        assert len(steps) > 100
+        size = sum(entry.size for shard in shards for entry in shard.entries)
+        counted: list[int] = []
+
+        @contextlib.contextmanager
+        def step(title: str, expected: int) -> Iterator[Callable[[int], None]]:
+            assert (title, expected) == ("quantise and export", size)
+            yield counted.append
+
+        stream_tensors(shards, laid_out(shards, SCHEMES), pack, _named(), step=step, threads=threads)
+        assert sum(counted) == size
+        assert len(counted) > 100
 
 
 def _named() -> io.BytesIO:
