@@ -97,9 +97,8 @@ class BoxLine:
         """The line as it is now."""
         if self._note or not self._size:
             return self.milestone()
-        rate = self._done / max(time.monotonic() - self._begun, 1e-9)
-        shown = bar(self._done, self._size, _BAR_COLUMNS)
-        return f"{self._title} {shown}  {rate_and_rest(rate, self._size - self._done)}"
+        told = rate_and_rest(self._done, time.monotonic() - self._begun, self._size - self._done)
+        return f"{self._title} {bar(self._done, self._size, _BAR_COLUMNS)}{told}"
 
 
 def flash_boxes(

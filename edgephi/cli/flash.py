@@ -133,9 +133,12 @@ def flash(
             from edgephi.flash.ssh import TransferSettings
 
             settings = TransferSettings(allow_downgrade, bytes_per_second, parallel=parallel)
-            raise click.exceptions.Exit(flash_boxes(source, boxes, settings, as_json=as_json))
+            with _kept_when_interrupted():
+                code = flash_boxes(source, boxes, settings, as_json=as_json)
+            raise click.exceptions.Exit(code)
         options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
-        outcome = flash_source(source, Path(destination), options, step=transfer)
+        with _kept_when_interrupted():
+            outcome = flash_source(source, Path(destination), options, step=transfer)
     seconds = time.perf_counter() - start
     if as_json:
         document = {
@@ -146,6 +149,16 @@ def flash(
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     click.echo(summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
+
+
+@contextmanager
+def _kept_when_interrupted() -> "Iterator[None]":
+    """After Ctrl-C, say what became of what was sent."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("stopped: what has arrived is kept, and the same command goes on from there", err=True)
+        raise
 
 
 @contextmanager

@@ -18,6 +18,7 @@ _TITLE_COLUMNS = 22
 _BAR_COLUMNS = 30
 _SHORT_BAR_COLUMNS = 12  # rate and time left stand beside it
 _RATE_SECONDS = 5.0
+_FIRST_MOMENT_SECONDS = 0.7
 
 
 @contextlib.contextmanager
@@ -99,8 +100,8 @@ class _Transfer(_Line):
         while self._seen[0][0] < now - _RATE_SECONDS:
             self._seen.popleft()
         begin, before = self._seen[0]
-        rate = (self._done - before) / (now - begin) if now > begin else 0.0
-        return f"{self._bar(_SHORT_BAR_COLUMNS)}  {rate_and_rest(rate, self._size - self._done)}"
+        told = rate_and_rest(self._done - before, now - begin, self._size - self._done)
+        return f"{self._bar(_SHORT_BAR_COLUMNS)}{told}"
 
 
 def bar(done: int, size: int, columns: int) -> str:
@@ -110,10 +111,16 @@ def bar(done: int, size: int, columns: int) -> str:
     return f"[{'#' * full}{'-' * (columns - full)}] {int(100 * share):3d}%"
 
 
-def rate_and_rest(rate: float, rest: int) -> str:
-    """A rate in bytes a second, and how long the rest will take at it."""
+def rate_and_rest(done: int, seconds: float, rest: int) -> str:
+    """The rate of `done` bytes in that time, and how long the rest will take at it: what follows a bar.
+
+    Nothing in the first moment, when small files and caches would tell of hours or of nothing.
+    """
+    if seconds < _FIRST_MOMENT_SECONDS:
+        return ""
+    rate = done / seconds
     left = f", {duration(rest / rate)} left" if rate else ""
-    return f"{human_bytes(int(rate))}/s{left}"
+    return f"  {human_bytes(int(rate))}/s{left}"
 
 
 def duration(seconds: float) -> str:

@@ -236,6 +236,7 @@ class TestCuts:
         _, errors = process.communicate(timeout=10)
         assert process.returncode == 130
         assert "Traceback" not in errors and "error" not in errors
+        assert "what has arrived is kept" in errors
         wait_for(lambda: not box.agents())
         assert holder(Layout(root)) is None
         done = json.loads(edgephi(box, "flash", large, box.destination(root), "--json").stdout)
