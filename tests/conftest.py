@@ -4,25 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import Built, build, find_checkpoint
-from edgephi.build_request import BuildRequest
-from edgephi.recipe import read_recipe
-from edgephi.steps import silent
-from edgephi.target import read_target
+from edgephi.build import Built
+from tests.build_demo import build_demo
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="session")
 def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The demo checkpoint, built and verified for the target `cpu` as a user would."""
-    recipe = read_recipe("demo")
-    request = BuildRequest(
-        model="demo",
-        target=read_target("cpu"),
-        recipe=recipe,
-        output=tmp_path_factory.mktemp("demo") / "bundle",
-    )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
+    return build_demo("cpu", tmp_path_factory.mktemp("demo") / "bundle")
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +24,8 @@ def demo_bundle(built_demo: Built) -> Path:
 @pytest.fixture(scope="session")
 def qnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's bundle for a Snapdragon's NPU, with a context that the emulator computes quickly."""
-    recipe = read_recipe("demo")
-    request = BuildRequest(
-        model="demo",
-        target=read_target("qnn"),
-        recipe=recipe,
-        output=tmp_path_factory.mktemp("qnn") / "bundle",
-        context=256,
-        verify="off",
-    )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent).folder
+    output = tmp_path_factory.mktemp("qnn") / "bundle"
+    return build_demo("qnn", output, context=256, verify="off").folder
 
 
 @pytest.fixture(scope="session")

@@ -8,28 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import Built, build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build import Built
 from edgephi.errors import DoesNotFitError
 from edgephi.recipe import read_recipe
-from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.verify import NOT_ON_PROVIDER
+from tests.build_demo import build_demo
 from tests.export.qnn_answers import held_out_answers
 
 DEMO = read_recipe("demo")
 RECIPE = dataclasses.replace(DEMO, probe=dataclasses.replace(DEMO.probe, prompt=""))  # asks nothing
 
 
-def build_demo(output: Path, soc: str) -> Built:
+def build_for(soc: str, output: Path) -> Built:
     target = dataclasses.replace(read_target("qnn"), soc=soc)
-    request = BuildRequest("demo", target, RECIPE, output, context=96)
-    return build(request, find_checkpoint("demo", RECIPE, None, progress=False), silent)
+    return build_demo(target, output, recipe=RECIPE, context=96)
 
 
 @pytest.fixture(scope="module", params=["snapdragon-8-gen-3", "qcs6490"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build_demo(tmp_path_factory.mktemp("qnn") / "bundle", request.param)
+    return build_for(request.param, tmp_path_factory.mktemp("qnn") / "bundle")
 
 
 class TestCertificate:
@@ -78,7 +76,7 @@ def test_a_disk_without_room_for_both_is_refused(tmp_path: Path, monkeypatch: py
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2_500_000))
     with pytest.raises(DoesNotFitError):
-        build_demo(tmp_path / "bundle", "snapdragon-8-gen-3")
+        build_for("snapdragon-8-gen-3", tmp_path / "bundle")
 
 
 def test_a_build_without_the_compiler_says_what_to_install(tmp_path: Path) -> None:

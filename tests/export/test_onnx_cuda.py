@@ -21,17 +21,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build import find_checkpoint
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import onnx as exporter
-from edgephi.manifest import Manifest, read_manifest
+from edgephi.manifest import Manifest
 from edgephi.plan import choose_schemes, make_plan
 from edgephi.recipe import Quant, read_recipe
-from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.verify import check_gate
+from tests.build_demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
@@ -253,11 +252,7 @@ def test_zero_points_that_cuda_misreads_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """That of the demo, built for CUDA and verified."""
-    recipe = read_recipe("demo")
-    folder = tmp_path_factory.mktemp("cuda") / "bundle"
-    request = BuildRequest(model="demo", target=CUDA, recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
-    return read_manifest(folder)
+    return build_demo(CUDA, tmp_path_factory.mktemp("cuda") / "bundle").manifest
 
 
 class TestDemo:

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
-from edgephi.recipe import read_recipe
-from edgephi.steps import silent
-from edgephi.target import read_target
+from tests.build_demo import build_demo
 
 TARGETS = {
     "cpu": "onnxruntime_genai",
@@ -33,9 +29,7 @@ def demo_for(tmp_path_factory: pytest.TempPathFactory) -> DemoFor:
         pytest.importorskip(TARGETS[target])
         place = folder / target
         if not place.exists():
-            recipe = read_recipe("demo")
-            request = BuildRequest("demo", read_target(target), recipe, place, verify="off")
-            build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
+            build_demo(target, place, verify="off")
         return place
 
     return bundle

@@ -28,6 +28,7 @@ from edgephi.runtime.llama_library import ContextParameters, load_library
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
 from edgephi.target import read_target
+from tests.build_demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
@@ -51,11 +52,7 @@ PROMPT = "turn on the kitchen light"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, built and verified for the target `gguf` as a user would."""
-    recipe = read_recipe("demo")
-    folder = tmp_path_factory.mktemp("gguf") / "bundle"
-    request = BuildRequest(model="demo", target=read_target("gguf"), recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
-    return folder
+    return build_demo("gguf", tmp_path_factory.mktemp("gguf") / "bundle").folder
 
 
 @pytest.fixture(scope="module")

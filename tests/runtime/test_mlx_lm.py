@@ -24,6 +24,7 @@ from edgephi.runtime.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
 from edgephi.target import read_target
+from tests.build_demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
@@ -56,11 +57,7 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, built and verified for the target `mlx` as a user would."""
-    recipe = read_recipe("demo")
-    folder = tmp_path_factory.mktemp("mlx") / "bundle"
-    request = BuildRequest(model="demo", target=read_target("mlx"), recipe=recipe, output=folder)
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
-    return folder
+    return build_demo("mlx", tmp_path_factory.mktemp("mlx") / "bundle").folder
 
 
 @pytest.fixture(scope="module")

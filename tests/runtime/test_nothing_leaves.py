@@ -19,11 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
-from edgephi.recipe import read_recipe
-from edgephi.steps import silent
-from edgephi.target import read_target
+from tests.build_demo import build_demo
 
 QUESTION = "turn on the kitchen light"
 ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
@@ -144,12 +140,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The demo for each engine."""
     pytest.importorskip(ENGINES[request.param])
     folder = tmp_path_factory.mktemp(request.param) / "demo"
-    recipe = read_recipe("demo")
-    order = BuildRequest(
-        model="demo", target=read_target(request.param), recipe=recipe, output=folder, verify="off"
-    )
-    build(order, find_checkpoint("demo", recipe, None, progress=False), silent)
-    return folder
+    return build_demo(request.param, folder, verify="off").folder
 
 
 def on_this_machine(bundle: Path) -> list[str]:

@@ -10,18 +10,14 @@ from pathlib import Path
 import pytest
 
 import edgephi.runtime
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.manifest import Requires, read_manifest
-from edgephi.recipe import read_recipe
 from edgephi.runtime import accelerators
 from edgephi.runtime import onnxruntime_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
-from edgephi.steps import silent
-from edgephi.target import read_target
+from tests.build_demo import build_demo
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -228,10 +224,4 @@ class TestCuda:
 @pytest.fixture(scope="module")
 def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo, built for the target `cuda`."""
-    recipe = read_recipe("demo")
-    folder = tmp_path_factory.mktemp("cuda") / "bundle"
-    request = BuildRequest(
-        model="demo", target=read_target("cuda"), recipe=recipe, output=folder, verify="off"
-    )
-    build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
-    return folder
+    return build_demo("cuda", tmp_path_factory.mktemp("cuda") / "bundle", verify="off").folder

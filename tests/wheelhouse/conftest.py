@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import Built, build, find_checkpoint
-from edgephi.build_request import BuildRequest, WheelsRequest
-from edgephi.recipe import read_recipe
+from edgephi.build import Built
+from edgephi.build_request import WheelsRequest
 from edgephi.runtime.engines import adapter_of
-from edgephi.steps import silent
 from edgephi.target import read_target
 from edgephi.wheelhouse.pip import run_pip
 from edgephi.wheelhouse.platform import read_platform
+from tests.build_demo import build_demo
 
 BuildWithWheels = Callable[..., Built]
 
@@ -39,17 +38,10 @@ def build_with_wheels(_index: None, tmp_path_factory: pytest.TempPathFactory) ->
 
     @functools.cache
     def call(target_name: str, platform: str, *extras: str) -> Built:
-        target, recipe = read_target(target_name), read_recipe("demo")
+        target = read_target(target_name)
         engine = adapter_of(target.engine).extra(target.provider)
-        request = BuildRequest(
-            model="demo",
-            target=target,
-            recipe=recipe,
-            output=tmp_path_factory.mktemp("wheels") / "bundle",
-            verify="off",
-            wheels=WheelsRequest((read_platform(platform),), (engine, *extras), "serve"),
-        )
-        return build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
+        wheels = WheelsRequest((read_platform(platform),), (engine, *extras), "serve")
+        return build_demo(target, tmp_path_factory.mktemp("wheels") / "bundle", verify="off", wheels=wheels)
 
     return call
 

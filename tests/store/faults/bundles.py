@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
 from edgephi.bundle import write_manifest
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.manifest import FileEntry, read_manifest
 from edgephi.recipe import read_recipe
-from edgephi.steps import silent
-from edgephi.target import read_target
+from tests.build_demo import build_demo
 
 BALLAST = "model/ballast.bin"  # no engine opens it
 
@@ -66,11 +63,5 @@ def _entry(name: str, data: bytes) -> FileEntry:
 def _build(output: Path, group_size: Literal[64, 128], sequence: int) -> Path:
     recipe = read_recipe("demo")
     quant = dataclasses.replace(recipe.quant, group_size=group_size)
-    request = BuildRequest(
-        model="demo",
-        target=read_target("cpu"),
-        recipe=dataclasses.replace(recipe, quant=quant),
-        output=output,
-        sequence=sequence,
-    )
-    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent).folder
+    recipe = dataclasses.replace(recipe, quant=quant)
+    return build_demo("cpu", output, recipe=recipe, sequence=sequence).folder

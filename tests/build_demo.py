@@ -1,0 +1,18 @@
+"""The demo's bundle, built as `edgephi build demo` does it."""
+
+from pathlib import Path
+from typing import Any
+
+from edgephi.build import Built, build, find_checkpoint
+from edgephi.build_request import BuildRequest
+from edgephi.recipe import Recipe, read_recipe
+from edgephi.steps import silent
+from edgephi.target import Target, read_target
+
+
+def build_demo(target: str | Target, output: Path, *, recipe: Recipe | None = None, **options: Any) -> Built:
+    """Build the demo for a target, with its own recipe if there is no other; `options` are BuildRequest's."""
+    recipe = recipe or read_recipe("demo")
+    target = read_target(target) if isinstance(target, str) else target
+    request = BuildRequest(model="demo", target=target, recipe=recipe, output=output, **options)
+    return build(request, find_checkpoint("demo", recipe, None, progress=False), silent)
