@@ -1,9 +1,8 @@
 """Measuring a bundle: three distances, and what they tell apart."""
 
-import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from edgephi.recipe import Gate, read_recipe
 from edgephi.steps import silent
 from edgephi.verify import certify, check_gate
 from tests.build.conftest import Here, names
+from tests.counted_steps import CountedSteps
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 
@@ -47,22 +47,12 @@ def test_measuring_again_gives_the_same_certificate(demo: Checkpoint, demo_bundl
 
 
 def test_its_steps_are_counted_to_the_end(demo: Checkpoint, demo_bundle: Path, tmp_path: Path) -> None:
-    sizes: dict[str, int] = {}
-    counted: dict[str, int] = {}
+    steps = CountedSteps()
 
-    @contextlib.contextmanager
-    def step(title: str, size: int) -> Iterator[Callable[[int], None]]:
-        sizes[title], counted[title] = size, 0
-
-        def count(units: int) -> None:
-            counted[title] += units
-
-        yield count
-
-    measured(demo, demo_bundle, step=step, scratch=tmp_path)
-    assert list(sizes) == ["verify: engine", "verify: reference"]
-    assert counted["verify: reference"] == sizes["verify: reference"]
-    assert 0 <= counted["verify: engine"] <= sizes["verify: engine"]
+    measured(demo, demo_bundle, step=steps.step, scratch=tmp_path)
+    assert list(steps.sizes) == ["verify: engine", "verify: reference"]
+    assert steps.counted["verify: reference"] == steps.sizes["verify: reference"]
+    assert 0 <= steps.counted["verify: engine"] <= steps.sizes["verify: engine"]
     assert names(tmp_path) == set()
 
 

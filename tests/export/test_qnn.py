@@ -1,9 +1,8 @@
 """The QNN artifact: what transformers computes with its weights, Qualcomm's emulator does; its files."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from edgephi.recipe import Quant, Recipe
 from edgephi.reference.forward import final_hidden_states, logits
 from edgephi.soc import read_soc, socs
 from edgephi.target import Target, read_target
+from tests.counted_steps import CountedSteps
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.export.qnn_emulator import Emulator, embedding, htp_session
 from tests.export.qnn_operators import convolution_error, product_error, quantised_operator
@@ -168,22 +168,12 @@ class TestSteps:
         checkpoint = open_checkpoint(tiny, id="tiny", revision="local")
         artifact = tmp_path / "artifact"
         artifact.mkdir()
-        sizes: dict[str, int] = {}
-        counted: dict[str, int] = {}
-
-        @contextlib.contextmanager
-        def step(title: str, size: int) -> Iterator[Callable[[int], None]]:
-            sizes[title], counted[title] = size, 0
-
-            def count(units: int) -> None:
-                counted[title] += units
-
-            yield count
+        steps = CountedSteps()
 
         schemes = choose_schemes(checkpoint.architecture, FOUR)
-        exporter.write_artifact(artifact, checkpoint, schemes, target(), CONTEXT, step=step)
-        assert list(sizes) == ["quantise and export", "measure activations", "compile for the HTP"]
-        assert counted == sizes
+        exporter.write_artifact(artifact, checkpoint, schemes, target(), CONTEXT, step=steps.step)
+        assert list(steps.sizes) == ["quantise and export", "measure activations", "compile for the HTP"]
+        assert steps.counted == steps.sizes
 
 
 def some_ids(count: int, *, seed: int = 0, vocabulary: int = 512) -> list[int]:
