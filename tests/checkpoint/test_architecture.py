@@ -118,7 +118,7 @@ class TestReading:
 
     def test_published_configs(self, shared: Path) -> None:
         refused = {"phi-3-small-8k", "phi-3.5-moe", "phi-3.5-vision"}
-        for folder in sorted((shared / "configs").iterdir()):
+        for folder in sorted(file.parent for file in (shared / "configs").glob("*/config.json")):
             if folder.name in refused:
                 with pytest.raises(NotSupportedError, match="is not supported yet"):
                     load_architecture(folder)

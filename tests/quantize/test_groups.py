@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgephi.quantize.groups import Groups, NotFiniteError, Quantizer, dequantize
 from edgephi.quantize.scheme import Method, Scheme
+from tests.property_profile import examples
 
 Floats = NDArray[np.float32]
 GroupSize = Literal[32, 64, 128]
@@ -29,8 +30,20 @@ IDS = [f"int{s.bits}-{s.group_size}-{'sym' if s.symmetric else 'asym'}-{s.method
 every_scheme = pytest.mark.parametrize("scheme", ALL, ids=IDS)
 
 
+# What every scheme can hold: the widest step is a float16, at most 65,504, and an int4 group has eight of
+# them on its shorter side. Half of that leaves room for the step that fits best, which may be wider than the
+# one that spans the group.
+HELD_BY_EVERY_SCHEME = 65504.0 * 8 / 2
+
+
 @st.composite
 def blocks(draw: st.DrawFn, *, smallest_exponent: int = -4) -> Floats:
+    """Blocks [rows, 256] of many distributions, as large as every scheme can hold: see `drawn_blocks`."""
+    return np.clip(draw(drawn_blocks(smallest_exponent, 3)), -HELD_BY_EVERY_SCHEME, HELD_BY_EVERY_SCHEME)
+
+
+@st.composite
+def drawn_blocks(draw: st.DrawFn, smallest_exponent: int, largest_exponent: int) -> Floats:
     """Blocks [rows, 256] from many distributions: smooth, heavy-tailed, few values, sparse, one-sided."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
     shape = (draw(st.integers(1, 4)), 256)
@@ -45,7 +58,7 @@ def blocks(draw: st.DrawFn, *, smallest_exponent: int = -4) -> Floats:
     }
     block = makers[kind]()
     sign = draw(st.sampled_from([1, -1]))
-    exponent = draw(st.integers(smallest_exponent, 3))
+    exponent = draw(st.integers(smallest_exponent, largest_exponent))
     return (sign * block * 10.0**exponent).astype(np.float32)
 
 
@@ -81,7 +94,7 @@ def check_well_formed(groups: Groups, scheme: Scheme, weights: Floats) -> None:
 
 
 class TestEveryScheme:
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=examples(150))
     @given(st.sampled_from(ALL), blocks(smallest_exponent=-12))
     def test_the_reported_error_is_the_real_one(self, scheme: Scheme, weights: Floats) -> None:
         groups = Quantizer(scheme).quantize(weights)
@@ -92,7 +105,28 @@ class TestEveryScheme:
         assert abs(groups.squared_error - squared_error(groups, scheme, weights)) <= 1e-5 * norm + 1e-30
         assert 0 <= groups.squared_error <= norm * (1 + 1e-5)
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=examples(150))
+    @given(st.sampled_from(ALL), drawn_blocks(3, 7))
+    def test_what_no_float16_scale_reaches_is_refused_and_nothing_else_is(
+        self, scheme: Scheme, weights: Floats
+    ) -> None:
+        groups = weights.reshape(-1, scheme.group_size).astype(np.float64)
+        high, low = groups.max(axis=1).clip(min=0), groups.min(axis=1).clip(max=0)
+        spanned = (
+            np.maximum(high, -low) / scheme.middle if scheme.symmetric else (high - low) / (scheme.levels - 1)
+        )
+        try:
+            found = Quantizer(scheme).quantize(weights)
+        except NotFiniteError as error:
+            assert "past float16's range" in str(error)
+            assert spanned.max() > 65504 / 1.2  # the step that fits best may be a fifth wider
+        else:
+            assert spanned.max() <= 65504
+            check_well_formed(found, scheme, weights)
+            norm = float((groups**2).sum())
+            assert abs(found.squared_error - squared_error(found, scheme, weights)) <= 1e-5 * norm
+
+    @settings(max_examples=examples(100))
     @given(st.sampled_from(ALL), blocks())
     def test_dequantize_is_code_minus_zero_point_times_scale(self, scheme: Scheme, weights: Floats) -> None:
         groups = Quantizer(scheme).quantize(weights)
@@ -218,7 +252,7 @@ def group_errors(weights: Floats, scheme: Scheme) -> NDArray[np.float64]:
 class TestSearch:
     @pytest.mark.parametrize("symmetric", [True, False])
     @pytest.mark.parametrize("size", SIZES)
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=examples(60))
     @given(weights=blocks(smallest_exponent=-10))
     def test_no_group_is_worse_than_rounded_to_nearest(
         self, size: GroupSize, symmetric: bool, weights: Floats
