@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint, read_rows
 from edgephi.errors import BadCheckpointError, NotSupportedError
+from tests.property_profile import examples
 from tests.tiny_checkpoint import (
     SHAPES,
     FloatKind,
@@ -66,7 +67,7 @@ class TestOpening:
                 found = weights.rows(name, 0, expected.shape[0])
                 np.testing.assert_array_equal(found, expected.float().numpy())
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(30))
     @given(st.sampled_from([QKV, NORM]), st.integers(0, 64), st.integers(0, 64))
     def test_any_range_of_rows(self, tiny: Path, name: str, one: int, other: int) -> None:
         start, stop = sorted((one, other))

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 
 from edgephi.checkpoint.safetensors import open_shard, read_bytes, read_header, read_into, to_float32
 from edgephi.errors import BadCheckpointError
+from tests.property_profile import examples
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 OTHER_DTYPES = {"U8": torch.uint8, "I64": torch.int64, "BOOL": torch.bool, "F64": torch.float64}
 reuse_folder = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(40)
 )
 
 shapes = st.lists(st.integers(0, 5), min_size=0, max_size=3).map(tuple)

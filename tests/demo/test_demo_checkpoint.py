@@ -18,6 +18,7 @@ from edgephi.reference.evaluation_text import passages  # noqa: E402
 from tests.demo.commands import Command, held_out_commands, training_commands  # noqa: E402
 from tests.demo.examine import exact_match, greedy_answers, quantize_in_place  # noqa: E402
 from tests.demo.train import TRAINING_COUNT, TRAINING_SEED  # noqa: E402
+from tests.property_profile import examples  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[2] / "edgephi" / "demo"
 FILES = (
@@ -166,7 +167,7 @@ def test_every_byte_has_a_token_and_nothing_is_pre_tokenised(raw_tokenizer: Any)
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁<"), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(text=anything | st.text("😀👩‍🚀é中 a", max_size=20))
 def test_any_text_survives_the_round_trip(raw_tokenizer: Any, text: str) -> None:
     assert raw_tokenizer.decode(raw_tokenizer.encode(text).ids) == text

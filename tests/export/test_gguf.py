@@ -46,6 +46,7 @@ from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
 from edgephi.steps import silent
 from edgephi.target import read_target
 from tests.export.oracle import mean_kl, tensors_of
+from tests.property_profile import examples
 from tests.runtime.cache_behaviour import greedy
 from tests.tiny_bundle import tiny_manifest
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
@@ -330,7 +331,7 @@ def test_every_kind_of_checkpoint(tmp_path: Path, dtype: str, shards: int) -> No
     check_reads_as_the_gguf_library(exported)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(data=st.data(), bits=st.sampled_from([4, 8]), symmetric_end=st.booleans())
 def test_blocks_are_what_the_gguf_library_unpacks(
     data: st.DataObject, bits: Any, symmetric_end: bool

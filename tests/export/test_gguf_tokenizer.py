@@ -26,6 +26,7 @@ from edgephi.plan import choose_schemes
 from edgephi.recipe import Quant
 from edgephi.runtime.llama_library import collected_errors, load_library, token_array
 from edgephi.target import read_target
+from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tokenizer_texts import (
     HARD,
@@ -189,7 +190,7 @@ def phi_4_mini(tmp_path_factory: pytest.TempPathFactory) -> Converted:
 
 
 class TestTokens:
-    @settings(deadline=None, max_examples=300)
+    @settings(max_examples=examples(300))
     @given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES))
     def test_hard_texts(self, exact: Converted, text: str) -> None:
         assert exact.found(text) == exact.expected(text)
@@ -199,12 +200,12 @@ class TestTokens:
             for count in range(1, 40):
                 assert exact.found(unit * count) == exact.expected(unit * count)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=examples(200))
     @given(text=texts(WORDS, SPACES, SPECIAL).filter(str.isascii))
     def test_special_tokens_among_them(self, phi_3: Converted, text: str) -> None:
         assert phi_3.found(text) == phi_3.expected(text)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=examples(200))
     @given(text=texts(WORDS, SPACES).filter(str.isascii))
     def test_phi_4_mini_on_ascii(self, phi_4_mini: Converted, text: str) -> None:
         assert phi_4_mini.found(text) == phi_4_mini.expected(text)

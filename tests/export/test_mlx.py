@@ -31,6 +31,7 @@ from edgephi.quantize.scheme import Scheme
 from edgephi.recipe import Quant, read_recipe
 from edgephi.target import Kernels, read_target
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
+from tests.property_profile import examples
 from tests.tiny_checkpoint import SHAPES, tiny_weights, write_tiny_checkpoint, write_weights
 
 mx: Any = pytest.importorskip("mlx.core")
@@ -332,7 +333,7 @@ SCHEMES = [
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_packed_groups_are_what_mlx_unpacks(data: st.DataObject) -> None:
     scheme = data.draw(st.sampled_from(SCHEMES))
     size = scheme.group_size

@@ -12,6 +12,7 @@ from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export.openvino_tokenizer import tokenizer_files
 from edgephi.reference.evaluation_text import passages
 from tests.export.openvino_oracle import openvino_genai
+from tests.property_profile import examples
 from tests.tiny_checkpoint import TinyShape, tiny_tokenizer
 from tests.tokenizer_texts import (
     HARD,
@@ -88,7 +89,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(tokenizer_of(request.param, folder), folder)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES, SPECIAL))
 def test_hard_texts(pair: Pair, text: str) -> None:
     expected = pair.oracle.encode(text, add_special_tokens=False).ids

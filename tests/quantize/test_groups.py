@@ -39,7 +39,8 @@ HELD_BY_EVERY_SCHEME = 65504.0 * 8 / 2
 @st.composite
 def blocks(draw: st.DrawFn, *, smallest_exponent: int = -4) -> Floats:
     """Blocks [rows, 256] of many distributions, as large as every scheme can hold: see `drawn_blocks`."""
-    return np.clip(draw(drawn_blocks(smallest_exponent, 3)), -HELD_BY_EVERY_SCHEME, HELD_BY_EVERY_SCHEME)
+    block: Floats = draw(drawn_blocks(smallest_exponent, 3))
+    return block.clip(-HELD_BY_EVERY_SCHEME, HELD_BY_EVERY_SCHEME)
 
 
 @st.composite

@@ -7,7 +7,7 @@ import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -47,7 +47,6 @@ def assert_close(ours: Divergence, theirs: Divergence) -> None:
         assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-9, abs=1e-12), name
 
 
-@settings(deadline=None)
 @given(texts(), st.integers(1, 9))
 def test_agrees_with_pytorch_however_the_text_is_cut(
     text: tuple[Floats, Floats, list[int]], step: int
@@ -72,7 +71,6 @@ def _perplexities(d: Divergence) -> tuple[float, float]:
     return d.perplexity_from, d.perplexity_to
 
 
-@settings(deadline=None)
 @given(texts(), st.integers(-8, 8))
 def test_nothing_diverges_from_itself_even_shifted(
     text: tuple[Floats, Floats, list[int]], shift: int

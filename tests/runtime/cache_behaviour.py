@@ -26,6 +26,7 @@ from edgephi.runtime.engines import Engine, KvCache, open_engine
 from edgephi.runtime.sequence_cache import SequenceCache
 from edgephi.steps import silent
 from edgephi.target import Kernels, read_target
+from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 np = pytest.importorskip("numpy")
@@ -134,9 +135,7 @@ class Same:
 
 
 few_examples = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
+    max_examples=examples(15),
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture],
 )
 

@@ -16,6 +16,7 @@ from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.session import Options
 from edgephi.runtime.tokenizer_file import added_tokens
+from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor
 from tests.runtime.test_tokenizer_file import tokenizer_of
 from tests.tokenizer_texts import HARD, SPACES, SPECIAL, WORDS, texts, with_flags
@@ -75,7 +76,7 @@ def conversation(*contents: str) -> list[dict[str, str]]:
     return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(contents=st.lists(texts(SPECIAL, WORDS, SPACES), min_size=1, max_size=3))
 def test_no_message_ends_its_turn(chat: Chat, contents: list[str]) -> None:
     assume(not any(MARK in content for content in contents))  # hypothesis finds it in the source
@@ -84,7 +85,7 @@ def test_no_message_ends_its_turn(chat: Chat, contents: list[str]) -> None:
     assert chat.special(token_ids) == chat.special(harmless)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(content=texts(SPECIAL, WORDS))
 def test_the_model_reads_the_same_letters(chat: Chat, content: str) -> None:
     assume(MARK not in content)
@@ -93,7 +94,7 @@ def test_the_model_reads_the_same_letters(chat: Chat, content: str) -> None:
     assert content.strip() in decoded  # white space may be swallowed by the template's tokens
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(contents=st.lists(texts(WORDS, HARD, SPACES), min_size=1, max_size=3))
 def test_other_messages_are_encoded_as_they_stand_in_the_template(chat: Chat, contents: list[str]) -> None:
     assume(not any(text in content for text in (*chat.added, MARK) for content in contents))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import edgephi as package
@@ -43,7 +43,6 @@ def test_a_template_that_cannot_or_must_not_be_rendered(template: str) -> None:
         render_chat(template, MESSAGES)
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_the_pieces_of_a_stream_are_the_text(tokenizer: CheckpointTokenizer, text: str) -> None:
     before, *tokens = tokenizer.encode("<|assistant|>\n" + text)

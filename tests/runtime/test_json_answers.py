@@ -19,6 +19,7 @@ from edgephi.errors import BadBundleError, BadInputError
 from edgephi.manifest import read_manifest
 from edgephi.runtime.constraint import SchemaCompiler
 from edgephi.runtime.session import Options, Session
+from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -132,7 +133,7 @@ class TestMasks:
         assert not np.isfinite(masked[747:]).any()
         assert np.isfinite(masked).any()
 
-    @settings(deadline=None, max_examples=50)
+    @settings(max_examples=examples(50))
     @given(seed=st.integers(0, 1 << 20), name=st.sampled_from(sorted(SCHEMAS)))
     def test_whatever_is_drawn_is_json_of_the_schema(
         self, compiler: SchemaCompiler, demo_bundle: Path, seed: int, name: str
@@ -185,7 +186,7 @@ def test_what_is_no_schema_is_refused_before_anything_is_computed(
     assert len(caught.value.message) < 400
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     schema=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=4),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.runtime.prefix_cache import PrefixCache
+from tests.property_profile import examples
 from tests.runtime.listed_engine import ListedEngine
 
 CONTEXT = 1000
@@ -297,7 +298,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     requests=REQUESTS,
     ahead=st.booleans(),

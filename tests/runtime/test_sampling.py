@@ -27,6 +27,7 @@ from edgephi.runtime.sampling import (
     log_probabilities,
     most_likely,
 )
+from tests.property_profile import examples
 
 Logits = NDArray[np.float32]
 
@@ -67,7 +68,7 @@ def shares_of(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     top_k=st.sampled_from([0, 1, 2, 7, 50, 6000]),
     top_p=st.sampled_from([1.0, 0.95, 0.5, 0.123, 1e-6]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 def test_the_shares_are_those_of_transformers(
     size: int, seed: int, temperature: float, top_k: int, top_p: float
 ) -> None:
@@ -122,7 +123,7 @@ def test_what_leaves_one_token_takes_the_most_likely(sampling: Sampling) -> None
 
 
 @given(seed=st.integers(0, 1000), allowed=st.integers(1, 40), top_k=st.sampled_from([0, 3, 50]))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 def test_what_is_masked_is_never_drawn(seed: int, allowed: int, top_k: int) -> None:
     random = np.random.default_rng(seed)
     may = random.choice(5000, allowed, replace=False)
@@ -138,7 +139,7 @@ def test_what_is_masked_is_never_drawn(seed: int, allowed: int, top_k: int) -> N
     seed=st.integers(0, 1000),
     distinct=st.sampled_from([2, 30, 100000]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 def test_the_most_likely_are_those_of_a_sorted_list(size: int, count: int, seed: int, distinct: int) -> None:
     logits = np.random.default_rng(seed).integers(-distinct, distinct, size).astype(np.float32)
     expected = sorted(range(size), key=lambda token: (-logits[token], token))[:count]

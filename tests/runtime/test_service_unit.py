@@ -24,6 +24,7 @@ from edgephi.manifest import Manifest
 from edgephi.runtime.server.process_facts import resident_bytes
 from edgephi.runtime.service_unit import PythonHome, UnitOptions, bound_paths, memory_limit, service_unit
 from tests.cli.conftest import Edgephi, edgephi, is_one_error  # noqa: F401 - a fixture
+from tests.property_profile import examples
 from tests.server.serving import Server
 from tests.tiny_bundle import tiny_manifest
 
@@ -158,7 +159,7 @@ texts = st.text(
 
 
 @needs_manager
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(names, names, raw_names, texts), min_size=1, max_size=30))
 def test_systemd_reads_odd_names_and_texts_as_they_are(cases: list[tuple[str, str, str, str]]) -> None:
     options = [

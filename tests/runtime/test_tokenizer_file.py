@@ -14,6 +14,7 @@ from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from edgephi.errors import BadBundleError
 from edgephi.runtime.tokenizer_file import added_tokens, token_bytes
+from tests.property_profile import examples
 from tests.tokenizer_texts import (
     HARD,
     OTHER_SPACES,
@@ -48,7 +49,7 @@ def read(file: Path) -> tuple[dict[int, bytes], Any]:
 
 
 class TestTokenBytes:
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=examples(100))
     @given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES))
     def test_together_they_are_the_text(self, read: tuple[dict[int, bytes], Any], text: str) -> None:
         spelled, tokenizer = read
