@@ -15,6 +15,7 @@ from edgephi.cli.sizes import read_size
 if TYPE_CHECKING:
     from edgephi.flash.source import Source
     from edgephi.store.install import Outcome
+    from edgephi.store.probe import ProbeResult
 
 
 @click.command(no_args_is_help=True)
@@ -192,15 +193,23 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
         f"{destination}: {outcome.name}, release {outcome.sequence}, {is_active} ({outcome.digest[:12]})",
         f"sent {human_bytes(sent)} ({share:.1%}), saved {human_bytes(saved)}, in {seconds:.1f} s",
     ]
-    probe = outcome.probe
-    if probe is not None:
-        lines.append(f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory")
-    elif not outcome.was_current:
-        lines.append("not proven: the machine that it is for has to answer with it")
-    if outcome.signer is not None:
+    if outcome.probe is not None or not outcome.was_current:
+        lines += answered(outcome.probe, outcome.signer)
+    elif outcome.signer is not None:
         lines.append(f"signed by {outcome.signer}")
     if outcome.previous is not None:
         lines.append(f"before: {outcome.previous[:12]}; `edgephi rollback {destination}` goes back to it")
     if outcome.still_open:
         lines.append("a process goes on with the one before: restart what runs it")
     return "\n".join(lines)
+
+
+def answered(probe: "ProbeResult | None", signer: str | None) -> list[str]:
+    """What a bundle that has become active answered, and which key vouches for it: a line each."""
+    from edgephi.cli.sizes import human_bytes
+
+    if probe is None:
+        lines = ["not proven: the machine that it is for has to answer with it"]
+    else:
+        lines = [f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory"]
+    return lines if signer is None else [*lines, f"signed by {signer}"]

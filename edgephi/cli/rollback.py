@@ -6,18 +6,30 @@ from pathlib import Path
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.errors import UsageError
 
 
 @click.command(no_args_is_help=True)
 @click.argument("root")
+@click.option(
+    "--elsewhere",
+    is_flag=True,
+    help="ROOT is on the disk of another machine: leave out what only that one can tell, the probe too.",
+)
 @json_option
-def rollback(root: str, *, as_json: bool) -> None:
+def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     """Go back to the bundle that a device ran before.
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. Needs no network. Doing it again goes
     forward again. A service goes on with the bundle that it has opened until it is started again.
+
+    The bundle is checked as one that is flashed: signed by a key that is trusted now, not below the security
+    floor, every byte as it was installed; and it must answer as it did when it was built. If not, nothing
+    changes. Exit code 4: it is damaged, or no key vouches for it. Exit code 5: it did not answer as it must.
     """
     from edgephi.cli.boxes import BoxSteps
+    from edgephi.cli.flash import answered
+    from edgephi.cli.steps import transfer
     from edgephi.flash.destination import is_box, read_box
     from edgephi.records import write_record
     from edgephi.store.rollback import roll_back
@@ -25,14 +37,18 @@ def rollback(root: str, *, as_json: bool) -> None:
     if is_box(root):
         from edgephi.flash import ssh_store
 
+        if elsewhere:
+            raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
         with BoxSteps() as steps:
             done = ssh_store.roll_back(read_box(root), steps)
     else:
-        done = roll_back(Path(root))
+        done = roll_back(Path(root), prove=not elsewhere, step=transfer)
     if as_json:
         click.echo(json.dumps(write_record(done), indent=2, ensure_ascii=False))
         return
     left = f"; {done.left[:12]} was" if done.left else ""
-    click.echo(f"{root}: {done.name}, release {done.sequence}, is active ({done.digest[:12]}){left}")
+    lines = [f"{root}: {done.name}, release {done.sequence}, is active ({done.digest[:12]}){left}"]
+    lines += answered(done.probe, done.signer)
     if done.still_open:
-        click.echo("a process goes on with the one before: restart what runs it")
+        lines.append("a process goes on with the one before: restart what runs it")
+    click.echo("\n".join(lines))

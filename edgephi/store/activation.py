@@ -1,9 +1,11 @@
 """From a proven generation to the one that runs: mark the trial, swap the link, commit.
 
-The state is the truth and is replaced whole, so that there is one moment at which the new generation is
-committed. Before it, whatever dies leads back to the old one; after it, to the new one.
+There is no other way: a flash and a roll-back both come through `activate`. The state is the truth and is
+replaced whole, so that there is one moment at which the new generation is committed. Before it, whatever dies
+leads back to the old one; after it, to the new one.
 """
 
+import contextlib
 import dataclasses
 import os
 
@@ -18,6 +20,23 @@ from edgephi.store.state import State, Trial, change_state, read_state, write_st
 def floors_of(state: State, name: str) -> Floors:
     """The lowest releases of a bundle name that the store takes."""
     return Floors(state.sequence_floor.get(name, 0), state.security_floor.get(name, 0))
+
+
+def activate(layout: Layout, digest: str, manifest: Manifest, *, is_signed: bool, is_proven: bool) -> State:
+    """Make a generation, whose bytes were checked, the one that runs. Returns the new state.
+
+    `is_signed`: a trusted key vouches for it; `is_proven`: it has answered on this machine. What ends this
+    before the commit leads back to the generation that was active.
+    """
+    try:
+        if read_state(layout).current != digest:
+            mark_trial(layout, digest)
+            swap_current(layout, digest)
+        return commit(layout, digest, manifest, is_signed=is_signed, is_proven=is_proven)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a disk that takes nothing more: the next start does it
+            end_trial(layout)
+        raise
 
 
 def mark_trial(layout: Layout, digest: str) -> None:

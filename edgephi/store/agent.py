@@ -116,7 +116,7 @@ def _status(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
 
 def _roll_back(link: Link, root: Path, _request: Mapping[str, Any]) -> Any:
     with link.watched():
-        return write_record(roll_back(root))
+        return write_record(roll_back(root, step=link.step))
 
 
 def _collect(link: Link, root: Path, request: Mapping[str, Any]) -> Any:

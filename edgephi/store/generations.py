@@ -7,10 +7,12 @@ engine's world can open it. `gens/.tmp` is one that is being built; it gets its 
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgephi.envelope import largest_envelope
 from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, Manifest, decode_manifest
 from edgephi.store.durable import new_name, rename, replace_file, sync, write_file
@@ -43,8 +45,13 @@ def installed(layout: Layout) -> tuple[str, ...]:
 
 def manifest_of(layout: Layout, digest: str) -> Manifest:
     """The manifest of a generation. Raises BadBundleError when it is not the one that was installed."""
+    return decode_manifest(manifest_bytes(layout, digest), where=str(layout.manifest(digest)))
+
+
+def manifest_bytes(layout: Layout, digest: str) -> bytes:
+    """The bytes of a generation's manifest. Raises BadBundleError when they are not those of its digest."""
     path = layout.manifest(digest)
-    hint = "flash the bundle again, or go back: edgephi rollback"
+    hint = f"flash the bundle again, or go back: edgephi rollback {shlex.quote(str(layout.root))}"
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_MANIFEST_BYTES + 1)
@@ -52,7 +59,16 @@ def manifest_of(layout: Layout, digest: str) -> Manifest:
         raise BadBundleError(f"{path}: expected a manifest, found {cause.strerror}", hint=hint) from None
     if digest_of(data) != digest:
         raise BadBundleError(f"{path}: expected sha256 {digest}, found {digest_of(data)}", hint=hint)
-    return decode_manifest(data, where=str(path))
+    return data
+
+
+def signature_bytes(layout: Layout, digest: str) -> bytes | None:
+    """The envelope that came with a generation, which nobody vouches for yet; None without one."""
+    path = layout.signature(digest)
+    if plain_size(path) is None:
+        return None
+    with path.open("rb") as file:
+        return file.read(largest_envelope(LARGEST_MANIFEST_BYTES) + 1)
 
 
 def manifests(layout: Layout) -> Iterator[tuple[str, Manifest]]:

@@ -44,6 +44,15 @@ def files_sha256(paths: Iterable[Path], progress: Count) -> dict[Path, str]:
         return dict(zip(ordered, pool.map(digest, ordered), strict=True))
 
 
+def forget_cached(path: Path) -> None:
+    """Have the next reading of a file come from the disk, which is what shall be looked at."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 def read_at(descriptor: int, offset: int, size: int) -> bytes:
     """`size` bytes of a file from `offset` on; fewer where it ends before."""
     pieces = []

@@ -20,9 +20,8 @@ from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import BadBundleError
 from edgephi.runtime.artifact import check_artifact
 from edgephi.steps import Step, silent
-from edgephi.store.activation import commit, end_trial, mark_trial, swap_current
+from edgephi.store.activation import activate
 from edgephi.store.device_errors import device_errors
-from edgephi.store.environment import prepare
 from edgephi.store.file_system import check_file_system
 from edgephi.store.generations import (
     build_generation,
@@ -38,7 +37,8 @@ from edgephi.store.lock import StoreLock
 from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
 from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
-from edgephi.store.probe import ProbeResult, prove
+from edgephi.store.probe import ProbeResult
+from edgephi.store.proof import prove_generation
 from edgephi.store.recover import make_store, recover_locked
 from edgephi.store.sources import find_sources, read_source
 from edgephi.store.state import change_state, read_state
@@ -216,27 +216,28 @@ class Install:
             build_generation(layout, manifest, self._data, self._signature)
             result = None
             if self._options.prove and not is_proven:
+                runtime = self._admitted.runtime
+                assert runtime is not None  # noqa: S101 - preflight has chosen one
                 try:
-                    result = self._probe(step)
+                    result = prove_generation(
+                        layout,
+                        self.digest,
+                        manifest,
+                        runtime,
+                        step=step,
+                        limit_seconds=self._options.probe_seconds,
+                    )
                 except BaseException:
                     if not was_installed:
                         remove_generation(layout, self.digest)
                     raise
-            try:
-                if not was_current:
-                    mark_trial(layout, self.digest)
-                    swap_current(layout, self.digest)
-                after = commit(
-                    layout,
-                    self.digest,
-                    manifest,
-                    is_signed=self._admitted.signer is not None,
-                    is_proven=is_proven or result is not None,
-                )
-            except BaseException:
-                with contextlib.suppress(OSError):  # a disk that takes nothing more: the next start does it
-                    end_trial(layout)
-                raise
+            after = activate(
+                layout,
+                self.digest,
+                manifest,
+                is_signed=self._admitted.signer is not None,
+                is_proven=is_proven or result is not None,
+            )
         return Outcome(
             digest=self.digest,
             name=manifest.name,
@@ -361,19 +362,6 @@ class Install:
                 else self.layout.part(entry.sha256)
             ),
         )
-
-    def _probe(self, step: Step) -> ProbeResult:
-        """Have the new generation generate, with what will run it."""
-        runtime = self._admitted.runtime
-        assert runtime is not None  # noqa: S101 - preflight has chosen one
-        bundle = self.layout.generation(self.digest)
-        if runtime.interpreter is None:
-            with step("install the runtime", runtime.needs_bytes) as done:
-                python = prepare(self.layout, runtime, bundle, done)
-        else:
-            python = runtime.interpreter
-        with step("probe", 0):
-            return prove(bundle, self.manifest, interpreter=python, limit_seconds=self._options.probe_seconds)
 
 
 def _distinct(admitted: Admitted) -> dict[str, PartFile]:

@@ -60,12 +60,7 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
     check_root(root)
     layout = Layout(root)
     manifest, signer = check_identity(layout, data, signature, allow_downgrade=options.allow_downgrade)
-    runtime = None
-    if options.prove:
-        check_architecture(manifest)
-        check_engine(manifest)
-        runtime = choose_runtime(layout, manifest, interpreter=options.interpreter)
-        check_room(manifest, available_memory())
+    runtime = check_machine(layout, manifest, interpreter=options.interpreter) if options.prove else None
     check_disk(layout, manifest, runtime.needs_bytes if runtime else 0)
     return Admitted(manifest, signer, runtime)
 
@@ -88,6 +83,18 @@ def check_identity(
         manifest, floors_of(read_settled_state(layout), manifest.name), allow_downgrade=allow_downgrade
     )
     return manifest, signer
+
+
+def check_machine(layout: Layout, manifest: Manifest, *, interpreter: str | None = None) -> Runtime:
+    """Check that this machine can run a bundle: architecture, engine, memory. Returns what will run it.
+
+    Raises NotSupportedError or DoesNotFitError. Reads only.
+    """
+    check_architecture(manifest)
+    check_engine(manifest)
+    runtime = choose_runtime(layout, manifest, interpreter=interpreter)
+    check_room(manifest, available_memory())
+    return runtime
 
 
 def check_engine(manifest: Manifest) -> None:

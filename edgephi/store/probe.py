@@ -80,7 +80,7 @@ def prove(
         raise _failed(
             manifest,
             f"expected {probe.minimum_tokens_per_second:.1f} tokens/s or more, found {speed:.1f}",
-            hint="stop what else runs on the device, then flash again; or build it smaller",
+            hint="stop what else runs on the device, then try again; or build it smaller",
         )
     return ProbeResult(text, speed, run.memory_bytes, run.seconds, emulated)
 

@@ -1,58 +1,127 @@
-"""Going back to the generation that ran before: one change of the state, and no network."""
+"""Going back to the generation that ran before: checked as one that is flashed, and no network.
 
-import dataclasses
+    authenticate -> security floor -> this machine -> hash every file -> probe -> trial, swap, commit
+
+What was right when it was installed need not be right now: a key may have been removed since, a bit may have
+flipped, the engine may be another one. Whatever is refused leaves the store as it was.
+"""
+
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import BadInputError
+from edgephi.errors import BadBundleError, BadInputError
+from edgephi.manifest import Manifest, decode_manifest
+from edgephi.runtime.artifact import check_artifact
 from edgephi.runtime.bundle_files import check_files
-from edgephi.store.activation import floors_of
+from edgephi.steps import Step, silent
+from edgephi.store.activation import activate, floors_of
 from edgephi.store.device_errors import device_errors
 from edgephi.store.floors import check_rollback
-from edgephi.store.generations import manifest_of
+from edgephi.store.generations import manifest_bytes, signature_bytes
+from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.in_use import is_open
 from edgephi.store.layout import Layout, check_store
 from edgephi.store.lock import StoreLock
-from edgephi.store.recover import point_links, recover_locked
-from edgephi.store.state import read_state, write_state
+from edgephi.store.preflight import check_disk, check_machine
+from edgephi.store.probe import ProbeResult
+from edgephi.store.proof import prove_generation
+from edgephi.store.recover import recover_locked
+from edgephi.store.state import State, read_state
+from edgephi.store.trust import authenticate
 
 
 @dataclass(frozen=True)
 class RolledBack:
     """The generation that is active now, and the digest of the one that was and is now `previous`.
 
-    `still_open`: a process that began with that one goes on with it.
+    `probe` None: another machine will have to prove it. `signer`: the trusted key that vouches for it.
+    `still_open`: a process that began with the one that was goes on with it.
     """
 
     digest: str
     name: str
     sequence: int
     left: str | None
+    probe: ProbeResult | None
+    signer: str | None
     still_open: bool = False
 
 
-def roll_back(root: Path) -> RolledBack:
+def roll_back(
+    root: Path, *, prove: bool = True, interpreter: str | None = None, step: Step = silent
+) -> RolledBack:
     """Make the previous generation the active one; doing it again goes forward again.
 
+    `prove` False: for another machine, which alone can tell whether the bundle runs there. `interpreter`: the
+    Python to run it with; None looks for one.
+
     Raises UsageError where there is no store, BadInputError without a previous generation, BadBundleError
-    when that one is broken or below the security floor, StoreBusyError while another changes the store.
+    when no trusted key vouches for that one, it is below the security floor or not as it was installed,
+    NotSupportedError or DoesNotFitError when this machine cannot run it, ProbeFailedError when it does not
+    answer as it must, StoreBusyError while another changes the store.
     """
     check_store(root)
     layout = Layout(root)
     with device_errors(root), StoreLock.take(layout, "rollback"):
         recover_locked(layout)
         state = read_state(layout)
-        if state.previous is None:
+        digest = state.previous
+        if digest is None:
             raise BadInputError(
                 f"{root}: expected a previous generation to go back to, found none",
                 hint="the first bundle of a store has none; flash another one",
             )
-        manifest = manifest_of(layout, state.previous)
-        check_rollback(manifest, floors_of(state, manifest.name))
-        check_files(layout.generation(state.previous), manifest, quick=True)
-        swapped = dataclasses.replace(state, current=state.previous, previous=state.current)
-        # What is committed here is carried through at the next start, should the links not follow now.
-        write_state(layout, swapped)
-        point_links(layout, swapped)
+        manifest, signer = _identified(layout, digest, state)
+        runtime = check_machine(layout, manifest, interpreter=interpreter) if prove else None
+        if runtime is not None and runtime.needs_bytes:
+            check_disk(layout, manifest, runtime.needs_bytes)
+        _check_content(layout, digest, manifest, step)
+        result = None
+        if runtime is not None:
+            result = prove_generation(layout, digest, manifest, runtime, step=step)
+        activate(
+            layout,
+            digest,
+            manifest,
+            is_signed=signer is not None,
+            is_proven=result is not None or digest not in state.unproven,
+        )
         still_open = state.current is not None and is_open(layout, state.current)
-    return RolledBack(state.previous, manifest.name, manifest.sequence, state.current, still_open)
+    return RolledBack(digest, manifest.name, manifest.sequence, state.current, result, signer, still_open)
+
+
+def _identified(layout: Layout, digest: str, state: State) -> tuple[Manifest, str | None]:
+    """The manifest of a generation and the name of the key that vouches for it now."""
+    data = manifest_bytes(layout, digest)
+    signer = authenticate(layout.trust, data, signature_bytes(layout, digest))
+    manifest = decode_manifest(data, where=str(layout.manifest(digest)))
+    check_rollback(manifest, floors_of(state, manifest.name))
+    return manifest, signer
+
+
+def _check_content(layout: Layout, digest: str, manifest: Manifest, step: Step) -> None:
+    """Hold every file of a generation against the manifest, as the disk has it and not the cache."""
+    generation = layout.generation(digest)
+    try:
+        check_files(generation, manifest, quick=True)
+        paths = {entry.path: generation / entry.path for entry in manifest.files}
+        for path in paths.values():
+            forget_cached(path)
+        with step("verify", sum(entry.size for entry in manifest.files)) as done:
+            digests = files_sha256(paths.values(), done)
+        for entry in manifest.files:
+            found = digests[paths[entry.path]]
+            if found != entry.sha256:
+                what = f"sha256 {found}" if found else "that it cannot be read"
+                raise BadBundleError(
+                    f"{paths[entry.path]}: expected sha256 {entry.sha256}, found {what}", hint=""
+                )
+        check_artifact(manifest, lambda entry: paths[entry.path])
+    except BadBundleError as error:
+        root = shlex.quote(str(layout.root))
+        raise BadBundleError(
+            error.message,
+            hint=f"what is active still is; `edgephi flash BUNDLE {root}` with release {manifest.sequence} "
+            "mends it: only what has changed is sent",
+        ) from None

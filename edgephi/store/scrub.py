@@ -4,17 +4,15 @@ Disks forget. What is found is noted in the state, so that `status` shows it unt
 again; only the chunks that changed are then sent.
 """
 
-import os
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import EdgephiError
 from edgephi.manifest import MANIFEST_NAME, FileEntry
 from edgephi.steps import Step
 from edgephi.store.generations import installed, manifest_of
-from edgephi.store.hashing import files_sha256
+from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.layout import Layout
 from edgephi.store.objects import damaged_chunks, plain_size
 from edgephi.store.state import change_state
@@ -76,7 +74,7 @@ def _damaged_objects(
     }
     paths = {sha256: layout.object(sha256) for sha256 in there}
     for path in paths.values():
-        _forget_cached(path)
+        forget_cached(path)
     with step("scrub", sum(entry.size for entry in there.values())) as done:
         digests = files_sha256(paths.values(), done)
     damaged = {}
@@ -85,12 +83,3 @@ def _damaged_objects(
             whole = (Chunk(0, entry.size, sha256),)  # where no chunk tells more
             damaged[sha256] = damaged_chunks(paths[sha256], chunks_of(entry)) or whole
     return damaged
-
-
-def _forget_cached(path: Path) -> None:
-    """Have the next reading come from the disk, which is what shall be looked at."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)

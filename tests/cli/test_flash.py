@@ -1,5 +1,6 @@
 """`edgephi flash`, `status`, `rollback` and `gc` for a folder of this machine, as a shell calls them."""
 
+import dataclasses
 import json
 import os
 import random
@@ -15,7 +16,7 @@ import pytest
 
 from edgephi.chunks import CHUNK_BYTES
 from edgephi.cli.steps import _Transfer, duration
-from edgephi.manifest import ARTIFACT_FOLDER
+from edgephi.manifest import ARTIFACT_FOLDER, read_manifest
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 
@@ -82,10 +83,41 @@ def test_the_active_bundle_runs_by_the_name_of_its_store(edgephi: Edgephi, store
     assert f"serve {store} --host" in unit, "each start shall serve what is active then"
 
 
-def test_rollback_and_forward_again(edgephi: Edgephi, releases: tuple[Path, Path], store: Path) -> None:
+def test_rollback_says_what_answered_and_forward_again(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path
+) -> None:
     done = edgephi("rollback", store)
-    assert done.stdout.startswith(f"{store}: demo-cpu, release 1, is active")
-    assert json.loads(edgephi("rollback", store, "--json").stdout)["digest"] == digest_of(releases[1])
+    first, probe = done.stdout.splitlines()
+    assert first.startswith(f"{store}: demo-cpu, release 1, is active")
+    assert probe.startswith("probe: it answered at ")
+    assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["verify", "probe"]
+    document = json.loads(edgephi("rollback", store, "--json").stdout)
+    assert (document["digest"], document["signer"]) == (digest_of(releases[1]), None)
+    assert document["probe"]["text"]
+
+
+def test_rollback_refuses_what_flash_would_refuse(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path, tmp_path: Path
+) -> None:
+    edgephi("rollback", store)
+    flip_bit(store / "previous" / "model" / "notes.txt", 1)  # the file that the other bundle has not
+    refused = edgephi("rollback", store)
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "model/notes.txt: expected sha256" in refused.stderr
+    assert json.loads(edgephi("run", store, PROMPT).stdout)["action"] == "turn_off"
+    probe = read_manifest(releases[1]).probe
+    assert probe is not None
+    strange = dataclasses.replace(probe, expected="Good morning")
+    bad = remade(releases[1], tmp_path / "bad", {}, probe=strange, sequence=3)
+    other = tmp_path / "other"
+    for bundle, options in ((bad, ["--elsewhere"]), (releases[0], ["--allow-downgrade"])):
+        assert edgephi("flash", bundle, other, *options).returncode == 0
+    failed = edgephi("rollback", other)
+    assert (failed.returncode, failed.stdout) == (5, "")
+    assert "expected an answer that begins 'Good morning'" in failed.stderr
+    left_out = edgephi("rollback", other, "--elsewhere")
+    assert left_out.returncode == 0
+    assert "not proven: the machine that it is for has to answer with it" in left_out.stdout
 
 
 def test_status_is_a_table(edgephi: Edgephi, releases: tuple[Path, Path], store: Path) -> None:

@@ -126,9 +126,24 @@ class TestWhole:
             ("previous", digest_of(demo_bundle)),
         ]
         assert found["damages"] == []
-        assert edgephi(box, "rollback", there).returncode == 0
+        done = json.loads(edgephi(box, "rollback", there, "--json").stdout)
+        assert (done["digest"], done["left"]) == (digest_of(demo_bundle), digest_of(large))
+        assert done["probe"]["text"], "it answered on the box"
         assert active(root) == digest_of(demo_bundle)
         assert "nothing to remove" in edgephi(box, "gc", there).stdout
+
+    def test_a_roll_back_on_a_box_refuses_what_flash_would_refuse(
+        self, box: Sshd, demo_bundle: Path, large: Path, root: Path
+    ) -> None:
+        there = box.destination(root)
+        for bundle in (demo_bundle, large):
+            assert edgephi(box, "flash", bundle, there).returncode == 0
+        flip_bit(root / "previous" / "model" / "model.onnx.data", 1000)  # both bundles have that file
+        done = edgephi(box, "rollback", there)
+        assert done.returncode == 4
+        assert "model/model.onnx.data: expected sha256" in done.stderr
+        assert (root / "current").readlink().name == digest_of(large)
+        assert edgephi(box, "rollback", there, "--elsewhere").returncode == 2
 
     def test_a_path_may_begin_at_the_users_home(self, box: Sshd, demo_bundle: Path) -> None:
         done = edgephi(box, "flash", demo_bundle, box.destination("/~/models"))

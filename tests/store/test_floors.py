@@ -114,12 +114,12 @@ def test_a_release_that_was_refused_raises_nothing(trusting: Path) -> None:
 def test_roll_back_stops_at_the_security_floor(trusting: Path) -> None:
     flash(trusting, 4)
     flash(trusting, 5)
-    roll_back(trusting)
+    roll_back(trusting, prove=False)
     assert active(trusting) == 4
-    roll_back(trusting)
+    roll_back(trusting, prove=False)
     flash(trusting, 6, security_floor=6)
     with pytest.raises(BadBundleError, match="expected release 6 or newer, the security floor"):
-        roll_back(trusting)
+        roll_back(trusting, prove=False)
     assert active(trusting) == 6
 
 
