@@ -11,6 +11,7 @@ from edgephi.build_request import BuildRequest
 from edgephi.bundle import file_sha256, list_files
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.hub import DEMO, DEMO_ID
+from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 from edgephi.export.stream import StreamReport
 from edgephi.export.upstream import upstream
@@ -158,6 +159,7 @@ def time_of_build() -> str:
         moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}", hint="unset it, or `date +%s`"
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}",
+            hint=f"unset it, or `{shell_command('date', '+%s')}`",
         ) from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

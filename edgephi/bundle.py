@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from edgephi.chunks import ChunkHashes, cut
+from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 
@@ -20,11 +21,12 @@ def check_destination(destination: Path) -> None:
     if os.path.lexists(destination):
         raise UsageError(
             f"{destination}: expected a folder that does not exist yet, found one that does",
-            hint=f"remove it first (rm -r {destination}), or give another with -o",
+            hint="give another with -o, or move this one away first",
         )
     if not destination.absolute().parent.is_dir():
         raise UsageError(
-            f"{destination}: expected a parent folder, found none", hint=f"mkdir -p {destination.parent}"
+            f"{destination}: expected a parent folder, found none",
+            hint=shell_command("mkdir", "-p", destination.parent),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadDeclarationError
 from edgephi.records import read_record
 
@@ -36,7 +37,7 @@ def find_file(name: str, folder: str) -> Path:
             return path
         found = "a folder" if path.is_dir() else "no such file"
         raise BadDeclarationError(
-            f"{name}: expected a TOML file, found {found}", hint=f"see `edgephi {folder}`"
+            f"{name}: expected a TOML file, found {found}", hint=f"see `{edgephi_command(folder)}`"
         )
     names = shipped_names(folder)
     if name in names:
@@ -46,13 +47,14 @@ def find_file(name: str, folder: str) -> Path:
     kind = folder.removesuffix("s")
     raise BadDeclarationError(
         f"{name}: expected a {kind}, found none of that name{meant}",
-        hint=f"`edgephi {folder}` lists them; a path to a TOML file works too",
+        hint=f"`{edgephi_command(folder)}` lists them; a path to a TOML file works too",
     )
 
 
 def read_toml(path: Path, kind: type[Declared]) -> Declared:
     """Read one declaration. Raises BadDeclarationError with the file, the key, and what was expected."""
-    hint = "the shipped files show every key: edgephi recipes show NAME, edgephi targets show NAME"
+    recipes, targets = (edgephi_command(folder, "show", "NAME") for folder in ("recipes", "targets"))
+    hint = f"the shipped files show every key: {recipes}, {targets}"
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:

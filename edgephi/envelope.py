@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
 PAYLOAD_TYPE = "application/vnd.edgephi.bundle.v1+json"
@@ -19,7 +20,7 @@ PAYLOAD_TYPE = "application/vnd.edgephi.bundle.v1+json"
 MOST_SIGNATURES = 16
 """A device checks each signature with each of its keys, slowly: it must not be made to check thousands."""
 
-_HINT = "sign the bundle again with `edgephi sign`, or copy it again from where it was signed"
+_HINT = f"sign the bundle again with `{edgephi_command('sign')}`, or copy it again from where it was signed"
 
 
 @dataclass(frozen=True)

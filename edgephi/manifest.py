@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgephi.bundle_paths import collision, path_problem
 from edgephi.chunks import check_chunks
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record, write_record
 from edgephi.strict_json import decode_strictly
@@ -344,7 +345,7 @@ def _check_probe(probe: Probe | None, *, where: str, hint: str) -> None:
 def read_manifest(bundle: Path) -> Manifest:
     """Read and check the manifest of the bundle in folder `bundle`. Raises BadBundleError."""
     path = bundle / MANIFEST_NAME
-    hint = "give the folder that `edgephi build -o` wrote"
+    hint = f"give the folder that `{edgephi_command('build')}` wrote"
     if not path.is_file():
         found = "no such folder" if not bundle.exists() else f"no {MANIFEST_NAME} in it"
         raise BadBundleError(f"{bundle}: expected a bundle, found {found}", hint=hint)

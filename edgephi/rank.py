@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.commands import edgephi_command
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.measurement import Room
 from edgephi.plan import Plan, make_plan
@@ -135,7 +136,7 @@ def check_choice(model: str, prospects: Sequence[Prospect]) -> None:
     hints = [prospect.problem.hint for prospect in prospects if isinstance(prospect.problem, DoesNotFitError)]
     raise DoesNotFitError(
         f"{model}: no target can run here: {reasons or 'there are none'}",
-        hint=hints[0] if hints else "`edgephi doctor` says what would help",
+        hint=hints[0] if hints else f"`{edgephi_command('doctor')}` says what would help",
     )
 
 

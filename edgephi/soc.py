@@ -8,6 +8,7 @@ holds every file against that.
 import difflib
 from dataclasses import dataclass
 
+from edgephi.commands import edgephi_command
 from edgephi.declarations import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
@@ -42,8 +43,9 @@ def read_soc(name: str) -> Soc:
     meant = f"; did you mean {close[0]!r}?" if close else ""
     raise BadDeclarationError(
         f"{name}: expected a chip, found none of that name{meant}",
-        hint=f"known are {', '.join(soc.name for soc in known)}; `edgephi targets socs` shows their part "
-        "numbers, and a path to a TOML file works too",
+        hint=f"known are {', '.join(soc.name for soc in known)}; "
+        f"`{edgephi_command('targets', 'socs')}` shows their part numbers, "
+        "and a path to a TOML file works too",
     )
 
 

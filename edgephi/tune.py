@@ -17,6 +17,7 @@ from edgephi.build import build
 from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.hub import Located
+from edgephi.commands import edgephi_command
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
 from edgephi.measurement import BenchRequest, Measurement
 from edgephi.plan import Plan, make_plan
@@ -210,7 +211,7 @@ def tune(
         reasons = "; ".join(f"{each.name}: {each.problem.message}" for each in refused)
         raise DoesNotFitError(
             f"{model}: no candidate could be measured: {reasons or 'there are none'}",
-            hint="`edgephi doctor` says what this machine can run",
+            hint=f"`{edgephi_command('doctor')}` says what this machine can run",
         )
     ranked = tuple(sorted(estimates, key=lambda estimate: estimate.answer_seconds))
     return Tuning(ranked[0].variant.plan.architecture.layers, ranked, refused)

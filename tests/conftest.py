@@ -1,5 +1,7 @@
 """What tests of several rooms share: bundles that our own builder made, each built once a session."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from tests.build_demo import build_demo
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 settings.load_profile(property_profile.FIXED)
+# As in an environment that is active: messages then call `edgephi` by its name.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "bundle_paths": 0,
     "chunks": 0,
+    "commands": 0,
     "envelope": 0,
     "records": 0,
     "manifest": 0,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.phi import MODEL_TYPE, NOT_YET_SUPPORTED, RotaryEmbedding
 
 _HINT = "give a Phi-3-family checkpoint as its makers published it"
-_HINT_SUPPORTED = "`edgephi recipes` lists the models that edgephi builds"
+_HINT_SUPPORTED = f"`{edgephi_command('recipes')}` lists the models that edgephi builds"
 _LARGEST_CONFIG_BYTES = 16 << 20
 _LARGEST_SIZE = 1 << 24
 _LARGEST_CONTEXT = 1 << 31

@@ -23,6 +23,7 @@ import edgephi
 from edgephi.checkpoint.architecture import load_architecture, read_json_object
 from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensors, parse_index, weight_files
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, TransportError, UsageError
 
 DEMO = "demo"
@@ -110,7 +111,7 @@ def _not_a_model(model: str) -> BadCheckpointError:
     what = "no such folder" if "/" in model and looks_like_path else "none of them"
     return BadCheckpointError(
         f"{model}: expected a recipe, a folder or a hub id owner/name, found {what}",
-        hint="`edgephi recipes` lists the models; a local folder must exist",
+        hint=f"`{edgephi_command('recipes')}` lists the models; a local folder must exist",
     )
 
 

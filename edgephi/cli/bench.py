@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
+from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def bench(
         raise UsageError("--compare: expected two bundles or more, found one", hint="name the others too")
     if page is not None and not page.absolute().parent.is_dir():
         raise UsageError(
-            f"--html {page}: expected a file in a folder that exists", hint=f"mkdir -p {page.parent}"
+            f"--html {page}: expected a file in a folder that exists",
+            hint=shell_command("mkdir", "-p", page.parent),
         )
     bundles = tuple(map(opened, bundles))
     manifests = [read_manifest(bundle) for bundle in bundles]

@@ -15,6 +15,7 @@ from edgephi.cli.options import (
     soc_option,
     target_option,
 )
+from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
     from edgephi.build import Built
@@ -172,7 +173,7 @@ def build(
             click.echo(
                 f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}"
             )
-        click.echo(f"\nedgephi run {output} 'your question'")
+        click.echo(f"\n{edgephi_command('run', output, 'your question')}")
 
 
 def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "WheelsRequest | None":
@@ -189,7 +190,7 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
         if platform.machine not in target.arch:
             raise NotSupportedError(
                 f"--wheels {platform.name}: target {target.name} is for {', '.join(target.arch)}",
-                hint="choose another target: `edgephi targets`",
+                hint=f"choose another target: `{edgephi_command('targets')}`",
             )
     # A device that has a key must be able to check signatures, also when it flashes itself.
     extras = [adapter_of(target.engine).extra(target.provider), "trust"]  # noqa: S610 - not Django

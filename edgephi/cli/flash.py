@@ -11,6 +11,7 @@ import click
 
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.sizes import read_size
+from edgephi.commands import edgephi_command, place
 
 if TYPE_CHECKING:
     from edgephi.flash.source import Source
@@ -122,7 +123,7 @@ def flash(
     if keys and not is_image:
         raise UsageError(
             f"--trust: expected with {IMAGE_SCHEME}FILE, found {destination!r}",
-            hint=f"edgephi trust add {destination} {keys[0]}",
+            hint=edgephi_command("trust", "add", place(destination), keys[0]),
         )
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
@@ -198,7 +199,8 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
     elif outcome.signer is not None:
         lines.append(f"signed by {outcome.signer}")
     if outcome.previous is not None:
-        lines.append(f"before: {outcome.previous[:12]}; `edgephi rollback {destination}` goes back to it")
+        back = edgephi_command("rollback", place(destination))
+        lines.append(f"before: {outcome.previous[:12]}; `{back}` goes back to it")
     if outcome.still_open:
         lines.append("a process goes on with the one before: restart what runs it")
     return "\n".join(lines)

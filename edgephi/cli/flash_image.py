@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.commands import shell_command
+
 if TYPE_CHECKING:
     from edgephi.flash.image import Image
     from edgephi.flash.source import Source
@@ -51,5 +53,7 @@ def _summary(image: "Image") -> str:
         lines.append(f"not proven here: {image.unproven}")
     else:
         lines.append(f"probe: it answered here {image.probe.speed}")
-    lines.append(f"to a partition: dd if={image.file} of=/dev/PARTITION bs=4M conv=fsync")
+    # As it stands, without a partition's name in it, it writes nothing.
+    copy = shell_command("dd", f"if={image.file}", "of=/dev/PARTITION", "bs=4M", "conv=nocreat,fsync")
+    lines.append(f"to a partition: {copy}")
     return "\n".join(lines)

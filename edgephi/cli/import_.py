@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.commands import edgephi_command
 
 
 @click.group(name="import", no_args_is_help=True)
@@ -68,4 +69,4 @@ def qnn(
     )
     if imported.unproven:
         click.echo(f"not run: {imported.unproven}", err=True)
-    click.echo(f"\nedgephi run {output} 'your question'")
+    click.echo(f"\n{edgephi_command('run', output, 'your question')}")

@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from types import FrameType
 
 import click
 
 import edgephi
+from edgephi.commands import edgephi_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
 
 COMMANDS: dict[str, str] = {
@@ -149,9 +151,13 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
         return UsageError.exit_code
     except click.UsageError as usage:
         context = usage.ctx.command_path if usage.ctx else "edgephi"
-        return _report(usage.format_message(), f"see `{context} --help`", UsageError.exit_code)
+        return _report(
+            usage.format_message(),
+            f"see `{edgephi_command(*context.split()[1:], '--help')}`",
+            UsageError.exit_code,
+        )
     except click.ClickException as cause:
-        return _report(cause.format_message(), "see `edgephi --help`", UsageError.exit_code)
+        return _report(cause.format_message(), f"see `{edgephi_command('--help')}`", UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except _Ended as ended:
@@ -166,20 +172,21 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
     except ModuleNotFoundError as missing:
         extra = _EXTRAS.get((missing.name or "").partition(".")[0])
         if extra is None:
-            return _report_bug(missing)
+            return _report_bug(missing, sys.argv[1:] if arguments is None else arguments)
         return _report(
             f"this command needs {missing.name}, which is not installed",
             f"pip install 'edgephi[{extra}]'",
             NotSupportedError.exit_code,
         )
     except Exception as bug:  # nothing but a line may reach the user
-        return _report_bug(bug)
+        return _report_bug(bug, sys.argv[1:] if arguments is None else arguments)
     return code if isinstance(code, int) else 0
 
 
-def _report_bug(bug: Exception) -> int:
+def _report_bug(bug: Exception, arguments: Sequence[str]) -> int:
     summary = f"{type(bug).__name__}: {bug}"
-    return _report(f"bug in edgephi: {summary}", "run `edgephi --debug …` again and report what it shows", 1)
+    again = edgephi_command("--debug", *arguments)
+    return _report(f"bug in edgephi: {summary}", f"run `{again}` and report what it shows", 1)
 
 
 def _visible(text: str) -> str:
@@ -192,5 +199,5 @@ def _report(message: str, hint: str, code: int) -> int:
     if cli.debug:
         traceback.print_exc()
     for label, text in (("error", message), ("hint", hint)):
-        click.echo(f"{label}: {_visible(' '.join(text.split()))}", err=True)
+        click.echo(f"{label}: {_visible(' '.join(map(str.strip, text.splitlines())))}", err=True)
     return code

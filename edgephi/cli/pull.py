@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.options import insecure_option, json_option, model_argument, revision_option
+from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 from edgephi.flash.oci.reference import SCHEME, is_reference
 
@@ -67,7 +68,7 @@ def _pull_bundle(
     if output is None or revision is not None:
         raise UsageError(
             f"{text}: expected {'-o with the folder of the bundle' if output is None else 'no --revision'}",
-            hint="edgephi pull oci://REGISTRY/NAME:TAG -o DIR",
+            hint=edgephi_command("pull", "oci://REGISTRY/NAME:TAG", "-o", "DIR"),
         )
     pulled = pull_bundle(reference, output, transfer, insecure=insecure)
     click.echo(

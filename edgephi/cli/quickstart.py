@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgephi.commands import edgephi_command
+
 PROMPT = "please turn the kitchen light down to thirty percent"
 
 
@@ -52,9 +54,9 @@ def quickstart(output: Path) -> None:
     click.echo()
     _say(
         f"\ndone in {time.perf_counter() - start:.1f} s. The bundle is in {output}; next:\n"
-        f"  edgephi inspect {output}\n"
-        f"  edgephi run {output} 'set a timer for ten minutes'\n"
-        "  edgephi plan phi-3.5-mini --target cpu"
+        f"  {edgephi_command('inspect', output)}\n"
+        f"  {edgephi_command('run', output, 'set a timer for ten minutes')}\n"
+        f"  {edgephi_command('plan', 'phi-3.5-mini', '--target', 'cpu')}"
     )
 
 

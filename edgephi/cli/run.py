@@ -8,6 +8,7 @@ import click
 
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
 from edgephi.cli.utf8 import checked_utf8
+from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 
 
@@ -41,7 +42,9 @@ def run(
     # The engine is heavy to import: a prompt that is missing should not wait for it.
     prompt = checked_utf8(_from_standard_input() if prompt is None or prompt == "-" else prompt, "prompt")
     if not prompt:
-        raise UsageError("expected a prompt, found an empty one", hint="see `edgephi run --help`")
+        raise UsageError(
+            "expected a prompt, found an empty one", hint=f"see `{edgephi_command('run', '--help')}`"
+        )
     if system is not None:
         checked_utf8(system, "system message")
 
@@ -91,7 +94,7 @@ def _from_standard_input() -> str:
     if sys.stdin.isatty():
         raise UsageError(
             "expected a prompt, found none",
-            hint="edgephi run BUNDLE 'your question', or pipe the prompt in",
+            hint=f"{edgephi_command('run', 'BUNDLE', 'your question')}, or pipe the prompt in",
         )
     data = sys.stdin.buffer.read()
     return data.decode(errors="surrogateescape").rstrip("\r\n")

@@ -17,6 +17,7 @@ from edgephi.cli.options import (
     served_system_option,
 )
 from edgephi.cli.sizes import read_size
+from edgephi.commands import shell_command
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
@@ -188,7 +189,7 @@ def _api_key(file: Path | None) -> str | None:
         raise UsageError(
             f"expected a key of ASCII letters, digits and signs in {place}, found "
             f"{'nothing' if not key else 'other characters or spaces'}",
-            hint="openssl rand -hex 32 > key",
+            hint=f"`{shell_command('openssl', 'rand', '-hex', '32')}` makes one",
         )
     return key
 

@@ -4,7 +4,6 @@ import contextlib
 import ipaddress
 import os
 import re
-import shlex
 import site
 import socket
 import sys
@@ -25,6 +24,7 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
+from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
 from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
 
@@ -93,7 +93,8 @@ def service(
     if api_key_file is None and not address.is_loopback:
         raise UsageError(
             f"expected an API key with the address {host}, which others can reach, found none",
-            hint="openssl rand -hex 32 > key, then --api-key-file key; or listen on 127.0.0.1",
+            hint=f"`{shell_command('openssl', 'rand', '-hex', '32')}` makes one for --api-key-file; "
+            "or listen on 127.0.0.1",
         )
     system_file = Path(system[1:]) if system is not None and system.startswith("@") else None
     options = UnitOptions(
@@ -114,15 +115,17 @@ def service(
     text = service_unit(manifest, options)
     files = [options.bundle, *(generation.resolve() / entry.path for entry in manifest.files)]
     for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
-        click.echo(f"warning: the service's user cannot read {path}: chmod o+rX it", err=True)
+        opened_up = shell_command("chmod", "o+rX", path)
+        click.echo(f"warning: the service's user cannot read {path}: `{opened_up}` lets it", err=True)
     unit = f"{name}.service"
     if output is None:
         click.echo(text, nl=False)
         click.echo(f"put it into {_UNITS / unit}", err=True)
     else:
         _write(output, text)
-        click.echo(f"sudo install -m 644 {shlex.quote(str(output))} {_UNITS / unit}", err=True)
-    click.echo(f"sudo systemctl daemon-reload && sudo systemctl enable --now {unit}", err=True)
+        click.echo(shell_command("sudo", "install", "-m", "644", output, _UNITS / unit), err=True)
+    reload = shell_command("sudo", "systemctl", "daemon-reload")
+    click.echo(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', unit)}", err=True)
 
 
 def _address(host: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

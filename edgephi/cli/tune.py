@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgephi.cli.options import context_option, json_option, model_argument, recipe_option, revision_option
+from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
     from edgephi.cli.this_machine import ThisMachine
@@ -218,7 +219,8 @@ def _text(model: str, machine: "ThisMachine", tuning: "Tuning") -> str:
 def _recommendation(model: str, tuning: "Tuning") -> str:
     """What to build, and what is as good."""
     best, *others = tuning.estimates
-    text = f"fastest: edgephi build {model} --target {best.variant.target.name}, {_groups(best.variant)}"
+    build = edgephi_command("build", model, "--target", best.variant.target.name)
+    text = f"fastest: {build}, {_groups(best.variant)}"
     close = [other for other in others if other.answer_seconds <= _CLOSE * best.answer_seconds]
     if close:
         names = ", ".join(f"{other.variant.target.name} with {_groups(other.variant)}" for other in close)

@@ -1,9 +1,9 @@
 """How the wheels of a bundle are shown, and the command that installs them on the device."""
 
-import shlex
 from pathlib import Path
 
 from edgephi.cli.sizes import human_bytes
+from edgephi.commands import shell_command
 from edgephi.manifest import Manifest, Wheelhouse
 
 
@@ -18,5 +18,6 @@ def wheels_summary(manifest: Manifest, wheelhouse: Wheelhouse) -> str:
 
 def install_command(bundle: Path, wheelhouse: Wheelhouse) -> str:
     """What to type on the device; that file says that no index is asked and every hash must match."""
-    requirements = shlex.quote(str(bundle / wheelhouse.requirements))
-    return f"python3 -m venv venv && venv/bin/pip install -r {requirements}"
+    environment = shell_command("python3", "-m", "venv", "venv")
+    install = shell_command("venv/bin/pip", "install", "-r", bundle / wheelhouse.requirements)
+    return f"{environment} && {install}"

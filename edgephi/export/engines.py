@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream import StreamReport
 from edgephi.quantize.scheme import Scheme
@@ -102,6 +103,6 @@ def exporter(engine: str) -> Exporter:
     if engine not in _EXPORTERS:
         raise NotSupportedError(
             f"engine {engine!r}: this edgephi builds for {', '.join(_EXPORTERS)}",
-            hint="choose another target: `edgephi targets`",
+            hint=f"choose another target: `{edgephi_command('targets')}`",
         )
     return cast("Exporter", importlib.import_module(_EXPORTERS[engine]))

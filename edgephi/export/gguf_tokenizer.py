@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Never
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts
+from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.phi import ChatFormat
 
@@ -257,5 +258,5 @@ def _refuse(file: Path, expected: str, found: object) -> Never:
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
     raise NotSupportedError(
         f"{file}: expected {expected} for GGUF, found {text[:200]}",
-        hint="build it for another engine: `edgephi targets`",
+        hint=f"build it for another engine: `{edgephi_command('targets')}`",
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
 
 PROVIDER = "QNNExecutionProvider"
@@ -96,7 +97,7 @@ def _translated(code: int, printed: str, where: str, graphs: str) -> EdgephiErro
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     return NotSupportedError(
         f"{where}: expected the HTP's compiler to take {graphs}, found: {(lines or ['nothing'])[-1][-300:]}",
-        hint=f"check that it can be loaded here: {_INSTALL}, then `edgephi doctor`",
+        hint=f"check that it can be loaded here: {_INSTALL}, then `{edgephi_command('doctor')}`",
     )
 
 

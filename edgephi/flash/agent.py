@@ -144,7 +144,7 @@ class Agent:
         return TransportError(
             f"{self._box}: expected edgephi's agent to start, found exit code {code}"
             f"{': ' if last else ''}{last}",
-            hint="see whether the user may run commands there: ssh … python3 --version",
+            hint="see whether the user may run commands there, such as python3",
         )
 
 

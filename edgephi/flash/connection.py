@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncssh
 
+from edgephi.commands import shell_command
 from edgephi.errors import EdgephiError, NotSupportedError, TransportError, UsageError
 from edgephi.flash.destination import Box
 
@@ -129,7 +130,7 @@ def _translated(box: Box, presented: _PresentedKey) -> Iterator[None]:
     except asyncssh.PermissionDenied as cause:
         raise TransportError(
             f"{box}: expected one of your keys to open it, found that it takes none",
-            hint=f"`ssh {_ssh_words(box)}` must work without a password: ssh-copy-id, or ssh-add for a key "
+            hint=f"`{_ssh_command(box)}` must work without a password: ssh-copy-id, or ssh-add for a key "
             "with a passphrase",
         ) from cause
     except (asyncssh.ConfigParseError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as cause:
@@ -139,7 +140,7 @@ def _translated(box: Box, presented: _PresentedKey) -> Iterator[None]:
     except (asyncssh.DisconnectError, asyncssh.ChannelOpenError) as cause:
         raise ConnectionCutError(
             f"{box}: expected a connection, found {cause.reason or type(cause).__name__}",
-            hint=f"see whether `ssh {_ssh_words(box)}` works",
+            hint=f"see whether `{_ssh_command(box)}` works",
         ) from cause
     except TimeoutError as cause:
         raise ConnectionCutError(
@@ -165,18 +166,20 @@ def _host_key_error(
     if presented.key is None:
         return TransportError(
             f"{box}: expected a host key that is known, found that {' '.join(str(cause).split())}",
-            hint=f"see whether `ssh {_ssh_words(box)}` works",
+            hint=f"see whether `{_ssh_command(box)}` works",
         )
     found = f"{presented.key.get_algorithm()} {presented.key.get_fingerprint()}"
-    look = "compare on the box: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+    key = shell_command("ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key.pub")
+    look = f"compare on the box: {key}"
     if presented.is_another:
         return TransportError(
             f"{box}: expected the host key in known_hosts, found another: {found}",
-            hint=f"somebody may stand in for it; {look}; if it was set up anew: ssh-keygen -R '{address}'",
+            hint=f"somebody may stand in for it; {look}; if it was set up anew: "
+            f"{shell_command('ssh-keygen', '-R', address)}",
         )
     return TransportError(
         f"{box}: expected a host key in known_hosts, found none, and {found} on the box",
-        hint=f"{look}; then accept it with `ssh {_ssh_words(box)}`",
+        hint=f"{look}; then accept it with `{_ssh_command(box)}`",
     )
 
 
@@ -186,10 +189,10 @@ def _reason(cause: OSError) -> str:
     return os.strerror(numbers[0]).lower() if numbers else str(cause)
 
 
-def _ssh_words(box: Box) -> str:
-    """The words after `ssh` that reach the box."""
-    user = f"{box.user}@" if box.user else ""
-    return f"-p {box.port} {user}{box.host}" if box.port else f"{user}{box.host}"
+def _ssh_command(box: Box) -> str:
+    """The command that opens a shell on the box."""
+    port = ("-p", str(box.port)) if box.port else ()
+    return shell_command("ssh", *port, f"{box.user}@{box.host}" if box.user else box.host)
 
 
 def is_worth_another_try(error: EdgephiError) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
 
 BLOCK_BYTES = 4096
@@ -136,7 +137,7 @@ def _run(
     if program is None:
         raise NotSupportedError(
             f"{command[0]}: expected e2fsprogs, which makes file systems, found none",
-            hint="apt install e2fsprogs",
+            hint=shell_command("apt", "install", "e2fsprogs"),
         )
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
         configuration.write(_CONFIGURATION)

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from edgephi.bundle import unfinished_bundle
+from edgephi.commands import shell_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError, UsageError
 from edgephi.flash.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
 from edgephi.flash.folder import flash_source
@@ -72,7 +73,7 @@ def write_image(
     if os.path.lexists(file):
         raise UsageError(
             f"{file}: expected a file that does not exist yet, found one that does",
-            hint=f"remove it first (rm {file}); to write to a disk, make a file and use dd",
+            hint="give another name; to write to a disk, make a file and copy that",
         )
     manifest = decode_manifest(source.manifest, where=source.name)
     digest = digest_of(source.manifest)
@@ -150,7 +151,8 @@ def _time(manifest: Manifest) -> int:
         return seconds
     if epoch is not None:
         raise UsageError(
-            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}", hint="unset it, or `date +%s`"
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970, found {epoch!r}",
+            hint=f"unset it, or `{shell_command('date', '+%s')}`",
         )
     raise BadBundleError(
         f"created: expected a time between 1970 and 2038, found {text[:40]!r}",

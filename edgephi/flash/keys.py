@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import BadInputError, UsageError
 from edgephi.store.public_key import SUFFIX as PUBLIC_SUFFIX
 from edgephi.store.public_key import PublicKey
@@ -32,8 +33,8 @@ KeyKind = Literal["ed25519", "p256"]
 
 _CALLED: dict[KeyKind, str] = {"ed25519": "Ed25519", "p256": "ECDSA P-256"}
 _MAKING: dict[KeyKind, str] = {
-    "ed25519": "edgephi keygen NAME",
-    "p256": "edgephi keygen NAME --model-signing",
+    "ed25519": edgephi_command("keygen", "NAME"),
+    "p256": edgephi_command("keygen", "NAME", "--model-signing"),
 }
 _LARGEST_FILE_BYTES = 65_536
 
@@ -104,15 +105,16 @@ def _read_secret(path: Path, kind: KeyKind) -> object:
         raise BadInputError(
             f"{path}: expected a secret key that only its owner can read (mode 0600), "
             f"found mode {stat.S_IMODE(facts.st_mode):04o}",
-            hint=f"chmod 600 {path}; if others may have read it, make a new key",
+            hint=f"{shell_command('chmod', '600', path)}; if others may have read it, make a new key",
         )
     data = path.read_bytes()
     try:
         return load_pem_private_key(data, password=None)
     except TypeError:
+        without = shell_command("openssl", "pkey", "-in", path, "-out", path.with_name(f"{path.name}.open"))
         raise BadInputError(
             f"{path}: expected a secret key without a passphrase, found one with a passphrase",
-            hint=f"umask 077 && openssl pkey -in {path} -out NAME.key takes it off",
+            hint=f"{without} takes it off",
         ) from None
     except (ValueError, UnsupportedAlgorithm):  # its text may hold some of the file: leave it out
         found = "a public key" if b"PUBLIC KEY" in data else "something else"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Never
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAMES, FileEntry, Manifest
 
@@ -46,7 +47,7 @@ def check_architecture(manifest: Manifest) -> None:
     if here not in manifest.target.arch:
         raise NotSupportedError(
             f"{manifest.name}: made for {', '.join(manifest.target.arch)}, this machine is {here}",
-            hint="build the model for this machine: `edgephi targets` lists them",
+            hint=f"build the model for this machine: `{edgephi_command('targets')}` lists them",
         )
 
 

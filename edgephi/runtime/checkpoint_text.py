@@ -10,9 +10,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 
-_HINT = "copy the bundle again and check it with `edgephi verify`"
+_HINT = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
 
 
 class CheckpointTokenizer:

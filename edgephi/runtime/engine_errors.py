@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
 
 _KINDS = (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError, OSError)
@@ -38,7 +39,7 @@ def translated(
                 f"{doing}: not enough memory: {found}",
                 hint="stop other programs, or ask for fewer tokens (--max-tokens)",
             ) from cause
-        hint = "copy the bundle again and check it with `edgephi verify`"
+        hint = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
         raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
 
 

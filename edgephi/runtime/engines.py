@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import Manifest
 
@@ -195,7 +196,7 @@ def open_engine(
         instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
         raise NotSupportedError(
             f"{engine} on {provider}: {problem}",
-            hint=f"`edgephi doctor` shows what this machine can use{instead}",
+            hint=f"`{edgephi_command('doctor')}` shows what this machine can use{instead}",
         )
     return adapter.open_engine(
         bundle, manifest, context=context or manifest.limits.context, provider=provider

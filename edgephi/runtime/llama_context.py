@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never, TypeVar
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime.llama_library import (
     PACKAGE,
@@ -32,7 +33,7 @@ _SEEN, _OUT_OF_SIGHT = 0, 1  # the two sequences
 # masks what a token may not see. All of Phi-3-mini's 4,096 would take a tenth of the decode speed.
 _KEPT_OUT_OF_SIGHT = 256
 _CONTEXT_STEP = 256  # llama.cpp rounds up the context that it is asked for
-_HINT = "copy the bundle again and check it with `edgephi verify`"
+_HINT = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
 
 Owner = TypeVar("Owner")
 

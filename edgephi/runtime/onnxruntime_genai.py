@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
@@ -115,7 +116,7 @@ class GenaiEngine:
         if device != provider:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {device}",
-                hint="`edgephi doctor` shows what this machine can use",
+                hint=f"`{edgephi_command('doctor')}` shows what this machine can use",
             )
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.engine_errors import cannot_import, translated
@@ -114,7 +115,7 @@ class OpenvinoEngine:
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
-                hint="`edgephi doctor` shows what this machine can use",
+                hint=f"`{edgephi_command('doctor')}` shows what this machine can use",
             )
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 
 DEFAULT_MAX_TOKENS = 512
@@ -35,7 +36,7 @@ class Options:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
-        hint = "see docs/python-api.md, or `edgephi run --help`"
+        hint = f"see docs/python-api.md, or `{edgephi_command('run', '--help')}`"
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"expected max_tokens of at least 1, found {self.max_tokens}", hint=hint)
         if not 0 <= self.temperature <= 100:

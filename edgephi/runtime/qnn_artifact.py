@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record
 
@@ -33,7 +34,7 @@ PROVIDER_OPTIONS = frozenset(
 """What a bundle may tell Qualcomm's provider. Others name libraries to load, or files to write."""
 
 _OPTION_VALUE = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
-_HINT = "build the bundle again, or copy it again and check it with `edgephi verify`"
+_HINT = f"build the bundle again, or copy it again and check it with `{edgephi_command('verify')}`"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 from edgephi.runtime.qnn_artifact import Graph, Head, QnnArtifact
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEES = np.uint16(65535)
-_HINT = "build the bundle again, or copy it again and check it with `edgephi verify`"
+_HINT = f"build the bundle again, or copy it again and check it with `{edgephi_command('verify')}`"
 
 
 @dataclass(frozen=True)

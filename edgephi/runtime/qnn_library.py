@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 
 PACKAGE = "onnxruntime-qnn"
@@ -109,7 +110,7 @@ class HtpSessions:
         if self._device is None:
             raise NotSupportedError(
                 f"{PACKAGE} {onnxruntime_qnn.__version__} finds no Hexagon NPU here",
-                hint="`edgephi doctor` says why",
+                hint=f"`{edgephi_command('doctor')}` says why",
             )
 
     def open(self, model: Path, *, compiles: bool) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.qnn_artifact import ArtifactSoc
 from edgephi.runtime.qnn_library import emulates, platform_problem
@@ -69,7 +70,8 @@ def check_soc(compiled_for: ArtifactSoc, root: Path = _ROOT) -> None:
     raise NotSupportedError(
         f"the bundle was compiled for {compiled_for.name} ({', '.join(compiled_for.chips)}), "
         f"this machine's chip is {here[0]}",
-        hint="build it again with --soc for this chip; `edgephi targets socs` lists those that edgephi knows",
+        hint="build it again with --soc for this chip; "
+        f"`{edgephi_command('targets', 'socs')}` lists those that edgephi knows",
     )
 
 

@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
 if TYPE_CHECKING:
@@ -163,5 +164,5 @@ def _check(largest: float) -> None:
     if not largest < float("inf"):
         raise BadBundleError(
             f"expected logits from the engine, found {largest}",
-            hint="copy the bundle again and check it with `edgephi verify`",
+            hint=f"copy the bundle again and check it with `{edgephi_command('verify')}`",
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
 _ADDED = b'"added_tokens"'
@@ -133,5 +134,5 @@ def _byte_letters() -> dict[str, int]:
 def _broken(file: Path, found: str) -> BadBundleError:
     return BadBundleError(
         f"{file}: expected a tokenizer, found {' '.join(found.split())}",
-        hint="copy the bundle again and check it with `edgephi verify`",
+        hint=f"copy the bundle again and check it with `{edgephi_command('verify')}`",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgephi import __version__
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError, TransportError, UsageError
 from edgephi.records import write_record
 from edgephi.store.arrivals import receive_chunks
@@ -56,7 +57,9 @@ def main() -> int:
         return _report(link, TransportError("not enough memory on the device", hint="stop other programs"))
     except Exception as bug:  # no traceback may reach the user
         what = f"bug in edgephi's agent: {type(bug).__name__}: {bug}"
-        return _report(link, EdgephiError(what, hint="report it, with what `edgephi --version` says"))
+        return _report(
+            link, EdgephiError(what, hint=f"report it, with what `{edgephi_command('--version')}` says")
+        )
     return 0
 
 

@@ -7,11 +7,11 @@ engine's world can open it. `gens/.tmp` is one that is being built; it gets its 
 import hashlib
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.envelope import largest_envelope
 from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, Manifest, decode_manifest
@@ -51,7 +51,7 @@ def manifest_of(layout: Layout, digest: str) -> Manifest:
 def manifest_bytes(layout: Layout, digest: str) -> bytes:
     """The bytes of a generation's manifest. Raises BadBundleError when they are not those of its digest."""
     path = layout.manifest(digest)
-    hint = f"flash the bundle again, or go back: edgephi rollback {shlex.quote(str(layout.root))}"
+    hint = f"flash the bundle again, or go back: {edgephi_command('rollback', layout.root)}"
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_MANIFEST_BYTES + 1)

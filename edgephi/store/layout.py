@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import UsageError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
@@ -112,14 +113,19 @@ def check_store(root: Path) -> None:
     """Raise UsageError unless a store is at `root`."""
     if not is_store(root):
         found = "a folder without one" if root.is_dir() else "no such folder"
-        raise UsageError(f"{root}: expected a store, found {found}", hint=f"edgephi flash BUNDLE {root}")
+        raise UsageError(
+            f"{root}: expected a store, found {found}", hint=edgephi_command("flash", "BUNDLE", root)
+        )
 
 
 def check_root(root: Path) -> None:
     """Raise UsageError unless a store is at `root`, or can be made there without mixing with other files."""
     if not root.exists():
         if not root.absolute().parent.is_dir():
-            raise UsageError(f"{root}: expected a parent folder, found none", hint=f"mkdir -p {root.parent}")
+            raise UsageError(
+                f"{root}: expected a parent folder, found none",
+                hint=shell_command("mkdir", "-p", root.parent),
+            )
         return
     if not root.is_dir():
         raise UsageError(f"{root}: expected a folder, found a file", hint="give the folder of a store")

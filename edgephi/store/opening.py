@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.store.in_use import hold
 from edgephi.store.layout import GENERATIONS_FOLDER, Layout, is_store
@@ -76,6 +77,6 @@ def _meant(path: Path, layout: Layout) -> Path:
     if digest is None:
         raise BadBundleError(
             f"{layout.root}: expected a store with an active bundle, found an empty one",
-            hint=f"edgephi flash BUNDLE {layout.root}",
+            hint=edgephi_command("flash", "BUNDLE", layout.root),
         )
     return layout.generation(digest).resolve()

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_manifest
 from edgephi.runtime.bundle_files import check_architecture
@@ -131,7 +132,8 @@ def check_disk(layout: Layout, manifest: Manifest, environment_bytes: int) -> No
         raise DoesNotFitError(
             f"{layout.root}: needs {needed / 1e6:,.1f} MB of disk and a reserve of {reserve / 1e6:,.1f} MB, "
             f"{free / 1e6:,.1f} MB are free",
-            hint=f"free some space; `edgephi gc {layout.root}` removes what no generation in use needs",
+            hint=f"free some space; `{edgephi_command('gc', layout.root)}` "
+            "removes what no generation in use needs",
         )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError
 
 SUFFIX = ".pub"
@@ -47,7 +48,7 @@ class PublicKey:
 
 def decode_public_key(data: bytes, *, where: str) -> PublicKey:
     """Read the bytes of a key file. Raises BadInputError when they are not an Ed25519 public key."""
-    hint = "give the file NAME.pub that `edgephi keygen` wrote"
+    hint = f"give the file NAME.pub that `{edgephi_command('keygen')}` wrote"
     if b"PRIVATE KEY" in data:
         raise BadInputError(f"{where}: expected a public key, found a private one", hint=f"keep it; {hint}")
     found = _PEM.fullmatch(data[: _LARGEST_FILE_BYTES + 1].decode("ascii", errors="replace"))

@@ -6,10 +6,10 @@ What was right when it was installed need not be right now: a key may have been 
 flipped, the engine may be another one. Whatever is refused leaves the store as it was.
 """
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.manifest import Manifest, decode_manifest
 from edgephi.runtime.artifact import check_artifact
@@ -119,9 +119,9 @@ def _check_content(layout: Layout, digest: str, manifest: Manifest, step: Step) 
                 )
         check_artifact(manifest, lambda entry: paths[entry.path])
     except BadBundleError as error:
-        root = shlex.quote(str(layout.root))
+        again = edgephi_command("flash", "BUNDLE", layout.root)
         raise BadBundleError(
             error.message,
-            hint=f"what is active still is; `edgephi flash BUNDLE {root}` with release {manifest.sequence} "
+            hint=f"what is active still is; `{again}` with release {manifest.sequence} "
             "mends it: only what has changed is sent",
         ) from None

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError
 from edgephi.records import read_record, write_record
 from edgephi.store.durable import replace_file
@@ -60,7 +61,7 @@ def read_state(layout: Layout) -> State:
         data = layout.state.read_bytes()
     except FileNotFoundError:
         return State()
-    hint = f"edgephi status {layout.root}"
+    hint = edgephi_command("status", layout.root)
     try:
         plain = json.loads(data)
     except (ValueError, RecursionError):

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.envelope import Envelope, decode_envelope, largest_envelope, signed_bytes
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
@@ -42,14 +43,15 @@ def signer_of(keys: Sequence[TrustedKey], manifest: bytes, envelope: bytes | Non
     if signed is None:
         raise BadBundleError(
             f"{SIGNATURE_NAME}: expected a signature by {trusted}, found an unsigned bundle",
-            hint="sign it where it was built: `edgephi sign BUNDLE --key NAME.key`",
+            hint=f"sign it where it was built: `{edgephi_command('sign', 'BUNDLE', '--key', 'NAME.key')}`",
         )
     for signer in keys:
         if _has_signed(signer.key, signed):
             return signer.name
     raise BadBundleError(
         f"{SIGNATURE_NAME}: expected a signature by {trusted}, found {_found(keys, signed)}",
-        hint="sign the bundle with that key, or trust the other: `edgephi trust add ROOT NAME.pub`",
+        hint="sign the bundle with that key, or trust the other: "
+        f"`{edgephi_command('trust', 'add', 'ROOT', 'NAME.pub')}`",
     )
 
 

@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, UsageError
 from edgephi.store import durable
 from edgephi.store.public_key import SUFFIX, PublicKey, decode_public_key
@@ -91,7 +92,7 @@ def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
         listed = ", ".join(map(str, keys)) or "none"
         raise UsageError(
             f"{folder}: expected the name or fingerprint of one of its keys ({listed}), found {which!r}",
-            hint="`edgephi trust list ROOT` shows them",
+            hint=f"`{edgephi_command('trust', 'list', 'ROOT')}` shows them",
         )
     if len(keys) == 1 and not also_the_last:
         raise UsageError(

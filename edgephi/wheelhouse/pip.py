@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, TransportError
 
 _NO_WHEEL = re.compile(r"No matching distribution found for (.+?)(?: \(from .*\))?$", re.MULTILINE)
@@ -30,6 +31,7 @@ _UNREACHABLE = (
     "SSLError",
     "is not a trusted or secure host",
 )
+_PIP_CONFIG = shell_command("pip", "config", "list")
 # The same on every terminal, and never waiting for an answer. Only of a retry does pip say that it failed.
 _OPTIONS = (
     *("--no-input", "--no-color", "--disable-pip-version-check"),
@@ -73,7 +75,10 @@ def _pip() -> list[str]:
         found = shutil.which(name)
         if found is not None:
             return [found]
-    raise NotSupportedError("expected pip to collect wheels with, found none", hint="python -m ensurepip")
+    raise NotSupportedError(
+        "expected pip to collect wheels with, found none",
+        hint=shell_command(Path(sys.executable), "-m", "ensurepip"),
+    )
 
 
 def _error(said: str, where: str) -> CannotServeError | TransportError:
@@ -87,7 +92,7 @@ def _error(said: str, where: str) -> CannotServeError | TransportError:
         wanted = f" to get {package[1]}" if package else ""
         return TransportError(
             f"{where}: expected to reach the package index{wanted}, found no connection",
-            hint="check the network, and pip's own settings: `pip config list`",
+            hint=f"check the network, and pip's own settings: `{_PIP_CONFIG}`",
         )
     if package is not None:
         return NotSupportedError(
@@ -98,9 +103,9 @@ def _error(said: str, where: str) -> CannotServeError | TransportError:
     if conflict is not None:
         return NotSupportedError(
             f"{where}: packages contradict each other: {'; '.join(map(str.strip, conflict[1].splitlines()))}",
-            hint="check the constraints that pip was given: `pip config list`",
+            hint=f"check the constraints that pip was given: `{_PIP_CONFIG}`",
         )
     errors = [line for line in said.splitlines() if line.strip() and not line.startswith("WARNING")]
     last = next((line for line in reversed(errors) if line.startswith("ERROR")), "".join(errors[-1:]))
-    hint = "check pip's own settings: `pip config list`"
+    hint = f"check pip's own settings: `{_PIP_CONFIG}`"
     return NotSupportedError(f"{where}: pip said {last.strip()!r}", hint=hint)

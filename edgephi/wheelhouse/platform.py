@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgephi.commands import shell_command
 from edgephi.errors import NotSupportedError, UsageError
 
 _NAME = re.compile(r"linux-(x86_64|aarch64)-cp3(\d{1,2})(?:-glibc2\.(\d{1,2}))?")
@@ -13,6 +14,8 @@ OLDER_TAGS: Mapping[str, int] = {"manylinux1": 5, "manylinux2010": 12, "manylinu
 # Minor version of glibc in the distribution that brings this Python: Debian 12, Ubuntu 24.04, Debian 13.
 _GLIBC_OF_PYTHON: Mapping[int, int] = {11: 36, 12: 39, 13: 41}
 _LATEST_RELEASE = 99
+# For a device's own Python: it prints the name of its platform.
+_TELL = 'import platform, sys; print("linux-%s-cp%d%d" % (platform.machine(), *sys.version_info[:2]))'
 _EXAMPLES = "linux-aarch64-cp311 or linux-x86_64-cp312"
 
 
@@ -69,8 +72,7 @@ def read_platform(name: str) -> Platform:
     if parts is None:
         raise UsageError(
             f"--wheels: expected a platform such as {_EXAMPLES}, found {name!r}",
-            hint="on the device: echo linux-$(uname -m)-$(python3 -c "
-            "'import sys; print(\"cp%d%d\" % sys.version_info[:2])')",
+            hint=f"on the device: {shell_command('python3', '-c', _TELL)}",
         )
     python = int(parts[2])
     if python < _OLDEST_PYTHON:

@@ -14,6 +14,7 @@ from http import HTTPStatus
 import httpx
 
 import edgephi
+from edgephi.commands import shell_command
 from edgephi.errors import BadInputError, TransportError, UsageError
 from edgephi.flash.oci.challenge import ChallengeAnswer
 from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE, find_credentials
@@ -76,13 +77,14 @@ class Connection:
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise BadInputError(
                 f"{self.reference}: expected access, found {found}",
-                hint=f"`docker login {self.reference.registry}`, "
+                hint=f"`{shell_command('docker', 'login', self.reference.registry)}`, "
                 f"or set {USER_VARIABLE} and {PASSWORD_VARIABLE}",
             )
         if response.status_code == HTTPStatus.NOT_FOUND:
             raise BadInputError(
                 f"{self.reference}: expected it in the registry, found {found}",
-                hint="check name and tag; a private repository also needs `docker login`",
+                hint="check name and tag; a private repository also needs "
+                f"`{shell_command('docker', 'login')}`",
             )
         raise UnavailableError(response)
 

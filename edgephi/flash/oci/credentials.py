@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import shell_command
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.reference import Reference
 
@@ -54,7 +55,7 @@ def find_credentials(reference: Reference, environment: Mapping[str, str]) -> Cr
     if user or password:
         raise BadInputError(
             f"expected both {USER_VARIABLE} and {PASSWORD_VARIABLE}, found only one of them",
-            hint="set both, or none to use what `docker login` has kept",
+            hint=f"set both, or none to use what `{shell_command('docker', 'login')}` has kept",
         )
     for where, config in _configs(environment):
         if (found := _in_config(config, reference, where, environment)) is not None:
@@ -79,7 +80,8 @@ def _configs(environment: Mapping[str, str]) -> Iterator[tuple[str, dict[str, An
         except (OSError, UnicodeDecodeError) as cause:
             raise BadInputError(
                 f"{file}: expected a config of docker, found {getattr(cause, 'strerror', None) or cause}",
-                hint="repair it with `docker login`, or point DOCKER_CONFIG to another folder",
+                hint=f"repair it with `{shell_command('docker', 'login')}`, "
+                "or point DOCKER_CONFIG to another folder",
             ) from None
         yield file, _parse(text, file)
 
@@ -93,7 +95,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise BadInputError(
             f"{where}: expected a config of docker in JSON, found {found}",
-            hint="repair it with `docker login`",
+            hint=f"repair it with `{shell_command('docker', 'login')}`",
         )
     return config
 
@@ -134,7 +136,7 @@ def _in_entry(entry: dict[str, Any], where: str) -> Credentials | None:
         if not colon:
             raise BadInputError(
                 f"{where}: expected user:password in base64, found something else",
-                hint="log in again with `docker login`",
+                hint=f"log in again with `{shell_command('docker', 'login')}`",
             )
         return Credentials(user, password.strip("\0"))
     if entry.get("username") and entry.get("password"):
@@ -170,7 +172,8 @@ def _ask_helper(helper: str, key: str, environment: Mapping[str, str]) -> Creden
             problem = said or f"exit code {asked.returncode}"
     raise BadInputError(
         f"{program}: expected the credentials for {key}, found {problem}",
-        hint=f"log in again with `docker login {key}`, or set {USER_VARIABLE} and {PASSWORD_VARIABLE}",
+        hint=f"log in again with `{shell_command('docker', 'login', key)}`, "
+        f"or set {USER_VARIABLE} and {PASSWORD_VARIABLE}",
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 
 import httpx
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.flash.oci.connection import Connection, UnavailableError
 
@@ -40,7 +41,7 @@ def read_manifest(connection: Connection) -> bytes:
         if kind != MANIFEST_TYPE:
             raise BadBundleError(
                 f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
-                hint="give what `edgephi push` wrote",
+                hint=f"give what `{edgephi_command('push')}` wrote",
             )
         data = b""
         for part in response.iter_bytes():
@@ -48,7 +49,7 @@ def read_manifest(connection: Connection) -> bytes:
             if len(data) > _LARGEST_BYTES:
                 raise BadBundleError(
                     f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
-                    hint="give what `edgephi push` wrote",
+                    hint=f"give what `{edgephi_command('push')}` wrote",
                 )
         promised = response.headers.get(_DIGEST_HEADER, "")
     for expected in (reference.version if reference.by_digest else "", promised):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import edgephi_command
 from edgephi.envelope import largest_envelope
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.manifests import MANIFEST_TYPE, digest_of
@@ -55,7 +56,7 @@ _LARGEST_READ_BYTES = {
     MODEL_SIGNING_NAME: 2 * LARGEST_MANIFEST_BYTES,
 }
 _REGULAR_FILE = ord("0")  # as a tar archive says it
-_HINT = "give what `edgephi push` wrote, or push it again"
+_HINT = f"give what `{edgephi_command('push')}` wrote, or push it again"
 
 
 @dataclass(frozen=True)

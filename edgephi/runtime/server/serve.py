@@ -17,6 +17,7 @@ from pathlib import Path
 
 from uvicorn import Config, Server
 
+from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
 from edgephi.manifest import Manifest
 from edgephi.runtime.server.admission import Job, Queue
@@ -98,7 +99,7 @@ def listen(options: ServeOptions) -> socket.socket:
         reason = cause.strerror if isinstance(cause, OSError) else "not a host's name"
         raise CannotServeError(
             f"cannot listen on {options.host} port {options.port}: {reason}",
-            hint="--port 0 takes a free port; `ss -ltnp` says who has this one",
+            hint=f"--port 0 takes a free port; `{shell_command('ss', '-ltnp')}` says who has this one",
         ) from None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgephi import errors
+from edgephi.commands import edgephi_command
 from edgephi.errors import CannotServeError, EdgephiError
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.engine_process import EngineProcess
@@ -99,7 +100,8 @@ class Supervisor:
                     if failures == _MOST_FAILURES:
                         raise CannotServeError(
                             f"the engine ended {failures} times in a row, at last because {why}",
-                            hint="check the bundle with `edgephi verify`, this machine with `edgephi doctor`",
+                            hint=f"check the bundle with `{edgephi_command('verify')}`, "
+                            f"this machine with `{edgephi_command('doctor')}`",
                         )
                 self.restarts += 1
                 self._observer.engine_restarts(why)

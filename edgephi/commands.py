@@ -1,0 +1,95 @@
+"""Commands that a message tells its reader to run: quoted for a shell, and found where they lie.
+
+Every command in a hint, or in what a command prints at its end, is made here from a list of words, and none
+is written into a text: so no quote, space or dollar of somebody's file name can mean something to the shell
+that it is pasted into (`tests/test_commands.py` reads the whole code for that). None removes or overwrites
+what is there.
+
+Standard library only: the store, which travels to bare boxes, tells commands too.
+"""
+
+import functools
+import os
+import shlex
+import sys
+from pathlib import Path
+
+Word = str | os.PathLike[str]
+"""A word of a command. A path, which is not a `str`, cannot be taken for an option or for another machine."""
+
+_PROGRAM = "edgephi"
+_ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def shell_command(*words: Word) -> str:
+    """The command of these words, quoted so that a shell reads exactly them."""
+    return " ".join(_quoted(word if isinstance(word, str) else _plain_path(word)) for word in words)
+
+
+def edgephi_command(*words: Word) -> str:
+    """The command that calls the running edgephi with these words.
+
+    Where the shell does not find it by its name, as when its environment is not active, its path is told.
+    """
+    return shell_command(*_this_program(), *words)
+
+
+def place(text: str) -> Word:
+    """A destination that a user gave: a path, unless it is written as a URL or another scheme."""
+    scheme, colon, _ = text.partition(":")
+    return text if colon and (scheme == "image" or "://" in text) else Path(text)
+
+
+def _plain_path(path: os.PathLike[str]) -> str:
+    """A path that is none of a program's options, and no `host:path` of ssh's kind."""
+    text = os.fspath(path)
+    return f"./{text}" if text.startswith("-") or ":" in text.partition("/")[0] else text
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell. Letters that do not show, such as a line's end, are written as escapes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(letter: str) -> str:
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
+    if letter.isprintable():
+        return letter
+    is_byte = "\udc80" <= letter <= "\udcff"  # how Python holds a byte of a name that is no UTF-8
+    data = letter.encode(errors="surrogateescape" if is_byte else "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in data)
+
+
+@functools.cache
+def _this_program() -> tuple[Word, ...]:
+    """The words that start the edgephi that runs."""
+    called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
+    if called.parts[-3:] == (_PROGRAM, "cli", "__main__.py"):
+        return (_from_here(Path(sys.executable)), "-m", f"{_PROGRAM}.cli")
+    beside_python = Path(sys.executable or "/").parent / _PROGRAM
+    program = next((path for path in (called, beside_python) if _is_program(path)), None)
+    if program is None:
+        return (_PROGRAM,)
+    found = next(filter(_is_program, (Path(folder) / _PROGRAM for folder in os.get_exec_path())), None)
+    if found is not None and found.samefile(program):
+        return (_PROGRAM,)
+    return (_from_here(program.absolute()),)
+
+
+def _is_program(path: Path) -> bool:
+    return path.name == _PROGRAM and path.is_file() and os.access(path, os.X_OK)
+
+
+def _from_here(path: Path) -> Word:
+    """A program as one would type it: from the working folder on when it lies below that."""
+    try:
+        here = Path.cwd()
+        below = path.relative_to(here)
+    except (ValueError, OSError):
+        return path
+    if here == Path("/"):
+        return path
+    return below if len(below.parts) > 1 else f"./{below}"
