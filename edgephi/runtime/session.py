@@ -17,6 +17,7 @@ from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.memory import available_to
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.prompt_bound import PromptBound
 from edgephi.runtime.scores import Alternative, Scorer, TokenScore
 from edgephi.runtime.tokenizer_file import added_tokens, token_bytes
 
@@ -71,6 +72,7 @@ class Session:
         self.engine: Engine = open_engine(bundle, manifest, context=self.context, provider=provider)
         self.load_seconds = time.perf_counter() - start
         self._tokenizer_file = bundle / ARTIFACT_FOLDER / _TOKENIZER_FILE
+        self._bound = PromptBound(self._tokenizer_file, self.context)
         available = functools.partial(available_to, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes
         if cache_bytes is None:
@@ -128,6 +130,7 @@ class Session:
         """
         start = time.perf_counter()
         _check_no_system(options)
+        self._bound.check_text(text)
         token_ids = self.engine.encode(text)
         if not token_ids:
             raise BadInputError("expected a text to go on from, found an empty one", hint="give a prompt")
@@ -170,7 +173,7 @@ class Session:
     @functools.cached_property
     def prompts(self) -> ChatPrompts:
         """What renders and encodes conversations."""
-        return ChatPrompts(self.engine, added_tokens(self._tokenizer_file))
+        return ChatPrompts(self.engine, added_tokens(self._tokenizer_file), self._bound)
 
     def answer_tokens(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,38 @@ def token_bytes(file: Path) -> dict[int, bytes]:
     return found
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """How much text tokens can stand for: no token for more than `longest_token_bytes` of UTF-8.
+
+    `swallows_space`: some special tokens take the white space beside them, however much it is.
+    """
+
+    longest_token_bytes: int
+    swallows_space: bool
+
+
+def coverage(file: Path) -> Coverage | None:
+    """How much text the tokens of a vocabulary can stand for; None when that cannot be told.
+
+    It can where every byte of a text is part of exactly one token: no step in front leaves any out, and what
+    is in no token is written byte by byte. Raises BadBundleError.
+    """
+    content = _parse(file, _read(file))
+    try:
+        steps = [*_steps(content.get("normalizer")), *_steps(content.get("pre_tokenizer"))]
+        model, added = content["model"], content.get("added_tokens", [])
+        by_letter = any(step["type"] == "ByteLevel" for step in steps)
+        if not all(map(_keeps_all_bytes, steps)) or not (by_letter or model.get("byte_fallback")):
+            return None
+        # In byte-level vocabularies each letter is a byte; in others the sign for a space may be a letter.
+        longest = max(len(token) if by_letter else len(token.encode()) for token in model["vocab"])
+        longest = max([longest, *(len(text.encode()) for text, _ in _entries(file, added))])
+        return Coverage(longest, any(token.get("lstrip") or token.get("rstrip") for token in added))
+    except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        raise _broken(file, f"{type(cause).__name__}: {cause}") from None
+
+
 def leaves_out_first_space(file: Path) -> bool:
     """Whether a text that is decoded loses a space at its start, as in tokenizers of SentencePiece's kind.
 
@@ -96,11 +129,26 @@ def _entries(file: Path, entries: Any) -> Iterator[tuple[str, int]]:
         yield text, id_
 
 
+def _steps(step: Any) -> Iterator[dict[str, Any]]:
+    """A decoder, normaliser or pre-tokeniser, and those inside it."""
+    if step is not None:
+        yield step
+        for kind in ("decoders", "normalizers", "pretokenizers"):
+            for each in step.get(kind, []):
+                yield from _steps(each)
+
+
 def _step_types(step: Any) -> set[str]:
     """The types of a decoder and of those inside it."""
-    if step is None:
-        return set()
-    return {step["type"]}.union(*(_step_types(each) for each in step.get("decoders", [])))
+    return {each["type"] for each in _steps(step)}
+
+
+def _keeps_all_bytes(step: dict[str, Any]) -> bool:
+    """Whether a step in front of a model leaves out no byte of a text."""
+    if step["type"] == "Replace":
+        return bool(step["pattern"] == {"String": " "} and step["content"])
+    # What the family's `Split` removes is what lies between its matches, and those leave nothing.
+    return step["type"] in ("Sequence", "Prepend", "Metaspace", "Split", "ByteLevel")
 
 
 def _bytes_of(token: str, table: Mapping[str, int] | None) -> bytes:
