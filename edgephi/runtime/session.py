@@ -19,7 +19,7 @@ from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
 from edgephi.runtime.prompt_bound import PromptBound
 from edgephi.runtime.scores import Alternative, Scorer, TokenScore
-from edgephi.runtime.tokenizer_file import added_tokens, token_bytes
+from edgephi.runtime.tokenizer_file import TOKENIZER_FILE, added_tokens, token_bytes
 
 if TYPE_CHECKING:
     from edgephi.runtime.constraint import SchemaCompiler
@@ -37,8 +37,6 @@ __all__ = [
     "StopReason",
     "TokenScore",
 ]
-
-_TOKENIZER_FILE = "tokenizer.json"
 
 # A box talks with a few people. More would only keep what nobody comes back for.
 _MOST_CONTEXTS = 8
@@ -71,7 +69,7 @@ class Session:
         self.context = context or manifest.limits.context
         self.engine: Engine = open_engine(bundle, manifest, context=self.context, provider=provider)
         self.load_seconds = time.perf_counter() - start
-        self._tokenizer_file = bundle / ARTIFACT_FOLDER / _TOKENIZER_FILE
+        self._tokenizer_file = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE
         self._bound = PromptBound(self._tokenizer_file, self.context)
         available = functools.partial(available_to, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes

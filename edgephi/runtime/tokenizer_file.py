@@ -18,6 +18,9 @@ from typing import Any
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
+TOKENIZER_FILE = "tokenizer.json"
+"""Its name in the folder of every artifact."""
+
 _ADDED = b'"added_tokens"'
 _MOST_ADDED_BYTES = 1 << 20
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space

@@ -42,7 +42,12 @@ class TestEngine:
             assert server.chat().json()["choices"] == expected  # it waits until the engine is there again
             until(lambda: server.get("/health").status_code == 200, "readiness")
             assert server.metric(RESTARTS) == 1
-            assert server.get("/health").json() == {"status": "ready", "waiting": 0, "restarts": 1}
+            assert server.get("/health").json() == {
+                "status": "ready",
+                "waiting": 0,
+                "compiling": 0,
+                "restarts": 1,
+            }
             assert "the engine's process was ended by SIGKILL" in server.log
 
     def test_killed_while_it_answers(self, demo_bundle: Path, tmp_path: Path) -> None:

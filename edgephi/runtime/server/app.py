@@ -34,6 +34,7 @@ from edgephi.runtime.server.openapi import description
 from edgephi.runtime.server.page import routes as page_routes
 from edgephi.runtime.server.refusal import CLIENT_GONE, Refusal
 from edgephi.runtime.server.replies import json_response, refusal_response
+from edgephi.runtime.server.schema_trials import SchemaTrials
 from edgephi.runtime.server.supervisor import Supervisor
 from edgephi.runtime.server.writers import ChatWriter, TextWriter, Writer
 
@@ -60,6 +61,7 @@ class Service:
     options: ServiceOptions
     queue: Queue
     supervisor: Supervisor
+    schemas: SchemaTrials
     metrics: Metrics
     log: Log
     stopping: bool = False
@@ -119,6 +121,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
     async def chat(request: Request) -> Response:
         body = await _read(request, ChatRequest, service)
         ask = chat_ask(body, service.next_number(), context=service.context, system=service.options.system)
+        await service.schemas.check(ask.json_schema, request.receive)
         writer = ChatWriter(
             model=service.manifest.name,
             context=service.context,
@@ -145,7 +148,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
             status = "stopping"
         elif supervisor.ready is not None:
             status = "ready"
-        document = Health(status, len(service.queue), supervisor.restarts)
+        document = Health(status, len(service.queue), service.schemas.compiling, supervisor.restarts)
         return json_response(document, 200 if status == "ready" else 503, {"cache-control": "no-store"})
 
     async def metrics(_request: Request) -> Response:

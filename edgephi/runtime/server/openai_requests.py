@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from edgephi.runtime.server.messages import Ask
 from edgephi.runtime.server.refusal import Refusal
 
-_ANY_OBJECT = '{"type":"object"}'
+ANY_OBJECT = '{"type":"object"}'
 _SEEDS = 1 << 31  # the engines' seeds have so many values
 _LARGEST_SCHEMA_BYTES = 1 << 16
 _DEEPEST_SCHEMA = 32
@@ -262,7 +262,7 @@ def _schema(format_: ResponseFormat | None) -> str | None:
     if format_ is None or format_.type == "text":
         return None
     if format_.type == "json_object":
-        return _ANY_OBJECT
+        return ANY_OBJECT
     place = "response_format.json_schema"
     if format_.json_schema is None:
         raise Refusal(400, "expected json_schema with the type 'json_schema'", param=place)
@@ -277,7 +277,7 @@ def _schema(format_: ResponseFormat | None) -> str | None:
 def _depth(value: Any) -> int:
     """Levels of lists and objects inside each other, without recursion: the data is a stranger's."""
     depth, level = 0, [value]
-    while level:
+    while level and len(level) < _LARGEST_SCHEMA_BYTES:  # each takes two bytes: the next check finds it
         depth += 1
         level = [
             inner

@@ -174,10 +174,14 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`status`: "ready", "starting", "restarting" or "stopping"; `waiting`: requests in the queue."""
+    """`status`: "ready", "starting", "restarting" or "stopping"; `waiting`: requests in the queue.
+
+    `compiling`: JSON schemas that are tried before their requests join the queue.
+    """
 
     status: str
     waiting: int
+    compiling: int
     restarts: int
 
 

@@ -19,7 +19,7 @@ from uvicorn import Config, Server
 
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
-from edgephi.manifest import Manifest
+from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.app import Service, ServiceOptions, make_app
 from edgephi.runtime.server.connection import KEEP_ALIVE_SECONDS, MOST_HEAD_BYTES, Connection
@@ -28,9 +28,11 @@ from edgephi.runtime.server.log import LibraryHandler, Log
 from edgephi.runtime.server.messages import End, Open, Ready
 from edgephi.runtime.server.metrics import Metrics
 from edgephi.runtime.server.refusal import Refusal
+from edgephi.runtime.server.schema_trials import SchemaTrials
 from edgephi.runtime.server.service_manager import tell_service_manager, watchdog_interval
 from edgephi.runtime.server.spare_memory import give_back_memory
 from edgephi.runtime.server.supervisor import Supervisor
+from edgephi.runtime.tokenizer_file import TOKENIZER_FILE
 
 _BACKLOG = 128
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -169,6 +171,7 @@ async def _serve(
         ServiceOptions(options.max_body, options.deadline, options.opening.system),
         queue,
         supervisor,
+        SchemaTrials(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.chat.stop_token_ids),
         metrics,
         log,
     )
@@ -214,6 +217,7 @@ async def _run(
             accepting.close()
         if not engine.done():
             await _drain(service, grace)
+        service.schemas.close()
         service.queue.refuse_all(Refusal(503, "the server is stopping", code="stopping", retry_after=5))
         # Clients still read what was written for them.
         server.config.timeout_graceful_shutdown = ceil(max(end - time.monotonic(), _LAST_WORDS_SECONDS))
