@@ -1,7 +1,6 @@
 """`edgephi bench`: how fast bundles are on this machine."""
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
+from edgephi.cli.say import say, say_document
 from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 
@@ -143,9 +143,9 @@ def bench(
         ],
     }
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say_document(document)
     else:
-        click.echo(_text(host, bandwidth, names, measured, compare=compare))
+        say(_text(host, bandwidth, names, measured, compare=compare))
 
 
 def _text(

@@ -1,7 +1,6 @@
 """What the commands show of boxes that ssh reaches: bars for one, a line each for several, and a summary."""
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from edgephi.cli.say import say, say_document
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.steps import CLEAR_LINE, REDRAW_SECONDS, bar, rate_and_rest, terminal_columns, transfer
 from edgephi.cli.table import table
+from edgephi.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
@@ -45,7 +46,9 @@ class BoxSteps:
 
     def note(self, text: str) -> None:
         """Say something on a line of its own."""
-        click.echo(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{text}", err=True)
+        if sys.stderr.isatty():
+            click.echo(CLEAR_LINE, err=True, nl=False)
+        say(text, err=True)
 
     def end(self, error: "EdgephiError | None") -> None:
         """Nothing more comes; an error is for whoever called."""
@@ -74,7 +77,7 @@ class BoxLine:
 
     def begin(self, title: str, size: int) -> None:
         """Another step begins."""
-        self._title, self._size, self._done, self._begun = title, size, 0, time.monotonic()
+        self._title, self._size, self._done, self._begun = visible(title), size, 0, time.monotonic()
         self._note = ""
 
     def count(self, units: int) -> None:
@@ -83,11 +86,12 @@ class BoxLine:
 
     def note(self, text: str) -> None:
         """Show this in place of the bar, until the next step begins."""
-        self._note = text
+        self._note = visible(text)
 
     def end(self, error: "EdgephiError | None") -> None:
         """Nothing more comes."""
-        self._size, self._note, self._title = 0, "", "active" if error is None else f"failed: {error.message}"
+        self._size, self._note = 0, ""
+        self._title = "active" if error is None else f"failed: {visible(error.message)}"
 
     def milestone(self) -> str:
         """What is new since the step began: nothing that changes all the time."""
@@ -122,9 +126,9 @@ def flash_boxes(
         results = flash_all(source, boxes, settings, lambda box: lines[box])
     if as_json:
         documents = [_document(*each) for each in zip(destinations, results, strict=True)]
-        click.echo(json.dumps({"boxes": documents}, indent=2, ensure_ascii=False))
+        say_document({"boxes": documents})
     else:
-        click.echo(_summary(names, results))
+        say(_summary(names, results))
     return exit_code(results)
 
 
@@ -134,12 +138,12 @@ def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
     took, outcome = result.transfer, result.outcome
     assert outcome is not None  # noqa: S101 - else there is an error
     if as_json:
-        click.echo(json.dumps(_document(destination, result), indent=2, ensure_ascii=False))
+        say_document(_document(destination, result))
         return
     lines = summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
     if took.cuts:
         lines += f"\nconnected again {took.cuts} times, sent {human_bytes(took.resent_bytes)} twice"
-    click.echo(lines)
+    say(lines)
 
 
 def _document(destination: str, result: "BoxResult") -> dict[str, object]:
@@ -183,7 +187,7 @@ def _summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
     header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
     lines = [table(rows, header, right=(3, 4, 5, 6, 7))]
     errors = [each.error for each in results if each.error is not None]
-    lines += [f"failed: {error.message}\n  hint: {error.hint}" for error in errors]
+    lines += [f"failed: {visible(error.message)}\n  hint: {visible(error.hint)}" for error in errors]
     return "\n".join(lines)
 
 
@@ -201,16 +205,16 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
         drawing = "".join(f"{CLEAR_LINE}{text}\n" for text in texts)
         click.echo(f"{drawing}\x1b[{len(lines)}A", err=True, nl=False)
 
-    def say() -> None:
+    def tell() -> None:
         for line in lines:
             text = line.milestone()
             if text != said[line.name]:
                 said[line.name] = text
-                click.echo(f"{line.name:<{width}}  {text}", err=True)
+                say(f"{line.name:<{width}}  {text}", err=True)
 
     def work() -> None:
         while not ended.wait(REDRAW_SECONDS):
-            (draw if is_terminal else say)()
+            (draw if is_terminal else tell)()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -222,4 +226,4 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
         if is_terminal:
             click.echo(f"{CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
         else:
-            say()
+            tell()

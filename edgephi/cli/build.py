@@ -1,6 +1,5 @@
 """`edgephi build`: a checkpoint becomes a proven bundle."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ from edgephi.cli.options import (
     soc_option,
     target_option,
 )
+from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
@@ -166,14 +166,12 @@ def build(
             "manifest": write_record(built.manifest),
             "tensor_errors": errors,
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_document(document)
     else:
-        click.echo(summary(built))
+        say(summary(built))
         for wheelhouse in built.manifest.wheels:
-            click.echo(
-                f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}"
-            )
-        click.echo(f"\n{edgephi_command('run', output, 'your question')}")
+            say(f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}")
+        say(f"\n{edgephi_command('run', output, 'your question')}")
 
 
 def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "WheelsRequest | None":

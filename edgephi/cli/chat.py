@@ -25,6 +25,7 @@ from edgephi.cli.chat_commands import (
 )
 from edgephi.cli.chat_input import ReadLine, TerminalLines, history_file, piped_lines, read_message
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
+from edgephi.cli.say import SaidAnswer, say
 from edgephi.cli.utf8 import checked_utf8
 from edgephi.errors import EdgephiError, PastContextError
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 _CLEAR_LINE = "\r\x1b[K"
 _SHOW_READING_SECONDS = 1.0
-# Only a line's end and a tab: what a model writes must not move the cursor or change the title.
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @click.command(no_args_is_help=True)
@@ -80,7 +79,7 @@ def chat(
             bundle,
             context=context,
             provider=provider,
-            warn=lambda text: click.echo(f"warning: {text}", err=True),
+            warn=lambda text: say(f"warning: {text}", err=True),
         )
         session.open_ahead()
     talk = Chat(session, session.chat(system))
@@ -113,7 +112,7 @@ def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: 
             try:
                 _turn(talk, message, options, verbose=verbose, watch=name_engine)
             except EdgephiError as error:
-                click.secho(error_text(error), err=True)
+                say(error_text(error), err=True)
                 exit_code = exit_code or error.exit_code
     click.get_current_context().exit(exit_code)
 
@@ -128,10 +127,10 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
             try:
                 message = keys.read(prompt)
             except EOFError:
-                click.echo(err=True)
+                say(err=True)
                 return
             except KeyboardInterrupt:
-                click.echo(err=True)
+                say(err=True)
                 if keys.gave_up:  # a line or a text that is thrown away
                     warned = False
                 elif warned:
@@ -144,7 +143,7 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
             try:
                 _turn(talk, message, options, verbose=verbose, watch=keys.stopping)
             except EdgephiError as error:
-                click.secho(error_text(error), err=True)
+                say(error_text(error), err=True)
 
 
 def _turn(
@@ -155,9 +154,10 @@ def _turn(
     if not message.strip():
         return
     if is_command(message):
-        click.echo(run_command(talk, message), err=True)
+        say(run_command(talk, message), err=True)
         return
     reading = _Reading()
+    said = SaidAnswer()
     begun = False
     try:
         answer = talk.conversation.say(message, options, on_prefill=reading.show)
@@ -165,18 +165,18 @@ def _turn(
             for piece in answer:
                 reading.clear()
                 begun = True
-                click.echo(piece.translate(_CONTROLS) if sys.stdout.isatty() else piece, nl=False)
+                said.add(piece)
     except PastContextError as error:
         raise PastContextError(
             error.message, hint="/reset forgets the conversation; /save FILE keeps it before that"
         ) from None
     except EdgephiError:
         if begun:  # the error gets a line of its own, and so does the next answer
-            click.echo()
+            said.end()
         raise
     finally:
         reading.clear()
-    click.echo()
+    said.end()
     generation = answer.generation
     talk.answers.append(generation)
     if generation.stop_reason == "closed":
@@ -194,7 +194,7 @@ def _turn(
 
 def _say(text: str) -> None:
     """Say something beside the conversation."""
-    click.secho(text, dim=True, err=True)
+    say(text, dim=True, err=True)
 
 
 class _Keys:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.cli.say import error_lines
 from edgephi.errors import EdgephiError, UsageError, from_os_error
 
 if TYPE_CHECKING:
@@ -192,4 +193,4 @@ COMMANDS: Mapping[str, _Command] = {
 
 def error_text(error: EdgephiError) -> str:
     """An error of one turn, as the command line shows errors."""
-    return f"error: {error.message}\nhint: {error.hint}"
+    return error_lines(error.message, error.hint)

@@ -1,12 +1,12 @@
 """What `edgephi recipes` and `edgephi targets` have in common: one line each, and the file of one."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document, say_exactly
 from edgephi.cli.table import table
 from edgephi.declarations import find_file
 
@@ -34,14 +34,14 @@ def list_command(folder: str, read_all: Callable[[], Sequence[Declared]], about:
             return
         declared = [(each.name, each.summary) for each in read_all()]
         if as_json:
-            click.echo(json.dumps([{"name": name, "summary": text} for name, text in declared], indent=2))
+            say_document([{"name": name, "summary": text} for name, text in declared])
         else:
-            click.echo(table(declared))
+            say(table(declared))
 
     @group.command()
     @click.argument("name")
     def show(name: str) -> None:
         """Print the TOML file NAME: a start for one of your own."""
-        click.echo(find_file(name, folder).read_text(encoding="utf-8"), nl=False)
+        say_exactly(find_file(name, folder).read_text(encoding="utf-8"), nl=False)
 
     return group

@@ -1,7 +1,6 @@
 """`edgephi doctor`: what this machine is, and what it can build and run."""
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.cli.this_machine import ThisMachine
@@ -28,7 +28,10 @@ def doctor(*, as_json: bool) -> None:
     from edgephi.cli.this_machine import survey
 
     machine = survey()
-    click.echo(json.dumps(_document(machine), indent=2) if as_json else _text(machine))
+    if as_json:
+        say_document(_document(machine))
+    else:
+        say(_text(machine))
 
 
 def _document(machine: "ThisMachine") -> dict[str, Any]:

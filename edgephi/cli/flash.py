@@ -1,6 +1,5 @@
 """`edgephi flash`: put a bundle on a device, so that it has a working model at every moment."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.options import insecure_option, json_option
+from edgephi.cli.say import say, say_document
 from edgephi.cli.sizes import read_size
 from edgephi.commands import edgephi_command, place
+from edgephi.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.flash.source import Source
@@ -148,9 +149,9 @@ def flash(
             "seconds": round(seconds, 3),
             **write_record(outcome),
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_document(document)
         return
-    click.echo(summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
+    say(summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
 
 
 @contextmanager
@@ -159,7 +160,7 @@ def _kept_when_interrupted() -> "Iterator[None]":
     try:
         yield
     except KeyboardInterrupt:
-        click.echo("stopped: what has arrived is kept, and the same command goes on from there", err=True)
+        say("stopped: what has arrived is kept, and the same command goes on from there", err=True)
         raise
 
 
@@ -191,13 +192,14 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
     share = sent / total if total else 0.0
     is_active = "was active already" if outcome.was_current else "is active"
     lines = [
-        f"{destination}: {outcome.name}, release {outcome.sequence}, {is_active} ({outcome.digest[:12]})",
+        f"{destination}: {visible(outcome.name)}, release {outcome.sequence}, {is_active} "
+        f"({outcome.digest[:12]})",
         f"sent {human_bytes(sent)} ({share:.1%}), saved {human_bytes(saved)}, in {seconds:.1f} s",
     ]
     if outcome.probe is not None or not outcome.was_current:
         lines += answered(outcome.probe, outcome.signer)
     elif outcome.signer is not None:
-        lines.append(f"signed by {outcome.signer}")
+        lines.append(f"signed by {visible(outcome.signer)}")
     if outcome.previous is not None:
         back = edgephi_command("rollback", place(destination))
         lines.append(f"before: {outcome.previous[:12]}; `{back}` goes back to it")
@@ -214,4 +216,4 @@ def answered(probe: "ProbeResult | None", signer: str | None) -> list[str]:
         lines = ["not proven: the machine that it is for has to answer with it"]
     else:
         lines = [f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory"]
-    return lines if signer is None else [*lines, f"signed by {signer}"]
+    return lines if signer is None else [*lines, f"signed by {visible(signer)}"]

@@ -1,12 +1,10 @@
 """The part of `edgephi flash` that writes an image of a partition."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from edgephi.cli.say import say, say_document
 from edgephi.commands import shell_command
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ def flash_image(
 
     image = write_image(source, file, size, keys=keys, prove_here=prove_here, step=transfer)
     if not as_json:
-        click.echo(_summary(image))
+        say(_summary(image))
         return
     document = {
         "destination": f"{IMAGE_SCHEME}{file}",
@@ -37,7 +35,7 @@ def flash_image(
         "sequence": image.manifest.sequence,
         "probe": None if image.probe is None else write_record(image.probe),
     }
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say_document(document)
 
 
 def _summary(image: "Image") -> str:

@@ -1,11 +1,11 @@
 """`edgephi gc`: remove from a device what nothing needs."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
@@ -35,7 +35,7 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     else:
         done = collect_garbage(Path(root), dry_run=dry_run, unfinished=unfinished)
     if as_json:
-        click.echo(json.dumps(write_record(done), indent=2))
+        say_document(write_record(done))
         return
     what = [", ".join(digest[:12] for digest in done.generations)] if done.generations else []
     what += [f"{done.objects} file{'' if done.objects == 1 else 's'}"] if done.objects else []
@@ -43,8 +43,8 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
         what = ["an unfinished transfer"]
     would = "would remove" if dry_run else "removed"
     if what:
-        click.echo(f"{root}: {would} {' and '.join(what)}, {human_bytes(done.freed_bytes)}")
+        say(f"{root}: {would} {' and '.join(what)}, {human_bytes(done.freed_bytes)}")
     else:
-        click.echo(f"{root}: nothing to remove")
+        say(f"{root}: nothing to remove")
     for digest in done.still_open:
-        click.echo(f"kept {digest[:12]}: a process has it open")
+        say(f"kept {digest[:12]}: a process has it open")

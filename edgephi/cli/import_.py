@@ -1,11 +1,11 @@
 """`edgephi import`: what somebody else has compiled becomes a bundle."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
 
 
@@ -61,12 +61,12 @@ def qnn(
             "manifest": write_record(manifest),
             "unproven": imported.unproven or None,
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_document(document)
         return
-    click.echo(
+    say(
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, {manifest.provenance.exporter}, "
         f"context {manifest.limits.context}"
     )
     if imported.unproven:
-        click.echo(f"not run: {imported.unproven}", err=True)
-    click.echo(f"\n{edgephi_command('run', output, 'your question')}")
+        say(f"not run: {imported.unproven}", err=True)
+    say(f"\n{edgephi_command('run', output, 'your question')}")

@@ -8,6 +8,7 @@ import click
 from edgephi.chunks import chunks_of
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.options import bundle_argument
+from edgephi.cli.say import say, say_json
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
 from edgephi.cli.wheels import install_command, wheels_summary
@@ -26,7 +27,10 @@ def inspect(bundle: Path, as_json: bool) -> None:
     Reads the manifest only; `edgephi verify` holds the files against it.
     """
     manifest = read_manifest(bundle)
-    click.echo(encode_manifest(manifest).decode() if as_json else _summary(bundle, manifest), nl=not as_json)
+    if as_json:
+        say_json(encode_manifest(manifest).decode(), nl=False)
+    else:
+        say(_summary(bundle, manifest))
 
 
 def _summary(bundle: Path, manifest: Manifest) -> str:

@@ -1,12 +1,12 @@
 """`edgephi keygen`: make a key pair for signing bundles."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.flash.keys import KeyKind
@@ -41,9 +41,9 @@ def keygen(name: Path, *, for_model_signing: bool, as_json: bool) -> None:
             "public": str(files.public),
             "fingerprint": fingerprint,
         }
-        click.echo(json.dumps(document, indent=2))
+        say_document(document)
         return
-    click.echo(f"{files.private}: the secret key; whoever has it can sign")
-    click.echo(f"{files.public}: the public key, for those who check")
+    say(f"{files.private}: the secret key; whoever has it can sign")
+    say(f"{files.public}: the public key, for those who check")
     if fingerprint is not None:
-        click.echo(f"fingerprint {fingerprint}")
+        say(f"fingerprint {fingerprint}")

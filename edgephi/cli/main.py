@@ -189,15 +189,11 @@ def _report_bug(bug: Exception, arguments: Sequence[str]) -> int:
     return _report(f"bug in edgephi: {summary}", f"run `{again}` and report what it shows", 1)
 
 
-def _visible(text: str) -> str:
-    """A text whose letters all show: a file's name could clear the terminal, or read backwards."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _report(message: str, hint: str, code: int) -> int:
     """Print an error as one line and its hint as another."""
+    from edgephi.cli.say import error_lines, say
+
     if cli.debug:
         traceback.print_exc()
-    for label, text in (("error", message), ("hint", hint)):
-        click.echo(f"{label}: {_visible(' '.join(map(str.strip, text.splitlines())))}", err=True)
+    say(error_lines(message, hint), err=True)
     return code

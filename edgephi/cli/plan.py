@@ -1,6 +1,5 @@
 """`edgephi plan`: what a build would make and need, without downloading or writing anything big."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from edgephi.cli.options import (
     soc_option,
     target_option,
 )
+from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.cli.this_machine import ThisMachine
@@ -65,7 +65,10 @@ def plan(
 
         machine = survey()
         ranked = prospects(machine, model, recipe, revision=revision, context=context)
-        click.echo(json.dumps(_ranking(machine, ranked), indent=2) if as_json else _choice(machine, ranked))
+        if as_json:
+            say_document(_ranking(machine, ranked))
+        else:
+            say(_choice(machine, ranked))
         return
     target = for_soc(read_target(target_name), soc)
     if here:
@@ -73,7 +76,10 @@ def plan(
 
         target = this_machine.here(target)
     made = plan_model(model, recipe, target, revision=revision, context=context)
-    click.echo(json.dumps(_document(made), indent=2) if as_json else _text(made))
+    if as_json:
+        say_document(_document(made))
+    else:
+        say(_text(made))
 
 
 def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:

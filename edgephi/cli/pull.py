@@ -1,11 +1,11 @@
 """`edgephi pull`: a checkpoint into the local cache, or a bundle out of a registry."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import insecure_option, json_option, model_argument, revision_option
+from edgephi.cli.say import say, say_document, say_exactly
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 from edgephi.flash.oci.reference import SCHEME, is_reference
@@ -37,7 +37,10 @@ def pull(model: str, *, revision: str | None, output: Path | None, insecure: boo
         document = _pull_bundle(model, revision, output, insecure=insecure)
     else:
         document = _pull_checkpoint(model, revision, output, insecure=insecure)
-    click.echo(json.dumps(document, indent=2) if as_json else str(document["folder"]))
+    if as_json:
+        say_document(document)
+    else:
+        say_exactly(str(document["folder"]))
 
 
 def _pull_checkpoint(
@@ -71,7 +74,7 @@ def _pull_bundle(
             hint=edgephi_command("pull", "oci://REGISTRY/NAME:TAG", "-o", "DIR"),
         )
     pulled = pull_bundle(reference, output, transfer, insecure=insecure)
-    click.echo(
+    say(
         f"received {human_bytes(pulled.received_bytes)}, {human_bytes(pulled.kept_bytes)} were here", err=True
     )
     return {

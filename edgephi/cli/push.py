@@ -1,11 +1,11 @@
 """`edgephi push`: a bundle into a registry of container images."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import insecure_option, json_option
+from edgephi.cli.say import say, say_document, say_exactly
 
 
 @click.command(no_args_is_help=True)
@@ -27,9 +27,7 @@ def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None
     from edgephi.flash.oci.reference import read_reference
 
     pushed = push_bundle(bundle, read_reference(reference), transfer, insecure=insecure)
-    click.echo(
-        f"sent {human_bytes(pushed.sent_bytes)}, {human_bytes(pushed.reused_bytes)} were there", err=True
-    )
+    say(f"sent {human_bytes(pushed.sent_bytes)}, {human_bytes(pushed.reused_bytes)} were there", err=True)
     document = {
         "reference": str(pushed.reference),
         "digest": pushed.digest,
@@ -37,4 +35,7 @@ def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None
         "reused_bytes": pushed.reused_bytes,
     }
     name = f"{pushed.reference.registry}/{pushed.reference.name}@{pushed.digest}"
-    click.echo(json.dumps(document, indent=2) if as_json else name)
+    if as_json:
+        say_document(document)
+    else:
+        say_exactly(name)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.say import SaidAnswer, say
 from edgephi.commands import edgephi_command
 
 PROMPT = "please turn the kitchen light down to thirty percent"
@@ -45,13 +46,14 @@ def quickstart(output: Path) -> None:
         shutil.rmtree(output)
     request = BuildRequest(model="demo", target=target, recipe=recipe, output=output)
     built = build(request, located, step)
-    click.echo(summary(built))
+    say(summary(built))
     _say(f"\n3. run: {PROMPT}")
     with step("load", 0):
         session = edgephi.runtime.load(output, warn=lambda text: _say(f"warning: {text}"))
+    said = SaidAnswer()
     for piece in session.stream(PROMPT):
-        click.echo(piece, nl=False)
-    click.echo()
+        said.add(piece)
+    said.end()
     _say(
         f"\ndone in {time.perf_counter() - start:.1f} s. The bundle is in {output}; next:\n"
         f"  {edgephi_command('inspect', output)}\n"
@@ -61,7 +63,7 @@ def quickstart(output: Path) -> None:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def _is_demo_bundle(folder: Path) -> bool:

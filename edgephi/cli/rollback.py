@@ -1,12 +1,13 @@
 """`edgephi rollback`: back to the bundle that a device ran before."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 from edgephi.errors import UsageError
+from edgephi.visible import visible
 
 
 @click.command(no_args_is_help=True)
@@ -44,11 +45,11 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     else:
         done = roll_back(Path(root), prove=not elsewhere, step=transfer)
     if as_json:
-        click.echo(json.dumps(write_record(done), indent=2, ensure_ascii=False))
+        say_document(write_record(done))
         return
     left = f"; {done.left[:12]} was" if done.left else ""
-    lines = [f"{root}: {done.name}, release {done.sequence}, is active ({done.digest[:12]}){left}"]
+    lines = [f"{root}: {visible(done.name)}, release {done.sequence}, is active ({done.digest[:12]}){left}"]
     lines += answered(done.probe, done.signer)
     if done.still_open:
         lines.append("a process goes on with the one before: restart what runs it")
-    click.echo("\n".join(lines))
+    say("\n".join(lines))

@@ -1,12 +1,12 @@
 """`edgephi run`: answer one prompt with a bundle."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
+from edgephi.cli.say import SaidAnswer, say, say_document
 from edgephi.cli.utf8 import checked_utf8
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
@@ -57,18 +57,21 @@ def run(
         bundle,
         context=context,
         provider=provider,
-        warn=lambda text: click.echo(f"warning: {text}", err=True),
+        warn=lambda text: say(f"warning: {text}", err=True),
     )
     engine = session.engine
     answer = session.stream(prompt, options)
-    click.secho(f"{engine.name} {engine.version} on {engine.provider}", dim=True, err=True)
+    say(f"{engine.name} {engine.version} on {engine.provider}", dim=True, err=True)
     if is_emulated(engine.provider):
-        click.echo(f"note: {EMULATION_NOTE}", err=True)
-    for piece in answer:
-        if not as_json:
-            click.echo(piece, nl=False)  # flushes each piece
-    if not as_json:
-        click.echo()
+        say(f"note: {EMULATION_NOTE}", err=True)
+    if as_json:
+        for _piece in answer:
+            pass
+    else:
+        said = SaidAnswer()
+        for piece in answer:
+            said.add(piece)
+        said.end()
         return
     generation = answer.generation
     document = {
@@ -87,7 +90,7 @@ def run(
         "emulated": is_emulated(engine.provider),
         "context": session.context,
     }
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    say_document(document)
 
 
 def _from_standard_input() -> str:

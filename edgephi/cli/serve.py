@@ -16,6 +16,7 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
+from edgephi.cli.say import say
 from edgephi.cli.sizes import read_size
 from edgephi.commands import shell_command
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
@@ -132,7 +133,7 @@ def serve(
 
     def ready(listening: Listening) -> None:
         facts = listening.ready
-        click.echo(
+        say(
             f"{listening.url}  {manifest.name}, context {facts.context}, "
             f"{facts.engine} {facts.version} on {facts.provider}"
         )

@@ -24,6 +24,7 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
+from edgephi.cli.say import say, say_exactly
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
 from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
@@ -116,16 +117,16 @@ def service(
     files = [options.bundle, *(generation.resolve() / entry.path for entry in manifest.files)]
     for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
         opened_up = shell_command("chmod", "o+rX", path)
-        click.echo(f"warning: the service's user cannot read {path}: `{opened_up}` lets it", err=True)
+        say(f"warning: the service's user cannot read {path}: `{opened_up}` lets it", err=True)
     unit = f"{name}.service"
     if output is None:
-        click.echo(text, nl=False)
-        click.echo(f"put it into {_UNITS / unit}", err=True)
+        say_exactly(text, nl=False)
+        say(f"put it into {_UNITS / unit}", err=True)
     else:
         _write(output, text)
-        click.echo(shell_command("sudo", "install", "-m", "644", output, _UNITS / unit), err=True)
+        say(shell_command("sudo", "install", "-m", "644", output, _UNITS / unit), err=True)
     reload = shell_command("sudo", "systemctl", "daemon-reload")
-    click.echo(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', unit)}", err=True)
+    say(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', unit)}", err=True)
 
 
 def _address(host: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

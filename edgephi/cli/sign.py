@@ -1,11 +1,11 @@
 """`edgephi sign`: vouch for a bundle."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
@@ -52,8 +52,8 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
         written.append(SIGNATURE_NAME)
     if as_json:
         document = {"bundle": str(bundle), "written": written, "fingerprint": fingerprint}
-        click.echo(json.dumps(document, indent=2))
+        say_document(document)
         return
-    click.echo(f"{manifest.name}, release {manifest.sequence}, is signed: {', '.join(written)}")
+    say(f"{manifest.name}, release {manifest.sequence}, is signed: {', '.join(written)}")
     if fingerprint is not None:
-        click.echo(f"by key {fingerprint}")
+        say(f"by key {fingerprint}")

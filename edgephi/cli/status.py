@@ -1,13 +1,14 @@
 """`edgephi status`: what is on a device, and how it is."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 from edgephi.errors import BadBundleError
+from edgephi.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus, StoreStatus
@@ -39,9 +40,9 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     else:
         found = store_status(Path(root), scrub_too=scrub, step=transfer)
     if as_json:
-        click.echo(json.dumps(write_record(found), indent=2, ensure_ascii=False))
+        say_document(write_record(found))
     else:
-        click.echo(_summary(found))
+        say(_summary(found))
     damaged = [each for each in found.generations if each.problem]
     if found.damages or damaged:
         where = damaged[0].digest[:12] if damaged else (found.damages or ())[0].digest[:12]
@@ -61,7 +62,7 @@ def _summary(found: "StoreStatus") -> str:
     if found.recovery.rebuilt_state:
         lines.append("put right: state.json was damaged and is written anew")
     if found.busy_with:
-        lines.append(f"right now: {found.busy_with}")
+        lines.append(f"right now: {visible(found.busy_with)}")
     if found.generations:
         header = ("", "generation", "bundle", "release", "created", "size", "state")
         rows = [
@@ -85,10 +86,12 @@ def _summary(found: "StoreStatus") -> str:
     lines.append(
         f"{human_bytes(found.stored_bytes)} stored{unfinished}, {human_bytes(found.free_bytes)} free"
     )
-    lines += [f"damaged: {each.digest[:12]}: {each.problem}" for each in found.generations if each.problem]
+    lines += [
+        f"damaged: {each.digest[:12]}: {visible(each.problem)}" for each in found.generations if each.problem
+    ]
     for damage in found.damages or ():
         place = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
-        lines.append(f"damaged: {damage.digest[:12]}/{damage.path}: {place}")
+        lines.append(f"damaged: {damage.digest[:12]}/{visible(damage.path)}: {place}")
     if found.damages == ():
         lines.append("scrub: every byte is as it was installed")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from edgephi.cli.sizes import human_bytes
+from edgephi.visible import visible
 
 CLEAR_LINE = "\r\x1b[K"
 REDRAW_SECONDS = 0.2
@@ -52,7 +53,7 @@ class _Line:
     """One step in one line of text."""
 
     def __init__(self, title: str, size: int) -> None:
-        self._label = f"{title:<{_TITLE_COLUMNS}}"
+        self._label = f"{visible(title):<{_TITLE_COLUMNS}}"
         self._size = size
         self._done = 0
         self._start = time.perf_counter()

@@ -3,13 +3,16 @@
 import unicodedata
 from collections.abc import Sequence
 
+from edgephi.visible import visible
+
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), *, right: Sequence[int] = ()) -> str:
     """Lines of `rows` below `header`, two spaces between columns; the columns `right` align to the right.
 
     Every row has as many cells as the header, when there is one. No line ends in spaces or a line break.
+    Each cell is one line, whatever stands in it.
     """
-    lines = [*([header] if header else []), *rows]
+    lines = [[visible(cell) for cell in line] for line in (*([header] if header else []), *rows)]
     widths = [max(_columns(cell) for cell in column) for column in zip(*lines, strict=True)]
 
     def align(column: int, cell: str) -> str:

@@ -1,11 +1,8 @@
 """`edgephi targets`: the devices that edgephi can build for."""
 
-import json
-
-import click
-
 from edgephi.cli.declared import list_command
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
 from edgephi.cli.table import table
 from edgephi.target import FOLDER
 from edgephi.target import targets as all_targets
@@ -22,10 +19,10 @@ def socs(*, as_json: bool) -> None:
 
     known = all_socs()
     if as_json:
-        click.echo(json.dumps([write_record(soc) for soc in known], indent=2))
+        say_document([write_record(soc) for soc in known])
         return
     rows = [
         (soc.name, ", ".join(soc.chips), f"v{soc.htp_arch}", str(soc.soc_model), f"{soc.vtcm_mb} MB")
         for soc in known
     ]
-    click.echo(table(rows, ("name", "part numbers", "HTP", "model", "VTCM"), right=(3, 4)))
+    say(table(rows, ("name", "part numbers", "HTP", "model", "VTCM"), right=(3, 4)))

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import click
-
+from edgephi.cli.say import say
 from edgephi.errors import NotSupportedError
 from edgephi.measurement import Room
 from edgephi.prerequisites import build_problem
@@ -76,7 +75,7 @@ def is_busy(host: Host) -> bool:
 def warn_when_busy(host: Host) -> None:
     """Say so on standard error when other programs are in the way of a measurement."""
     if is_busy(host):
-        click.echo(
+        say(
             f"warning: other programs take {host.busy_percent:.0f} % of the processors: "
             "speeds will be too low",
             err=True,
@@ -149,7 +148,7 @@ def chosen_target(
     from edgephi.rank import reason
 
     ranked = prospects(survey(), model, recipe, revision=revision, context=context)
-    click.echo(reason(ranked), err=True)
+    say(reason(ranked), err=True)
     return ranked[0].candidate.target
 
 

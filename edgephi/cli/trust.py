@@ -1,11 +1,12 @@
 """`edgephi trust`: whose bundles a store takes."""
 
-import json
 from pathlib import Path
 
 import click
 
 from edgephi.cli.options import json_option
+from edgephi.cli.say import say, say_document
+from edgephi.visible import visible
 
 root_argument = click.argument("root")
 
@@ -37,7 +38,7 @@ def add(root: str, key: Path) -> None:
             added = ssh_store.trust_key(read_box(root), key.name, new.key.pem, steps)
     else:
         added = trust_key(Path(root), key.name, new.key.pem)
-    click.echo(f"{root} trusts {added.name}: {added.fingerprint}")
+    say(f"{root} trusts {visible(added.name)}: {visible(added.fingerprint)}")
 
 
 @trust.command("list", no_args_is_help=True)
@@ -59,11 +60,11 @@ def list_keys(root: str, *, as_json: bool) -> None:
     else:
         keys = trusted(Path(root)).keys
     if as_json:
-        click.echo(json.dumps(write_record(keys), indent=2))
+        say_document(write_record(keys))
     elif keys:
-        click.echo(table([(each.name, each.fingerprint) for each in keys], ("name", "fingerprint")))
+        say(table([(each.name, each.fingerprint) for each in keys], ("name", "fingerprint")))
     else:
-        click.echo(f"{root} trusts nobody in particular: it takes bundles that are not signed")
+        say(f"{root} trusts nobody in particular: it takes bundles that are not signed")
 
 
 @trust.command(no_args_is_help=True)
@@ -86,4 +87,4 @@ def remove(root: str, key: str, *, last: bool) -> None:
             removed = ssh_store.distrust_key(read_box(root), key, also_the_last=last, watcher=steps)
     else:
         removed = distrust_key(Path(root), key, also_the_last=last)
-    click.echo(f"{root} no longer trusts {removed.name}: {removed.fingerprint}")
+    say(f"{root} no longer trusts {visible(removed.name)}: {visible(removed.fingerprint)}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgephi.cli.options import context_option, json_option, model_argument, recipe_option, revision_option
+from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ def tune(
             step=step,
         )
     tuning = dataclasses.replace(tuning, refused=(*refused, *tuning.refused))
-    click.echo(json.dumps(_document(tuning), indent=2) if as_json else _text(model, machine, tuning))
+    if as_json:
+        say_document(_document(tuning))
+    else:
+        say(_text(model, machine, tuning))
 
 
 @contextlib.contextmanager

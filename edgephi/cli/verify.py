@@ -1,12 +1,12 @@
 """`edgephi verify`: whether a bundle is what its manifest says, and as good."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgephi.cli.options import bundle_argument, json_option
+from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.reference.evaluation_text import EvaluationLevel
@@ -74,13 +74,13 @@ def verify(
             "measured_now": model is not None,
             "certificate": write_record(certificate),
         }
-        click.echo(json.dumps(document, indent=2))
+        say_document(document)
         return
-    click.echo(f"{bundle}: {len(manifest.files)} files as the manifest says")
+    say(f"{bundle}: {len(manifest.files)} files as the manifest says")
     if signer is not None:
-        click.echo(f"signed by {signer}")
-    click.echo("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
-    click.echo(certificate_table(certificate))
+        say(f"signed by {signer}")
+    say("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
+    say(certificate_table(certificate))
 
 
 def _signer(bundle: Path, key_file: Path) -> str:

@@ -29,7 +29,7 @@ class Terminal:
     """`edgephi` with arguments, on a terminal of 80 columns and 24 rows."""
 
     def __init__(self, *arguments: object, environment: Mapping[str, str]) -> None:
-        self._screen, end = pty.openpty()
+        self.screen, end = pty.openpty()
         words: Sequence[str] = [sys.executable, "-c", _OWN_TERMINAL + MAIN, *map(str, arguments)]
         self.process = subprocess.Popen(
             words,
@@ -51,11 +51,11 @@ class Terminal:
     ) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._screen)
+        os.close(self.screen)
 
     def type(self, text: str) -> None:
         """Press keys."""
-        os.write(self._screen, text.encode())
+        os.write(self.screen, text.encode())
 
     def enter(self, text: str) -> None:
         """Type a line, and Enter."""
@@ -65,10 +65,10 @@ class Terminal:
         """All that has come since the last call, up to and with `text`; without escape sequences."""
         end = time.monotonic() + _SECONDS
         while text not in self._new():
-            ready, _, _ = select.select([self._screen], [], [], max(0, end - time.monotonic()))
+            ready, _, _ = select.select([self.screen], [], [], max(0, end - time.monotonic()))
             assert ready, f"expected {text!r}, found {self._new()!r}"
             try:
-                data = os.read(self._screen, 4096)
+                data = os.read(self.screen, 4096)
             except OSError:  # what a terminal says when its last program has ended
                 data = b""
             assert data, f"expected {text!r}, found the end after {self._new()!r}"

@@ -325,9 +325,3 @@ class TestPipe:
 
     def test_no_such_bundle(self, edgephi: Edgephi, tmp_path: Path) -> None:
         assert is_one_error(edgephi("chat", tmp_path / "none", input=LIGHT), 4)
-
-
-def test_what_a_model_writes_does_not_steer_the_terminal() -> None:
-    from edgephi.cli.chat import _CONTROLS
-
-    assert "a\x1b]0;title\x07b\x9b31m\r\x7f\n\tc ä 漢".translate(_CONTROLS) == "a]0;titleb31m\n\tc ä 漢"
