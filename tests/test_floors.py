@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "recipe": 1,
     "soc": 1,
     "target": 1,
+    "wire_watch": 1,
     "checkpoint": 2,
     "quantize": 3,
     "reference": 3,

@@ -6,19 +6,23 @@ from collections.abc import Iterator
 import httpx
 
 from edgephi.errors import TransportError
-from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection, pause_or_raise
+from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection
 from edgephi.flash.oci.manifests import digest_of
+from edgephi.wire_watch import allowing
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 
 
 def has_blob(connection: Connection, digest: str) -> bool:
     """Whether the registry has this blob for this repository."""
-    with connection.errors():
+
+    def ask() -> bool:
         response = connection.client.head(connection.base.join(f"blobs/{digest}"))
         if response.status_code != httpx.codes.NOT_FOUND:
             connection.check(response)
         return response.is_success
+
+    return connection.retried(ask)
 
 
 def read_whole_blob(connection: Connection, digest: str, size: int) -> bytes:
@@ -37,11 +41,13 @@ def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iter
     """
     address = connection.base.join(f"blobs/{digest}")
     failures = 0
-    with connection.errors():
+    with connection.errors(), connection.watch.operation():
         while start < end:
             try:
                 headers = {"Range": f"bytes={start}-{end - 1}"}
-                with connection.client.stream("GET", address, headers=headers) as response:
+                with connection.client.stream(
+                    "GET", address, headers=headers, extensions=allowing()
+                ) as response:
                     connection.check(response)
                     for data in _wanted(connection, response, start, end):
                         failures = 0
@@ -49,9 +55,9 @@ def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iter
                         yield data
                 if start < end:
                     raise httpx.RemoteProtocolError("the answer ended too early")
-            except RETRIED:
+            except RETRIED as cause:
                 failures += 1
-                pause_or_raise(failures)
+                connection.pause_or_raise(failures, cause)
 
 
 def _wanted(connection: Connection, response: httpx.Response, start: int, end: int) -> Iterator[bytes]:

@@ -4,6 +4,10 @@ A registry answers 401 and says in `WWW-Authenticate` how it wants to be answere
 `Basic` with user and password, or `Bearer` with a token from another server, by
 https://distribution.github.io/distribution/spec/auth/token. Without credentials a token is asked for all the
 same: that is how registries let anybody read what is public.
+
+Only the registry itself is answered. A server that it redirects to may ask for a password too, and gets none.
+A token server may be another machine, as with Docker's own registry; it is spoken to by https, or plainly
+where the registry is, too, and on the same machine.
 """
 
 import re
@@ -14,23 +18,28 @@ import httpx
 
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.credentials import Credentials
+from edgephi.flash.oci.origin import HINT_OPERATOR, is_same_host, origin_of, to_token_server
 from edgephi.flash.oci.reference import is_loopback
+from edgephi.wire_watch import allowing
 
 _CHALLENGE = re.compile(r"\s*(?P<scheme>[A-Za-z]+)\s+(?P<parameters>.*)", re.DOTALL)
 _PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')
 # What a token server that does not say promises, and how long before its end a token is not used any more.
 _TOKEN_SECONDS = 60
 _TOKEN_MARGIN_SECONDS = 10
+_LONGEST_TOKEN_SECONDS = 3600.0
+_LARGEST_ANSWER_BYTES = 1 << 20
+_LONGEST_TOKEN = 64 << 10
 
 
 class ChallengeAnswer(httpx.Auth):
-    """Answers for one registry. Its tokens are used again until they end.
+    """Answers the registry at `base`, and nobody else. Its tokens are used again until they end.
 
-    `insecure` allows passwords over plain HTTP to other machines. The header goes to the registry only: httpx
-    leaves it out when the registry redirects to another host, where large blobs often lie.
+    `insecure` allows passwords over plain HTTP to the registry on another machine.
     """
 
-    def __init__(self, credentials: Credentials | None, *, insecure: bool) -> None:
+    def __init__(self, base: httpx.URL, credentials: Credentials | None, *, insecure: bool) -> None:
+        self._base = base
         self._credentials = credentials
         self._insecure = insecure
         self._header = ""
@@ -38,45 +47,62 @@ class ChallengeAnswer(httpx.Auth):
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Send a request, and once more with an answer when the registry asks for one."""
-        if self._header and time.monotonic() < self._ends:
+        if self._header and time.monotonic() < self._ends and self._is_registry(request):
             request.headers["Authorization"] = self._header
         response = yield request
         if response.status_code != httpx.codes.UNAUTHORIZED:
             return
+        if not (self._is_registry(request) and self._is_registry(response.request)):
+            return  # it was redirected, and somebody else asks
         self._header = ""
         scheme, parameters = _read_challenge(response.headers.get("WWW-Authenticate", ""))
-        credentials = self._credentials
-        if scheme == "basic" and credentials is not None and credentials.user:
+        if scheme == "basic":
+            if self._credentials is None or not self._credentials.user:
+                return
             self._check_wire(request.url)
-            basic = next(httpx.BasicAuth(credentials.user, credentials.password).auth_flow(request))
-            self._header, self._ends = basic.headers["Authorization"], float("inf")
+            basic = httpx.BasicAuth(self._credentials.user, self._credentials.password)
+            self._header = next(basic.auth_flow(request)).headers["Authorization"]
+            self._ends = float("inf")
         elif scheme == "bearer" and "realm" in parameters:
             answer = yield self._token_request(parameters)
             answer.read()
             self._take_token(answer)
+        else:
+            return
+        request.headers.pop("Authorization", None)
         if self._header:
             request.headers["Authorization"] = self._header
-            yield request
+        yield request  # also without a token: the last answer must be the registry's
 
     def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Not used: one transfer at a time needs no event loop."""
         raise NotImplementedError
 
-    def _token_request(self, parameters: dict[str, str]) -> httpx.Request:
-        """Ask the token server that the registry has named for what the registry said is needed."""
+    def _is_registry(self, request: httpx.Request) -> bool:
+        return origin_of(request.url) == origin_of(self._base)
+
+    def _token_server(self, realm: str) -> httpx.URL:
+        """The address of the token server that the registry names. Raises BadInputError unless it is safe."""
         try:
-            url = httpx.URL(parameters["realm"])
+            url = httpx.URL(realm)
         except httpx.InvalidURL:
             url = httpx.URL("")
-        if url.scheme not in ("http", "https"):
+        plain = url.scheme == "http" == self._base.scheme and is_same_host(url.host, self._base.host)
+        if not url.host or not (url.scheme == "https" or plain):
             raise BadInputError(
-                f"the registry names {parameters['realm']!r} as its token server, expected an address",
-                hint="tell those who run the registry",
+                f"{self._base.host}: expected an https address of its token server, found {realm[:200]!r}",
+                hint=HINT_OPERATOR,
             )
+        return url
+
+    def _token_request(self, parameters: dict[str, str]) -> httpx.Request:
+        """Ask the token server that the registry has named for what the registry said is needed."""
+        url = self._token_server(parameters["realm"])
+        extensions = {**to_token_server(url), **allowing(size=_LARGEST_ANSWER_BYTES)}
         asked = {name: parameters[name] for name in ("service", "scope") if parameters.get(name)}
         credentials = self._credentials
         if credentials is None:
-            return httpx.Request("GET", url.copy_merge_params(asked))
+            return httpx.Request("GET", url.copy_merge_params(asked), extensions=extensions)
         self._check_wire(url)
         if credentials.identity_token:
             form = {
@@ -85,8 +111,9 @@ class ChallengeAnswer(httpx.Auth):
                 "refresh_token": credentials.identity_token,
                 "client_id": "edgephi",
             }
-            return httpx.Request("POST", url, data=form)
-        request = httpx.Request("GET", url.copy_merge_params({**asked, "client_id": "edgephi"}))
+            return httpx.Request("POST", url, data=form, extensions=extensions)
+        url = url.copy_merge_params({**asked, "client_id": "edgephi"})
+        request = httpx.Request("GET", url, extensions=extensions)
         return next(httpx.BasicAuth(credentials.user, credentials.password).auth_flow(request))
 
     def _take_token(self, answer: httpx.Response) -> None:
@@ -97,9 +124,9 @@ class ChallengeAnswer(httpx.Auth):
             seconds = float(found.get("expires_in") or _TOKEN_SECONDS)
         except (ValueError, TypeError, AttributeError):
             return
-        if isinstance(token, str) and token.isprintable() and token.isascii():
+        if isinstance(token, str) and token.isprintable() and token.isascii() and len(token) < _LONGEST_TOKEN:
             self._header = f"Bearer {token}"
-            self._ends = time.monotonic() + seconds - _TOKEN_MARGIN_SECONDS
+            self._ends = time.monotonic() + min(seconds, _LONGEST_TOKEN_SECONDS) - _TOKEN_MARGIN_SECONDS
 
     def _check_wire(self, url: httpx.URL) -> None:
         """Never let a password out where others can read it."""

@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TypeVar
 
 import httpx
 
@@ -18,15 +19,23 @@ from edgephi.commands import shell_command
 from edgephi.errors import BadInputError, TransportError, UsageError
 from edgephi.flash.oci.challenge import ChallengeAnswer
 from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE, find_credentials
+from edgephi.flash.oci.origin import OriginGuard
 from edgephi.flash.oci.reference import Reference
+from edgephi.flash.oci.retry_after import retry_after_seconds
+from edgephi.visible import visible
+from edgephi.wire_watch import WireWatch
 
 HINT_AGAIN = "run the same command again: it goes on where it was"
 
 _CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 60.0
+_SILENCE_SECONDS = 20.0
+_MOST_REDIRECTS = 5
 _ATTEMPTS_WITHOUT_PROGRESS = 6
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_REASON = 200
+_MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+Found = TypeVar("Found")
 
 
 class UnavailableError(Exception):
@@ -36,8 +45,10 @@ class UnavailableError(Exception):
     """
 
     def __init__(self, response: httpx.Response) -> None:
-        super().__init__(_said(response))
-        self.status = response.status_code
+        self.wait_seconds = retry_after_seconds(response.headers.get("Retry-After", ""))
+        wait = f"; it asks to wait {self.wait_seconds:.0f} s" if self.wait_seconds else ""
+        super().__init__(_said(response) + wait)
+        self.may_pass = response.status_code in _MAY_PASS or not response.is_client_error
 
 
 RETRIED = (httpx.TransportError, UnavailableError)
@@ -51,6 +62,36 @@ class Connection:
     reference: Reference
     base: httpx.URL
     client: httpx.Client
+    watch: WireWatch
+
+    def retried(self, attempt: Callable[[], Found]) -> Found:
+        """What `attempt` returns, once it does: what may be over in a moment is tried again a few times.
+
+        Raises as `errors` does, and what the attempt raises.
+        """
+        failures = 0
+        with self.errors(), self.watch.operation():
+            while True:
+                try:
+                    return attempt()
+                except RETRIED as cause:
+                    failures += 1
+                    self.pause_or_raise(failures, cause)
+
+    def pause_or_raise(self, failures: int, cause: Exception, *, begins_anew: bool = False) -> None:
+        """Wait before the next attempt, longer each time, or as long as the registry asks for.
+
+        Raises `cause` when there were enough, when no time is left for another one, or when it would be
+        refused again, unless it `begins_anew`.
+        """
+        pause = _FIRST_PAUSE_SECONDS * 2**failures
+        if isinstance(cause, UnavailableError):
+            pause = max(pause, cause.wait_seconds)
+            if not (cause.may_pass or begins_anew):
+                raise cause
+        if failures >= _ATTEMPTS_WITHOUT_PROGRESS or pause > self.watch.seconds_left:
+            raise cause
+        time.sleep(pause)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -58,7 +99,7 @@ class Connection:
         try:
             yield
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnavailableError) as cause:
-            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+            reason = self.watch.slowness or str(cause).strip().partition("\n")[0] or type(cause).__name__
             raise TransportError(
                 f"{self.reference}: expected the registry, found {reason}", hint=_hint(cause, self.base)
             ) from cause
@@ -71,8 +112,6 @@ class Connection:
         """
         if response.is_success:
             return
-        with contextlib.suppress(httpx.HTTPError):
-            response.read()
         found = _said(response)
         if response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise BadInputError(
@@ -111,23 +150,19 @@ def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Connect
             f"{reference}: expected the name or address of a registry, found {reference.registry!r}",
             hint="write REGISTRY/NAME:TAG, such as ghcr.io/acme/phi-3.5-mini-cpu:7",
         ) from cause
-    with httpx.Client(
-        auth=ChallengeAnswer(find_credentials(reference, os.environ), insecure=insecure),
+    client = httpx.Client(
+        auth=ChallengeAnswer(base, find_credentials(reference, os.environ), insecure=insecure),
+        event_hooks={"request": [OriginGuard(base, insecure=insecure)], "response": []},
         # A compressed answer has no ranges.
         headers={"User-Agent": f"edgephi/{edgephi.__version__}", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
         follow_redirects=True,
+        max_redirects=_MOST_REDIRECTS,
         # No proxy reaches what runs on this machine.
         mounts={f"all://{_in_url(base.host)}": None} if reference.is_loopback else None,
-    ) as client:
-        yield Connection(reference, base, client)
-
-
-def pause_or_raise(failures: int) -> None:
-    """Wait before the next attempt, longer each time; raise what is being handled when there were enough."""
-    if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
-        raise  # noqa: PLE0704 - called while an exception is handled
-    time.sleep(_FIRST_PAUSE_SECONDS * 2**failures)
+    )
+    with client, contextlib.closing(WireWatch(client)) as watch:
+        yield Connection(reference, base, client, watch)
 
 
 def _in_url(host: str) -> str:
@@ -138,11 +173,12 @@ def _in_url(host: str) -> str:
 def _said(response: httpx.Response) -> str:
     """The status of a refusal, and the reason that the registry gives, without what a terminal would obey."""
     reason = ""
-    with contextlib.suppress(ValueError, LookupError, TypeError, httpx.StreamError):
-        first = json.loads(response.content)["errors"][0]
+    with contextlib.suppress(
+        ValueError, LookupError, TypeError, AttributeError, RecursionError, httpx.HTTPError, httpx.StreamError
+    ):
+        first = json.loads(response.read())["errors"][0]
         reason = ": " + str(first.get("message") or first.get("code"))
-    shown = f"HTTP status {response.status_code}{reason}"[:_LONGEST_REASON]
-    return "".join(letter for letter in shown if letter.isprintable())
+    return visible(f"HTTP status {response.status_code}{reason}"[:_LONGEST_REASON])
 
 
 def _hint(cause: Exception, base: httpx.URL) -> str:

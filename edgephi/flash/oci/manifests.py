@@ -4,9 +4,9 @@ import hashlib
 
 import httpx
 
-from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.flash.oci.connection import Connection, UnavailableError
+from edgephi.wire_watch import allowing
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -30,41 +30,50 @@ def read_manifest(connection: Connection) -> bytes:
     of one artifact, TransportError.
     """
     reference = connection.reference
-    with (
-        connection.errors(),
-        connection.client.stream(
-            "GET", _address(connection), headers={"Accept": ", ".join((MANIFEST_TYPE, *_INDEX_TYPES))}
-        ) as response,
-    ):
-        connection.check(response)
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
-        if kind != MANIFEST_TYPE:
-            raise BadBundleError(
-                f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
-                hint=f"give what `{edgephi_command('push')}` wrote",
-            )
-        data = b""
-        for part in response.iter_bytes():
-            data += part
-            if len(data) > _LARGEST_BYTES:
-                raise BadBundleError(
-                    f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
-                    hint=f"give what `{edgephi_command('push')}` wrote",
-                )
-        promised = response.headers.get(_DIGEST_HEADER, "")
+    data, promised = connection.retried(lambda: _receive(connection))
     for expected in (reference.version if reference.by_digest else "", promised):
         if expected.startswith("sha256:") and expected != digest_of(data):
             raise connection.damaged("manifest", expected, digest_of(data))
     return data
 
 
+def _receive(connection: Connection) -> tuple[bytes, str]:
+    """The manifest, and the digest that the registry promises for it."""
+    reference = connection.reference
+    with connection.client.stream(
+        "GET",
+        _address(connection),
+        headers={"Accept": ", ".join((MANIFEST_TYPE, *_INDEX_TYPES))},
+        extensions=allowing(),
+    ) as response:
+        connection.check(response)
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if kind != MANIFEST_TYPE:
+            raise BadBundleError(
+                f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
+                hint="give what `edgephi push` wrote",
+            )
+        data = bytearray()
+        for part in response.iter_raw():
+            data += part
+            if len(data) > _LARGEST_BYTES:
+                raise BadBundleError(
+                    f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
+                    hint="give what `edgephi push` wrote",
+                )
+        return bytes(data), response.headers.get(_DIGEST_HEADER, "")
+
+
 def has_manifest(connection: Connection, digest: str) -> bool:
     """Whether the reference names the manifest with this digest already."""
-    with connection.errors():
+
+    def ask() -> bool:
         response = connection.client.head(_address(connection), headers={"Accept": MANIFEST_TYPE})
         if response.status_code != httpx.codes.NOT_FOUND:
             connection.check(response)
         return response.is_success and response.headers.get(_DIGEST_HEADER) == digest
+
+    return connection.retried(ask)
 
 
 def write_manifest(connection: Connection, data: bytes) -> None:
@@ -75,13 +84,17 @@ def write_manifest(connection: Connection, data: bytes) -> None:
             f"found {len(data)}",
             hint="a bundle of fewer files, such as one without wheels, has a smaller one",
         )
-    with connection.errors():
+
+    def put() -> httpx.Response:
         response = connection.client.put(
             _address(connection), content=data, headers={"Content-Type": MANIFEST_TYPE}
         )
         connection.check(response)
         if response.status_code != httpx.codes.CREATED:  # such as the page of a hotel's network
             raise UnavailableError(response)
+        return response
+
+    response = connection.retried(put)
     stored = response.headers.get(_DIGEST_HEADER, digest_of(data))
     if stored != digest_of(data):
         raise connection.damaged("manifest", digest_of(data), stored)

@@ -5,6 +5,7 @@ to that. After a cut the registry is asked how much has arrived, and gets the re
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,13 +13,18 @@ import httpx
 
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.blobs import has_blob
-from edgephi.flash.oci.connection import RETRIED, Connection, UnavailableError, pause_or_raise
+from edgephi.flash.oci.connection import RETRIED, Connection, UnavailableError
+from edgephi.wire_watch import WireWatch, allowing
 
 Progress = Callable[[int], None]
 
-_BUFFER_BYTES = 1 << 18
+# A slow line must be seen to take some of it, a quick one shall not stop for each piece.
+_SMALLEST_BUFFER_BYTES = 1 << 14
+_LARGEST_BUFFER_BYTES = 1 << 18
+_QUICK_SECONDS = 0.5
 # A registry answers the end of an upload when its storage has the blob, which can be a copy of all of it.
-_END_SECONDS = 600.0
+_END_SECONDS = 20.0
+_SLOWEST_COPY = 5e6  # bytes per second
 _RECEIVED = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
@@ -30,16 +36,16 @@ def write_blob(connection: Connection, digest: str, file: Path, progress: Progre
     """
     upload = _Upload(connection, file, progress)
     failures = 0
-    with connection.errors():
+    with connection.errors(), connection.watch.operation():
         while True:
             reached = upload.confirmed
             try:
                 upload.begin_or_resume()
                 upload.send_rest()
                 upload.end(digest)
-            except RETRIED:
+            except RETRIED as cause:
                 failures = 1 if upload.confirmed > reached else failures + 1
-                pause_or_raise(failures)
+                connection.pause_or_raise(failures, cause, begins_anew=True)
                 # Its answer may be all that was lost.
                 if has_blob(connection, digest):
                     return
@@ -89,9 +95,7 @@ class _Upload:
         }
         if self.confirmed:
             headers["Content-Range"] = f"{self.confirmed}-{self._size - 1}"
-        response = self._connection.client.patch(
-            self._here(), content=_Rest(self._file, self.confirmed, self._tell), headers=headers
-        )
+        response = self._connection.client.patch(self._here(), content=self._rest(), headers=headers)
         self._check(response)
         self._address = self._next_address(response)
         self.confirmed = self._size
@@ -99,7 +103,10 @@ class _Upload:
     def end(self, digest: str) -> None:
         """Have the registry compare and keep what it has received."""
         address = self._here().copy_add_param("digest", digest)
-        response = self._connection.client.put(address, headers={"Content-Length": "0"}, timeout=_END_SECONDS)
+        seconds = _END_SECONDS + self._size / _SLOWEST_COPY
+        response = self._connection.client.put(
+            address, headers={"Content-Length": "0"}, timeout=seconds, extensions=allowing(seconds=seconds)
+        )
         if response.status_code == httpx.codes.BAD_REQUEST and not self._was_cut:
             raise BadBundleError(
                 f"{self._file}: expected {digest}, found that the registry received something else",
@@ -118,6 +125,9 @@ class _Upload:
         if response.status_code != httpx.codes.NOT_FOUND:
             self._connection.check(response)
         raise UnavailableError(response)
+
+    def _rest(self) -> "_Rest":
+        return _Rest(self._file, self.confirmed, self._tell, self._connection.watch)
 
     def _here(self) -> httpx.URL:
         assert self._address is not None  # noqa: S101 - for the type checker
@@ -138,16 +148,22 @@ class _Upload:
 class _Rest:
     """A file from `start` on, as the body of a request; it can be sent again after a registry's 401."""
 
-    def __init__(self, file: Path, start: int, tell: Progress) -> None:
+    def __init__(self, file: Path, start: int, tell: Progress, watch: WireWatch) -> None:
         self._file = file
         self._start = start
         self._tell = tell
+        self._watch = watch
 
     def __iter__(self) -> Iterator[bytes]:
         sent = self._start
         with self._file.open("rb") as file:
             file.seek(sent)
-            while data := file.read(_BUFFER_BYTES):
+            size, begun = _SMALLEST_BUFFER_BYTES, time.monotonic()
+            while data := file.read(size):
                 yield data
                 sent += len(data)
                 self._tell(sent)
+                self._watch.count(len(data))
+                quick = time.monotonic() - begun < _QUICK_SECONDS
+                size = min(2 * size, _LARGEST_BUFFER_BYTES) if quick else _SMALLEST_BUFFER_BYTES
+                begun = time.monotonic()

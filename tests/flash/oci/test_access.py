@@ -221,6 +221,6 @@ def test_a_password_is_not_sent_in_the_clear_to_a_token_server(
         serve_tokens(USER, PASSWORD, address=own_address()) as tokens,
         registry_with_tokens(tmp_path, tokens) as registry,
     ):
-        with pytest.raises(BadInputError, match="expected https before a password is sent"):
+        with pytest.raises(BadInputError, match="expected an https address of its token server"):
             push_bundle(make_bundle(), read_reference(f"{registry.host}/phi:1"), silent)
         assert tokens.scopes == []

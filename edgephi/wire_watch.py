@@ -1,0 +1,200 @@
+"""What may come over a wire from a server that we do not trust: how much of it, and how slowly.
+
+A client's own timeouts hold for one read each: a server that sends a byte a second keeps it for days, in a
+body as well as before one. Here a little must come within some seconds, whatever the reads are; else the
+connection is cut, and the error says so. A slow line brings more than that little. And no answer is
+longer than it may be.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+
+PATIENCE_SECONDS = 22.0
+"""Without progress for so long, over however many attempts, a server is given up."""
+
+PROGRESS_BYTES = 8 << 10
+"""So many bytes are progress, and so is a whole answer that is no server's excuse."""
+
+# A body that has begun and goes on no more: there is time left for another attempt.
+_STALL_SECONDS = 11.0
+_LOOK_SECONDS = 0.25
+_LONGEST_REFUSAL_BYTES = 64 << 10
+_ANSWER_BYTES, _ANSWER_SECONDS = "edgephi_answer_bytes", "edgephi_answer_seconds"
+
+
+class SlowWireError(httpx.ReadTimeout):
+    """Too little came for too long."""
+
+
+def allowing(*, size: int | None = None, seconds: float = 0.0) -> dict[str, Any]:
+    """The extensions of a request whose answer may have `size` bytes and take `seconds` to begin."""
+    return {_ANSWER_BYTES: size, _ANSWER_SECONDS: seconds}
+
+
+class WireWatch:
+    """Watches all that one client does, in one thread at a time.
+
+    Answers are at most `longest` bytes, unless their request says another size; those of an error are cut off
+    where they are too long, others refused. Compressed answers, which can be any size, are not asked for.
+    """
+
+    def __init__(self, client: httpx.Client, *, longest: int = _LONGEST_REFUSAL_BYTES) -> None:
+        self._longest = longest
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._progress_at = time.monotonic()
+        self._began_at = 0.0
+        self._bytes = 0
+        self._answer_seconds = 0.0
+        self._is_waiting = False
+        self._is_one_operation = False
+        self._cut_after = 0.0
+        self._closed = threading.Event()
+        client.event_hooks = {
+            "request": [*client.event_hooks["request"], self._begin],
+            "response": [self._arrive, *client.event_hooks["response"]],
+        }
+        threading.Thread(target=self._look, name="wire watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed.set()
+
+    @contextlib.contextmanager
+    def operation(self) -> Iterator[None]:
+        """All requests of the block are attempts at one thing: only progress gives them more time."""
+        before = self._is_one_operation
+        if not before:
+            self._progress_at = time.monotonic()
+        self._is_one_operation = True
+        try:
+            yield
+        finally:
+            self._is_one_operation = before
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this operation may still go on without progress."""
+        return self._progress_at + PATIENCE_SECONDS - time.monotonic()
+
+    def count(self, size: int) -> None:
+        """Take in that so many bytes have crossed the wire."""
+        self._bytes += size
+        if self._bytes >= PROGRESS_BYTES:
+            self._bytes = 0
+            self._progress_at = self._began_at = time.monotonic()
+
+    @property
+    def slowness(self) -> str:
+        """Why this watch has ended the last request; "" when it has not."""
+        if not self._cut_after:
+            return ""
+        return f"less than {PROGRESS_BYTES >> 10} KiB within {self._cut_after:.0f} s"
+
+    def check(self) -> None:
+        """Raise SlowWireError when it was this watch that ended the connection."""
+        if self.slowness:
+            raise SlowWireError(self.slowness)
+
+    def _begin(self, request: httpx.Request) -> None:
+        """A request is about to be sent."""
+        if not self._is_one_operation:
+            self._progress_at = time.monotonic()
+        request.headers["Accept-Encoding"] = "identity"
+        request.extensions["trace"] = self._trace
+        self._answer_seconds = request.extensions.get(_ANSWER_SECONDS, 0.0)
+        self._cut_after = self._began_at = 0.0
+        self._is_waiting = True
+
+    def _arrive(self, response: httpx.Response) -> None:
+        """The head of an answer is here."""
+        # Whoever compresses all the same gets what is sent treated as what it is.
+        response.headers.pop("Content-Encoding", None)
+        self._began_at = time.monotonic()
+        longest = response.request.extensions.get(_ANSWER_BYTES, self._longest)
+        if not response.is_success:
+            longest = _LONGEST_REFUSAL_BYTES
+        assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - for the type checker
+        response.stream = _Watched(response.stream, self, longest, is_refusal=not response.is_success)
+
+    def _trace(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Learn of connections, and of failures, from the library below the client."""
+        if name.endswith(".failed"):
+            self._is_waiting = False
+        find = getattr(facts.get("return_value"), "get_extra_info", None)
+        if find is not None:
+            end = find("socket")
+            if isinstance(end, socket.socket):
+                self._sockets.add(end)
+
+    def _look(self) -> None:
+        while not self._closed.wait(_LOOK_SECONDS):
+            now = time.monotonic()
+            is_over = now > self._progress_at + max(PATIENCE_SECONDS, self._answer_seconds)
+            is_stalled = bool(self._began_at) and now > self._began_at + _STALL_SECONDS
+            if self._is_waiting and (is_over or is_stalled):
+                self._is_waiting = False
+                self._cut_after = _STALL_SECONDS if is_stalled else PATIENCE_SECONDS
+                for each in list(self._sockets):
+                    with contextlib.suppress(OSError, ValueError):
+                        each.shutdown(socket.SHUT_RDWR)
+
+    def pause(self) -> float:
+        """Whoever reads is busy with what has come; returns when that began, for `resume`."""
+        self._is_waiting = False
+        return time.monotonic()
+
+    def resume(self, paused: float) -> None:
+        """Whoever reads wants more."""
+        busy = time.monotonic() - paused
+        self._progress_at += busy
+        self._began_at += busy
+        self._is_waiting = True
+
+    def done(self) -> None:
+        """Nothing more is waited for."""
+        self._is_waiting = False
+
+
+class _Watched(httpx.SyncByteStream):
+    """The body of an answer."""
+
+    def __init__(
+        self, stream: httpx.SyncByteStream, watch: WireWatch, longest: int | None, *, is_refusal: bool
+    ) -> None:
+        self._stream = stream
+        self._watch = watch
+        self._longest = longest
+        self._is_refusal = is_refusal
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What comes, as long as it comes."""
+        size = 0
+        try:
+            for data in self._stream:
+                size += len(data)
+                self._watch.count(len(data))
+                if self._longest is not None and size > self._longest:
+                    if self._is_refusal:
+                        return
+                    raise httpx.RemoteProtocolError(f"an answer of more than {self._longest} bytes")
+                paused = self._watch.pause()
+                yield data
+                self._watch.resume(paused)
+        except (httpx.TransportError, OSError):
+            self._watch.check()
+            raise
+        finally:
+            self._watch.done()
+        self._watch.check()  # an end that we made looks like any other
+
+    def close(self) -> None:
+        """End it."""
+        self._watch.done()
+        self._stream.close()
