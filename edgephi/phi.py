@@ -66,6 +66,9 @@ PHI_4_CHAT = ChatFormat(
     stop_tokens=("<|endoftext|>", "<|im_end|>"),
 )
 
+CHAT_FORMATS = (PHI_3_CHAT, PHI_4_MINI_CHAT, PHI_4_CHAT)
+"""All that edgephi itself writes into bundles."""
+
 # Phi-4-mini shares Phi-3's token names but writes no line breaks between them; its vocabulary tells it apart.
 _PHI_4_MINI_VOCABULARY = 200_064
 

@@ -1,5 +1,6 @@
 """An opened checkpoint: architecture, tokenizer and weights agree with each other, and nothing is loaded."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ from edgephi.checkpoint.safetensors import (
     read_header,
     to_float32,
 )
-from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.tokenizer import CONFIG_FILE, TokenizerFacts, read_tokenizer
 from edgephi.errors import BadCheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -43,9 +44,25 @@ class Checkpoint:
     tokenizer: TokenizerFacts
 
     def copy_tokenizer(self, folder: Path) -> None:
-        """Copy the tokenizer's files into `folder`, for engines that read them as they are."""
+        """Copy the tokenizer's files into `folder`, for engines that read them as they are.
+
+        The chat template becomes that of the bundle: it is a program, which engines parse when they open the
+        file, and the one that some checkpoints publish drops the system message. Raises BadCheckpointError.
+        """
         for name in self.tokenizer.files:
-            shutil.copyfile(self.folder / name, folder / name)
+            if name == CONFIG_FILE:
+                self._copy_configuration(self.folder / name, folder / name)
+            else:
+                shutil.copyfile(self.folder / name, folder / name)
+
+    def _copy_configuration(self, source: Path, copy: Path) -> None:
+        content = read_json_object(source, where=str(source))
+        template = self.tokenizer.chat.template
+        if content.get("chat_template", template) == template:
+            shutil.copyfile(source, copy)
+            return
+        text = json.dumps({**content, "chat_template": template}, indent=2, ensure_ascii=False)
+        copy.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
 
 @dataclass(frozen=True)

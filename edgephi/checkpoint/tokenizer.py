@@ -15,7 +15,8 @@ from edgephi.phi import ChatFormat, chat_format
 if TYPE_CHECKING:
     from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = ("tokenizer.json", CONFIG_FILE, "special_tokens_map.json", "added_tokens.json")
 """The files a tokenizer may have; the first one is required."""
 
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"

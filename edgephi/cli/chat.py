@@ -141,15 +141,27 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
                 continue
             warned = False
             try:
-                _turn(talk, message, options, verbose=verbose, watch=keys.stopping)
+                _turn(talk, message, options, verbose=verbose, preparing=keys.preparing, watch=keys.stopping)
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                _say("stopped")
             except EdgephiError as error:
                 say(error_text(error), err=True)
 
 
 def _turn(
-    talk: Chat, message: str, options: "Options", *, verbose: bool, watch: "Callable[[Answer], _Watch]"
+    talk: Chat,
+    message: str,
+    options: "Options",
+    *,
+    verbose: bool,
+    watch: "Callable[[Answer], _Watch]",
+    preparing: "Callable[[], _Watch]" = contextlib.nullcontext,
 ) -> None:
-    """Do a command, or have the model answer a message. An empty message is nothing."""
+    """Do a command, or have the model answer a message. An empty message is nothing.
+
+    The message is made a prompt inside of `preparing`, and answered inside of `watch`.
+    """
     checked_utf8(message, "message")
     if not message.strip():
         return
@@ -160,7 +172,8 @@ def _turn(
     said = SaidAnswer()
     begun = False
     try:
-        answer = talk.conversation.say(message, options, on_prefill=reading.show)
+        with preparing():
+            answer = talk.conversation.say(message, options, on_prefill=reading.show)
         with watch(answer):
             for piece in answer:
                 reading.clear()
@@ -207,6 +220,7 @@ class _Keys:
         self._lines = lines
         self._answer: Answer | None = None
         self._reading = False
+        self._preparing = False
         self._lines_before = 0
         self.gave_up = False
 
@@ -235,6 +249,15 @@ class _Keys:
             self._reading = False
 
     @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Let Ctrl-C give up a message before anything of its answer is there."""
+        self._preparing = True
+        try:
+            yield
+        finally:
+            self._preparing = False
+
+    @contextlib.contextmanager
     def stopping(self, answer: "Answer") -> Iterator[None]:
         """Let Ctrl-C stop this answer."""
         self._answer = answer
@@ -248,6 +271,8 @@ class _Keys:
             self._answer.close()
         elif self._reading:
             self.gave_up = bool(self._lines.typed or self._lines_before)
+            raise KeyboardInterrupt
+        elif self._preparing:
             raise KeyboardInterrupt
 
 

@@ -48,6 +48,7 @@ def load(
     from edgephi.manifest import read_manifest
     from edgephi.runtime.artifact import check_artifact
     from edgephi.runtime.bundle_files import check_architecture, check_files
+    from edgephi.runtime.chat_template import ChatTemplate
     from edgephi.runtime.memory import available_memory, check_memory
     from edgephi.runtime.session import Session
 
@@ -57,6 +58,7 @@ def load(
     manifest = read_manifest(folder)
     check_architecture(manifest)
     check_files(folder, manifest, quick=True)
+    ChatTemplate(manifest.chat.template).check()
     check_artifact(manifest, lambda entry: folder / entry.path)
     served, shortage = check_memory(manifest, available_memory(), context)
     if shortage is not None:

@@ -26,6 +26,10 @@ _LARGEST_HEADER_BYTES = 16 << 20  # as much as 100,000 tensors need
 _OWN_FILE = re.compile(r"filename$")
 _PLACE = re.compile(r"file|path|dir|folder")
 _CODE = re.compile(r"library")
+# onnxruntime-genai parses the templates that it finds beside a tokenizer as soon as it is opened, and nobody
+# can interrupt that: 16,000 letters can take minutes or all of the stack, 4,096 less than a second.
+_PARSED_TEMPLATES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_LONGEST_PARSED_TEMPLATE = 4096
 _MLX_CODE = "model_file"  # mlx-lm runs this Python file of the model's folder
 _INDEX_SUFFIX = ".safetensors.index.json"
 _GGUF_HEAD = struct.Struct("<4sIQQ")
@@ -45,6 +49,8 @@ def check_artifact(manifest: Manifest, locate: Locate) -> None:
                 _check_names(entry, named_files(locate(entry)), files)
             elif name == "genai_config.json":
                 _check_configuration(entry, _read_json(entry, locate(entry)), files)
+            elif name in _PARSED_TEMPLATES and manifest.target.engine == "onnxruntime-genai":
+                _check_template(entry, locate(entry))
             elif name == "config.json":
                 _check_mlx_configuration(entry, _read_json(entry, locate(entry)))
             elif name == CONFIG_FILE:
@@ -83,6 +89,15 @@ def _check_configuration(entry: FileEntry, value: Any, files: set[str]) -> None:
                 _check_names(entry, frozenset([value]), files)
             elif _PLACE.search(key) and ("/" in value or "\\" in value):
                 raise _refusal(entry, f"expected no place outside, found {key[:80]!a}: {value[:80]!a}")
+
+
+def _check_template(entry: FileEntry, path: Path) -> None:
+    template: Any = path.read_text(encoding="utf-8") if path.suffix == ".jinja" else _read_json(entry, path)
+    if isinstance(template, dict):
+        template = template.get("chat_template", "")
+    text = template if isinstance(template, str) else json.dumps(template)
+    if len(text) > _LONGEST_PARSED_TEMPLATE:
+        raise ValueError(f"a chat template of {len(text)} letters, more than {_LONGEST_PARSED_TEMPLATE}")
 
 
 def _check_mlx_configuration(entry: FileEntry, value: Any) -> None:

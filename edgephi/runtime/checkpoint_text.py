@@ -78,14 +78,26 @@ class TokenText:
         return piece
 
 
-def render_chat(template: str, messages: Sequence[dict[str, str]]) -> str:
-    """The prompt of a conversation, ready for the model's answer. Raises BadBundleError."""
+def render_chat(template: str, messages: Sequence[dict[str, str]], *, most_letters: int | None = None) -> str:
+    """The prompt of a conversation, ready for the model's answer.
+
+    Without limits of time and memory: see `edgephi.runtime.chat_template` for templates of strangers. Raises
+    BadBundleError, also for more than `most_letters`.
+    """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     with _translated("bundle.json: chat: expected a template that renders the prompt"):
         # The same settings as in transformers, whose templates these are.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(messages=list(messages), add_generation_prompt=True)
+        written, length = [], 0
+        for piece in environment.from_string(template).generate(
+            messages=list(messages), add_generation_prompt=True
+        ):
+            written.append(piece)
+            length += len(piece)
+            if most_letters is not None and length > most_letters:
+                raise ValueError(f"more than {most_letters} letters")
+        return "".join(written)
 
 
 @contextlib.contextmanager
@@ -93,6 +105,8 @@ def _translated(doing: str) -> Iterator[None]:
     """The libraries' exceptions become ours; `tokenizers` has no classes of its own."""
     try:
         yield
+    except MemoryError:
+        raise  # says nothing about the bundle
     except Exception as cause:
         found = " ".join(str(cause).split()) or type(cause).__name__
         raise BadBundleError(f"{doing}, found: {found}", hint=_HINT) from cause

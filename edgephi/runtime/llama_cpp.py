@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.chat_template import ChatTemplate
+from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.llama_context import LlamaContext, finalizer, refuse
 from edgephi.runtime.llama_library import (
@@ -104,7 +105,7 @@ class LlamaEngine:
         self.provider = provider
         self._library = library
         self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
-        self._template = manifest.chat.template
+        self._template = ChatTemplate(manifest.chat.template)
         self._limit = context
         self.prefill_tokens = _CPU_PREFILL_TOKENS if provider == "cpu" else _GPU_PREFILL_TOKENS
         self.long_above = manifest.limits.whole_prefill_above
@@ -117,7 +118,7 @@ class LlamaEngine:
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return render_chat(self._template, messages)
+        return self._template.render(messages)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids.

@@ -20,7 +20,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.chat_template import ChatTemplate
+from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
@@ -136,7 +137,7 @@ class MlxEngine:
         self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
         phi3, self._cache = modules
-        self._template = manifest.chat.template
+        self._template = ChatTemplate(manifest.chat.template)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
             with mlx.core.stream(self._device):
@@ -147,7 +148,7 @@ class MlxEngine:
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return render_chat(self._template, messages)
+        return self._template.render(messages)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""

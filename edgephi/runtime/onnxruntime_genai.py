@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.sequence_cache import SequenceCache, too_many
@@ -100,7 +101,7 @@ class GenaiEngine:
         self.version: str = engine.__version__
         self.provider = provider
         self._engine = engine
-        self._template = manifest.chat.template
+        self._template = ChatTemplate(manifest.chat.template)
         self._context = context
         self._long_above = manifest.limits.whole_prefill_above
         with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
@@ -125,11 +126,15 @@ class GenaiEngine:
             # The engine takes C strings: everything after a NUL would be lost without a word.
             if "\0" in message["content"]:
                 raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
+        if not self._template.is_own:
+            return self._template.render(messages)
         with translated("bundle.json: chat: expected a template that renders the prompt"):
             return cast(
                 "str",
                 self._tokenizer.apply_chat_template(
-                    messages=json.dumps(messages), template_str=self._template, add_generation_prompt=True
+                    messages=json.dumps(messages),
+                    template_str=self._template.text,
+                    add_generation_prompt=True,
                 ),
             )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.openvino_decoder import Decoder, DecoderCache, open_decoder
@@ -107,10 +108,12 @@ class OpenvinoEngine:
         self.version = version
         self.provider = provider
         self._limit = context
+        self._template = ChatTemplate(manifest.chat.template)
         self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = genai.Tokenizer(str(artifact))
-            self._tokenizer.set_chat_template(manifest.chat.template)
+            if self._template.is_own:
+                self._tokenizer.set_chat_template(self._template.text)
             self._decoder = open_decoder(openvino, artifact / MODEL_FILE, device=provider.upper())
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
@@ -122,6 +125,8 @@ class OpenvinoEngine:
         """The prompt text of a conversation, rendered with the template of the manifest."""
         for message in messages:
             _check_text(message["content"])
+        if not self._template.is_own:
+            return self._template.render(messages)
         with _translated("bundle.json: chat: expected a template that renders the prompt"):
             text: str = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
             return text

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.chat_template import ChatTemplate
+from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version
 from edgephi.runtime.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
@@ -142,7 +143,7 @@ class QnnEngine:
         self.version = version
         self.provider = provider
         self._limit = min(context, artifact.context)
-        self._template = manifest.chat.template
+        self._template = ChatTemplate(manifest.chat.template)
         compiles = provider == EMULATION
         with _translated(f"{folder}: expected a model that {PACKAGE} {version} can read"):
             self._tokenizer = CheckpointTokenizer(folder / _TOKENIZER_FILE)
@@ -156,7 +157,7 @@ class QnnEngine:
 
     def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return render_chat(self._template, messages)
+        return self._template.render(messages)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
