@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ Answer = Callable[[bytes], bytes]
 
 _START_SECONDS = 60.0  # Python and a library, on a slow card
 _END_SECONDS = 5.0
+_WATCH_SECONDS = 0.05
 _GOOD, _BAD = b"+", b"-"
 _LONGEST_REASON = 200  # letters
 _LARGEST_REPLY_BYTES = 64 << 20
@@ -70,6 +72,7 @@ class LimitedProcess:
                 process_group=0,  # Ctrl-C is for us, who end it
             )
         self._connection = Connection(ours.detach())
+        self._started_bytes: int | None = None
         self.close = weakref.finalize(self, _end, self._connection, self._process)
         """End the process, in the middle of an answer too."""
         if in_background:
@@ -77,6 +80,7 @@ class LimitedProcess:
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOWEST_PRIORITY)
         try:
             self._reply(_START_SECONDS)
+            self._started_bytes = _resident_bytes(self._process.pid)
         except LimitReachedError as cause:
             raise CannotServeError(
                 f"expected {module} to start, found that it ended or needs more than {cause.limit}",
@@ -111,9 +115,7 @@ class LimitedProcess:
 
     def _reply(self, seconds: float) -> bytes:
         try:
-            if not self._connection.poll(seconds):
-                self.close()
-                raise LimitReachedError(f"{seconds:g} s")
+            self._wait(seconds)
             reply = self._connection.recv_bytes(_LARGEST_REPLY_BYTES)
         except (EOFError, OSError):
             raise self._ended() from None
@@ -126,10 +128,30 @@ class LimitedProcess:
         error: EdgephiError = getattr(errors, kind)(message, hint=hint)
         raise error
 
+    def _wait(self, seconds: float) -> None:
+        """Wait for a reply. The process limits its own memory; where it is not allowed to, we look at it."""
+        end = time.monotonic() + seconds
+        while not self._connection.poll(max(0.0, min(_WATCH_SECONDS, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                self.close()
+                raise LimitReachedError(f"{seconds:g} s")
+            if self._started_bytes is None:
+                continue
+            if _resident_bytes(self._process.pid) - self._started_bytes > self._memory_bytes:
+                raise self._ended()
+
     def _ended(self) -> LimitReachedError:
         """Its own ending: what libraries do when there is no memory for them, or no stack."""
         self.close()
         return LimitReachedError(f"{self._memory_bytes >> 20} MB of memory")
+
+
+def _resident_bytes(pid: int) -> int:
+    """Memory that a process holds now; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def _end(connection: Connection, process: subprocess.Popen[bytes]) -> None:
@@ -188,7 +210,8 @@ def _limit_memory(more: int) -> None:
     """Let this process take so many bytes more than it has, and leave no file when it fails."""
     import resource
 
-    with contextlib.suppress(OSError, ValueError):  # not every system has every limit
+    # Not every system has every limit, and a hardened service may not set any: then the other end watches.
+    with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -16,6 +16,7 @@ import pytest
 from edgephi.errors import BadInputError
 from edgephi.manifest import read_manifest
 from edgephi.runtime.constraint import SchemaCompiler
+from edgephi.runtime.limited_process import LimitedProcess, LimitReachedError
 
 BOMB = json.dumps({"allOf": [{"type": "string", "pattern": f".*a{i}.*"} for i in range(30)]})
 MANY_STATES = json.dumps({"type": "string", "pattern": "^(.*a.{30})$"})
@@ -142,3 +143,12 @@ def test_many_states_while_it_is_written_stay_within_the_limits(demo_bundle: Pat
     except BadInputError as error:
         assert len(error.message.splitlines()) == 1
     assert time.monotonic() - start < PATIENCE
+
+
+def test_memory_is_watched_where_a_process_may_not_limit_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    process = LimitedProcess("tests.runtime.greedy_process", memory_bytes=100 << 20)
+    assert process.ask(b"50", PATIENCE) == b"50"
+    with pytest.raises(LimitReachedError, match="100 MB of memory"):
+        process.ask(b"4000", PATIENCE)
+    assert is_gone(process.pid)
