@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from edgephi.errors import BadInputError
+from edgephi.errors import EdgephiError
 
 Record = TypeVar("Record")
 
@@ -29,7 +29,7 @@ _PLAIN_NAMES: dict[type, str] = {
 
 
 def read_record(
-    record: type[Record], data: object, *, where: str, error: type[BadInputError], hint: str
+    record: type[Record], data: object, *, where: str, error: type[EdgephiError], hint: str
 ) -> Record:
     """Build the frozen dataclass `record` from plain `data`, checking every key and every type.
 

@@ -33,8 +33,8 @@ class SlowWireError(httpx.ReadTimeout):
     """Too little came for too long."""
 
 
-def allowing(*, size: int | None = None, seconds: float = 0.0) -> dict[str, Any]:
-    """The extensions of a request whose answer may have `size` bytes and take `seconds` to begin."""
+def allowing(*, size: int | None = _LONGEST_REFUSAL_BYTES, seconds: float = 0.0) -> dict[str, Any]:
+    """The extensions of a request: its answer may have `size` bytes, None any, and take `seconds` to begin."""
     return {_ANSWER_BYTES: size, _ANSWER_SECONDS: seconds}
 
 
@@ -42,7 +42,8 @@ class WireWatch:
     """Watches all that one client does, in one thread at a time.
 
     Answers are at most `longest` bytes, unless their request says another size; those of an error are cut off
-    where they are too long, others refused. Compressed answers, which can be any size, are not asked for.
+    where they are too long, others refused. `cuts` counts the connections that it has ended since something
+    came. Compressed answers, which can be any size, are not asked for.
     """
 
     def __init__(self, client: httpx.Client, *, longest: int = _LONGEST_REFUSAL_BYTES) -> None:
@@ -55,6 +56,7 @@ class WireWatch:
         self._is_waiting = False
         self._is_one_operation = False
         self._cut_after = 0.0
+        self.cuts = 0
         self._closed = threading.Event()
         client.event_hooks = {
             "request": [*client.event_hooks["request"], self._begin],
@@ -87,7 +89,7 @@ class WireWatch:
         """Take in that so many bytes have crossed the wire."""
         self._bytes += size
         if self._bytes >= PROGRESS_BYTES:
-            self._bytes = 0
+            self._bytes = self.cuts = 0
             self._progress_at = self._began_at = time.monotonic()
 
     @property
@@ -141,6 +143,7 @@ class WireWatch:
             if self._is_waiting and (is_over or is_stalled):
                 self._is_waiting = False
                 self._cut_after = _STALL_SECONDS if is_stalled else PATIENCE_SECONDS
+                self.cuts += 1
                 for each in list(self._sockets):
                     with contextlib.suppress(OSError, ValueError):
                         each.shutdown(socket.SHUT_RDWR)

@@ -12,25 +12,47 @@ from edgephi.errors import EdgephiError, NotSupportedError, TransportError
 from edgephi.flash.agent_archive import NO_PYTHON, OLD_PYTHON, OLDEST_PYTHON, agent_archive, start_command
 from edgephi.flash.connection import ConnectionCutError, close, connect
 from edgephi.flash.destination import Box
+from edgephi.flash.incoming import SILENCE_SECONDS, Incoming, SilentBoxError
 from edgephi.flash.rate_limit import RateLimit
-from edgephi.store.frames import HEADER, MAGIC, PING_SECONDS, Kind, frame, frame_of, read_header, read_value
+from edgephi.store.frames import (
+    HEADER,
+    PING_SECONDS,
+    Kind,
+    Ready,
+    Reported,
+    frame,
+    frame_of,
+    read_message,
+    read_value,
+)
 
-_START_SECONDS = 60.0
-_LONGEST_GREETING_BYTES = 64 << 10
 _LONGEST_WORDS_BYTES = 4096
+_LONGEST_MESSAGE = 2000
+_LAST_WORD_SECONDS = 3.0
+_FRAMES_AHEAD = 16
 _NOT_FOUND = 127
 _SEND_BUFFER_BYTES = 256 << 10
+# While the agent itself is sent: no more than a slow line takes in the time that is waited for it.
+_START_PIECE_BYTES = 16 << 10
 
 
 class Agent:
-    """A running agent. Frames of the box come out of `receive`; everything raises TransportError."""
+    """A running agent. Frames of the box come out of `receive`; everything raises TransportError.
+
+    Whatever is being sent, the box is listened to: one that says nothing more is given up in between, too.
+    """
 
     def __init__(self, box: Box, process: "asyncssh.SSHClientProcess[bytes]", limit: RateLimit) -> None:
         self._box = box
         self._process = process
         self._limit = limit
         self._sending = asyncio.Lock()
-        self._greeting = b""
+        self._incoming = Incoming(box, process.stdout)
+        self._frames: asyncio.Queue[tuple[Kind, bytes] | None] = asyncio.Queue(_FRAMES_AHEAD)
+        self._ended: EdgephiError | None = None
+        self._is_heard = False
+        self._over = asyncio.Event()
+        self._words = b""
 
     async def send(self, kind: Kind, payload: bytes = b"") -> None:
         """Send a frame, at the rate that is allowed."""
@@ -44,31 +66,70 @@ class Agent:
         """Send a chunk. When this returns, `data` may be used again."""
         await self._write(HEADER.pack(Kind.CHUNK, len(head) + len(data)) + head, data)
 
+    def awaits(self, what: str) -> None:
+        """Say what comes next, in the words of an error."""
+        self._incoming.awaited = what
+
     async def receive(self) -> tuple[Kind, dict[str, Any]]:
         """The next frame and its value. Raises what the agent reports, and ConnectionCutError at the end."""
-        try:
-            with _cut(self._box):
-                kind, length = read_header(await self._process.stdout.readexactly(HEADER.size))
-                payload = await self._process.stdout.readexactly(length)
-        except ConnectionCutError as cause:
-            raise await self._why_it_ended() or cause from None
-        value = read_value(payload) if payload else {}
-        if kind == Kind.ERROR:
-            raise _reported(self._box, value)
-        return kind, value
+        found = await self._frames.get()
+        if found is None:
+            assert self._ended is not None  # noqa: S101 - for the type checker
+            raise self._ended
+        kind, payload = found
+        return kind, read_value(payload) if payload else {}
 
-    async def start(self, archive: bytes) -> dict[str, Any]:
+    async def listen(self) -> None:
+        """Take in frames until the last one. Then nothing can be sent any more either."""
+        self._is_heard = True
+        try:
+            while True:
+                with _cut(self._box):
+                    kind, payload = await self._incoming.frame()
+                if kind == Kind.ERROR:
+                    raise _reported(self._box, read_value(payload))
+                await self._frames.put((kind, payload))
+        except ConnectionCutError as cause:
+            self._ended = await self._why_it_ended() or cause
+        except EdgephiError as error:
+            self._ended = error
+        if not isinstance(self._ended, ConnectionCutError):
+            self._process.channel.abort()
+        self._over.set()
+        await self._frames.put(None)
+
+    async def gather_words(self) -> None:
+        """Keep the last of what is said on standard error; else it would stop what is said beside it."""
+        with contextlib.suppress(asyncssh.Error, OSError):
+            while data := await self._process.stderr.read(_LONGEST_WORDS_BYTES):
+                self._words = (self._words + data)[-_LONGEST_WORDS_BYTES:]
+
+    async def start(self, archive: bytes) -> None:
         """Send the agent, an archive, and wait for its first word, which says what the box is."""
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                await self._write(archive)
-                await self._skip_greeting()
-        except (ConnectionCutError, TimeoutError) as cause:
+            for start in range(0, len(archive), _START_PIECE_BYTES):
+                piece = archive[start : start + _START_PIECE_BYTES]
+                await self._limit.wait(len(piece))
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    with _cut(self._box):
+                        self._process.stdin.write(piece)
+                        await self._process.stdin.drain()
+            with _cut(self._box):
+                await self._incoming.skip_greeting()
+                kind, payload = await self._incoming.frame()
+        except TimeoutError:
+            raise SilentBoxError(
+                f"{self._box}: expected it to take edgephi's agent, found that it takes nothing for "
+                f"{SILENCE_SECONDS:.0f} s",
+                hint="see whether the user may run commands there",
+            ) from None
+        except ConnectionCutError as cause:
             raise await self._why_not_started() from cause
-        kind, value = await self.receive()
+        if kind == Kind.ERROR:
+            raise _reported(self._box, read_value(payload))
         if kind != Kind.READY:
             raise TransportError(f"{self._box}: expected READY, found {kind.name}", hint="try again")
-        return value
+        read_message(Ready, read_value(payload), where=f"{self._box}: READY")
 
     async def keep_alive(self) -> None:
         """Say a word now and then, until cancelled: else the agent takes the connection for dead."""
@@ -83,6 +144,17 @@ class Agent:
             self._process.stdin.write(frame(Kind.CANCEL))
 
     async def _write(self, head: bytes, data: memoryview | bytes = b"") -> None:
+        try:
+            await self._write_pieces(head, data)
+        except ConnectionCutError:
+            # What the box said before, or that it says nothing more, is why.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _LAST_WORD_SECONDS if self._is_heard else 0)
+            if self._ended is not None:
+                raise self._ended from None
+            raise
+
+    async def _write_pieces(self, head: bytes, data: memoryview | bytes) -> None:
         async with self._sending:
             with _cut(self._box):
                 await self._limit.wait(len(head))
@@ -94,17 +166,6 @@ class Agent:
                     self._process.stdin.write(piece)  # type: ignore[arg-type]  # it copies any buffer
                     await self._process.stdin.drain()
                 await self._process.stdin.drain()
-
-    async def _skip_greeting(self) -> None:
-        """Read up to the agent's magic word: the user's shell may say something before."""
-        while not self._greeting.endswith(MAGIC):
-            if len(self._greeting) > _LONGEST_GREETING_BYTES:
-                raise TransportError(
-                    f"{self._box}: expected edgephi's agent, found {self._greeting[:60]!r}",
-                    hint="see what the shell there prints: it must end by itself",
-                )
-            with _cut(self._box):
-                self._greeting += await self._process.stdout.readuntil(b"\n")
 
     async def _why_it_ended(self) -> ConnectionCutError | None:
         """That the agent died while the connection lived; None when it is the connection that ended."""
@@ -123,8 +184,8 @@ class Agent:
         with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
             await asyncio.wait_for(self._process.wait_closed(), 2)
         code = self._process.exit_status
-        said = self._greeting + await _rest(self._process.stdout)
-        last = _last_line(await _rest(self._process.stderr))
+        said = self._incoming.said + await _rest(self._process.stdout)
+        last = _last_line(self._words)
         version = ".".join(map(str, OLDEST_PYTHON))
         hint = f"install python3 {version} or newer on the box; nothing else is needed"
         if code in (NO_PYTHON, _NOT_FOUND):
@@ -158,23 +219,32 @@ async def agent_on(box: Box, limit: RateLimit) -> AsyncIterator[Agent]:
     archive = asyncio.create_task(asyncio.to_thread(agent_archive))
     connection = await connect(box)
     try:
-        with _cut(box):
-            process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
-                start_command(), encoding=None, request_pty=False, stderr=asyncssh.PIPE
-            )
-        process.channel.set_write_buffer_limits(high=_SEND_BUFFER_BYTES)
-        agent = Agent(box, process, limit)
-        await agent.start(await archive)
-        pinging = asyncio.create_task(agent.keep_alive())
         try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                with _cut(box):
+                    process: asyncssh.SSHClientProcess[bytes] = await connection.create_process(
+                        start_command(), encoding=None, request_pty=False, stderr=asyncssh.PIPE
+                    )
+        except TimeoutError:
+            raise SilentBoxError(
+                f"{box}: expected it to start a command, found nothing for {SILENCE_SECONDS:.0f} s",
+                hint="see whether the user may run commands there",
+            ) from None
+        process.channel.set_write_buffer_limits(high=_START_PIECE_BYTES)
+        agent = Agent(box, process, limit)
+        beside = [asyncio.create_task(agent.gather_words())]
+        try:
+            await agent.start(await archive)
+            process.channel.set_write_buffer_limits(high=_SEND_BUFFER_BYTES)
+            beside += [asyncio.create_task(agent.listen()), asyncio.create_task(agent.keep_alive())]
             yield agent
         except asyncio.CancelledError:
             agent.cancel()
             raise
         finally:
-            pinging.cancel()
-            with contextlib.suppress(asyncio.CancelledError, TransportError):
-                await pinging
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
     finally:
         await close(connection)
 
@@ -203,9 +273,10 @@ def _last_line(said: bytes) -> str:
 
 def _reported(box: Box, value: dict[str, Any]) -> EdgephiError:
     """The error that an agent reported, of the most precise class that is known here."""
-    names, message, hint = value.get("classes"), value.get("message"), value.get("hint")
-    for name in names if isinstance(names, list) else ():
-        kind = getattr(edgephi.errors, str(name), None)
+    said = read_message(Reported, value, where=f"{box}: ERROR")
+    message, hint = f"{box}: {said.message[:_LONGEST_MESSAGE]}", said.hint[:_LONGEST_MESSAGE]
+    for name in said.classes:
+        kind = getattr(edgephi.errors, name, None)
         if isinstance(kind, type) and issubclass(kind, EdgephiError):
-            return kind(f"{box}: {message}", hint=str(hint))
-    return TransportError(f"{box}: {message}", hint=str(hint))
+            return kind(message, hint=hint)
+    return TransportError(message, hint=hint)

@@ -23,8 +23,9 @@ from edgephi.flash.destination import Box
 # On a processor with AES instructions twice as fast as chacha20, which would come first by default.
 _FAST_CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 _CONNECT_SECONDS = 20.0
-_KEEP_ALIVE_SECONDS = 10.0
-_KEEP_ALIVES_UNANSWERED = 3
+# A dead connection is found before its agent's silence is: it is worth another try, a box that hangs is not.
+_KEEP_ALIVE_SECONDS = 5.0
+_KEEP_ALIVES_UNANSWERED = 2
 _USUAL_PORT = 22
 _KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _KNOWN_HOSTS_OF_ALL = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
@@ -62,17 +63,19 @@ async def connect(box: Box) -> asyncssh.SSHClientConnection:
         if config.get("ConnectTimeout") is None:
             defaults["connect_timeout"] = _CONNECT_SECONDS
         known_hosts = _known_hosts(config)
-        return await asyncssh.connect(
-            box.host,
-            options=options,
-            known_hosts=known_hosts,
-            client_factory=lambda: _Client(presented, known_hosts),
-            request_pty=False,
-            agent_forwarding=False,
-            x11_forwarding=False,
-            **({} if box.port is None else {"port": box.port}),
-            **defaults,
-        )
+        seconds = float(config.get("ConnectTimeout") or _CONNECT_SECONDS)
+        async with asyncio.timeout(seconds):  # from the first byte to the last of a handshake
+            return await asyncssh.connect(
+                box.host,
+                options=options,
+                known_hosts=known_hosts,
+                client_factory=lambda: _Client(presented, known_hosts),
+                request_pty=False,
+                agent_forwarding=False,
+                x11_forwarding=False,
+                **({} if box.port is None else {"port": box.port}),
+                **defaults,
+            )
 
 
 class _PresentedKey:
@@ -116,7 +119,26 @@ def _known_hosts(config: Any) -> asyncssh.SSHKnownHosts:
         named: Sequence[str] | None = config.get(option)
         files += usual if named is None else named
     there = [str(path) for path in (Path(file).expanduser() for file in files) if path.is_file()]
-    return asyncssh.read_known_hosts(there) if there else asyncssh.import_known_hosts("")
+    known_hosts = _KnownHosts()
+    for path in there:
+        known_hosts.load(Path(path).read_text(errors="replace"))
+    return known_hosts
+
+
+class _KnownHosts(asyncssh.SSHKnownHosts):
+    """Known hosts of which a revoked key is revoked for the host, whatever the port.
+
+    asyncssh looks at lines without a port only where none has it: `@revoked *` would be passed over.
+    """
+
+    def match(self, host: str, addr: str, port: int | None) -> Any:
+        """Known keys, keys of authorities and revoked keys of a host, and the same of certificates."""
+        known, authorities, found, *certificates = super().match(host, addr, port)
+        revoked = list(found)
+        names = {host, addr, *(f"[{name}]:{port}" for name in (host, addr))} - {""}
+        for name in names:
+            revoked += super().match(name, "", None)[2]
+        return (known, authorities, revoked, *certificates)
 
 
 @contextlib.contextmanager
@@ -163,6 +185,11 @@ def _host_key_error(
     box: Box, address: str, presented: _PresentedKey, cause: Exception
 ) -> TransportError | NotSupportedError:
     """A box that is unknown, another one than it was, or with which there is no common language."""
+    if presented.key is None and "revoked" in str(cause):
+        return TransportError(
+            f"{box}: expected a host key that is trusted, found one that known_hosts marks as @revoked",
+            hint="somebody may stand in for it with a key that was stolen: ask who has revoked it",
+        )
     if presented.key is None:
         return TransportError(
             f"{box}: expected a host key that is known, found that {' '.join(str(cause).split())}",

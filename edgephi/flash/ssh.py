@@ -11,29 +11,33 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edgephi.chunks import chunks_of
-from edgephi.errors import BadInputError, EdgephiError, TransportError
+from edgephi.errors import EdgephiError, TransportError
 from edgephi.flash.agent import Agent, agent_on
 from edgephi.flash.connection import is_worth_another_try
 from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
+from edgephi.flash.result import check_outcome
 from edgephi.flash.source import Source
 from edgephi.manifest import Manifest, decode_manifest
-from edgephi.records import read_record
-from edgephi.store.frames import CHUNK_HEAD, Kind
+from edgephi.store.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
 from edgephi.store.install import Outcome, WantedFile
 
 # So many chunks may be on their way: a cut loses no more. The next one follows while one is written.
 _CHUNKS_ON_THEIR_WAY = 2
 _SHORTEST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
+# A box that is there, and has ended the connection by itself, need not start or find its network first.
+_LONGEST_WAIT_WHEN_THERE_SECONDS = 3.0
 # After a cut, the agent of the old connection may need a moment to notice.
 _LOCK_WAIT_SECONDS = 45.0
+_LONGEST_TITLE = 60
 
 
 @dataclass(frozen=True)
 class TransferSettings:
     """How to send. `tries`: how many connections in a row may end without any progress.
 
+    Half as many when the box has answered on each of them.
     `bytes_per_second` is for all boxes together, None as fast as possible.
     """
 
@@ -90,6 +94,8 @@ class BoxFlash:
         self._sent_bytes = 0
         self._resent_bytes = 0
         self._saved_bytes: int | None = None
+        self._total_bytes = sum({entry.sha256: entry.size for entry in self._manifest.files}.values())
+        self._arrived: set[tuple[str, int]] = set()
         self._received = 0
         self._cuts = 0
 
@@ -108,19 +114,21 @@ class BoxFlash:
         """Flash the box, connecting again after each cut. Raises what the box reports, or TransportError."""
         failures = 0
         while True:
-            received = self._received
+            received, has_answered = self._received, False
             try:
                 async with agent_on(self._box, self._limit) as agent:
+                    has_answered = True
                     return await self._send_over(agent)
             except EdgephiError as error:
                 # Without a word from the box yet, what keeps us from it is for the user to mend.
                 if not is_worth_another_try(error) or self._saved_bytes is None:
                     raise
                 self._cuts += 1
-                failures = 1 if self._received > received else failures + 1
+                failures = 1 if self._received > received else failures + (2 if has_answered else 1)
                 if failures >= self._settings.tries:
                     raise
-                wait = min(_SHORTEST_WAIT_SECONDS * 2 ** (failures - 1), _LONGEST_WAIT_SECONDS)
+                longest = _LONGEST_WAIT_WHEN_THERE_SECONDS if has_answered else _LONGEST_WAIT_SECONDS
+                wait = min(_SHORTEST_WAIT_SECONDS * 2 ** (failures - 1), longest)
                 wait *= random.uniform(0.75, 1.25)  # noqa: S311 - boxes shall not all come back at once
                 self._watcher.note(f"{error.message}; trying again in {wait:.1f} s")
                 await asyncio.sleep(wait)
@@ -139,6 +147,7 @@ class BoxFlash:
         await agent.send(Kind.MANIFEST, self._source.manifest)
         await agent.send(Kind.SIGNATURE, self._source.signature or b"")
         wanted: asyncio.Future[tuple[WantedFile, ...]] = asyncio.get_running_loop().create_future()
+        agent.awaits("to hear what it lacks of the bundle")
         on_their_way = _OnTheirWay()
         try:
             async with asyncio.TaskGroup() as group:
@@ -147,13 +156,22 @@ class BoxFlash:
                 sending.cancel()
         except* EdgephiError as errors:
             raise _first(errors) from None
-        return read_record(
-            Outcome,
-            result,
-            where=str(self._box),
-            error=BadInputError,
-            hint="use the same edgephi on both sides",
+        if not on_their_way.is_finished:
+            raise TransportError(
+                f"{self._box}: expected a result after all chunks, found one before",
+                hint="use the same edgephi on both sides",
+            )
+        outcome = read_message(Outcome, result, where=f"{self._box}: RESULT")
+        asked = sum(chunk.size for file in wanted.result() for chunk in file.chunks)
+        check_outcome(
+            outcome,
+            self._box,
+            self._source,
+            self._manifest,
+            total_bytes=self._total_bytes,
+            asked_bytes=asked,
         )
+        return outcome
 
     async def _follow(
         self, agent: Agent, wanted: "asyncio.Future[tuple[WantedFile, ...]]", on_their_way: "_OnTheirWay"
@@ -162,21 +180,22 @@ class BoxFlash:
         while True:
             kind, value = await agent.receive()
             if kind == Kind.RECEIVED:
-                size = on_their_way.arrived()
-                self._received += size
+                place, size = on_their_way.arrived()
+                if place not in self._arrived:  # one that is asked for again and again is no progress
+                    self._arrived.add(place)
+                    self._received += size
                 self._watcher.count(size)
-            elif kind == Kind.WANTED:
-                files = tuple(_wanted_files(self._box, self._manifest, value))
+            elif kind == Kind.WANTED and not wanted.done():
+                files = tuple(_wanted_files(self._box, self._manifest, self._total_bytes, value))
                 size = sum(chunk.size for file in files for chunk in file.chunks)
                 if self._saved_bytes is None:
-                    self._saved_bytes = int(value["total_bytes"]) - size
+                    self._saved_bytes = self._total_bytes - size
                 if files:
                     self._watcher.begin("send", size)
+                agent.awaits("a word on chunks that were sent")
                 wanted.set_result(files)
-            elif kind == Kind.STEP:
-                self._watcher.begin(str(value["title"]), int(value["size"]))
-            elif kind == Kind.DONE:
-                self._watcher.count(int(value["units"]))
+            elif kind in (Kind.STEP, Kind.DONE):
+                show_step(self._watcher, kind, value, where=str(self._box))
             elif kind == Kind.RESULT:
                 return value
             else:
@@ -194,12 +213,15 @@ class BoxFlash:
                 sha256 = bytes.fromhex(file.sha256)
                 while (found := await self._next(chunks)) is not None:
                     offset, data = found
-                    await on_their_way.depart(len(data))
+                    await on_their_way.depart((file.sha256, offset), len(data))
                     self._sent_bytes += len(data)
                     if (file.sha256, offset) in self._sent:
                         self._resent_bytes += len(data)
                     self._sent.add((file.sha256, offset))
                     await agent.send_chunk(CHUNK_HEAD.pack(sha256, offset), data)
+            await on_their_way.wait()
+            agent.awaits("its result")
+            on_their_way.is_finished = True
             await agent.send(Kind.FINISH)
         except EdgephiError as error:
             if not is_worth_another_try(error):
@@ -215,39 +237,73 @@ class _OnTheirWay:
     """The chunks that were sent and of which the box has not said yet that it has them."""
 
     def __init__(self) -> None:
+        self.is_finished = False
         self._room = asyncio.Semaphore(_CHUNKS_ON_THEIR_WAY)
-        self._sizes: list[int] = []
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+        self._chunks: list[tuple[tuple[str, int], int]] = []
 
-    async def depart(self, size: int) -> None:
-        """Wait until one more may be sent."""
+    async def depart(self, place: tuple[str, int], size: int) -> None:
+        """Wait until one more may be sent: that at `place`, a file and an offset in it."""
         await self._room.acquire()
-        self._sizes.append(size)
+        self._none_left.clear()
+        self._chunks.append((place, size))
 
-    def arrived(self) -> int:
-        """The box has the oldest of them. Returns its size."""
-        if not self._sizes:
+    async def wait(self) -> None:
+        """Wait until the box has all of them."""
+        await self._none_left.wait()
+
+    def arrived(self) -> tuple[tuple[str, int], int]:
+        """The box has the oldest of them. Returns its place and size."""
+        if not self._chunks:
             raise TransportError(
-                "the box received what was not sent", hint="use the same edgephi on both sides"
+                "expected word of chunks that were sent, found it of more",
+                hint="use the same edgephi on both sides",
             )
         self._room.release()
-        return self._sizes.pop(0)
+        oldest = self._chunks.pop(0)
+        if not self._chunks:
+            self._none_left.set()
+        return oldest
 
 
-def _wanted_files(box: Box, manifest: Manifest, value: Mapping[str, Any]) -> Iterator[WantedFile]:
-    """What a box asks for. Raises TransportError for anything but chunks of this very manifest."""
+def show_step(watcher: Watcher, kind: Kind, value: Mapping[str, Any], *, where: str) -> None:
+    """Show what an agent says of its work."""
+    if kind == Kind.STEP:
+        step = read_message(StepBegun, value, where=f"{where}: STEP")
+        watcher.begin(step.title[:_LONGEST_TITLE], step.size)
+    else:
+        watcher.count(read_message(StepDone, value, where=f"{where}: DONE").units)
+
+
+def _wanted_files(
+    box: Box, manifest: Manifest, total_bytes: int, value: Mapping[str, Any]
+) -> Iterator[WantedFile]:
+    """What a box asks for. Raises TransportError for anything but chunks of this very manifest, once each."""
     entries = {entry.sha256: entry for entry in manifest.files}
-    for file in value["files"]:
-        entry = entries.get(file["sha256"])
+    wanted = read_message(Wanted, value, where=f"{box}: WANTED")
+    seen: set[str] = set()
+    for file in wanted.files:
+        entry = entries.get(file.sha256)
         chunks = {chunk.offset: chunk for chunk in chunks_of(entry)} if entry else {}
-        asked = [(offset, size) for offset, size in file["chunks"]]
-        if entry is None or any(
-            offset not in chunks or chunks[offset].size != size for offset, size in asked
+        offsets = [chunk[0] for chunk in file.chunks if len(chunk) == 2]
+        if (
+            entry is None
+            or file.sha256 in seen
+            or not len(file.chunks) == len(offsets) == len(set(offsets)) > 0
+            or any(offset not in chunks or chunks[offset].size != size for offset, size in file.chunks)
         ):
             raise TransportError(
                 f"{box}: expected it to ask for chunks of the bundle, found something else",
                 hint="use the same edgephi on both sides",
             )
-        yield WantedFile(entry.sha256, entry.path, tuple(chunks[offset] for offset, _ in asked))
+        seen.add(file.sha256)
+        yield WantedFile(entry.sha256, entry.path, tuple(chunks[offset] for offset in offsets))
+    if wanted.total_bytes != total_bytes:
+        raise TransportError(
+            f"{box}: expected a bundle of {total_bytes} bytes, found one of {wanted.total_bytes}",
+            hint="use the same edgephi on both sides",
+        )
 
 
 def _first(errors: ExceptionGroup[EdgephiError]) -> EdgephiError:

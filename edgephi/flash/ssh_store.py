@@ -3,23 +3,21 @@
 import asyncio
 from typing import Any, TypeVar
 
-from edgephi.errors import BadInputError
+from edgephi.errors import TransportError
 from edgephi.flash.agent import agent_on
 from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
-from edgephi.flash.ssh import Watcher
-from edgephi.records import read_record
-from edgephi.store.frames import Kind
+from edgephi.flash.ssh import Watcher, show_step
+from edgephi.store.frames import Kind, read_message
 from edgephi.store.garbage import Collected
 from edgephi.store.rollback import RolledBack
 from edgephi.store.status import StoreStatus
 from edgephi.store.trusting import KeyFacts, Trusted
+from edgephi.visible import visible
 
 Record = TypeVar("Record")
 
-
-class _BadAnswerError(BadInputError):
-    """An agent answered with something else than it was asked for."""
+_WRITTEN_BY_A_MODEL = "text"
 
 
 def status(box: Box, *, scrub_too: bool, watcher: Watcher) -> StoreStatus:
@@ -56,19 +54,29 @@ def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher)
 def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:
     """Have the agent on a box do one thing. Raises what it reports, and as `agent_on` does."""
     answer = asyncio.run(_answer(box, watcher, request))
-    return read_record(
-        record, answer, where=str(box), error=_BadAnswerError, hint="use the same edgephi on both sides"
-    )
+    return read_message(record, _shown(answer), where=f"{box}: RESULT")
 
 
 async def _answer(box: Box, watcher: Watcher, request: dict[str, Any]) -> dict[str, Any]:
     async with agent_on(box, RateLimit(None)) as agent:
+        agent.awaits("its answer")
         await agent.send_value(Kind.REQUEST, {"root": box.root, **request})
         while True:
             kind, value = await agent.receive()
             if kind == Kind.RESULT:
                 return value
-            if kind == Kind.STEP:
-                watcher.begin(str(value["title"]), int(value["size"]))
-            elif kind == Kind.DONE:
-                watcher.count(int(value["units"]))
+            if kind not in (Kind.STEP, Kind.DONE):
+                raise TransportError(
+                    f"{box}: expected its agent's answer, found {kind.name}",
+                    hint="use the same edgephi on both sides",
+                )
+            show_step(watcher, kind, value, where=str(box))
+
+
+def _shown(answer: Any, *, key: str = "") -> Any:
+    """An answer whose names and messages are lines that show; what a model wrote in it stays as it is."""
+    if isinstance(answer, dict):
+        return {name: _shown(value, key=name) for name, value in answer.items()}
+    if isinstance(answer, list):
+        return [_shown(value, key=key) for value in answer]
+    return visible(answer) if isinstance(answer, str) and key != _WRITTEN_BY_A_MODEL else answer

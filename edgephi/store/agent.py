@@ -27,6 +27,7 @@ from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from edgephi.store.trusting import distrust_key, trust_key, trusted
+from edgephi.visible import visible
 
 
 def main() -> int:
@@ -43,10 +44,11 @@ def main() -> int:
         {"edgephi": __version__, "python": platform.python_version(), "machine": platform.machine()},
     )
     try:
-        request = read_value(link.expect(Kind.REQUEST))
-        with device_errors(Path(request["root"])):
-            result = _OPERATIONS[request["operation"]](link, _root(request["root"]), request)
-        link.send_value(Kind.RESULT, result)
+        with link.alive():
+            request = read_value(link.expect(Kind.REQUEST))
+            with device_errors(Path(request["root"])):
+                result = _OPERATIONS[request["operation"]](link, _root(request["root"]), request)
+            link.send_value(Kind.RESULT, result)
     except KeyboardInterrupt:
         return 130
     except LinkLostError:
@@ -69,7 +71,8 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _report(link: Link, error: EdgephiError) -> int:
     names = [each.__name__ for each in type(error).__mro__ if issubclass(each, EdgephiError)]
-    link.send_value(Kind.ERROR, {"classes": names, "message": error.message, "hint": error.hint})
+    words = {"message": visible(error.message), "hint": visible(error.hint)}
+    link.send_value(Kind.ERROR, {"classes": names, **words})
     return error.exit_code
 
 

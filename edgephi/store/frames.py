@@ -14,20 +14,23 @@ kind may be, before they read it.
                                          <--   RECEIVED  for each of them
     FINISH                                -->
                                          <--   STEP, DONE …, RESULT
-    PING whenever nothing else is sent    -->  (silence means that the connection is dead)
+    PING now and then                   <-->   PING now and then: silence means that the other side is dead
     CANCEL at any time                    -->
                                          <--   ERROR at any time
 """
 
 import json
 import struct
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from edgephi.chunks import LARGEST_CHUNK_BYTES
 from edgephi.envelope import largest_envelope
 from edgephi.errors import TransportError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES
+from edgephi.records import read_record
+from edgephi.strict_json import decode_strictly
 
 MAGIC = b"edgephi-agent/1\n"
 """Comes before the agent's first frame: a shell's own greeting may come before it."""
@@ -95,12 +98,75 @@ def read_header(header: bytes) -> tuple[Kind, int]:
 def read_value(payload: bytes | bytearray | memoryview) -> dict[str, Any]:
     """The JSON object in a frame. Raises TransportError when it is none."""
     try:
-        value = json.loads(bytes(payload))
-    except (ValueError, RecursionError):
+        value = decode_strictly(bytes(payload), any_text=True)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _broken(f"{bytes(payload[:60])!r}")
     return value
+
+
+@dataclass(frozen=True)
+class Ready:
+    """READY: what the device is."""
+
+    edgephi: str
+    python: str
+    machine: str
+
+
+@dataclass(frozen=True)
+class StepBegun:
+    """STEP: another piece of work, of `size` bytes or 0."""
+
+    title: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """DONE: so much more of it."""
+
+    units: int
+
+
+@dataclass(frozen=True)
+class WantedChunks:
+    """The chunks of a file that are missing: offset and size of each."""
+
+    sha256: str
+    chunks: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """WANTED: all that is missing, of so many bytes."""
+
+    total_bytes: int
+    have_bytes: int
+    files: tuple[WantedChunks, ...]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """ERROR: the names of an error's class and of those above it, and its words."""
+
+    classes: tuple[str, ...]
+    message: str
+    hint: str
+
+
+Message = TypeVar("Message")
+
+
+def read_message(message: type[Message], value: object, *, where: str) -> Message:
+    """What a frame's value says. Raises TransportError when it says something else."""
+    hint = "use the same edgephi on both sides"
+    try:
+        return read_record(message, value, where=where, error=TransportError, hint=hint)
+    except TransportError as error:
+        found = error.message.removeprefix(f"{where}: ")
+        raise TransportError(f"{where}: expected what an agent says, found: {found}", hint=hint) from None
 
 
 def _broken(found: str) -> TransportError:

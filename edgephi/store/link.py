@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from edgephi.errors import TransportError
-from edgephi.store.frames import HEADER, SILENCE_SECONDS, Kind, frame, frame_of, read_header
+from edgephi.store.frames import HEADER, PING_SECONDS, SILENCE_SECONDS, Kind, frame, frame_of, read_header
 
 _TELL_SECONDS = 0.2
 # sshd hands over 32 KiB at a time. To be woken for each takes longer than to read it.
@@ -129,6 +129,22 @@ class Link:
             os.close(waking)
             thread.join()
             os.close(wake)
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Say now and then that this side is at work, for as long as the block runs, whatever it does."""
+        ended = threading.Event()
+
+        def ping() -> None:
+            while not ended.wait(PING_SECONDS):
+                self.send(Kind.PING)
+
+        thread = threading.Thread(target=ping, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def step(self, title: str, size: int) -> AbstractContextManager[Callable[[int], None]]:
         """A step of the work here, shown where the sender is (see `edgephi.steps`)."""

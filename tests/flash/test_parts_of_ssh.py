@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ import pytest
 from edgephi.errors import BadBundleError, TransportError, UsageError
 from edgephi.flash.agent_archive import agent_archive, start_command
 from edgephi.flash.destination import Box, read_box
+from edgephi.flash.incoming import Incoming, SilentBoxError
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import _wanted_files
 from edgephi.store.frames import CHUNK_HEAD, HEADER, MAGIC, Kind, frame, frame_of, read_header, read_value
+from edgephi.store.link import Link
 from edgephi.store.wheels import base_interpreter, make_environment, unpack_wheel
 from tests.tiny_bundle import tiny_manifest
 
@@ -66,8 +69,9 @@ class TestFrames:
         entry = manifest.files[-1]
 
         def wanted(sha256: str, chunks: list[list[int]]) -> list[object]:
-            value = {"files": [{"sha256": sha256, "chunks": chunks}]}
-            return list(_wanted_files(Box("box", "/data"), manifest, value))
+            files = [{"sha256": sha256, "chunks": chunks}]
+            value = {"total_bytes": 7, "have_bytes": 0, "files": files}
+            return list(_wanted_files(Box("box", "/data"), manifest, 7, value))
 
         assert len(wanted(entry.sha256, [[0, entry.size]])) == 1
         for sha256, chunks in (
@@ -147,6 +151,31 @@ class TestAgent:
         ]
         agent_archive.cache_clear()
         assert agent_archive() == data
+
+
+class TestASignOfLife:
+    def test_is_given_by_an_agent_whatever_it_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else a probe of minutes could not be told from a box that hangs."""
+        monkeypatch.setattr("edgephi.store.link.PING_SECONDS", 0.05)
+        (near, incoming), (outgoing, far) = os.pipe(), os.pipe()
+        link = Link(near, far)
+        with link.alive():
+            said = b"".join(os.read(outgoing, HEADER.size) for _ in range(3))
+        assert said == 3 * frame(Kind.PING)
+        for descriptor in (near, incoming, outgoing, far):
+            os.close(descriptor)
+
+    def test_counts_no_longer_than_any_work_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edgephi.flash.incoming.LONGEST_WORK_SECONDS", 0.3)
+
+        class Alive:
+            async def read(self, n: int = -1) -> bytes:  # noqa: ARG002 - the signature of a stream
+                await asyncio.sleep(0.05)
+                return frame(Kind.PING)
+
+        incoming = Incoming(Box("box", "/data"), Alive())
+        with pytest.raises(SilentBoxError, match="only that the agent is alive"):
+            asyncio.run(incoming.frame())
 
 
 class TestRateLimit:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 
 from edgephi.errors import TransportError
-from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection
+from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection, UnavailableError
 from edgephi.flash.oci.manifests import digest_of
 from edgephi.wire_watch import allowing
 
@@ -20,6 +20,8 @@ def has_blob(connection: Connection, digest: str) -> bool:
         response = connection.client.head(connection.base.join(f"blobs/{digest}"))
         if response.status_code != httpx.codes.NOT_FOUND:
             connection.check(response)
+            if response.status_code != httpx.codes.OK:
+                raise UnavailableError(response)
         return response.is_success
 
     return connection.retried(ask)
@@ -46,7 +48,7 @@ def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iter
             try:
                 headers = {"Range": f"bytes={start}-{end - 1}"}
                 with connection.client.stream(
-                    "GET", address, headers=headers, extensions=allowing()
+                    "GET", address, headers=headers, extensions=allowing(size=None)
                 ) as response:
                     connection.check(response)
                     for data in _wanted(connection, response, start, end):
@@ -56,7 +58,7 @@ def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iter
                 if start < end:
                     raise httpx.RemoteProtocolError("the answer ended too early")
             except RETRIED as cause:
-                failures += 1
+                failures += connection.weight
                 connection.pause_or_raise(failures, cause)
 
 

@@ -27,11 +27,15 @@ from edgephi.wire_watch import WireWatch
 
 HINT_AGAIN = "run the same command again: it goes on where it was"
 
-_CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 20.0
+# Three attempts at it, in the patience that there is.
+_CONNECT_SECONDS = 7.0
+# The watch ends what is slow, and counts it; this is for what it could not see.
+_SILENCE_SECONDS = 60.0
 _MOST_REDIRECTS = 5
 _ATTEMPTS_WITHOUT_PROGRESS = 6
 _FIRST_PAUSE_SECONDS = 0.1
+_MOST_CUTS = 2
+_SLOWNESS_COUNTS = 3
 _LONGEST_REASON = 200
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -75,8 +79,13 @@ class Connection:
                 try:
                     return attempt()
                 except RETRIED as cause:
-                    failures += 1
+                    failures += self.weight
                     self.pause_or_raise(failures, cause)
+
+    @property
+    def weight(self) -> int:
+        """As how many failures the last one counts: slowness is not cured by many attempts."""
+        return _SLOWNESS_COUNTS if self.watch.slowness else 1
 
     def pause_or_raise(self, failures: int, cause: Exception, *, begins_anew: bool = False) -> None:
         """Wait before the next attempt, longer each time, or as long as the registry asks for.
@@ -89,7 +98,8 @@ class Connection:
             pause = max(pause, cause.wait_seconds)
             if not (cause.may_pass or begins_anew):
                 raise cause
-        if failures >= _ATTEMPTS_WITHOUT_PROGRESS or pause > self.watch.seconds_left:
+        is_enough = failures >= _ATTEMPTS_WITHOUT_PROGRESS or self.watch.cuts >= _MOST_CUTS
+        if is_enough or pause > self.watch.seconds_left:
             raise cause
         time.sleep(pause)
 

@@ -44,7 +44,7 @@ def _receive(connection: Connection) -> tuple[bytes, str]:
         "GET",
         _address(connection),
         headers={"Accept": ", ".join((MANIFEST_TYPE, *_INDEX_TYPES))},
-        extensions=allowing(),
+        extensions=allowing(size=None),
     ) as response:
         connection.check(response)
         kind = response.headers.get("Content-Type", "").partition(";")[0].strip()

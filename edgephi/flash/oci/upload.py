@@ -44,7 +44,7 @@ def write_blob(connection: Connection, digest: str, file: Path, progress: Progre
                 upload.send_rest()
                 upload.end(digest)
             except RETRIED as cause:
-                failures = 1 if upload.confirmed > reached else failures + 1
+                failures = 1 if upload.confirmed > reached else failures + connection.weight
                 connection.pause_or_raise(failures, cause, begins_anew=True)
                 # Its answer may be all that was lost.
                 if has_blob(connection, digest):

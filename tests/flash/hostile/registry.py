@@ -55,6 +55,7 @@ class HostileRegistry:
     other_port: int = 0
     times: int = 1 << 30
     """How often it misbehaves, before it behaves."""
+    wants_a_password: bool = False
 
     def __post_init__(self) -> None:
         artifact = make_artifact(self.bundle, read_manifest(self.bundle))
@@ -77,11 +78,14 @@ class HostileRegistry:
         """Answer one request. Returns whether the connection goes on."""
         self.asked.append(asked)
         place = self._place(asked)
-        if place == self.place and self.times > 0:
+        may_misbehave = asked.authorization or not self.wants_a_password
+        if place == self.place and self.times > 0 and may_misbehave:
             self.times -= 1
             WAYS[self.way](client, self, asked)
             return False
-        if place in ("manifest", "challenged") and self.place == "token" and not asked.authorization:
+        if self.wants_a_password and asked.host != ELSEWHERE and not asked.authorization:
+            return _reply(client, 401, b"", 'WWW-Authenticate: Basic realm="x"\r\n')
+        if place == "manifest" and self.place == "token" and not asked.authorization:
             return _reply(client, 401, b"", _CHALLENGE.format(f"http://{self.host}"))
         if place == "token":
             return _reply(client, 200, b'{"token":"t","expires_in":300}')

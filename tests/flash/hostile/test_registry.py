@@ -70,12 +70,13 @@ class TestCredentials:
         self, registry: HostileRegistry, demo_bundle: Path, tmp_path: Path
     ) -> None:
         environment = {USER_VARIABLE: "alice", PASSWORD_VARIABLE: "s3cret", "HOME": str(tmp_path)}
-        registry.place, registry.way = "begin", "upload-elsewhere"
+        registry.place, registry.way, registry.wants_a_password = "begin", "upload-elsewhere", True
         ended = run_client(
             "push", demo_bundle, f"{registry.host}/a/b:1", environment=environment, folder=tmp_path
         )
         assert ended.code in (4, 6), ended.errors
         assert [each for each in registry.asked if each.host != "127.0.0.1"]
+        assert [each for each in registry.asked if each.authorization]
         assert registry.secrets_elsewhere() == []
 
     @pytest.mark.parametrize("way", ["page", "empty", "not-here"])
@@ -99,7 +100,6 @@ class TestAWaitEnds:
         ("place", "way"),
         [
             ("big", "drip-body"),
-            ("manifest", "informational"),
         ],
     )
     @pytest.mark.slow
@@ -119,6 +119,16 @@ class TestAWaitEnds:
         assert ended.peak_bytes < 200 << 20
         assert ended.steering == 0 and ended.seconds < SECONDS
 
+    def test_however_long_the_answer_to_an_upload_is(
+        self, registry: HostileRegistry, demo_bundle: Path, tmp_path: Path
+    ) -> None:
+        registry.place, registry.way = "end", "endless-body"
+        environment = {"HOME": str(tmp_path)}
+        words = ("push", demo_bundle, f"{registry.host}/a/b:1")
+        ended = run_client(*words, environment=environment, folder=tmp_path)
+        assert ended.code == 6, ended.errors
+        assert ended.peak_bytes < 200 << 20 and ended.seconds < SECONDS
+
     @pytest.mark.parametrize("place", ["manifest", "own", "token"])
     def test_however_long_an_answer_is(self, registry: HostileRegistry, tmp_path: Path, place: str) -> None:
         ended = pulled(registry, tmp_path, place=place, way="endless-body")
@@ -127,8 +137,10 @@ class TestAWaitEnds:
 
 
 class TestABusyRegistry:
-    @pytest.mark.parametrize("place", ["manifest", "own", "big"])
-    @pytest.mark.parametrize("way", ["busy", "close", "busy-soon"])
+    @pytest.mark.parametrize(
+        ("place", "way"),
+        [("manifest", "busy"), ("manifest", "close"), ("manifest", "busy-soon"), ("big", "busy-soon")],
+    )
     def test_is_asked_again(self, registry: HostileRegistry, tmp_path: Path, place: str, way: str) -> None:
         ended = pulled(registry, tmp_path, place=place, way=way, times=2)
         assert ended.code == 0, ended.errors

@@ -1,0 +1,59 @@
+"""What a box says that it has done, held against what it was sent: a box that lies is not believed."""
+
+import dataclasses
+import hashlib
+import re
+
+from edgephi.errors import TransportError
+from edgephi.flash.destination import Box
+from edgephi.flash.source import Source
+from edgephi.manifest import Manifest
+from edgephi.store.install import Outcome
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_HINT = "see what is there: edgephi status says it; use the same edgephi on both sides"
+
+
+def check_outcome(
+    outcome: Outcome, box: Box, source: Source, manifest: Manifest, *, total_bytes: int, asked_bytes: int
+) -> None:
+    """Raise TransportError unless a result can be that of this bundle.
+
+    `total_bytes` are those of the bundle, `asked_bytes` those that the box asked for over this connection.
+    """
+
+    def check(what: str, expected: object, found: object, *, holds: bool | None = None) -> None:
+        if not (expected == found if holds is None else holds):
+            raise TransportError(f"{box}: its result: expected {what} {expected}, found {found}", hint=_HINT)
+
+    check("the bundle", hashlib.sha256(source.manifest).hexdigest()[:12], outcome.digest[:12])
+    check("the bundle", hashlib.sha256(source.manifest).hexdigest(), outcome.digest)
+    check("the name", manifest.name, outcome.name)
+    check("release", manifest.sequence, outcome.sequence)
+    check(
+        "the digest of a bundle before it, or",
+        None,
+        outcome.previous,
+        holds=outcome.previous is None or bool(_DIGEST.fullmatch(outcome.previous)),
+    )
+    check("bytes in all", total_bytes, outcome.sent_bytes + outcome.saved_bytes)
+    check(
+        "bytes sent, at most", asked_bytes, outcome.sent_bytes, holds=0 <= outcome.sent_bytes <= asked_bytes
+    )
+    check("bytes saved, 0 or more, of", total_bytes, outcome.saved_bytes, holds=outcome.saved_bytes >= 0)
+    check(
+        "no signer of a bundle without signature:",
+        None,
+        outcome.signer,
+        holds=outcome.signer is None or source.signature is not None,
+    )
+    probe = outcome.probe
+    if probe is None:
+        check("a probe, as it was not active before, not", "none", "none", holds=outcome.was_current)
+        return
+    expected = manifest.probe.expected if manifest.probe else ""
+    check("a probe that begins", repr(expected), repr(probe.text[:80]), holds=probe.text.startswith(expected))
+    numbers = [
+        value for value in dataclasses.astuple(probe) if isinstance(value, int | float) and not value >= 0
+    ]
+    check("numbers of a probe", "0 or more", numbers, holds=not numbers)

@@ -1,0 +1,159 @@
+"""A hostile box: nobody waits for it for ever, and it is not believed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from tests.flash.hostile.box import HostileBox, hostile_box
+from tests.flash.hostile.client import Ended, run_client
+
+SECONDS = 45
+"""A bound for a busy machine; the clock of the client itself ends at 20."""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def box(home: Path) -> Iterator[HostileBox]:
+    with hostile_box(home) as found:
+        yield found
+
+
+def flashed(bundle: Path, box: HostileBox, home: Path, *, place: str, way: str) -> Ended:
+    """Flash it."""
+    box.place, box.way = place, way
+    address = f"ssh://127.0.0.1:{box.port}/store"
+    return run_client("flash", bundle, address, environment={"HOME": str(home)}, folder=home / "said")
+
+
+def asked(box: HostileBox, home: Path, *, place: str, way: str) -> Ended:
+    """Ask for its status."""
+    box.place, box.way = place, way
+    address = f"ssh://127.0.0.1:{box.port}/store"
+    return run_client("status", address, environment={"HOME": str(home)}, folder=home / "said")
+
+
+def test_one_that_behaves_is_flashed(demo_bundle: Path, box: HostileBox, home: Path) -> None:
+    """Else these tests would test nothing."""
+    ended = flashed(demo_bundle, box, home, place="", way="")
+    assert ended.code == 0 and box.chunks, ended.errors
+
+
+class TestItsResultIsHeldAgainstWhatWasSent:
+    @pytest.mark.parametrize(
+        ("way", "found"),
+        [
+            ("another-digest", "expected the bundle"),
+            ("another-name", "expected the name"),
+            ("another-release", "expected release"),
+            ("too-many-bytes", "expected bytes in all"),
+            ("a-signer", "expected no signer"),
+            ("unproven", "expected a probe"),
+            ("another-answer", "expected a probe that begins"),
+            ("negative-bytes", "expected a frame of edgephi's"),
+            ("another-key", "unknown key 'official'"),
+        ],
+    )
+    def test_and_a_lie_in_it_is_not_believed(
+        self, demo_bundle: Path, box: HostileBox, home: Path, way: str, found: str
+    ) -> None:
+        ended = flashed(demo_bundle, box, home, place="lies", way=way)
+        assert ended.code == 6 and found in ended.message, ended.errors
+        assert ended.output == b"" and ended.steering == 0
+
+    def test_and_one_before_all_was_sent_is_none(
+        self, demo_bundle: Path, box: HostileBox, home: Path
+    ) -> None:
+        ended = flashed(demo_bundle, box, home, place="early", way="")
+        assert ended.code == 6 and "a result after all chunks" in ended.message, ended.errors
+
+    @pytest.mark.parametrize("way", ["wants-all-again", "wants-nothing-said"])
+    def test_and_it_gets_each_chunk_of_the_bundle_once(
+        self, demo_bundle: Path, box: HostileBox, home: Path, way: str
+    ) -> None:
+        ended = flashed(demo_bundle, box, home, place="wants", way=way)
+        assert ended.code == 6 and not ended.is_bug, ended.errors
+        assert box.chunks == 0
+
+
+class TestAMalformedReply:
+    @pytest.mark.parametrize(
+        "way",
+        [
+            *("step-without-title", "step-of-any-size", "done-negative"),
+            *("another-kind", "error-of-no-text", "received-early", "huge-frame"),
+        ],
+    )
+    def test_is_no_fault_of_ours(self, demo_bundle: Path, box: HostileBox, home: Path, way: str) -> None:
+        ended = flashed(demo_bundle, box, home, place="wanted", way=way)
+        assert ended.code == 6 and "expected " in ended.message and ", found" in ended.message, ended.errors
+        assert not ended.is_bug
+
+    @pytest.mark.parametrize("way", ["step-without-title", "another-kind"])
+    def test_to_a_question_neither(self, box: HostileBox, home: Path, way: str) -> None:
+        ended = asked(box, home, place="result", way=way)
+        assert (ended.code == 6 and ": expected " in ended.message) or "is missing" in ended.message, (
+            ended.errors
+        )
+        assert not ended.is_bug
+
+    def test_with_a_result_of_something_else(self, box: HostileBox, home: Path) -> None:
+        ended = asked(box, home, place="", way="nothing")
+        assert ended.code == 6 and not ended.is_bug, ended.errors
+
+
+class TestWhatItSaysIsBounded:
+    @pytest.mark.parametrize("way", ["endless-steps", "endless-done", "endless-alive"])
+    def test_however_much_it_says(self, demo_bundle: Path, box: HostileBox, home: Path, way: str) -> None:
+        ended = flashed(demo_bundle, box, home, place="wanted", way=way)
+        assert ended.code == 6, ended.errors
+        assert ended.seconds < SECONDS and ended.peak_bytes < 200 << 20
+        assert len(ended.errors) < 100_000 and ended.steering == 0
+
+    def test_before_its_agent_is_there(self, demo_bundle: Path, box: HostileBox, home: Path) -> None:
+        ended = flashed(demo_bundle, box, home, place="start", way="endless-zeros")
+        assert ended.code == 6 and ended.seconds < SECONDS, ended.errors
+
+    @pytest.mark.parametrize("way", ["error-steering", "error-long"])
+    def test_and_steers_nothing(self, demo_bundle: Path, box: HostileBox, home: Path, way: str) -> None:
+        ended = flashed(demo_bundle, box, home, place="wanted", way=way)
+        assert ended.code in (4, 6) and ended.steering == 0, ended.errors
+        assert len(ended.errors) < 10_000
+
+
+@pytest.mark.slow
+class TestOneThatSaysNothingMore:
+    @pytest.mark.parametrize(
+        ("place", "way", "awaited"),
+        [
+            ("chunks", "silent", "a word on chunks"),
+            ("result", "only-alive", "its result"),
+        ],
+    )
+    def test_is_given_up_and_named(
+        self, demo_bundle: Path, box: HostileBox, home: Path, place: str, way: str, awaited: str
+    ) -> None:
+        ended = flashed(demo_bundle, box, home, place=place, way=way)
+        assert ended.code == 6 and ended.seconds < SECONDS, ended.errors
+        assert f"expected {awaited}" in ended.message and "found nothing for 20 s" in ended.message
+
+
+class TestARevokedKey:
+    def test_is_called_revoked(self, demo_bundle: Path, home: Path) -> None:
+        with hostile_box(home, known="@revoked ") as box:
+            ended = flashed(demo_bundle, box, home, place="", way="")
+        assert ended.code == 6 and "marks as @revoked" in ended.message, ended.errors
+
+    def test_is_refused_though_another_line_knows_it(self, demo_bundle: Path, home: Path) -> None:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        with hostile_box(home, key=key) as box:
+            known = home / ".ssh" / "known_hosts"
+            known.write_text(f"{known.read_text()}@revoked * {key.export_public_key().decode()}")
+            ended = flashed(demo_bundle, box, home, place="", way="")
+        assert ended.code == 6 and "marks as @revoked" in ended.message, ended.errors
+        assert box.chunks == 0
