@@ -34,7 +34,7 @@ class SlowWireError(httpx.ReadTimeout):
 
 
 def allowing(*, size: int | None = _LONGEST_REFUSAL_BYTES, seconds: float = 0.0) -> dict[str, Any]:
-    """The extensions of a request: its answer may have `size` bytes, None any, and take `seconds` to begin."""
+    """The extensions of a request: its answer may have `size` bytes, and take `seconds` to begin."""
     return {_ANSWER_BYTES: size, _ANSWER_SECONDS: seconds}
 
 
