@@ -16,12 +16,18 @@ from typing import Any
 
 import httpx
 
+from edgephi.errors import TransportError
+
 PATIENCE_SECONDS = 22.0
 """Without progress for so long, over however many attempts, a server is given up."""
 
 PROGRESS_BYTES = 8 << 10
 """So many bytes are progress, and so is a whole answer that is no server's excuse."""
 
+MOST_CUTS = 2
+"""So many connections may make no progress, one after the other."""
+
+_HINT = "try again later, and see whether something on the way answers in its place"
 # A body that has begun and goes on no more: there is time left for another attempt.
 _STALL_SECONDS = 11.0
 _LOOK_SECONDS = 0.25
@@ -58,15 +64,21 @@ class WireWatch:
         self._cut_after = 0.0
         self.cuts = 0
         self._closed = threading.Event()
+        self._client = client
+        hooks = client.event_hooks
         client.event_hooks = {
-            "request": [*client.event_hooks["request"], self._begin],
-            "response": [self._arrive, *client.event_hooks["response"]],
+            "request": [*hooks["request"], self._begin],
+            "response": [self._arrive, *hooks["response"]],
         }
         threading.Thread(target=self._look, name="wire watch", daemon=True).start()
 
     def close(self) -> None:
         """Watch no longer."""
         self._closed.set()
+        hooks = self._client.event_hooks
+        self._client.event_hooks = {
+            name: [hook for hook in hooks[name] if hook not in (self._begin, self._arrive)] for name in hooks
+        }
 
     @contextlib.contextmanager
     def operation(self) -> Iterator[None]:
@@ -108,6 +120,12 @@ class WireWatch:
         """A request is about to be sent."""
         if not self._is_one_operation:
             self._progress_at = time.monotonic()
+        elif self.seconds_left <= 0 or self.cuts >= MOST_CUTS:
+            raise TransportError(
+                f"{request.url.host}: expected {PROGRESS_BYTES >> 10} KiB within {PATIENCE_SECONDS:.0f} s, "
+                "found less",
+                hint=_HINT,
+            )
         request.headers["Accept-Encoding"] = "identity"
         request.extensions["trace"] = self._trace
         self._answer_seconds = request.extensions.get(_ANSWER_SECONDS, 0.0)
@@ -123,7 +141,8 @@ class WireWatch:
         if not response.is_success:
             longest = _LONGEST_REFUSAL_BYTES
         assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - for the type checker
-        response.stream = _Watched(response.stream, self, longest, is_refusal=not response.is_success)
+        host = response.url.host
+        response.stream = _Watched(response.stream, self, host, longest, is_refusal=not response.is_success)
 
     def _trace(self, name: str, facts: Mapping[str, Any]) -> None:
         """Learn of connections, and of failures, from the library below the client."""
@@ -169,10 +188,17 @@ class _Watched(httpx.SyncByteStream):
     """The body of an answer."""
 
     def __init__(
-        self, stream: httpx.SyncByteStream, watch: WireWatch, longest: int | None, *, is_refusal: bool
+        self,
+        stream: httpx.SyncByteStream,
+        watch: WireWatch,
+        host: str,
+        longest: int | None,
+        *,
+        is_refusal: bool,
     ) -> None:
         self._stream = stream
         self._watch = watch
+        self._host = host
         self._longest = longest
         self._is_refusal = is_refusal
 
@@ -186,7 +212,11 @@ class _Watched(httpx.SyncByteStream):
                 if self._longest is not None and size > self._longest:
                     if self._is_refusal:
                         return
-                    raise httpx.RemoteProtocolError(f"an answer of more than {self._longest} bytes")
+                    # None of httpx's errors: whoever tries again would get as much again.
+                    raise TransportError(
+                        f"{self._host}: expected an answer of at most {self._longest} bytes, found more",
+                        hint=_HINT,
+                    )
                 paused = self._watch.pause()
                 yield data
                 self._watch.resume(paused)

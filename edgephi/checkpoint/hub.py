@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import edgephi
 from edgephi.checkpoint.architecture import load_architecture, read_json_object
@@ -25,6 +25,9 @@ from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensor
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, TransportError, UsageError
+
+if TYPE_CHECKING:
+    from edgephi.wire_watch import WireWatch
 
 DEMO = "demo"
 DEMO_ID = "edgephi/demo"
@@ -34,6 +37,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS_WITHOUT_PROGRESS = 4
+# Descriptions and tokenizers; weights say their size before.
+_LARGEST_SMALL_FILE_BYTES = 256 << 20
 _HINT_AGAIN = "run the same command again: it resumes"
 
 
@@ -91,8 +96,8 @@ def pull(
     if offline or is_offline_mode():
         return _from_cache(repo_id, revision)
     try:
-        with _hub_errors(repo_id, revision):
-            return _download(repo_id, revision, progress=progress)
+        with _hub_errors(repo_id, revision), _watched_hub() as watch:
+            return _download(repo_id, revision, watch, progress=progress)
     except TransportError:
         if revision is None or not _COMMIT.fullmatch(revision):
             raise
@@ -115,14 +120,26 @@ def _not_a_model(model: str) -> BadCheckpointError:
     )
 
 
-def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
+@contextlib.contextmanager
+def _watched_hub() -> "Iterator[WireWatch]":
+    """End what the hub's client waits for where next to nothing comes, and answers that are too long."""
+    from huggingface_hub import get_session
+
+    from edgephi.wire_watch import WireWatch
+
+    with contextlib.closing(WireWatch(get_session(), longest=_LARGEST_SMALL_FILE_BYTES)) as watch:
+        yield watch
+
+
+def _download(repo_id: str, revision: str | None, watch: "WireWatch", *, progress: bool) -> Located:
     """Everything of `pull` that talks to the hub; lets the client's errors pass."""
     from huggingface_hub import HfApi, constants, hf_hub_download
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     api = HfApi(library_name="edgephi", library_version=edgephi.__version__)
-    info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
+    with watch.operation():
+        info = api.model_info(repo_id, revision=revision, files_metadata=True, timeout=timeout)
     commit = info.sha
     if commit is None or not _COMMIT.fullmatch(commit):
         raise TransportError(
@@ -134,7 +151,10 @@ def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
     no_bar = cast("type", functools.partial(tqdm, disable=True))
 
     def get(name: str, *, at: str = commit) -> Path:
-        return Path(hf_hub_download(repo_id, name, revision=at, library_name="edgephi", tqdm_class=no_bar))
+        with watch.operation():
+            return Path(
+                hf_hub_download(repo_id, name, revision=at, library_name="edgephi", tqdm_class=no_bar)
+            )
 
     if "config.json" not in files:
         raise BadCheckpointError(
@@ -174,12 +194,14 @@ def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
             expected[name] = stored.sha256
             if not (folder / name).exists():
                 blob = folder.parent.parent / "blobs" / stored.sha256
-                _download_blob(repo_id, commit, name, blob, size=stored.size, progress=progress)
+                _download_blob(repo_id, commit, name, blob, watch, size=stored.size, progress=progress)
         get(name)
     return Located(repo_id, commit, folder, expected)
 
 
-def _download_blob(repo_id: str, commit: str, name: str, blob: Path, *, size: int, progress: bool) -> None:
+def _download_blob(
+    repo_id: str, commit: str, name: str, blob: Path, watch: "WireWatch", *, size: int, progress: bool
+) -> None:
     """Receive one large file into the client's cache as `blob`, whose name is its sha256, resuming.
 
     The client finds the blob there and links it into the snapshot. Until it is complete and its hash is
@@ -209,7 +231,7 @@ def _download_blob(repo_id: str, commit: str, name: str, blob: Path, *, size: in
             unit_scale=True,
             disable=None if progress else True,
         ) as bar:
-            for chunk in _receive(url, file, size=size):
+            for chunk in _receive(url, file, watch, size=size):
                 if chunk is None:
                     received = hashlib.sha256()
                     bar.reset(total=size)
@@ -226,7 +248,7 @@ def _download_blob(repo_id: str, commit: str, name: str, blob: Path, *, size: in
         partial.rename(blob)
 
 
-def _receive(url: str, file: BinaryIO, *, size: int) -> Iterator[bytes | None]:
+def _receive(url: str, file: BinaryIO, watch: "WireWatch", *, size: int) -> Iterator[bytes | None]:
     """Append to `file` what is missing of its `size` bytes, and yield it; None when it starts from zero.
 
     A dropped connection is taken up again a few times, with growing pauses, as long as bytes arrive.
@@ -235,6 +257,8 @@ def _receive(url: str, file: BinaryIO, *, size: int) -> Iterator[bytes | None]:
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    from edgephi.wire_watch import allowing
 
     headers = build_hf_headers(library_name="edgephi", library_version=edgephi.__version__)
     failures = 0
@@ -245,14 +269,28 @@ def _receive(url: str, file: BinaryIO, *, size: int) -> Iterator[bytes | None]:
             continue
         asked = {**headers, "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
         try:
-            with get_session().stream(
-                "GET", url, headers=asked, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-            ) as response:
+            with (
+                watch.operation(),
+                get_session().stream(
+                    "GET",
+                    url,
+                    headers=asked,
+                    timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT),
+                    extensions=allowing(size=None),
+                ) as response,
+            ):
                 hf_raise_for_status(response)
+                arrived = start
                 if start and response.status_code != 206:  # the whole file, whatever we asked for
                     file.truncate(0)
+                    arrived = 0
                     yield None
                 for chunk in response.iter_bytes():
+                    arrived += len(chunk)
+                    if arrived > size:
+                        raise TransportError(
+                            f"{url}: expected {size} bytes, as the hub says, found more", hint=_HINT_AGAIN
+                        )
                     file.write(chunk)
                     failures = 0
                     yield chunk
@@ -261,6 +299,7 @@ def _receive(url: str, file: BinaryIO, *, size: int) -> Iterator[bytes | None]:
         except (httpx.TransportError, HfHubHTTPError) as cause:
             failures += 1
             refused = isinstance(cause, HfHubHTTPError) and cause.response.status_code < 500
+            refused = refused or watch.cuts > 1  # slowness is not cured by many attempts
             if refused or failures == _ATTEMPTS_WITHOUT_PROGRESS:
                 raise
             time.sleep(0.5 * 2**failures)

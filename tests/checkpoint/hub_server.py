@@ -1,5 +1,6 @@
 """A small Hugging Face hub on 127.0.0.1: the endpoints that the real client calls, and ways to go wrong."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """One request the server saw. `path` without the query; `range` is the header, or empty."""
+    """One request the server saw. `path` without the query; the headers that it had, or empty."""
 
     method: str
     path: str
     range: str
+    authorization: str = ""
 
 
 @dataclass
@@ -28,6 +30,8 @@ class HubServer:
     Safetensors files are in large-file storage: they redirect to /cdn/NAME, as the hub does.
     `cut_after[name]` counts bytes after which the connection drops, once each; `broken[name]` is the status
     that a file answers with; `hold_after[name]` counts bytes after which the answer stalls until `released`.
+    A file in `endless` has no end; one in `dripping` comes at a byte a second. Weights lie on `store`,
+    another name of this machine.
     """
 
     repo_id: str
@@ -35,6 +39,9 @@ class HubServer:
     commit: str = "0123456789abcdef0123456789abcdef01234567"
     gated_for_token: str | None = None
     ignore_range: bool = False
+    store: str = "localhost"
+    endless: set[str] = field(default_factory=set)
+    dripping: set[str] = field(default_factory=set)
     broken: dict[str, int] = field(default_factory=dict)
     cut_after: dict[str, list[int]] = field(default_factory=dict)
     hold_after: dict[str, int] = field(default_factory=dict)
@@ -85,7 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         hub = self.server_hub
         path = unquote(urlsplit(self.path).path)
-        hub.requests.append(Request(self.command, path, self.headers.get("Range", "")))
+        asked = (self.headers.get(name, "") for name in ("Range", "Authorization"))
+        hub.requests.append(Request(self.command, path, *asked))
         if model := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+))?", path):
             return self._model(model[1], model[2] or "main")
         if file := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path):
@@ -134,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file.suffix != ".safetensors":
             return self._content(name)
         self.send_response(302)
-        self.send_header("Location", f"{hub.url}/cdn/{name}")
+        self.send_header("Location", f"{hub.url.replace('127.0.0.1', hub.store)}/cdn/{name}")
         self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("X-Linked-Etag", f'"{_sha256(file)}"')
         self.send_header("X-Linked-Size", str(file.stat().st_size))
@@ -147,6 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name in hub.broken:
             return self._refuse(hub.broken[name])
         data = (hub.folder / name).read_bytes()
+        if name in hub.endless | hub.dripping and self.command == "GET":
+            return self._without_end(data, seconds=1.0 if name in hub.dripping else 0.0)
         start = 0
         if (asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))) and not hub.ignore_range:
             start = int(asked[1])
@@ -173,6 +183,16 @@ class _Handler(BaseHTTPRequestHandler):
                 hub.released.wait(30)
             self.close_connection = True
         return None
+
+    def _without_end(self, data: bytes, *, seconds: float) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", self.server_hub.commit)
+        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.server_hub.released.wait(seconds):
+                self.wfile.write(bytes(1 if seconds else 1 << 16))
 
     def _refuse(self, status: int, code: str = "") -> None:
         self.send_response(status)

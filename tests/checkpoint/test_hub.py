@@ -248,6 +248,31 @@ class TestResume:
         assert machine.pull()[0] == 0
 
 
+class TestAHubThatIsNotTrusted:
+    def test_a_store_that_it_redirects_to_gets_no_token(self, machine: Machine, hub: HubServer) -> None:
+        code, answer = machine.pull(HF_TOKEN="hf_secret")
+        assert code == 0, answer
+        assert {each.authorization for each in hub.requests if "/api/" in each.path} == {"Bearer hf_secret"}
+        stored = [each for each in hub.requests if each.path.startswith("/cdn/")]
+        assert stored and {each.authorization for each in stored} == {""}
+
+    @pytest.mark.parametrize("name", [FIRST, "tokenizer.json"])
+    def test_a_file_without_an_end_fills_no_disk(self, machine: Machine, hub: HubServer, name: str) -> None:
+        hub.endless.add(name)
+        code, answer = machine.pull()
+        assert code == 6, answer
+        kept = sum(each.stat().st_size for each in machine.cache.rglob("*") if each.is_file())
+        assert kept < 300 << 20
+
+    @pytest.mark.slow
+    def test_one_that_drips_is_given_up(self, machine: Machine, hub: HubServer) -> None:
+        hub.dripping.add("config.json")
+        begun = time.monotonic()
+        code, answer = machine.pull()
+        assert code == 6, answer
+        assert time.monotonic() - begun < 45
+
+
 class TestRefusals:
     def test_no_such_model(self, machine: Machine) -> None:
         code, error = machine.pull("someone/else")

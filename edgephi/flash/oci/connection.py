@@ -23,7 +23,7 @@ from edgephi.flash.oci.origin import OriginGuard
 from edgephi.flash.oci.reference import Reference
 from edgephi.flash.oci.retry_after import retry_after_seconds
 from edgephi.visible import visible
-from edgephi.wire_watch import WireWatch
+from edgephi.wire_watch import MOST_CUTS, WireWatch
 
 HINT_AGAIN = "run the same command again: it goes on where it was"
 
@@ -34,7 +34,6 @@ _SILENCE_SECONDS = 60.0
 _MOST_REDIRECTS = 5
 _ATTEMPTS_WITHOUT_PROGRESS = 6
 _FIRST_PAUSE_SECONDS = 0.1
-_MOST_CUTS = 2
 _SLOWNESS_COUNTS = 3
 _LONGEST_REASON = 200
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
@@ -98,7 +97,7 @@ class Connection:
             pause = max(pause, cause.wait_seconds)
             if not (cause.may_pass or begins_anew):
                 raise cause
-        is_enough = failures >= _ATTEMPTS_WITHOUT_PROGRESS or self.watch.cuts >= _MOST_CUTS
+        is_enough = failures >= _ATTEMPTS_WITHOUT_PROGRESS or self.watch.cuts >= MOST_CUTS
         if is_enough or pause > self.watch.seconds_left:
             raise cause
         time.sleep(pause)
