@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
 from edgephi.cli.say import say, say_document
 from edgephi.commands import shell_command
@@ -42,7 +43,7 @@ class PromptLengths(LengthsType):
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
+@click.argument("bundles", nargs=-1, required=True, type=ReadPath(), metavar="BUNDLE...")
 @click.option(
     "--prompt-tokens",
     "prompt_lengths",
@@ -71,7 +72,7 @@ class PromptLengths(LengthsType):
 @click.option(
     "--html",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=WrittenPath(dir_okay=False),
     metavar="FILE",
     help="Write a page with plots, too: one file that needs nothing else.",
 )

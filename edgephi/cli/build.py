@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import (
     context_option,
     json_option,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=WrittenPath(),
     metavar="DIR",
     help="Folder to write the bundle to; must not exist.",
 )

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import click
 
+from edgephi.cli.argument_types import NAME
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document, say_exactly
 from edgephi.cli.table import table
@@ -39,7 +40,7 @@ def list_command(folder: str, read_all: Callable[[], Sequence[Declared]], about:
             say(table(declared))
 
     @group.command()
-    @click.argument("name")
+    @click.argument("name", type=NAME)
     def show(name: str) -> None:
         """Print the TOML file NAME: a start for one of your own."""
         say_exactly(find_file(name, folder).read_text(encoding="utf-8"), nl=False)

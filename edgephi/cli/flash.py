@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.say import say, say_document
 from edgephi.cli.sizes import read_size
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle")
-@click.argument("destinations", nargs=-1, required=True, metavar="DEST...")
+@click.argument("bundle", type=NAME)
+@click.argument("destinations", type=NAME, nargs=-1, required=True, metavar="DEST...")
 @click.option(
     "--allow-downgrade",
     is_flag=True,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--trust",
     "keys",
-    type=click.Path(path_type=Path),
+    type=ReadPath(),
     multiple=True,
     metavar="KEY",
     help="Have the store in an image take only what this key (NAME.pub) has signed; may be given again.",
@@ -94,16 +95,19 @@ def flash(
     active still is. Exit code 6: a box could not be reached or, of several, one failed.
     """
     from edgephi.cli.boxes import flash_boxes
-    from edgephi.cli.flash_image import IMAGE_SCHEME, flash_image
+    from edgephi.cli.flash_image import flash_image, image_file
     from edgephi.cli.steps import transfer
     from edgephi.errors import UsageError
-    from edgephi.flash.destination import is_box
-    from edgephi.flash.folder import flash_source
+    from edgephi.flash.destination import IMAGE_SCHEME, Box, read_destination
+    from edgephi.flash.folder import check_apart, flash_source
     from edgephi.records import write_record
     from edgephi.store.preflight import InstallOptions
 
-    boxes = [each for each in destinations if is_box(each)]
-    destination, *others = destinations
+    places = [
+        image_file(each) if each.startswith(IMAGE_SCHEME) else read_destination(each) for each in destinations
+    ]
+    boxes = [each for each in places if isinstance(each, Box)]
+    (first, *_), (destination, *others) = places, destinations
     if others and len(boxes) < len(destinations):
         raise UsageError(
             f"{others[0]}: expected several destinations to be ssh://… all, found another kind",
@@ -128,20 +132,20 @@ def flash(
         )
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
-        if is_image:
-            file = Path(destination.removeprefix(IMAGE_SCHEME))
-            flash_image(source, file, size, keys, prove_here=not elsewhere, as_json=as_json)
-            return
-        if boxes:
+        if isinstance(first, Box):
             from edgephi.flash.ssh import TransferSettings
 
             settings = TransferSettings(allow_downgrade, bytes_per_second, parallel=parallel)
             with _kept_when_interrupted():
-                code = flash_boxes(source, boxes, settings, as_json=as_json)
+                code = flash_boxes(source, destinations, settings, as_json=as_json)
             raise click.exceptions.Exit(code)
+        if is_image:
+            flash_image(source, first, size, keys, prove_here=not elsewhere, as_json=as_json)
+            return
+        check_apart(source, first)
         options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
         with _kept_when_interrupted():
-            outcome = flash_source(source, Path(destination), options, step=transfer)
+            outcome = flash_source(source, first, options, step=transfer)
     seconds = time.perf_counter() - start
     if as_json:
         document = {

@@ -4,14 +4,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.say import say, say_document
 from edgephi.commands import shell_command
+from edgephi.errors import UsageError
+from edgephi.flash.destination import IMAGE_SCHEME
 
 if TYPE_CHECKING:
     from edgephi.flash.image import Image
     from edgephi.flash.source import Source
 
-IMAGE_SCHEME = "image:"
+
+def image_file(text: str) -> Path:
+    """The file of a destination `image:FILE`. Raises UsageError."""
+    name = text.removeprefix(IMAGE_SCHEME)
+    if not name.strip():
+        raise UsageError(f"{text}: expected a file after {IMAGE_SCHEME}, found none", hint="name one")
+    file = WrittenPath().convert(name, None, None)
+    assert isinstance(file, Path)  # noqa: S101 - for the type checker
+    return file
 
 
 def flash_image(

@@ -1,15 +1,13 @@
 """`edgephi gc`: remove from a device what nothing needs."""
 
-from pathlib import Path
-
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
-@click.argument("root")
+@root_argument
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--unfinished", is_flag=True, help="Remove a transfer that was cut too; it could have gone on.")
 @json_option
@@ -21,19 +19,18 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.sizes import human_bytes
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.garbage import collect_garbage
 
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         with BoxSteps() as steps:
-            done = ssh_store.collect_garbage(
-                read_box(root), dry_run=dry_run, unfinished=unfinished, watcher=steps
-            )
+            done = ssh_store.collect_garbage(store, dry_run=dry_run, unfinished=unfinished, watcher=steps)
     else:
-        done = collect_garbage(Path(root), dry_run=dry_run, unfinished=unfinished)
+        done = collect_garbage(store, dry_run=dry_run, unfinished=unfinished)
     if as_json:
         say_document(write_record(done))
         return

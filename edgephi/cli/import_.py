@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
@@ -15,18 +16,21 @@ def import_() -> None:
 
 
 @import_.command(no_args_is_help=True)
-@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR", type=ReadPath())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=WrittenPath(),
     metavar="BUNDLE",
     help="Folder to write the bundle to; must not exist.",
 )
-@click.option("--name", metavar="NAME", help="The model's name. [default: that of DIR]")
+@click.option("--name", type=NAME, metavar="NAME", help="The model's name. [default: that of DIR]")
 @click.option(
-    "--soc", metavar="NAME", help="The chip, where the binaries do not name it: see `edgephi targets socs`."
+    "--soc",
+    type=NAME,
+    metavar="NAME",
+    help="The chip, where the binaries do not name it: see `edgephi targets socs`.",
 )
 @click.option(
     "--sequence",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=WrittenPath())
 @click.option(
     "--model-signing",
     "for_model_signing",

@@ -6,9 +6,12 @@ from typing import Any
 
 import click
 
+from edgephi.cli.argument_types import NAME, ReadPath
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-model_argument: Decorator = click.argument("model")
+model_argument: Decorator = click.argument("model", type=NAME)
+root_argument: Decorator = click.argument("root", type=NAME)
 
 
 def in_store(path: Path) -> bool:
@@ -31,12 +34,13 @@ def _opened(_context: click.Context, _parameter: click.Parameter, path: Path) ->
     return opened(path)
 
 
-bundle_argument: Decorator = click.argument("bundle", type=click.Path(path_type=Path), callback=_opened)
+bundle_argument: Decorator = click.argument("bundle", type=ReadPath(), callback=_opened)
 
 target_option: Decorator = click.option(
     "-t",
     "--target",
     "target_name",
+    type=NAME,
     required=True,
     metavar="T",
     help="Target device: see `edgephi targets`; `auto` is the best one for this machine.",
@@ -45,18 +49,23 @@ target_option: Decorator = click.option(
 recipe_option: Decorator = click.option(
     "--recipe",
     "recipe_name",
+    type=NAME,
     metavar="R",
     help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
 )
 
 soc_option: Decorator = click.option(
     "--soc",
+    type=NAME,
     metavar="NAME",
     help="Chip to compile for, with --target qnn: see `edgephi targets socs`. [default: the target's]",
 )
 
 revision_option: Decorator = click.option(
-    "--revision", metavar="REV", help="Branch, tag or commit of a model of the hub. [default: the recipe's]"
+    "--revision",
+    type=NAME,
+    metavar="REV",
+    help="Branch, tag or commit of a model of the hub. [default: the recipe's]",
 )
 
 context_option: Decorator = click.option(
@@ -75,6 +84,7 @@ device_context_option: Decorator = click.option(
 
 provider_option: Decorator = click.option(
     "--provider",
+    type=NAME,
     metavar="P",
     help="Run on another provider of the bundle's engine than its own, such as cpu.",
 )
@@ -134,7 +144,12 @@ insecure_option: Decorator = click.option(
 )
 
 host_option: Decorator = click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address."
+    "--host",
+    type=NAME,
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Listen on this address.",
 )
 
 served_system_option: Decorator = click.option(
@@ -160,7 +175,7 @@ def api_key_file_option(otherwise: str) -> Decorator:
     """The file with the key of an API; `otherwise` says in a few words what holds without one."""
     return click.option(
         "--api-key-file",
-        type=click.Path(path_type=Path),
+        type=ReadPath(),
         metavar="FILE",
         help=f"The key that requests must bring. [default: {otherwise}]",
     )

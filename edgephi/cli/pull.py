@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import insecure_option, json_option, model_argument, revision_option
 from edgephi.cli.say import say, say_document, say_exactly
 from edgephi.commands import edgephi_command
@@ -17,7 +18,7 @@ from edgephi.flash.oci.reference import SCHEME, is_reference
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=WrittenPath(),
     metavar="DIR",
     help="Folder for a bundle of a registry; it must not exist yet.",
 )

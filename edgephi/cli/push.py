@@ -4,13 +4,14 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.say import say, say_document, say_exactly
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("reference", metavar="REGISTRY/NAME:TAG")
+@click.argument("bundle", type=ReadPath())
+@click.argument("reference", type=NAME, metavar="REGISTRY/NAME:TAG")
 @insecure_option
 @json_option
 def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.say import SaidAnswer, say
 from edgephi.commands import edgephi_command
 
@@ -16,7 +17,7 @@ PROMPT = "please turn the kitchen light down to thirty percent"
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=WrittenPath(),
     default=Path("edgephi-demo"),
     show_default=True,
     metavar="DIR",

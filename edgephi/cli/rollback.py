@@ -1,17 +1,15 @@
 """`edgephi rollback`: back to the bundle that a device ran before."""
 
-from pathlib import Path
-
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 from edgephi.errors import UsageError
 from edgephi.visible import visible
 
 
 @click.command(no_args_is_help=True)
-@click.argument("root")
+@root_argument
 @click.option(
     "--elsewhere",
     is_flag=True,
@@ -31,19 +29,20 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.flash import answered
     from edgephi.cli.steps import transfer
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.rollback import roll_back
 
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         if elsewhere:
             raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
         with BoxSteps() as steps:
-            done = ssh_store.roll_back(read_box(root), steps)
+            done = ssh_store.roll_back(store, steps)
     else:
-        done = roll_back(Path(root), prove=not elsewhere, step=transfer)
+        done = roll_back(store, prove=not elsewhere, step=transfer)
     if as_json:
         say_document(write_record(done))
         return

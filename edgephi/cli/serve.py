@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import NAME
 from edgephi.cli.options import (
     api_key_file_option,
     bundle_argument,
@@ -84,6 +85,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 @click.option(
     "--allow-host",
     "hosts",
+    type=NAME,
     multiple=True,
     metavar="NAME",
     help="On 127.0.0.1: answer to this name too, such as a proxy's. Can be given again.",
@@ -91,6 +93,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 @click.option(
     "--allow-origin",
     "origins",
+    type=NAME,
     multiple=True,
     metavar="URL",
     help="Let web pages of this origin use the API (CORS). Can be given again.",

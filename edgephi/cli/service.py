@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 import edgephi
+from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.options import (
     api_key_file_option,
     device_context_option,
@@ -42,7 +43,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=ReadPath())
 @host_option
 @port_option(may_be_free=False)
 @api_key_file_option(otherwise="none")
@@ -60,7 +61,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=WrittenPath(),
     metavar="FILE",
     help="Write the unit to this file instead of standard output.",
 )

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import click
 
+from edgephi.cli.argument_types import ReadPath
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", type=click.Path(path_type=Path), metavar="KEY", help="Sign for devices with NAME.key.")
+@click.argument("bundle", type=ReadPath())
+@click.option("--key", type=ReadPath(), metavar="KEY", help="Sign for devices with NAME.key.")
 @click.option(
     "--model-signing",
     "model_signing_key",
-    type=click.Path(path_type=Path),
+    type=ReadPath(),
     metavar="KEY",
     help="Also sign as OpenSSF Model Signing does, for its tools, with this P-256 key.",
 )

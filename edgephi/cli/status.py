@@ -1,11 +1,10 @@
 """`edgephi status`: what is on a device, and how it is."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 from edgephi.errors import BadBundleError
 from edgephi.visible import visible
@@ -17,7 +16,7 @@ _DATE_COLUMNS = 10  # of "2026-11-25T08:47:27Z"
 
 
 @click.command(no_args_is_help=True)
-@click.argument("root")
+@root_argument
 @click.option("--scrub", is_flag=True, help="Read all of it, and say which chunks have changed on the disk.")
 @json_option
 def status(root: str, *, scrub: bool, as_json: bool) -> None:
@@ -28,17 +27,18 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.steps import transfer
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.status import status as store_status
 
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         with BoxSteps() as steps:
-            found = ssh_store.status(read_box(root), scrub_too=scrub, watcher=steps)
+            found = ssh_store.status(store, scrub_too=scrub, watcher=steps)
     else:
-        found = store_status(Path(root), scrub_too=scrub, step=transfer)
+        found = store_status(store, scrub_too=scrub, step=transfer)
     if as_json:
         say_document(write_record(found))
     else:

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.options import json_option
+from edgephi.cli.argument_types import NAME, ReadPath
+from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 from edgephi.visible import visible
-
-root_argument = click.argument("root")
 
 
 @click.group(no_args_is_help=True)
@@ -22,22 +21,23 @@ def trust() -> None:
 
 @trust.command(no_args_is_help=True)
 @root_argument
-@click.argument("key", type=click.Path(path_type=Path))
+@click.argument("key", type=ReadPath())
 def add(root: str, key: Path) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
     from edgephi.cli.boxes import BoxSteps
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.store.trusted_keys import read_key_file
     from edgephi.store.trusting import trust_key
 
     new = read_key_file(key)
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         with BoxSteps() as steps:
-            added = ssh_store.trust_key(read_box(root), key.name, new.key.pem, steps)
+            added = ssh_store.trust_key(store, key.name, new.key.pem, steps)
     else:
-        added = trust_key(Path(root), key.name, new.key.pem)
+        added = trust_key(store, key.name, new.key.pem)
     say(f"{root} trusts {visible(added.name)}: {visible(added.fingerprint)}")
 
 
@@ -48,17 +48,18 @@ def list_keys(root: str, *, as_json: bool) -> None:
     """Show the keys of a store, by name and fingerprint."""
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.table import table
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.trusting import trusted
 
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         with BoxSteps() as steps:
-            keys = ssh_store.trusted(read_box(root), steps).keys
+            keys = ssh_store.trusted(store, steps).keys
     else:
-        keys = trusted(Path(root)).keys
+        keys = trusted(store).keys
     if as_json:
         say_document(write_record(keys))
     elif keys:
@@ -69,7 +70,7 @@ def list_keys(root: str, *, as_json: bool) -> None:
 
 @trust.command(no_args_is_help=True)
 @root_argument
-@click.argument("key")
+@click.argument("key", type=NAME)
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
 def remove(root: str, key: str, *, last: bool) -> None:
     """Take no more bundles of KEY: its name, or the beginning of its fingerprint.
@@ -77,14 +78,15 @@ def remove(root: str, key: str, *, last: bool) -> None:
     What it has signed and is installed stays.
     """
     from edgephi.cli.boxes import BoxSteps
-    from edgephi.flash.destination import is_box, read_box
+    from edgephi.flash.destination import Box, read_destination
     from edgephi.store.trusting import distrust_key
 
-    if is_box(root):
+    store = read_destination(root)
+    if isinstance(store, Box):
         from edgephi.flash import ssh_store
 
         with BoxSteps() as steps:
-            removed = ssh_store.distrust_key(read_box(root), key, also_the_last=last, watcher=steps)
+            removed = ssh_store.distrust_key(store, key, also_the_last=last, watcher=steps)
     else:
-        removed = distrust_key(Path(root), key, also_the_last=last)
+        removed = distrust_key(store, key, also_the_last=last)
     say(f"{root} no longer trusts {visible(removed.name)}: {visible(removed.fingerprint)}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import context_option, json_option, model_argument, recipe_option, revision_option
 from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
@@ -54,7 +55,7 @@ _CLOSE = 1.05
 @revision_option
 @click.option(
     "--keep",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=WrittenPath(file_okay=False),
     metavar="DIR",
     help="Build the candidates into this folder and leave them there. [default: a temporary one]",
 )

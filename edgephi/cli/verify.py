@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import bundle_argument, json_option
 from edgephi.cli.say import say, say_document
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True)
 @bundle_argument
 @click.option(
-    "--against", "model", metavar="MODEL", help="Measure the quality again, against this checkpoint."
+    "--against",
+    "model",
+    type=NAME,
+    metavar="MODEL",
+    help="Measure the quality again, against this checkpoint.",
 )
 @click.option(
     "--level",
@@ -24,11 +29,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --against: measure on 256 or on 2048 tokens.",
 )
-@click.option("--recipe", "recipe_name", metavar="R", help="With --against: the recipe whose gate holds.")
+@click.option(
+    "--recipe", "recipe_name", type=NAME, metavar="R", help="With --against: the recipe whose gate holds."
+)
 @click.option(
     "--signed-by",
     "key_file",
-    type=click.Path(path_type=Path),
+    type=ReadPath(),
     metavar="KEY",
     help="Check too that this key (NAME.pub) has signed it, as a device that trusts it does.",
 )

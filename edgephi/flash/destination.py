@@ -1,10 +1,13 @@
-"""Where a box is: `ssh://[user@]host[:port]/path`."""
+"""Where a store is: a folder here, or `ssh://[user@]host[:port]/path` on a box."""
 
 import urllib.parse
 from dataclasses import dataclass
+from pathlib import Path
 
+from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 
+IMAGE_SCHEME = "image:"
 _SCHEME = "ssh://"
 _EXAMPLE = "ssh://user@host/var/lib/edgephi"
 _HOME = "/~/"
@@ -32,6 +35,49 @@ class Box:
 def is_box(text: str) -> bool:
     """Whether a destination is reached by ssh."""
     return text.startswith(_SCHEME)
+
+
+def read_destination(text: str) -> Box | Path:
+    """The place of a store: a box, or a folder here. Raises UsageError when it is neither for certain.
+
+    `host:path` is how scp writes a place on another machine. It is refused, and so is every URL but ssh's:
+    either would be the name of a folder here. A blank text would be the working folder.
+    """
+    if is_box(text):
+        return read_box(text)
+    if not text.strip():
+        raise UsageError(
+            f"destination: expected a folder or {_SCHEME}…, found {'a blank' if text else 'an empty'} one",
+            hint="is the variable set that it comes from? The working folder is .",
+        )
+    if text == "-":
+        raise UsageError(
+            f"{text}: expected a folder or {_SCHEME}…, found what stands for a stream",
+            hint="write ./- for a folder of that name here",
+        )
+    host, colon, path = text.partition(":")
+    if not colon or "/" in host:
+        return Path(text)
+    here = f"{shell_command(Path(text))} for a folder of that name here"
+    if text.startswith(IMAGE_SCHEME):
+        raise UsageError(
+            f"{text}: expected a folder or {_SCHEME}…, found an image",
+            hint=f"mount it and give the folder, or write {here}",
+        )
+    if path.startswith("//") or not host or not path:
+        raise UsageError(
+            f"{text}: expected a folder or {_SCHEME}…, found {host + ':'!r}",
+            hint=f"write {_EXAMPLE} for a box, or {here}",
+        )
+    at_home, absolute = (
+        shell_command(f"{_SCHEME}{host}{start}{urllib.parse.quote(path.lstrip('/'))}")
+        for start in (_HOME, "/")
+    )
+    meant = absolute if path.startswith("/") else f"{at_home} (in your home there) or {absolute}"
+    raise UsageError(
+        f"{text}: expected a folder or {_SCHEME}…, found what scp calls a place on another machine",
+        hint=f"write {meant} for the box, or {here}",
+    )
 
 
 def read_box(text: str) -> Box:

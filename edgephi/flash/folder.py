@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from edgephi.errors import BadBundleError, EdgephiError
+from edgephi.errors import BadBundleError, EdgephiError, UsageError
 from edgephi.flash.source import Source
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
+from edgephi.store.layout import Layout, is_store
 from edgephi.store.preflight import InstallOptions
 
 
@@ -38,6 +39,21 @@ def folder_source(bundle: Path) -> Source:
     """The bundle in a folder. Raises BadBundleError when there is none."""
     data, signature = read_identity(bundle)
     return Source(str(bundle), data, signature, functools.partial(read_chunks, bundle), is_local=True)
+
+
+def check_apart(source: Source, root: Path) -> None:
+    """Refuse a bundle that was put among the files of the store that it is for. Raises UsageError.
+
+    One that the store itself holds may be given: it is proven again, and nothing is copied.
+    """
+    if not source.is_local or not is_store(root):
+        return
+    bundle, store = Path(os.path.realpath(source.name)), Path(os.path.realpath(root))
+    if bundle.is_relative_to(store) and bundle.parent != Layout(store).generations:
+        raise UsageError(
+            f"{source.name}: expected a bundle from outside of the store {root}, found one within it",
+            hint="move it out: a store holds its own files only",
+        )
 
 
 def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:

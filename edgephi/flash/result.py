@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import re
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import TransportError
 from edgephi.flash.destination import Box
 from edgephi.flash.source import Source
@@ -11,7 +12,7 @@ from edgephi.manifest import Manifest
 from edgephi.store.install import Outcome
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_HINT = "see what is there: edgephi status says it; use the same edgephi on both sides"
+_HINT = f"see what is there: `{edgephi_command('status')}` says it; use the same edgephi on both sides"
 
 
 def check_outcome(

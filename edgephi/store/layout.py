@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.commands import edgephi_command, shell_command
+from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
@@ -11,14 +11,12 @@ GENERATIONS_FOLDER = "gens"
 
 _FOLDERS = ("objects", "objects/sha256", "parts", GENERATIONS_FOLDER, "trust")
 _TRIED = ".tried"
-_OWN_NAMES = frozenset(
+OWN_NAMES = frozenset(
     {
         *("objects", "parts", GENERATIONS_FOLDER, "trust", "envs"),
         *("current", "previous", "state.json", "lock", _TRIED),
     }
 )
-# What may lie in a folder that counts as empty: `mke2fs` puts the first one into every file system.
-_NOBODYS = frozenset({"lost+found"})
 
 
 @dataclass(frozen=True)
@@ -115,27 +113,6 @@ def check_store(root: Path) -> None:
         found = "a folder without one" if root.is_dir() else "no such folder"
         raise UsageError(
             f"{root}: expected a store, found {found}", hint=edgephi_command("flash", "BUNDLE", root)
-        )
-
-
-def check_root(root: Path) -> None:
-    """Raise UsageError unless a store is at `root`, or can be made there without mixing with other files."""
-    if not root.exists():
-        if not root.absolute().parent.is_dir():
-            raise UsageError(
-                f"{root}: expected a parent folder, found none",
-                hint=shell_command("mkdir", "-p", root.parent),
-            )
-        return
-    if not root.is_dir():
-        raise UsageError(f"{root}: expected a folder, found a file", hint="give the folder of a store")
-    if is_store(root):
-        return
-    strangers = sorted({entry.name for entry in root.iterdir()} - _OWN_NAMES - _NOBODYS)
-    if strangers:
-        raise UsageError(
-            f"{root}: expected a store or an empty folder, found {strangers[0]!r} in it",
-            hint=f"give a folder of its own, such as {root / 'edgephi'}",
         )
 
 

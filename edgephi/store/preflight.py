@@ -13,8 +13,9 @@ from edgephi.runtime.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of
 from edgephi.store.environment import Runtime, choose_runtime
 from edgephi.store.floors import check_floors
-from edgephi.store.layout import Layout, check_root
+from edgephi.store.layout import Layout
 from edgephi.store.objects import plain_size
+from edgephi.store.place import check_root
 from edgephi.store.recover import read_settled_state
 from edgephi.store.trust import authenticate
 

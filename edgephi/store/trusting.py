@@ -6,7 +6,8 @@ from pathlib import Path
 from edgephi.errors import UsageError
 from edgephi.store.device_errors import device_errors
 from edgephi.store.durable import make_folder
-from edgephi.store.layout import Layout, check_root
+from edgephi.store.layout import Layout
+from edgephi.store.place import check_root
 from edgephi.store.trusted_keys import TrustedKey, add_key, decode_key_file, read_trusted_keys, remove_key
 
 

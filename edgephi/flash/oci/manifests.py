@@ -4,6 +4,7 @@ import hashlib
 
 import httpx
 
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.flash.oci.connection import Connection, UnavailableError
 from edgephi.wire_watch import allowing
@@ -51,7 +52,7 @@ def _receive(connection: Connection) -> tuple[bytes, str]:
         if kind != MANIFEST_TYPE:
             raise BadBundleError(
                 f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
-                hint="give what `edgephi push` wrote",
+                hint=f"give what `{edgephi_command('push')}` wrote",
             )
         data = bytearray()
         for part in response.iter_raw():
@@ -59,7 +60,7 @@ def _receive(connection: Connection) -> tuple[bytes, str]:
             if len(data) > _LARGEST_BYTES:
                 raise BadBundleError(
                     f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
-                    hint="give what `edgephi push` wrote",
+                    hint=f"give what `{edgephi_command('push')}` wrote",
                 )
         return bytes(data), response.headers.get(_DIGEST_HEADER, "")
 
