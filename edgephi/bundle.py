@@ -12,6 +12,7 @@ from edgephi.chunks import ChunkHashes, cut
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
+from edgephi.uninterrupted import uninterrupted
 
 _BUFFER_BYTES = 1 << 20
 
@@ -52,7 +53,7 @@ def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     """
     check_destination(destination)
     partial = destination.absolute().parent / f".{destination.name}.partial"
-    with _translated_os_errors(destination), _locked(partial, destination):
+    with _translated_os_errors(destination), _Lock(partial, destination):
         check_destination(destination)  # another build may have ended since
         shutil.rmtree(partial, ignore_errors=True)
         check_room(destination, needs_bytes)
@@ -108,28 +109,35 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(partial: Path, destination: Path) -> Iterator[None]:
-    """Hold the lock of an unfinished bundle; the kernel lets go of it whatever happens to us."""
-    lock = partial.with_suffix(".lock")
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UsageError(
-                f"{destination}: another edgephi is building this bundle right now",
-                hint="wait for it, or give another folder with -o",
-            ) from None
-        if _is_open_as(descriptor, lock):
-            break
-        os.close(descriptor)  # its holder removed it in between: it locks out nobody
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+class _Lock:
+    """The lock of an unfinished bundle, held for a block; the kernel lets go of it whatever happens to us."""
+
+    def __init__(self, partial: Path, destination: Path) -> None:
+        self._file = partial.with_suffix(".lock")
+        self._destination = destination
+        self._descriptor = -1
+
+    @uninterrupted  # else its file could stay
+    def __enter__(self) -> None:
+        while True:
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise UsageError(
+                    f"{self._destination}: another edgephi is building this bundle right now",
+                    hint="wait for it, or give another folder with -o",
+                ) from None
+            if _is_open_as(descriptor, self._file):
+                break
+            os.close(descriptor)  # its holder removed it in between: it locks out nobody
+        self._descriptor = descriptor
+
+    @uninterrupted
+    def __exit__(self, *_: object) -> None:
+        self._file.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
 
 def _is_open_as(descriptor: int, path: Path) -> bool:

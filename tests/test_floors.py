@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "phi": 0,
     "steps": 0,
     "strict_json": 0,
+    "uninterrupted": 0,
     "visible": 0,
     "declarations": 1,
     "prerequisites": 1,

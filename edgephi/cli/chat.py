@@ -27,7 +27,7 @@ from edgephi.cli.chat_input import ReadLine, TerminalLines, history_file, piped_
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
 from edgephi.cli.say import SaidAnswer, say
 from edgephi.cli.utf8 import checked_utf8
-from edgephi.errors import EdgephiError, PastContextError
+from edgephi.errors import EdgephiError, PastContextError, UsageError
 
 if TYPE_CHECKING:
     from edgephi.runtime.answer import Answer
@@ -70,6 +70,10 @@ def chat(
     from edgephi.cli.steps import step
     from edgephi.runtime.options import Options
 
+    if sys.stdin is None:
+        raise UsageError(
+            "expected messages on standard input, found it closed", hint="type them, or pipe them in"
+        )
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
@@ -143,7 +147,7 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
             try:
                 _turn(talk, message, options, verbose=verbose, preparing=keys.preparing, watch=keys.stopping)
             except KeyboardInterrupt:
-                click.echo(err=True)
+                say(err=True)
                 _say("stopped")
             except EdgephiError as error:
                 say(error_text(error), err=True)

@@ -1,19 +1,19 @@
 """`edgephi`: the group of all commands, and the one place where an error becomes a line and an exit code."""
 
-import errno
+import contextlib
 import importlib
-import io
 import keyword
-import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 import edgephi
+from edgephi.cli.interrupts import INTERRUPTED, Ended, handle_ending_signals, let_go_of_signals
+from edgephi.cli.standard_streams import drop_output, is_reader_gone, open_standard_streams, output_problem
 from edgephi.commands import edgephi_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
 
@@ -50,12 +50,7 @@ Python's. That file is imported when the command is used: the listing and the ot
 it, and a device need not have all it imports.
 """
 
-# What a shell reports for a process that a signal ended: Ctrl-C, and a reader that went away.
-_SIGNALLED = 128
-_INTERRUPTED = _SIGNALLED + signal.SIGINT
-_CLOSED_PIPE = _SIGNALLED + signal.SIGPIPE
-# A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports when a reader went away
 _EXTRAS: dict[str, str] = {
     "asyncssh": "flash",
     "cryptography": "flash",
@@ -67,14 +62,6 @@ _EXTRAS: dict[str, str] = {
     "threadpoolctl": "build",
     "tokenizers": "build",
 }
-
-
-class _Ended(BaseException):
-    """One of the ending signals has come; passes through everything, cleaning up on its way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = _SIGNALLED + number
 
 
 class LazyGroup(click.Group):
@@ -100,16 +87,29 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments; what `--help` prints may have no reader either."""
+        with _reader_may_go():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; a reader that went away (`edgephi run … | head`) ends it without a word."""
-        try:
+        """Run the command."""
+        with _reader_may_go():
             return super().invoke(ctx)
-        except OSError as cause:
-            if cause.errno != errno.EPIPE:
-                raise
-            # What is still buffered has nowhere to go, and Python would complain when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(_CLOSED_PIPE) from None
+
+
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """End without a word when nobody reads what is printed any more (`edgephi run … | head`)."""
+    try:
+        yield
+    except OSError as cause:
+        if not is_reader_gone(cause):
+            raise
+        drop_output()
+        raise click.exceptions.Exit(_CLOSED_PIPE) from None
 
 
 def _set_debug(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
@@ -130,21 +130,20 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that `edgephi.errors` gives to what happened."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets "?", not an error
-            stream.reconfigure(errors="replace")
-    for number in _ENDING_SIGNALS:
-        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has reasons to ignore one
-            signal.signal(number, _end)
-    sys.exit(_exit_code(arguments))
-
-
-def _end(number: int, _frame: FrameType | None) -> None:
-    raise _Ended(number)
+    code = INTERRUPTED
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C again, while an error is told
+        handle_ending_signals()
+        code = _exit_code(arguments)
+        problem = output_problem()
+        if problem is not None and code == 0:
+            code = _report(problem.message, problem.hint, problem.exit_code)
+        let_go_of_signals()
+    sys.exit(code)
 
 
 def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one return a kind of error
     try:
+        open_standard_streams()
         code = cli.main(arguments, prog_name="edgephi", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as usage:
         usage.show()
@@ -159,8 +158,8 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
     except click.ClickException as cause:
         return _report(cause.format_message(), f"see `{edgephi_command('--help')}`", UsageError.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
-    except _Ended as ended:
+        return INTERRUPTED
+    except Ended as ended:
         return ended.exit_code
     except EdgephiError as error:
         return _report(error.message, error.hint, error.exit_code)

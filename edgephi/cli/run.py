@@ -94,7 +94,7 @@ def run(
 
 
 def _from_standard_input() -> str:
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "expected a prompt, found none",
             hint=f"{edgephi_command('run', 'BUNDLE', 'your question')}, or pipe the prompt in",

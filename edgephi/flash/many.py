@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgephi.errors import EdgephiError, TransportError, UsageError
+from edgephi.flash.cancelled import run_until_cancelled
 from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.source import Source
@@ -35,7 +36,7 @@ def flash_all(
         raise UsageError(
             f"ssh://{min(map(str, twice))}: expected each box once, found it twice", hint="name it once"
         )
-    return asyncio.run(_flash_all(source, boxes, settings, watch))
+    return run_until_cancelled(_flash_all(source, boxes, settings, watch))
 
 
 def exit_code(results: Sequence[BoxResult]) -> int:

@@ -1,10 +1,10 @@
 """Looking after the store of a box over ssh: the functions of `edgephi.store`, done by the agent there."""
 
-import asyncio
 from typing import Any, TypeVar
 
 from edgephi.errors import TransportError
 from edgephi.flash.agent import agent_on
+from edgephi.flash.cancelled import run_until_cancelled
 from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import Watcher, show_step
@@ -53,7 +53,7 @@ def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher)
 
 def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:
     """Have the agent on a box do one thing. Raises what it reports, and as `agent_on` does."""
-    answer = asyncio.run(_answer(box, watcher, request))
+    answer = run_until_cancelled(_answer(box, watcher, request))
     return read_message(record, _shown(answer), where=f"{box}: RESULT")
 
 

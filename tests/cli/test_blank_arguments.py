@@ -38,27 +38,42 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
         yield name, command
 
 
-def blanks() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Of every command, each argument and option that is text: command, its name, all words of the call."""
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command by the words that call it."""
     context = click.Context(cli)
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
-        for words, leaf in leaves(name, command):
-            for blank in leaf.params:
-                if isinstance(blank.type, click.types.BoolParamType | click.IntRange | click.FloatRange):
-                    continue
-                if blank.name in TEXTS or blank.name == "help":
-                    continue
-                call = []
-                for each in leaf.params:
-                    value = GIVEN.get(each.name or "", "x") if each is not blank else "\0"
-                    if isinstance(each, click.Argument):
-                        call.append(value)
-                    elif each is blank or each.required:
-                        call += [each.opts[-1], value]
+        yield from leaves(name, command)
+
+
+def calls() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every command, and its arguments in a call that names nothing which is there."""
+    for words, leaf in commands():
+        yield words, words_for(leaf, None)
+
+
+def blanks() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Of every command, each argument and option that is text: command, its name, all words of the call."""
+    for words, leaf in commands():
+        for blank in leaf.params:
+            if isinstance(blank.type, click.types.BoolParamType | click.IntRange | click.FloatRange):
+                continue
+            if blank.name not in {*TEXTS, "help"}:
                 assert blank.name is not None
-                yield words, blank.name, tuple(call)
+                yield words, blank.name, words_for(leaf, blank)
+
+
+def words_for(leaf: click.Command, blank: click.Parameter | None) -> tuple[str, ...]:
+    """What has to stand behind a command, and the parameter `blank` as NUL."""
+    call = []
+    for each in leaf.params:
+        value = "\0" if each is blank else GIVEN.get(each.name or "", "x")
+        if isinstance(each, click.Argument):
+            call.append(value)
+        elif each is blank or each.required:
+            call += [each.opts[-1], value]
+    return tuple(call)
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"], ids=["empty", "space", "lines"])

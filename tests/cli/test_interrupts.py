@@ -1,0 +1,134 @@
+"""Ctrl-C at random moments: a command ends with its exit code, says nothing, and leaves nothing half done.
+
+`python -m tests.cli.interrupts --count 1000` tries more of them.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.interrupts import interrupted, whole_seconds
+
+MOMENTS = 24
+# A module whose import takes a second, and which C++ could not leave: what has begun must be finished.
+SLOW_MODULE = """
+import time
+for _ in range(100):
+    time.sleep(0.01)
+print("imported", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_quickstart_ends_with_130_or_is_done(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    seconds = whole_seconds(tmp_path / "whole")
+    draw = random.Random(20)
+    endings = []
+    for index in range(MOMENTS):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        endings.append(interrupted(draw.uniform(0, seconds), folder))
+    assert [ending for ending in endings if ending.problems] == []
+    assert 130 in {ending.exit_code for ending in endings}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_no_signal_lands_in_an_import(tmp_path: Path, name: str) -> None:
+    """Half a module, or half an extension, is what crashed: the signal waits for the end of the import."""
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    program = (
+        "import edgephi.cli.inspect as command\n"
+        "def read(bundle):\n"
+        "    print('begins', flush=True)\n"
+        "    import slow_module\n"
+        "    while True: pass\n"
+        "command.read_manifest = read\n"
+        "from edgephi.cli.main import main; main(['inspect', '.'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        time.sleep(0.2)
+        process.send_signal(signal.Signals[name])
+        out, err = process.communicate(timeout=60)
+    assert (out, err.strip(), process.returncode) == ("imported\n", "", 128 + signal.Signals[name])
+
+
+def test_an_import_that_hangs_can_be_left_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("while True: pass\n")
+    program = (
+        "import edgephi.cli.interrupts as interrupts, signal, os\n"
+        "interrupts._LONGEST_WAIT_SECONDS = 0.3\n"
+        "interrupts.handle_ending_signals()\n"
+        "import threading; threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n    import slow_module\nexcept KeyboardInterrupt:\n    print('left')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert done.stdout == "left\n"
+
+
+def test_ctrl_c_while_the_program_is_being_imported(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "edgephi.cli"],
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_ctrl_c_when_all_is_done_changes_nothing_any_more(tmp_path: Path) -> None:
+    """Python takes its handlers away before it ends: a signal then would be the process's death."""
+    program = (
+        "import atexit, os, signal\n"
+        "from edgephi.cli.main import main\n"
+        "class Last:\n    def __del__(self, kill=os.kill, own=os.getpid()): kill(own, 2)\n"
+        "last = Last()\n"
+        "main(['targets'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_lock_is_not_left_by_ctrl_c_while_it_is_taken(tmp_path: Path) -> None:
+    program = (
+        "import fcntl, os, signal, pathlib\n"
+        "from edgephi import bundle\n"
+        "from edgephi.cli.interrupts import handle_ending_signals\n"
+        "handle_ending_signals()\n"
+        "flock = fcntl.flock\n"
+        "def interrupted(*arguments):\n    os.kill(os.getpid(), signal.SIGINT)\n    flock(*arguments)\n"
+        "fcntl.flock = interrupted\n"
+        "try:\n"
+        "    with bundle.unfinished_bundle(pathlib.Path('out'), needs_bytes=0): signal.pause()\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert list(tmp_path.iterdir()) == []
