@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgephi.checkpoint.architecture import load_architecture
+from edgephi.commands import edgephi_command
 from edgephi.declarations import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
 from edgephi.export.engines import exporter
@@ -119,7 +120,7 @@ class TestFinding:
     def test_a_name_nearly_right(self) -> None:
         with pytest.raises(BadDeclarationError, match="did you mean 'phi-3-mini-4k'") as caught:
             read_recipe("phi3-mini-4k")
-        assert "`edgephi recipes`" in caught.value.hint
+        assert f"`{edgephi_command('recipes')}`" in caught.value.hint
         with pytest.raises(BadDeclarationError, match="did you mean 'raspberry-pi-5-8gb'"):
             read_target("raspberry-pi-5")
 

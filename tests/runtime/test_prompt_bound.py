@@ -15,6 +15,7 @@ from edgephi.errors import PastContextError
 from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.prompt_bound import PromptBound
 from edgephi.runtime.tokenizer_file import added_tokens, coverage
+from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor
 from tests.runtime.test_chat_prompt import KINDS, MARK, TextEngine, conversation
 from tests.runtime.test_tokenizer_file import tokenizer_of
@@ -82,7 +83,7 @@ class TestWhatCannotFit:
         assert len(session.encode_chat(conversation(" " * 200_000))) < 20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES), repeated=st.integers(1, 50))
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "no-strip"])
 def test_no_text_has_fewer_tokens_than_the_bound_says(
@@ -125,7 +126,7 @@ class TestManySpecialTokens:
         added = added_tokens(file)
         together = ChatPrompts(engine, added)  # type: ignore[arg-type]
 
-        @settings(deadline=None, max_examples=100)
+        @settings(deadline=None, max_examples=examples(100))
         @given(content=texts(SPECIAL, WORDS, SPACES))
         def check(content: str) -> None:
             assume(MARK not in content)
