@@ -198,19 +198,18 @@ def run_engine(
             process.kill()
             raise
     if process.returncode == 0:
-        # Libraries may have written more before.
-        computed: dict[str, Any] = json.loads(answer.strip().splitlines()[-1])
+        computed: dict[str, Any] = json.loads(answer)
         return computed
     if process.returncode < 0:
         raise DoesNotFitError(
             f"the engine was killed by signal {-process.returncode} while it computed logits",
             hint="free some memory, or build with --verify off and verify on a larger machine",
         )
-    # Libraries may have written more before.
-    *_, message, hint = ["", "", *problem.strip().splitlines()]
     kinds: dict[int, type[EdgephiError]] = {3: CannotServeError, 4: BadInputError}
-    if process.returncode not in kinds:
-        raise EdgephiError(f"bug in edgephi: the engine's process failed: {hint}", hint="please report this")
+    if process.returncode not in kinds or not answer:
+        last = problem.strip().rpartition("\n")[2]
+        raise EdgephiError(f"bug in edgephi: the engine's process failed: {last}", hint="please report this")
+    message, hint = json.loads(answer)["error"]
     raise kinds[process.returncode](message, hint=hint)
 
 

@@ -11,6 +11,7 @@ import edgephi
 PACKAGE = Path(edgephi.__file__).parent
 
 FLOORS: dict[str, int] = {
+    "answer_stream": 0,
     "errors": 0,
     "bundle_paths": 0,
     "chunks": 0,

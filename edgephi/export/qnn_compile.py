@@ -1,8 +1,8 @@
 """QDQ graphs -> a context binary for a Hexagon HTP, in a process of its own.
 
 `python -m edgephi.export.qnn_compile` reads one JSON object from standard input (see `compile_graphs`) and
-writes one to standard output. The compiler is a vendor's library: it prints what it likes, takes gigabytes
-for a large part and gives them back only when its process ends.
+writes one to standard output. The compiler is a vendor's library: it takes gigabytes for a large part and
+gives them back only when its process ends.
 
 Source: onnxruntime's docs on the QNN execution provider and on EPContext models.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.answer_stream import take_standard_output
 from edgephi.commands import edgephi_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
 
@@ -72,7 +73,7 @@ def compile_graphs(
         command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=False
     )
     if process.returncode == 0:
-        answer = json.loads(process.stdout.strip().splitlines()[-1])
+        answer = json.loads(process.stdout)
         return Compiled(answer["qairt"], answer["onnxruntime_qnn"])
     raise _translated(process.returncode, process.stderr, where, " and ".join(each.graph for each in graphs))
 
@@ -145,4 +146,5 @@ def main(asked: Mapping[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.load(sys.stdin))))  # noqa: T201
+    with take_standard_output() as answers:
+        print(json.dumps(main(json.load(sys.stdin))), file=answers)

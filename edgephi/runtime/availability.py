@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from edgephi.answer_stream import take_standard_output
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.runtime.engines import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
 
@@ -139,8 +140,7 @@ def _state(engine: str, process: "subprocess.Popen[str]", providers: Sequence[st
         problem = f"it did not load within {_TIMEOUT_SECONDS} s"
     else:
         if process.returncode == 0:
-            # Libraries may have written more before.
-            answer = json.loads(said.strip().splitlines()[-1])
+            answer = json.loads(said)
             return EngineState(engine, answer["version"], answer["problems"], answer["details"])
         ending = f"exit code {process.returncode}"
         if process.returncode < 0:
@@ -175,4 +175,5 @@ def _imported_later(adapter: ModuleType) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2:])))  # noqa: T201
+    with take_standard_output() as answers:
+        print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers)

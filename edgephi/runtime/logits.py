@@ -3,16 +3,17 @@
 Standard input is one JSON object: `tokens`, and `question` (`prompt` and `max_tokens`) or null. OUTPUT gets
 the logits after each token, float32 [tokens, vocabulary]. Standard output gets one JSON object: `engine`
 (name and version), `provider`, and `answer` to the question (`text` and `max_tokens`, see `ClearAnswer`) or
-null. An error leaves its message and its hint on two lines of standard error and ends with the error's exit
-code. The builder proves a bundle with this; the engine's memory is gone afterwards.
+null; or `error` (message and hint), with the error's exit code. The builder proves a bundle with this; the
+engine's memory is gone afterwards.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from edgephi.answer_stream import take_standard_output
 from edgephi.errors import DoesNotFitError, EdgephiError, from_os_error
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
 from edgephi.runtime.chat_prompt import ChatPrompts
@@ -71,11 +72,11 @@ def _provider(manifest: Manifest) -> str:
     return adapter.STAND_INS.get(wanted, wanted)
 
 
-def _main() -> int:
+def _main(answers: TextIO) -> int:
     try:
         asked = json.load(sys.stdin)
         computed = main(Path(sys.argv[1]), Path(sys.argv[2]), asked["tokens"], asked["question"])
-        print(json.dumps(computed))  # noqa: T201
+        print(json.dumps(computed), file=answers)
     except EdgephiError as caught:
         error = caught
     except OSError as cause:
@@ -84,9 +85,11 @@ def _main() -> int:
         error = DoesNotFitError("the engine ran out of memory", hint="stop other programs")
     else:
         return 0
-    print(error.message, error.hint, sep="\n", file=sys.stderr)  # noqa: T201
+    print(json.dumps({"error": [error.message, error.hint]}), file=answers)
     return error.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    with take_standard_output() as stream:
+        code = _main(stream)
+    sys.exit(code)

@@ -2,8 +2,8 @@
 
 `measure` starts a process of its own for it (`python -m edgephi.runtime.measure BUNDLE`, the request as JSON
 on standard input), so that memory and load time are that bundle's alone. The process writes lines of JSON to
-standard output: `{"done": tokens}` on its way, `{"measurement": …}` at the end. An error leaves its message
-and its hint on two lines of standard error, and ends with the error's exit code.
+standard output: `{"done": tokens}` on its way, at the end `{"measurement": …}`, or `{"error": …}` (message
+and hint) with the error's exit code.
 """
 
 import contextlib
@@ -16,9 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 import edgephi.runtime
+from edgephi.answer_stream import take_standard_output
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -61,10 +62,11 @@ def measure(bundle: Path, request: BenchRequest, *, done: Callable[[int], None] 
             with contextlib.suppress(BrokenPipeError):  # why it ended at once, it has said elsewhere
                 process.stdin.write(json.dumps(write_record(request)))
                 process.stdin.close()
-            answer = None
+            answer = error = None
             for line in process.stdout:
-                message = _message(line)
+                message = json.loads(line)
                 answer = message.get("measurement", answer)
+                error = message.get("error", error)
                 if done is not None:
                     done(message.get("done", 0))
         except BaseException:
@@ -73,7 +75,7 @@ def measure(bundle: Path, request: BenchRequest, *, done: Callable[[int], None] 
         code = process.wait()
         if code != 0 or answer is None:
             said.seek(0)
-            _fail(bundle, code, said.read().decode(errors="replace"))
+            _fail(bundle, code, error, said.read().decode(errors="replace"))
     return read_record(
         Measurement, answer, where="the bench's process", error=BadInputError, hint="please report this"
     )
@@ -181,37 +183,28 @@ def _gpu_free_bytes() -> int | None:
     return sum(free) if free else None
 
 
-def _message(line: str) -> dict[str, Any]:
-    """A line of the process as a message; empty for what libraries print."""
-    try:
-        message = json.loads(line)
-    except ValueError:
-        return {}
-    return message if isinstance(message, dict) else {}
-
-
-def _fail(bundle: Path, code: int, said: str) -> NoReturn:
-    """Raise what the bundle's process ended with."""
+def _fail(bundle: Path, code: int, error: list[str] | None, said: str) -> NoReturn:
+    """Raise what the bundle's process ended with; `said` is what it wrote to standard error."""
     if code < 0:
         raise DoesNotFitError(
             f"{bundle}: the engine was killed by signal {-code} while it was measured",
             hint="stop other programs, or measure shorter prompts",
         )
-    # Libraries may have written more before.
-    *_, message, hint = ["", "", *said.strip().splitlines()]
     kinds: dict[int, type[EdgephiError]] = {3: CannotServeError, 4: BadInputError}
-    if code not in kinds:
-        raise EdgephiError(f"bug in edgephi: the engine's process failed: {hint}", hint="please report this")
+    if code not in kinds or error is None:
+        last = said.strip().rpartition("\n")[2]
+        raise EdgephiError(f"bug in edgephi: the engine's process failed: {last}", hint="please report this")
+    message, hint = error
     raise kinds[code](message, hint=hint)
 
 
-def _main() -> int:
+def _main(answers: TextIO) -> int:
     parent = os.getppid()
 
     def done(tokens: int) -> None:
         if os.getppid() != parent:  # it was killed: nobody waits for this
             sys.exit(1)
-        print(json.dumps({"done": tokens}), flush=True)  # noqa: T201
+        print(json.dumps({"done": tokens}), file=answers)
 
     try:
         request = read_record(
@@ -229,11 +222,13 @@ def _main() -> int:
     except MemoryError:
         error = DoesNotFitError("the engine ran out of memory", hint="stop other programs")
     else:
-        print(json.dumps({"measurement": write_record(measurement)}), flush=True)  # noqa: T201
+        print(json.dumps({"measurement": write_record(measurement)}), file=answers)
         return 0
-    print(error.message, error.hint, sep="\n", file=sys.stderr)  # noqa: T201
+    print(json.dumps({"error": [error.message, error.hint]}), file=answers)
     return error.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    with take_standard_output() as stream:
+        code = _main(stream)
+    sys.exit(code)

@@ -29,12 +29,14 @@ _BEING_BUILT = ".tmp-"
 _BLOCK_BYTES = 512
 # Asks another Python for its edgephi and engine: can it read this manifest, and can the engine be used?
 _QUESTION = """
-import json, sys
+import json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints, also behind the answer
 from edgephi.manifest import decode_manifest
 decode_manifest(sys.stdin.buffer.read())
 import edgephi.cli.run
 from edgephi.runtime.availability import main
-print(json.dumps(main(sys.argv[1], sys.argv[2:])))
+print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers, flush=True)
 """
 # `current` decides, so that the command changes over in the same moment as the generation.
 _SCRIPT = """#!/bin/sh
@@ -162,7 +164,7 @@ def _problem(interpreter: str, manifest: Manifest) -> str | None:
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         found = "none" if said.startswith("ModuleNotFoundError") else said or f"exit code {done.returncode}"
         return f"{interpreter}: expected edgephi with {engine}, found {found}"
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    answer = json.loads(done.stdout)
     if answer["version"] is None:
         return f"{interpreter}: expected {engine}, found none"
     try:
