@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "records": 0,
     "manifest": 0,
     "measurement": 0,
+    "no_telemetry": 0,
     "phi": 0,
     "steps": 0,
     "strict_json": 0,

@@ -153,19 +153,17 @@ def write_artifact(
     source = checkpoint.folder.resolve()
     cache = scratch / "upstream-cache"
     module, *arguments = tool.command(source, folder, cache, quant, target)
-    # Telemetry and downloads are off: the checkpoint is on this disk.
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     handle, name = tempfile.mkstemp(prefix="edgephi-upstream-", suffix=".log")
     log = Path(name)
     try:
         with os.fdopen(handle, "wb") as output:
-            command = [sys.executable, "-P", "-m", module, *arguments]
+            command = [sys.executable, "-P", "-m", "edgephi.export.upstream_process", module, *arguments]
             finished = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | quiet,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},  # the checkpoint is on this disk
                 check=False,
             )
     except BaseException:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgephi.errors import UsageError
 from edgephi.manifest import Manifest
+from edgephi.no_telemetry import VARIABLES
 
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """Folders that the service sees empty, but for what is bound into them."""
@@ -156,6 +157,8 @@ def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
     """How the service starts, says that it is ready, is watched and stops."""
     yield "Type", "notify"
     yield "ExecStart", _exec_start(options)
+    # edgephi sets them itself; but a store may go back to one that is too old to.
+    yield "Environment", " ".join(f"{name}={value}" for name, value in VARIABLES.items())
     yield "TimeoutStartSec", "15min"  # a large model from a memory card
     yield "WatchdogSec", "60"
     yield "Restart", "on-failure"

@@ -1,8 +1,9 @@
 """Nothing leaves the box: what runs on the device talks to nobody, and looks nobody's name up.
 
 Each command runs in a network namespace of its own that has only loopback, under strace, which sees what a
-process attempts whether it succeeds or not. Variables that switch telemetry off are taken away first, and
-HOME is empty, so that whatever a package does once, it would do here.
+process attempts whether it succeeds or not. HOME is empty, so that whatever a package does once, it would do
+here; and of the environment only what a program needs to run is left: libraries that report to their makers
+keep quiet where a variable such as CI says that a test runs them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +26,10 @@ from tests.build_demo import build_demo
 QUESTION = "turn on the kitchen light"
 ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
 ENGINES = {"cpu": "onnxruntime_genai", "gguf": "xllamacpp", "openvino": "openvino_genai", "mlx": "mlx"}
+HISTORY = ".local/state/edgephi/"
+"""The only folder in HOME that a device may write to: what was typed into `chat`."""
+NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+"""The variables that a command is given here."""
 EDGEPHI = [sys.executable, "-c", "from edgephi.cli.main import main; main()"]
 # Starts the server, asks it once, streams the second answer, reads what else it serves, and ends it.
 CLIENT = """
@@ -75,12 +81,13 @@ def _possible() -> None:
         pytest.skip(cannot())
 
 
-def run_alone(command: list[str], folder: Path, *, stdin: str = "") -> tuple[str, list[str]]:
-    """What a command prints when it is alone, and whom it tried to reach."""
+def run_alone(
+    command: list[str], folder: Path, *, stdin: str = "", variables: Mapping[str, str] | None = None
+) -> tuple[str, list[str]]:
+    """What a command prints when it is alone, and whom it tried to reach, or what it left for later."""
     trace, home = folder / "trace", folder / "home"
     home.mkdir()
-    quiet = re.compile(r"OFFLINE|TELEMETRY|TRACK|PROXY", re.IGNORECASE)
-    environment = {name: value for name, value in os.environ.items() if not quiet.search(name)}
+    environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
     done = subprocess.run(
         [*alone(trace), *command],
         input=stdin,
@@ -88,12 +95,13 @@ def run_alone(command: list[str], folder: Path, *, stdin: str = "") -> tuple[str
         text=True,
         timeout=120,
         check=False,
-        env={**environment, "HOME": str(home)},
+        env={**environment, "HOME": str(home), **(variables or {})},
     )
     assert done.returncode == 0, done.stderr
     text = trace.read_text(errors="replace")
     assert "openat(" in text  # something was traced at all
-    return done.stdout, attempts(text)
+    left = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
+    return done.stdout, attempts(text) + [path for path in left if not path.startswith(HISTORY)]
 
 
 def attempts(trace: str) -> list[str]:
@@ -176,6 +184,59 @@ def test_bench(demo_bundle: Path, tmp_path: Path) -> None:
     printed, reached = run_alone([*EDGEPHI, "bench", str(demo_bundle), *numbers], tmp_path)
     assert json.loads(printed)
     assert reached == []
+
+
+def test_build_and_verify(tmp_path: Path) -> None:
+    """Both compute with the engine, in processes of their own."""
+    folder = tmp_path / "bundle"
+    (tmp_path / "build").mkdir()
+    (tmp_path / "verify").mkdir()
+    build = [*EDGEPHI, "build", "demo", "--target", "cpu", "-o", str(folder), "--verify", "quick", "--json"]
+    printed, reached = run_alone(build, tmp_path / "build")
+    assert json.loads(printed)
+    assert reached == []
+    printed, reached = run_alone([*EDGEPHI, "verify", str(folder), "--json"], tmp_path / "verify")
+    assert json.loads(printed)
+    assert reached == []
+
+
+def test_flash(demo_bundle: Path, tmp_path: Path) -> None:
+    """The box's prober asks the engine, and the engine answers."""
+    store = tmp_path / "store"
+    printed, reached = run_alone([*EDGEPHI, "flash", str(demo_bundle), str(store), "--json"], tmp_path)
+    assert json.loads(printed)
+    assert reached == []
+
+
+@pytest.mark.parametrize("module", ["edgephi", "edgephi.runtime", "edgephi.store"])
+def test_an_engine_that_is_imported_after_edgephi(tmp_path: Path, module: str) -> None:
+    """As in a program that uses edgephi as a library, whatever its environment says."""
+    engines = "import onnxruntime, onnxruntime_genai, openvino.tools.ovc"
+    set_otherwise = {"ORT_DISABLE_TELEMETRY": "0", "HF_HUB_DISABLE_TELEMETRY": "0", "DO_NOT_TRACK": "0"}
+    _, reached = run_alone(
+        [sys.executable, "-c", f"import {module}\n{engines}"], tmp_path, variables=set_otherwise
+    )
+    assert reached == []
+
+
+def test_a_converter_of_somebody_else(tmp_path: Path) -> None:
+    """OpenVINO's own reports to its makers when it is imported."""
+    program = f"""
+import types
+from pathlib import Path
+from edgephi.export.upstream import Upstream, write_artifact
+tool = Upstream("ovc", (), "", 0, lambda *_: ["openvino.tools.ovc", "--help"])
+here = Path({str(tmp_path)!r})
+write_artifact(tool, here, types.SimpleNamespace(folder=here), None, None, scratch=here)
+"""
+    _, reached = run_alone([sys.executable, "-c", program], tmp_path)
+    assert reached == []
+
+
+def test_the_engine_alone_is_seen_to_report(tmp_path: Path) -> None:
+    """Without edgephi before it, so that the tests above would see it."""
+    _, reached = run_alone([sys.executable, "-c", "import onnxruntime"], tmp_path)
+    assert any("onnxruntime" in each for each in reached)
 
 
 def test_doctor(tmp_path: Path) -> None:

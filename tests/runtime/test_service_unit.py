@@ -222,6 +222,12 @@ def test_a_gpu_stays_in_reach() -> None:
     assert not re.search("^(PrivateDevices|ProtectClock|DeviceAllow|DevicePolicy)=", unit, re.MULTILINE)
 
 
+def test_no_generation_of_a_store_reports_to_an_engines_maker() -> None:
+    """The one that a store goes back to may be of an edgephi that did not switch that off in time."""
+    (variables,) = setting(service_unit(tiny_manifest(), OPTIONS), "Environment")
+    assert "ORT_DISABLE_TELEMETRY=1" in variables.split()
+
+
 def test_only_a_low_port_needs_a_capability() -> None:
     low = service_unit(tiny_manifest(), dataclasses.replace(OPTIONS, port=80))
     assert setting(low, "CapabilityBoundingSet") == ["CAP_NET_BIND_SERVICE"]
