@@ -1,15 +1,18 @@
-"""Interrupt commands at random moments, as Ctrl-C does, and tell how each ended.
+"""Interrupt commands at moments of their whole time, as Ctrl-C does, and tell how each ended.
 
-    python -m tests.cli.interrupts [--count 100] [--seed 1] [--signal INT] [-- COMMAND...]
+    python -m tests.cli.interrupts [--count 100] [--seed 1] [--signal INT] [--each | -- COMMAND...]
 
-The signal goes to the whole group of processes, as a terminal sends it, at a moment between the first line of
-`edgephi.cli.main.main` and the end of the command.
+The signal goes to the whole group of processes, as a terminal sends it, at a moment between the first line
+of `edgephi.cli.main.main` and the end of the command: a random one in each of COUNT equal parts of that time.
+Without a command that is quickstart; with --each a build for every target, `run` and `bench` follow, a fifth
+as often.
 """
 
 import argparse
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +26,13 @@ from pathlib import Path
 from edgephi.errors import EdgephiError
 from edgephi.manifest import read_manifest
 from edgephi.runtime.bundle_files import check_files
+from tests.build_demo import build_demo
 
 QUICKSTART = ("quickstart",)
+TARGETS = ("cpu", "cuda", "gguf", "mlx", "openvino", "qnn")
 _BUNDLE = "edgephi-demo"
+_GIVEN = "given"  # the name of the bundle that commands find, and must leave as it is
+_LEAST_SHARE = 0.5  # of signals that must end something: else the moments are wrong, and nothing is shown
 _UNCLEAN = re.compile(r"Traceback|Exception ignored|Fatal|[Ss]egmentation|core dumped|Error|leaked")
 _LONGEST_SECONDS = 120
 
@@ -42,9 +49,10 @@ class Ending:
 def interrupted(
     after_seconds: float, folder: Path, words: Sequence[str] = QUICKSTART, number: int = signal.SIGINT
 ) -> Ending:
-    """Call edgephi with `words` in an empty folder and interrupt it so long after its beginning."""
+    """Call edgephi with `words` in a folder and interrupt it so long after its beginning."""
+    # What a shell starts in its background ignores Ctrl-C, and so would what is started here.
     process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-m", "edgephi.cli", *words],
+        ["env", "--default-signal=INT", sys.executable, "-X", "faulthandler", "-m", "edgephi.cli", *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -101,11 +109,11 @@ def _problems(exit_code: int, said: str, folder: Path, expected: int) -> list[st
     if unclean:
         problems.append(f"says {unclean[0]!r}")
     left = {path.name for path in folder.iterdir()}
-    if left - {_BUNDLE}:
+    if left - {_BUNDLE, _GIVEN}:
         problems.append(f"leaves {sorted(left)}")
-    elif left:
+    for name in left & {_BUNDLE, _GIVEN}:
         try:
-            check_files(folder / _BUNDLE, read_manifest(folder / _BUNDLE))
+            check_files(folder / name, read_manifest(folder / name))
         except EdgephiError as error:
             problems.append(f"leaves a broken bundle: {error.message}")
     return problems
@@ -122,6 +130,40 @@ def _group_lives(group: int) -> bool:
     return True
 
 
+def tried(words: Sequence[str], number: int, count: int, draw: random.Random, bundle: Path) -> int:
+    """Interrupt a command `count` times, print how it ended, and return how often that was wrong."""
+    codes: Counter[int] = Counter()
+    bad = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(scratch) / str(index) for index in range(count + 1)]
+        for folder in folders:
+            folder.mkdir()
+            if _GIVEN in words:
+                shutil.copytree(bundle, folder / _GIVEN)
+        seconds = whole_seconds(folders.pop(), words)
+        for index, folder in enumerate(folders):
+            ending = interrupted((index + draw.random()) / count * seconds, folder, words, number)
+            codes[ending.exit_code] += 1
+            if ending.problems:
+                bad += 1
+                print(f"  after {ending.after_seconds:.3f} s: {'; '.join(ending.problems)}", flush=True)
+            shutil.rmtree(folder)
+    told = ", ".join(f"{code}: {times}" for code, times in codes.most_common())
+    said = f"{count} interrupted, {bad} badly; exit codes {told}"
+    print(f"{' '.join(words)} ({seconds:.1f} s): {said}", flush=True)
+    if codes[128 + number] < _LEAST_SHARE * count:
+        print("  too few of the signals ended it")
+        return max(bad, 1)
+    return bad
+
+
+def commands_of_each_kind(count: int) -> list[tuple[Sequence[str], int]]:
+    """What --each interrupts, and how often."""
+    builds = [("build", "demo", "--target", target, "-o", _BUNDLE) for target in TARGETS]
+    uses = [("run", _GIVEN, "turn on the kitchen light"), ("bench", _GIVEN, "--runs", "2")]
+    return [(QUICKSTART, count), *((words, max(1, count // 5)) for words in [*builds, *uses])]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,28 +171,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--signal", default="INT", choices=["INT", "TERM", "HUP"])
+    parser.add_argument("--each", action="store_true")
     parser.add_argument("words", nargs="*", default=list(QUICKSTART))
     asked = parser.parse_args()
     draw = random.Random(asked.seed)
-    codes: Counter[int] = Counter()
-    bad = 0
+    number = signal.Signals[f"SIG{asked.signal}"]
+    commands = commands_of_each_kind(asked.count) if asked.each else [(asked.words, asked.count)]
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "whole").mkdir()
-        seconds = whole_seconds(Path(scratch) / "whole", asked.words)
-        print(f"uninterrupted: {seconds:.2f} s")
-        for index in range(asked.count):
-            folder = Path(scratch) / str(index)
-            folder.mkdir()
-            number = signal.Signals[f"SIG{asked.signal}"]
-            ending = interrupted(draw.uniform(0, seconds), folder, asked.words, number)
-            codes[ending.exit_code] += 1
-            if ending.problems:
-                bad += 1
-                print(
-                    f"{index}: after {ending.after_seconds:.3f} s: {'; '.join(ending.problems)}", flush=True
-                )
-    print(f"{asked.count} interrupted, {bad} badly; exit codes {dict(codes.most_common())}")
-    return int(bad > 0)
+        bundle = build_demo("cpu", Path(scratch) / "bundle").folder
+        return int(sum(tried(words, number, count, draw, bundle) for words, count in commands) > 0)
 
 
 if __name__ == "__main__":
