@@ -7,6 +7,8 @@ import click
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
+from edgephi.commands import edgephi_command, place
+from edgephi.errors import UsageError
 from edgephi.visible import visible
 
 
@@ -14,7 +16,8 @@ from edgephi.visible import visible
 def trust() -> None:
     """Say whose bundles a store takes.
 
-    Without a key, a store takes every bundle. With one, it takes those alone that this key has signed.
+    Without a key, a store takes every bundle. With one, it takes those alone that this key has signed. It
+    remembers that there was a key: if its keys are lost, it takes no bundle until one is added again.
     ROOT is the folder of a store, which may be new, or ssh://[USER@]HOST[:PORT]/PATH.
     """
 
@@ -70,18 +73,34 @@ def list_keys(root: str, *, as_json: bool) -> None:
 
 @trust.command(no_args_is_help=True)
 @root_argument
-@click.argument("key", type=NAME)
+@click.argument("key", type=NAME, required=False)
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
-def remove(root: str, key: str, *, last: bool) -> None:
+def remove(root: str, key: str | None, *, last: bool) -> None:
     """Take no more bundles of KEY: its name, or the beginning of its fingerprint.
 
-    What it has signed and is installed stays.
+    What it has signed and is installed stays. With --last and without KEY, a store whose keys are lost takes
+    every bundle again.
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
-    from edgephi.store.trusting import distrust_key
+    from edgephi.store.trusting import distrust_key, require_no_key
 
     store = read_destination(root)
+    if key is None:
+        if not last:
+            raise UsageError(
+                "KEY: expected the name of a key, or the beginning of its fingerprint, found none",
+                hint=f"`{edgephi_command('trust', 'list', place(root))}` shows the keys",
+            )
+        if isinstance(store, Box):
+            from edgephi.flash import ssh_store
+
+            with BoxSteps() as steps:
+                ssh_store.require_no_key(store, steps)
+        else:
+            require_no_key(store)
+        say(f"{root} trusts nobody in particular: it takes bundles that are not signed")
+        return
     if isinstance(store, Box):
         from edgephi.flash import ssh_store
 

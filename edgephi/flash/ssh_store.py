@@ -51,6 +51,11 @@ def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher)
     return _ask(box, KeyFacts, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
 
 
+def require_no_key(box: Box, watcher: Watcher) -> None:
+    """Have the store of a box take every bundle again; see `edgephi.store.trusting.require_no_key`."""
+    _ask(box, Trusted, watcher, operation="require_no_key")
+
+
 def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:
     """Have the agent on a box do one thing. Raises what it reports, and as `agent_on` does."""
     answer = run_until_cancelled(_answer(box, watcher, request))

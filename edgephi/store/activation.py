@@ -15,6 +15,7 @@ from edgephi.store.layout import Layout
 from edgephi.store.lock import boot_id
 from edgephi.store.recover import point_link
 from edgephi.store.state import State, Trial, change_state, read_state, write_state
+from edgephi.store.trusted_keys import has_keys
 
 
 def floors_of(state: State, name: str) -> Floors:
@@ -63,6 +64,7 @@ def commit(layout: Layout, digest: str, manifest: Manifest, *, is_signed: bool, 
         unproven=tuple(unproven if is_proven else [*unproven, digest]),
         sequence_floor={**state.sequence_floor, manifest.name: floors.sequence},
         security_floor={**state.security_floor, manifest.name: floors.security},
+        keys_required=state.keys_required or has_keys(layout.trust),  # one may have come meanwhile
     )
     if committed != state:  # the same bundle again costs the disk nothing
         write_state(layout, committed)

@@ -26,7 +26,7 @@ from edgephi.store.link import Link, LinkLostError
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
-from edgephi.store.trusting import distrust_key, trust_key, trusted
+from edgephi.store.trusting import distrust_key, require_no_key, trust_key, trusted
 from edgephi.visible import visible
 
 
@@ -144,6 +144,11 @@ def _distrust_key(_link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     return write_record(distrust_key(root, request["which"], also_the_last=request["also_the_last"]))
 
 
+def _require_no_key(_link: Link, root: Path, _request: Mapping[str, Any]) -> Any:
+    require_no_key(root)
+    return write_record(trusted(root))
+
+
 _OPERATIONS: dict[str, Callable[[Link, Path, Mapping[str, Any]], Any]] = {
     "install": _install,
     "status": _status,
@@ -152,6 +157,7 @@ _OPERATIONS: dict[str, Callable[[Link, Path, Mapping[str, Any]], Any]] = {
     "trust_key": _trust_key,
     "trusted": _trusted,
     "distrust_key": _distrust_key,
+    "require_no_key": _require_no_key,
 }
 """What a sender may ask for, by the name in its request."""
 

@@ -215,10 +215,10 @@ class Install:
             was_installed = self.digest in installed(layout)
             build_generation(layout, manifest, self._data, self._signature)
             result = None
-            if self._options.prove and not is_proven:
-                runtime = self._admitted.runtime
-                assert runtime is not None  # noqa: S101 - preflight has chosen one
-                try:
+            try:
+                if self._options.prove and not is_proven:
+                    runtime = self._admitted.runtime
+                    assert runtime is not None  # noqa: S101 - preflight has chosen one
                     result = prove_generation(
                         layout,
                         self.digest,
@@ -227,15 +227,16 @@ class Install:
                         step=step,
                         limit_seconds=self._options.probe_seconds,
                     )
-                except BaseException:
-                    if not was_installed:
-                        remove_generation(layout, self.digest)
-                    raise
+                signer = self._identify()  # a key may have come, gone or been lost since it began
+            except BaseException:
+                if not was_installed:
+                    remove_generation(layout, self.digest)
+                raise
             after = activate(
                 layout,
                 self.digest,
                 manifest,
-                is_signed=self._admitted.signer is not None,
+                is_signed=signer is not None,
                 is_proven=is_proven or result is not None,
             )
         return Outcome(
@@ -247,7 +248,7 @@ class Install:
             saved_bytes=self.total_bytes - self._sent,
             was_current=was_current,
             probe=result,
-            signer=self._admitted.signer,
+            signer=signer,
             still_open=after.previous is not None and is_open(layout, after.previous),
         )
 
@@ -261,6 +262,13 @@ class Install:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _identify(self) -> str | None:
+        """The name of the key that vouches for the bundle now. Raises BadBundleError or BadInputError."""
+        _, signer = check_identity(
+            self.layout, self._data, self._signature, allow_downgrade=self._options.allow_downgrade
+        )
+        return signer
 
     def _find_what_is_here(self, step: Step) -> None:
         """Sort the files into whole objects and parts, and fill the parts from what the store has."""

@@ -79,11 +79,10 @@ def check_identity(
             f"bundle.json: expected at most {LARGEST_MANIFEST_BYTES} bytes, found {len(data)}",
             hint="build the bundle again",
         )
-    signer = authenticate(layout.trust, data, signature)
+    state = read_settled_state(layout)
+    signer = authenticate(layout.trust, data, signature, required=state.keys_required)
     manifest = decode_manifest(data)
-    check_floors(
-        manifest, floors_of(read_settled_state(layout), manifest.name), allow_downgrade=allow_downgrade
-    )
+    check_floors(manifest, floors_of(state, manifest.name), allow_downgrade=allow_downgrade)
     return manifest, signer
 
 

@@ -14,6 +14,7 @@ from edgephi.store.generations import installed, is_digest, manifests, remove_le
 from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
 from edgephi.store.lock import StoreLock
 from edgephi.store.state import BadStateError, State, read_state, write_state
+from edgephi.store.trusted_keys import has_keys
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def recover_locked(layout: Layout) -> Recovery:
     """Put a store right, for whoever holds its lock."""
     state, was_rebuilt = _state(layout)
     ended = state.trial.digest if state.trial else None
-    settled = dataclasses.replace(state, trial=None)
+    # A key may have been put there by hand: from now on the state knows of it.
+    keys_required = state.keys_required or has_keys(layout.trust)
+    settled = dataclasses.replace(state, trial=None, keys_required=keys_required)
     point_links(layout, settled)  # first: a state without a trial promises that the links are right
     if was_rebuilt or settled != state or not layout.state.exists():
         write_state(layout, settled)
@@ -112,17 +115,24 @@ def _state(layout: Layout) -> tuple[State, bool]:
 
 
 def _rebuilt(layout: Layout) -> State:
-    """What the links and the generations tell of a state that is lost."""
+    """What the links, the keys and the generations tell of a state that is lost.
+
+    Whether keys were required is told by a key; where none is left, by a signature, or by a folder of keys
+    that is gone: where nobody knows, the store is closed.
+    """
     sequences: dict[str, int] = {}
     security: dict[str, int] = {}
+    keys_required = has_keys(layout.trust) or not layout.trust.is_dir()
     for digest, manifest in manifests(layout):
         name = manifest.name
         sequences[name] = max(manifest.sequence, sequences.get(name, 0))
         is_signed = layout.signature(digest).is_file()
+        keys_required = keys_required or is_signed
         security[name] = max(manifest.security_floor if is_signed else 0, security.get(name, 0))
     return State(
         current=linked_digest(layout.current),
         previous=linked_digest(layout.previous),
         sequence_floor=sequences,
         security_floor=security,
+        keys_required=keys_required,
     )

@@ -80,6 +80,7 @@ def roll_back(
         result = None
         if runtime is not None:
             result = prove_generation(layout, digest, manifest, runtime, step=step)
+        _, signer = _identified(layout, digest, state)  # a key may have been removed meanwhile
         activate(
             layout,
             digest,
@@ -94,7 +95,8 @@ def roll_back(
 def _identified(layout: Layout, digest: str, state: State) -> tuple[Manifest, str | None]:
     """The manifest of a generation and the name of the key that vouches for it now."""
     data = manifest_bytes(layout, digest)
-    signer = authenticate(layout.trust, data, signature_bytes(layout, digest))
+    signature = signature_bytes(layout, digest)
+    signer = authenticate(layout.trust, data, signature, required=state.keys_required)
     manifest = decode_manifest(data, where=str(layout.manifest(digest)))
     check_rollback(manifest, floors_of(state, manifest.name))
     return manifest, signer

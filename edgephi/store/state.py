@@ -39,6 +39,8 @@ class State:
 
     `damaged`: objects by sha256, and the offsets of their chunks that the last scrub found changed.
     `sequence_floor` and `security_floor`, by the name of a bundle: no lower one is installed.
+    `keys_required`: there has been a key, and nobody has said that bundles without one are taken again; so
+    keys that are lost close the store and do not open it.
     """
 
     schema: str = SCHEMA
@@ -49,6 +51,7 @@ class State:
     damaged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sequence_floor: Mapping[str, int] = field(default_factory=dict)
     security_floor: Mapping[str, int] = field(default_factory=dict)
+    keys_required: bool = False
 
 
 def read_state(layout: Layout) -> State:

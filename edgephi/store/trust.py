@@ -1,6 +1,6 @@
 """Whether a key that a store trusts vouches for a bundle, checked before anything of the bundle is read.
 
-Without a key in ROOT/trust every bundle is taken, with one none that is not signed by it.
+Where ROOT/trust has never held a key every bundle is taken, with a key none that is not signed by it.
 
 Signatures are checked with python-ecdsa, which is small, pure Python and can travel to a device as it is. Its
 known weakness, timing, concerns secret keys only, and a device has none.
@@ -20,15 +20,17 @@ from edgephi.store.trusted_keys import TrustedKey, read_trusted_keys
 _SHOWN_DIGITS = 12
 
 
-def authenticate(trust_folder: Path, manifest: bytes, envelope: bytes | None) -> str | None:
+def authenticate(
+    trust_folder: Path, manifest: bytes, envelope: bytes | None, *, required: bool = False
+) -> str | None:
     """The name of the key in `trust_folder` that signed the bytes of a `bundle.json`; None without any key.
 
-    `envelope` is the bundle's `bundle.dsse.json`, None when it has none. Nothing of the manifest is parsed.
-    Raises BadBundleError when a key is there and none of them signed these bytes, or when the envelope is not
-    over them, with keys or without; BadInputError when a key cannot be read, NotSupportedError without the
-    library that checks.
+    `envelope` is the bundle's `bundle.dsse.json`, None when it has none. `required`: the store remembers that
+    there is a key. Nothing of the manifest is parsed. Raises BadBundleError when a key is there and none of
+    them signed these bytes, or when the envelope is not over them, with keys or without; BadInputError when a
+    key cannot be read, or required keys are lost; NotSupportedError without the library that checks.
     """
-    keys = read_trusted_keys(trust_folder)
+    keys = read_trusted_keys(trust_folder, required=required)
     if keys:
         return signer_of(keys, manifest, envelope)
     if envelope is not None:

@@ -1,9 +1,11 @@
 """The folder ROOT/trust: the public keys of those whose bundles a store takes.
 
 Whatever cannot be understood in that folder is an error and never ignored: a key that is quietly not read
-would open the store to bundles that nobody signed.
+would open the store to bundles that nobody signed. So would a folder that is lost, such as a link to a disk
+that is not mounted: the state of the store remembers that there are keys.
 """
 
+import errno
 import os
 import re
 import stat
@@ -18,6 +20,8 @@ from edgephi.store.public_key import SUFFIX, PublicKey, decode_public_key
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHOWN_DIGITS = 12
 _FEWEST_DIGITS = 8
+# What is wrong with the folder, and not with the disk that it is on.
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,50 @@ class TrustedKey:
         return f"{self.name} ({self.key.fingerprint[:_SHOWN_DIGITS]}…)"
 
 
-def read_trusted_keys(folder: Path) -> tuple[TrustedKey, ...]:
-    """The keys of a store, sorted by name; none when `folder` is not there. Raises BadInputError."""
+def read_trusted_keys(folder: Path, *, required: bool = False) -> tuple[TrustedKey, ...]:
+    """The keys of a store, sorted by name; none when `folder` is not there.
+
+    `required`: the store has had keys, so that none is an error. Raises BadInputError for that, and for
+    whatever is there and is no folder of keys.
+    """
+    names = _names(folder)
+    if not names and required:
+        what = "an empty folder" if folder.is_dir() else "no such folder"
+        raise BadInputError(
+            f"{folder}: expected the keys that this store has had, found {what}",
+            hint=f"until they are there again it takes no bundle: `{_add_command()}`",
+        )
+    return tuple(read_key_file(folder / name) for name in names)
+
+
+def has_keys(folder: Path) -> bool:
+    """Whether a key is in the folder, as far as the names of its files tell. Raises nothing about them."""
+    try:
+        return any(name.endswith(SUFFIX) for name in _names(folder))
+    except BadInputError:
+        return False
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of the files of keys. Raises BadInputError when something else than a folder is there."""
     try:
         names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
-    except FileNotFoundError:
-        return ()
+    except OSError as cause:
+        if cause.errno not in _NO_FOLDER:
+            raise
+        if cause.errno == errno.ENOENT and not folder.is_symlink():
+            return []
+        found = "a link that leads nowhere" if cause.errno == errno.ENOENT else cause.strerror
+        raise BadInputError(
+            f"{folder}: expected a folder of keys, found {found}",
+            hint=f"put it right; or move it away, and add the keys again: `{_add_command()}`",
+        ) from None
     # A name with a dot in front is what `add_key` leaves when the power is cut.
-    return tuple(read_key_file(folder / name) for name in names if not name.startswith("."))
+    return [name for name in names if not name.startswith(".")]
+
+
+def _add_command() -> str:
+    return edgephi_command("trust", "add", "ROOT", "NAME.pub")
 
 
 def read_key_file(path: Path) -> TrustedKey:
@@ -79,11 +119,8 @@ def add_key(folder: Path, new: TrustedKey) -> TrustedKey:
     return new
 
 
-def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
-    """Trust a key no longer: `which` is its name or the beginning of its fingerprint. Returns it.
-
-    Raises UsageError when there is no such key, or when it is the last one and that was not said.
-    """
+def find_key(folder: Path, which: str) -> TrustedKey:
+    """The key called `which`, or whose fingerprint begins so. Raises UsageError when there is no such key."""
     keys = read_trusted_keys(folder)
     found = [known for known in keys if known.name == which]
     if not found and len(which) >= _FEWEST_DIGITS:
@@ -94,11 +131,20 @@ def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
             f"{folder}: expected the name or fingerprint of one of its keys ({listed}), found {which!r}",
             hint=f"`{edgephi_command('trust', 'list', 'ROOT')}` shows them",
         )
-    if len(keys) == 1 and not also_the_last:
+    return found[0]
+
+
+def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
+    """Trust a key no longer: `which` is its name or the beginning of its fingerprint. Returns it.
+
+    Raises UsageError when there is no such key, or when it is the last one and that was not said.
+    """
+    found = find_key(folder, which)
+    if len(read_trusted_keys(folder)) == 1 and not also_the_last:
         raise UsageError(
-            f"{folder}: expected another key to stay, found that {found[0]} is the last: "
+            f"{folder}: expected another key to stay, found that {found} is the last: "
             "without a key, bundles that nobody signed are taken",
             hint="add the new key first, or say --last if that is what you want",
         )
-    durable.remove(folder / f"{found[0].name}{SUFFIX}")
-    return found[0]
+    durable.remove(folder / f"{found.name}{SUFFIX}")
+    return found

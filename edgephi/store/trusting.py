@@ -1,14 +1,33 @@
-"""Whose bundles a store takes from now on: what `edgephi trust` does, on this machine or over ssh."""
+"""Whose bundles a store takes from now on: what `edgephi trust` does, on this machine or over ssh.
 
+The state of the store remembers that there is a key. A key is on the disk before the state says so, and the
+state says that none is needed before the last key goes: whatever dies in between leaves the store closed.
+"""
+
+import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import UsageError
+from edgephi.commands import edgephi_command
+from edgephi.errors import StoreBusyError, UsageError
 from edgephi.store.device_errors import device_errors
 from edgephi.store.durable import make_folder
-from edgephi.store.layout import Layout
+from edgephi.store.layout import Layout, is_store
+from edgephi.store.lock import StoreLock
 from edgephi.store.place import check_root
-from edgephi.store.trusted_keys import TrustedKey, add_key, decode_key_file, read_trusted_keys, remove_key
+from edgephi.store.recover import read_settled_state, recover_locked
+from edgephi.store.state import BadStateError, State, change_state, write_state
+from edgephi.store.trusted_keys import (
+    TrustedKey,
+    add_key,
+    decode_key_file,
+    find_key,
+    read_trusted_keys,
+    remove_key,
+)
+
+_LOCK_WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,27 +56,77 @@ def trust_key(root: Path, file_name: str, data: bytes) -> KeyFacts:
     with device_errors(root):
         make_folder(layout.root)
         make_folder(layout.trust)
-        return _facts(add_key(layout.trust, new))
+        added = add_key(layout.trust, new)
+        # Who is at work for longer than that notes it, or whoever comes next.
+        with contextlib.suppress(StoreBusyError), _locked(layout):
+            _remember(layout, keys_required=True)
+    return _facts(added)
 
 
 def trusted(root: Path) -> Trusted:
-    """The keys that the store at `root` trusts. Raises UsageError when there is none."""
-    return Trusted(tuple(map(_facts, read_trusted_keys(_folder(root)))))
+    """The keys that the store at `root` trusts.
+
+    Raises UsageError when there is no store, BadInputError when its keys are lost.
+    """
+    layout = _layout(root)
+    with device_errors(root):
+        required = read_settled_state(layout).keys_required
+        return Trusted(tuple(map(_facts, read_trusted_keys(layout.trust, required=required))))
 
 
 def distrust_key(root: Path, which: str, *, also_the_last: bool) -> KeyFacts:
-    """Have the store at `root` trust a key no longer; raises as `remove_key` does."""
+    """Have the store at `root` trust a key no longer; raises as `remove_key` does.
+
+    For the last key, StoreBusyError too while another process changes the store.
+    """
+    layout = _layout(root)
     with device_errors(root):
-        return _facts(remove_key(_folder(root), which, also_the_last=also_the_last))
+        if not also_the_last:
+            return _facts(remove_key(layout.trust, which, also_the_last=False))
+        with _locked(layout):
+            found = find_key(layout.trust, which)
+            if read_trusted_keys(layout.trust) == (found,):
+                _remember(layout, keys_required=False)
+            return _facts(remove_key(layout.trust, which, also_the_last=True))
 
 
-def _folder(root: Path) -> Path:
-    """The folder of keys of a store that must be there: a mistyped ROOT has no keys either."""
+def require_no_key(root: Path) -> None:
+    """Have the store at `root`, whose keys are lost or were removed by hand, take every bundle again.
+
+    Raises UsageError while it has one, BadInputError when that cannot be told.
+    """
+    layout = _layout(root)
+    with device_errors(root), _locked(layout):
+        keys = read_trusted_keys(layout.trust)
+        if keys:
+            raise UsageError(
+                f"{layout.trust}: expected no key, found {', '.join(map(str, keys))}",
+                hint=f"name the key: `{edgephi_command('trust', 'remove', 'ROOT', keys[0].name, '--last')}`",
+            )
+        _remember(layout, keys_required=False)
+
+
+def _layout(root: Path) -> Layout:
+    """The layout of a store that must be there, or of its keys: a mistyped ROOT has no keys either."""
     check_root(root)
-    folder = Layout(root).trust
-    if not folder.is_dir():
+    layout = Layout(root)
+    if not is_store(root) and not os.path.lexists(layout.trust) and not os.path.lexists(layout.state):
         raise UsageError(f"{root}: expected a store, found none", hint="give the folder that you flash to")
-    return folder
+    return layout
+
+
+def _locked(layout: Layout) -> StoreLock:
+    return StoreLock.take(layout, "trust", wait_seconds=_LOCK_WAIT_SECONDS)
+
+
+def _remember(layout: Layout, *, keys_required: bool) -> None:
+    """Note whether the store needs keys, for whoever holds its lock. It may hold nothing else yet."""
+    if is_store(layout.root):
+        recover_locked(layout)
+    try:
+        change_state(layout, keys_required=keys_required)
+    except BadStateError:  # of a store that has nothing yet
+        write_state(layout, State(keys_required=keys_required))
 
 
 def _facts(key: TrustedKey) -> KeyFacts:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.store.trusting import trust_key
 from tests.cli.conftest import Edgephi, is_one_error
 
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -148,6 +149,22 @@ def test_keys_of_a_store_are_listed_and_removed(edgephi: Edgephi, key: Path, tmp
     assert is_one_error(refused, 2)
     assert edgephi("trust", "remove", root, "next", "--last").returncode == 0
     assert "it takes bundles that are not signed" in edgephi("trust", "list", root).stdout
+
+
+def test_lost_keys_close_a_store_until_they_are_given_up(
+    edgephi: Edgephi, bundle: Path, key: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store"
+    trust_key(root, "release.pub", key.with_suffix(".pub").read_bytes())
+    shutil.rmtree(root / "trust")
+    refused = edgephi("flash", bundle, root)
+    assert is_one_error(refused, 4)
+    assert f"{root}/trust: expected the keys that this store has had, found no such folder" in refused.stderr
+    assert is_one_error(edgephi("trust", "list", root), 4)
+    assert is_one_error(edgephi("trust", "remove", root), 2)
+    given_up = edgephi("trust", "remove", root, "--last")
+    assert given_up.stdout == f"{root} trusts nobody in particular: it takes bundles that are not signed\n"
+    assert edgephi("flash", bundle, root, "--elsewhere").returncode == 0
 
 
 def test_a_secret_key_is_never_put_into_a_store(edgephi: Edgephi, key: Path, tmp_path: Path) -> None:

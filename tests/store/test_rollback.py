@@ -18,6 +18,7 @@ from edgephi.store.layout import Layout
 from edgephi.store.rollback import roll_back
 from edgephi.store.state import change_state, read_state
 from edgephi.store.trusted_keys import TrustedKey, add_key, remove_key
+from edgephi.store.trusting import trust_key
 from tests.counted_steps import CountedSteps
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 from tests.store.conftest import install
@@ -110,7 +111,7 @@ class TestWhatIsRefused:
         assert settled(signed) == before
 
     def test_an_unsigned_bundle_once_there_is_a_key(self, store: Path, prove: bool) -> None:
-        add_key(store / "trust", TrustedKey("release", public_half(RELEASE)))
+        trust_key(store, "release.pub", public_half(RELEASE).pem)
         before = settled(store)
         with pytest.raises(BadBundleError, match="found an unsigned bundle"):
             roll_back(store, prove=prove)
