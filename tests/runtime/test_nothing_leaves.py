@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -22,12 +23,11 @@ from pathlib import Path
 import pytest
 
 from tests.build_demo import build_demo
+from tests.docs.files_page import read_places
 
 QUESTION = "turn on the kitchen light"
 ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
 ENGINES = {"cpu": "onnxruntime_genai", "gguf": "xllamacpp", "openvino": "openvino_genai", "mlx": "mlx"}
-HISTORY = ".local/state/edgephi/"
-"""The only folder in HOME that a device may write to: what was typed into `chat`."""
 NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 """The variables that a command is given here."""
 EDGEPHI = [sys.executable, "-c", "from edgephi.cli.main import main; main()"]
@@ -71,7 +71,7 @@ def alone(trace: Path) -> list[str]:
     """What to put before a command so that it has a network of loopback only, and is traced."""
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "signal=none", "-o", str(trace)]
-    calls = ["-e", "trace=network,open,openat,io_uring_setup"]
+    calls = ["-y", "-e", "trace=network,/^(open|creat|rename|link|symlink|mknod|io_uring_setup)"]
     return ["unshare", "--net", *user, "sh", "-c", 'ip link set lo up && exec "$@"', "-", *strace, *calls]
 
 
@@ -82,9 +82,18 @@ def _possible() -> None:
 
 
 def run_alone(
-    command: list[str], folder: Path, *, stdin: str = "", variables: Mapping[str, str] | None = None
+    command: list[str],
+    folder: Path,
+    *,
+    stdin: str = "",
+    variables: Mapping[str, str] | None = None,
+    name: str = "",
+    **named: Path,
 ) -> tuple[str, list[str]]:
-    """What a command prints when it is alone, and whom it tried to reach, or what it left for later."""
+    """What a command prints when it is alone, and whom it tried to reach or where it wrote.
+
+    Where docs/files.md says that `name` writes is left out; `named` are its names in capitals.
+    """
     trace, home = folder / "trace", folder / "home"
     home.mkdir()
     environment = {name: os.environ[name] for name in NEEDED if name in os.environ}
@@ -100,8 +109,34 @@ def run_alone(
     assert done.returncode == 0, done.stderr
     text = trace.read_text(errors="replace")
     assert "openat(" in text  # something was traced at all
-    left = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
-    return done.stdout, attempts(text) + [path for path in left if not path.startswith(HISTORY)]
+    names = {"~": home, "TMPDIR": Path(tempfile.gettempdir()), **named}
+    places = [place for place in read_places() if place.is_written_by(name or command_name(command))]
+    elsewhere = [path for path in written(text) if not any(place.holds(path, names) for place in places)]
+    return done.stdout, attempts(text) + elsewhere
+
+
+def command_name(command: list[str]) -> str:
+    """The command of edgephi that a command line calls; "" for another program."""
+    return command[len(EDGEPHI)] if command[: len(EDGEPHI)] == EDGEPHI else ""
+
+
+def written(trace: str) -> list[str]:
+    """The paths that the traced processes made, or opened so that they could write, in vain too."""
+    found: dict[str, None] = {}
+    folders: dict[str, str] = {}  # where each process is
+    for line in trace.splitlines():
+        call = re.match(r"(\d+) +(open|creat|rename|link|symlink|mknod)\w*\(", line)
+        if call is None:
+            continue
+        for here in re.findall(r"AT_FDCWD<([^>]*)>", line):
+            folders[call[1]] = here
+        reading = call[2] == "open" and not re.search(r"O_WRONLY|O_RDWR|O_CREAT|O_TRUNC", line)
+        # A nameless file goes with the process that made it.
+        paths = re.findall(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"', line)
+        if paths and not reading and "O_TMPFILE" not in line:
+            folder, path = paths[-1]
+            found[os.path.normpath(Path(folder or folders.get(call[1], ""), path))] = None
+    return list(found)
 
 
 def attempts(trace: str) -> list[str]:
@@ -166,7 +201,7 @@ def test_run(bundle: Path, tmp_path: Path) -> None:
 def test_serve(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("starlette")
     serve = [*EDGEPHI, "serve", str(bundle), "--port", "0", "--context", "512", *on_this_machine(bundle)]
-    printed, reached = run_alone([sys.executable, "-c", CLIENT, *serve], tmp_path)
+    printed, reached = run_alone([sys.executable, "-c", CLIENT, *serve], tmp_path, name="serve")
     assert json.loads(printed) == ANSWER
     assert reached == []
 
@@ -192,7 +227,7 @@ def test_build_and_verify(tmp_path: Path) -> None:
     (tmp_path / "build").mkdir()
     (tmp_path / "verify").mkdir()
     build = [*EDGEPHI, "build", "demo", "--target", "cpu", "-o", str(folder), "--verify", "quick", "--json"]
-    printed, reached = run_alone(build, tmp_path / "build")
+    printed, reached = run_alone(build, tmp_path / "build", BUNDLE=folder)
     assert json.loads(printed)
     assert reached == []
     printed, reached = run_alone([*EDGEPHI, "verify", str(folder), "--json"], tmp_path / "verify")
@@ -203,7 +238,8 @@ def test_build_and_verify(tmp_path: Path) -> None:
 def test_flash(demo_bundle: Path, tmp_path: Path) -> None:
     """The box's prober asks the engine, and the engine answers."""
     store = tmp_path / "store"
-    printed, reached = run_alone([*EDGEPHI, "flash", str(demo_bundle), str(store), "--json"], tmp_path)
+    flash = [*EDGEPHI, "flash", str(demo_bundle), str(store), "--json"]
+    printed, reached = run_alone(flash, tmp_path, STORE=store)
     assert json.loads(printed)
     assert reached == []
 
@@ -229,7 +265,7 @@ tool = Upstream("ovc", (), "", 0, lambda *_: ["openvino.tools.ovc", "--help"])
 here = Path({str(tmp_path)!r})
 write_artifact(tool, here, types.SimpleNamespace(folder=here), None, None, scratch=here)
 """
-    _, reached = run_alone([sys.executable, "-c", program], tmp_path)
+    _, reached = run_alone([sys.executable, "-c", program], tmp_path, name="build")
     assert reached == []
 
 
@@ -265,12 +301,17 @@ def test_doctor(tmp_path: Path) -> None:
             "subprocess.run(['bash', '-c', 'echo x > /dev/tcp/192.0.2.1/80'])",
             "connect AF_INET 192.0.2.1 80",
         ),
+        ("open(os.path.expanduser('~/kept'), 'w')", "home/kept"),
+        ("os.chdir(os.path.expanduser('~')); os.mkfifo('pipe')", "home/pipe"),
+        ("os.symlink('/nowhere', os.path.expanduser('~/link'))", "home/link"),
+        ("os.rename('/nowhere', os.path.expanduser('~/renamed'))", "home/renamed"),
+        ("open('/no/such/folder/kept', 'a')", "/no/such/folder/kept"),
     ],
 )
 def test_an_attempt_is_seen(tmp_path: Path, attempt: str, seen: str) -> None:
-    """What would be an attempt to reach somebody is one, in threads and child processes too."""
+    """What would reach somebody, or leave something, is seen: in threads and child processes too."""
     program = f"""
-import contextlib, socket, subprocess, sys, threading
+import contextlib, os, socket, subprocess, sys, threading
 def attempt():
     with contextlib.suppress(OSError):
         {attempt}
