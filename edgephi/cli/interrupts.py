@@ -4,8 +4,9 @@ Python acts on a signal between two steps of whatever it runs. In the middle of 
 module, or a C++ extension that is initialised to one half: onnx's crashed later, or at once. An exception out
 of Python that C++ has called crosses code which may not know exceptions. And one out of `exec`, with which
 dataclasses are made, has Python kill itself with the signal when it ends, instead of giving an exit code.
-So while a module is imported, or code of such an extension's package runs, a signal waits, and is looked at
-again in a moment.
+One out of what the interpreter calls by itself, as when an object goes away, is printed and lost, and the
+command goes on. So while a module is imported, code of such an extension's package runs, or an object goes,
+a signal waits, and is looked at again in a moment.
 """
 
 import atexit
@@ -21,8 +22,9 @@ from edgephi.uninterrupted import is_uninterrupted
 _SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
 # A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-# Code whose frames may have that of a C++ extension beneath them.
-_LEFT_ALONE = ("importlib", "_frozen_importlib", "zipimport", "onnx", "google")
+# Code whose frames may have that of a C++ extension, or the interpreter itself, beneath them.
+_LEFT_ALONE = ("importlib", "_frozen_importlib", "zipimport", "onnx", "google", "weakref", "_weakrefset")
+_LEFT_ALONE_NAME = "__del__"
 _AGAIN_SECONDS = 0.01
 _LONGEST_WAIT_SECONDS = 5.0  # then a signal works as it does anywhere, whatever it breaks
 
@@ -84,7 +86,7 @@ def _look_again(number: int, handle: Callable[[int, FrameType | None], None]) ->
 def _may_be_left(frame: FrameType | None) -> bool:
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in _LEFT_ALONE or is_uninterrupted(frame):
+        if package in _LEFT_ALONE or frame.f_code.co_name == _LEFT_ALONE_NAME or is_uninterrupted(frame):
             return False
         frame = frame.f_back
     return True

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgephi.errors import NotSupportedError
+from edgephi.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,6 +196,7 @@ def collected_errors(library: ctypes.CDLL) -> Iterator[list[str]]:
     messages: list[str] = []
     level = 0
 
+    @uninterrupted  # an exception that comes out of here, C does not hand on
     def take(new_level: int, text: bytes, _data: object) -> None:
         nonlocal level
         level = level if new_level == _CONTINUED_LEVEL else new_level

@@ -67,6 +67,55 @@ def test_no_signal_lands_in_an_import(tmp_path: Path, name: str) -> None:
     assert (out, err.strip(), process.returncode) == ("imported\n", "", 128 + signal.Signals[name])
 
 
+# What Python or C calls by itself, at a moment that nobody chose: an exception from there goes nowhere.
+CALLED_BY_NOBODY = {
+    "an object that goes": """
+class Goes:
+    def __del__(self):
+        interrupted()
+Goes()
+""",
+    "a finalizer": """
+import weakref
+class Goes:
+    pass
+weakref.finalize(Goes(), interrupted)
+""",
+    "llama.cpp's log": """
+import ctypes
+from edgephi.runtime import llama_library
+class Level:
+    def __le__(self, _other):
+        interrupted()
+llama_library._ERROR_LEVEL = Level()
+class Library:
+    llama_max_devices = ctypes.CDLL(None).abs
+    def llama_log_set(self, callback, _data):
+        self.callback = callback
+library = Library()
+with llama_library.collected_errors(library):
+    llama_library._LogCallback(library.callback.value)(4, b"text", None)
+""",
+}
+
+
+@pytest.mark.parametrize("kind", CALLED_BY_NOBODY)
+def test_an_interrupt_in_what_nobody_calls_is_not_lost(kind: str) -> None:
+    """Python prints an exception that comes out of there, and goes on as if no Ctrl-C had come."""
+    program = (
+        "import os, signal, time\n"
+        "from edgephi.cli.interrupts import handle_ending_signals\n"
+        "handle_ending_signals()\n"
+        "def interrupted(kill=os.kill, own=os.getpid()):\n    kill(own, signal.SIGINT)\n    print('done')\n"
+        f"try:\n    exec({CALLED_BY_NOBODY[kind]!r}, globals())\n    time.sleep(10)\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("done\ninterrupted\n", "")
+
+
 def test_an_import_that_hangs_can_be_left_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "slow_module.py").write_text("while True: pass\n")
     program = (
