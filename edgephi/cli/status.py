@@ -6,6 +6,7 @@ import click
 
 from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
+from edgephi.commands import edgephi_command, place
 from edgephi.errors import BadBundleError
 from edgephi.visible import visible
 
@@ -42,7 +43,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     if as_json:
         say_document(write_record(found))
     else:
-        say(_summary(found))
+        say(_summary(root, found))
     damaged = [each for each in found.generations if each.problem]
     if found.damages or damaged:
         where = damaged[0].digest[:12] if damaged else (found.damages or ())[0].digest[:12]
@@ -52,9 +53,10 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
         )
 
 
-def _summary(found: "StoreStatus") -> str:
+def _summary(root: str, found: "StoreStatus") -> str:
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.table import table
+    from edgephi.cli.unvouched import unvouched_lines
 
     lines = []
     if found.recovery.ended_trial:
@@ -90,8 +92,12 @@ def _summary(found: "StoreStatus") -> str:
         f"damaged: {each.digest[:12]}: {visible(each.problem)}" for each in found.generations if each.problem
     ]
     for damage in found.damages or ():
-        place = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
-        lines.append(f"damaged: {damage.digest[:12]}/{visible(damage.path)}: {place}")
+        where = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
+        lines.append(f"damaged: {damage.digest[:12]}/{visible(damage.path)}: {where}")
+    if found.keys_problem:
+        again = edgephi_command("trust", "add", place(root), "NAME.pub")
+        lines.append(f"closed: {visible(found.keys_problem)}; add the keys again: `{again}`")
+    lines += unvouched_lines(root, [each for each in found.generations if each.unvouched])
     if found.damages == ():
         lines.append("scrub: every byte is as it was installed")
     return "\n".join(lines)
@@ -103,4 +109,6 @@ def _state(generation: "GenerationStatus") -> str:
     facts = ["in use"] if generation.is_open else []
     if not generation.is_proven:
         facts.append("not proven here")
+    if generation.unvouched:
+        facts.append("no key")
     return ", ".join(facts) or "ok"

@@ -1,6 +1,7 @@
 """`edgephi trust`: whose bundles a store takes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,11 @@ from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import UsageError
 from edgephi.visible import visible
+
+if TYPE_CHECKING:
+    from edgephi.store.trusting import KeyChange
+
+_TRUSTS_NOBODY = "{} trusts nobody in particular: it takes bundles that are not signed"
 
 
 @click.group(no_args_is_help=True)
@@ -25,7 +31,8 @@ def trust() -> None:
 @trust.command(no_args_is_help=True)
 @root_argument
 @click.argument("key", type=ReadPath())
-def add(root: str, key: Path) -> None:
+@json_option
+def add(root: str, key: Path, *, as_json: bool) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
     from edgephi.cli.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
@@ -41,7 +48,7 @@ def add(root: str, key: Path) -> None:
             added = ssh_store.trust_key(store, key.name, new.key.pem, steps)
     else:
         added = trust_key(store, key.name, new.key.pem)
-    say(f"{root} trusts {visible(added.name)}: {visible(added.fingerprint)}")
+    _say_change(root, "trusts", added, as_json=as_json)
 
 
 @trust.command("list", no_args_is_help=True)
@@ -68,18 +75,20 @@ def list_keys(root: str, *, as_json: bool) -> None:
     elif keys:
         say(table([(each.name, each.fingerprint) for each in keys], ("name", "fingerprint")))
     else:
-        say(f"{root} trusts nobody in particular: it takes bundles that are not signed")
+        say(_TRUSTS_NOBODY.format(root))
 
 
 @trust.command(no_args_is_help=True)
 @root_argument
 @click.argument("key", type=NAME, required=False)
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
-def remove(root: str, key: str | None, *, last: bool) -> None:
+@json_option
+def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
     """Take no more bundles of KEY: its name, or the beginning of its fingerprint.
 
-    What it has signed and is installed stays. With --last and without KEY, a store whose keys are lost takes
-    every bundle again.
+    What it has signed and is installed stays, and is named: what is active runs on until another bundle is
+    flashed, and nothing goes back to it afterwards. With --last and without KEY, a store whose keys are lost
+    takes every bundle again.
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
@@ -99,7 +108,10 @@ def remove(root: str, key: str | None, *, last: bool) -> None:
                 ssh_store.require_no_key(store, steps)
         else:
             require_no_key(store)
-        say(f"{root} trusts nobody in particular: it takes bundles that are not signed")
+        if as_json:
+            say_document([])
+        else:
+            say(_TRUSTS_NOBODY.format(root))
         return
     if isinstance(store, Box):
         from edgephi.flash import ssh_store
@@ -108,4 +120,16 @@ def remove(root: str, key: str | None, *, last: bool) -> None:
             removed = ssh_store.distrust_key(store, key, also_the_last=last, watcher=steps)
     else:
         removed = distrust_key(store, key, also_the_last=last)
-    say(f"{root} no longer trusts {visible(removed.name)}: {visible(removed.fingerprint)}")
+    _say_change(root, "no longer trusts", removed, as_json=as_json)
+
+
+def _say_change(root: str, does: str, change: "KeyChange", *, as_json: bool) -> None:
+    """Say which key came or went, and what no key vouches for now."""
+    from edgephi.cli.unvouched import unvouched_lines
+    from edgephi.records import write_record
+
+    if as_json:
+        say_document(write_record(change))
+        return
+    lines = [f"{root} {does} {visible(change.name)}: {visible(change.fingerprint)}"]
+    say("\n".join(lines + unvouched_lines(root, change.unvouched)))

@@ -12,7 +12,7 @@ from edgephi.store.frames import Kind, read_message
 from edgephi.store.garbage import Collected
 from edgephi.store.rollback import RolledBack
 from edgephi.store.status import StoreStatus
-from edgephi.store.trusting import KeyFacts, Trusted
+from edgephi.store.trusting import KeyChange, Trusted
 from edgephi.visible import visible
 
 Record = TypeVar("Record")
@@ -35,10 +35,10 @@ def collect_garbage(box: Box, *, dry_run: bool, unfinished: bool, watcher: Watch
     return _ask(box, Collected, watcher, operation="collect_garbage", dry_run=dry_run, unfinished=unfinished)
 
 
-def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyFacts:
+def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyChange:
     """Have the store of a box trust a key; see `edgephi.store.trusting.trust_key`."""
     text = data.decode("ascii", errors="replace")
-    return _ask(box, KeyFacts, watcher, operation="trust_key", file_name=file_name, key=text)
+    return _ask(box, KeyChange, watcher, operation="trust_key", file_name=file_name, key=text)
 
 
 def trusted(box: Box, watcher: Watcher) -> Trusted:
@@ -46,9 +46,9 @@ def trusted(box: Box, watcher: Watcher) -> Trusted:
     return _ask(box, Trusted, watcher, operation="trusted")
 
 
-def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyFacts:
+def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyChange:
     """Have the store of a box trust a key no longer; see `edgephi.store.trusting.distrust_key`."""
-    return _ask(box, KeyFacts, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
+    return _ask(box, KeyChange, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
 
 
 def require_no_key(box: Box, watcher: Watcher) -> None:

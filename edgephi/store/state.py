@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError
@@ -17,6 +18,9 @@ from edgephi.store.durable import replace_file
 from edgephi.store.layout import Layout
 
 SCHEMA = "edgephi.store/1"
+Role = Literal["current", "previous", "other"]
+"""What a generation is to its store."""
+
 _CHECKSUM = "checksum"
 
 
@@ -52,6 +56,13 @@ class State:
     sequence_floor: Mapping[str, int] = field(default_factory=dict)
     security_floor: Mapping[str, int] = field(default_factory=dict)
     keys_required: bool = False
+
+
+def role_of(state: State, digest: str) -> Role:
+    """What a generation is to the store with that state."""
+    if digest == state.current:
+        return "current"
+    return "previous" if digest == state.previous else "other"
 
 
 def read_state(layout: Layout) -> State:

@@ -4,7 +4,6 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgephi.errors import EdgephiError, StoreBusyError
 from edgephi.manifest import Manifest
@@ -17,9 +16,8 @@ from edgephi.store.layout import Layout, check_store
 from edgephi.store.lock import StoreLock, holder
 from edgephi.store.recover import Recovery, read_settled_state, recover_locked
 from edgephi.store.scrub import Damage, scrub
-from edgephi.store.state import State
-
-Role = Literal["current", "previous", "other"]
+from edgephi.store.state import Role, State, role_of
+from edgephi.store.vouching import keys_problem, vouched
 
 _BLOCK_BYTES = 512
 _NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -30,7 +28,8 @@ class GenerationStatus:
     """One generation. `problem` is what is wrong with it, "" when nothing is known to be.
 
     `is_open`: some process uses it. `is_proven` False: it was installed for this machine by another one, and
-    has not answered here yet. `size_bytes` are those of its files, which it may share with others.
+    has not answered here yet. `size_bytes` are those of its files, which it may share with others. `signer`:
+    the trusted key that vouches for it; `unvouched`: why none does where one is asked for, else "".
     """
 
     digest: str
@@ -43,6 +42,8 @@ class GenerationStatus:
     is_open: bool
     is_proven: bool
     problem: str
+    signer: str | None
+    unvouched: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class StoreStatus:
     """A store. `busy_with` is what another process does in it right now, "" when none does.
 
     `recovery` is what was put right just now. `unfinished_bytes` have arrived of a bundle that is not whole.
-    `damages` are what this scrub found, None when it was not asked for.
+    `damages` are what this scrub found, None when it was not asked for. `keys_problem`: why it takes no
+    bundle at all, because its keys are lost, else "".
     """
 
     root: str
@@ -61,6 +63,7 @@ class StoreStatus:
     unfinished_bytes: int
     free_bytes: int
     damages: tuple[Damage, ...] | None
+    keys_problem: str
 
 
 def status(root: Path, *, scrub_too: bool = False, step: Step = silent) -> StoreStatus:
@@ -101,15 +104,11 @@ def status(root: Path, *, scrub_too: bool = False, step: Step = silent) -> Store
             unfinished_bytes=_bytes_in(layout.parts),
             free_bytes=disk.f_bavail * disk.f_frsize,
             damages=damages,
+            keys_problem=keys_problem(layout, state),
         )
 
 
 def _generation(layout: Layout, digest: str, state: State, others: set[str]) -> GenerationStatus:
-    role: Role = "other"
-    if digest == state.current:
-        role = "current"
-    elif digest == state.previous:
-        role = "previous"
     problem, manifest = "", None
     try:
         manifest = manifest_of(layout, digest)
@@ -119,9 +118,10 @@ def _generation(layout: Layout, digest: str, state: State, others: set[str]) -> 
         problem = error.message
     with only_us(layout.generation(digest)) as is_free:
         is_open = digest in others or not is_free
+    signer, unvouched = vouched(layout, digest, state)
     return GenerationStatus(
         digest=digest,
-        role=role,
+        role=role_of(state, digest),
         name=manifest.name if manifest else "",
         sequence=manifest.sequence if manifest else 0,
         created=manifest.created if manifest else "",
@@ -130,6 +130,8 @@ def _generation(layout: Layout, digest: str, state: State, others: set[str]) -> 
         is_open=is_open,
         is_proven=digest not in state.unproven,
         problem=problem,
+        signer=signer,
+        unvouched=unvouched,
     )
 
 

@@ -26,6 +26,7 @@ from edgephi.store.trusted_keys import (
     read_trusted_keys,
     remove_key,
 )
+from edgephi.store.vouching import Unvouched, unvouched
 
 _LOCK_WAIT_SECONDS = 10.0
 
@@ -39,13 +40,22 @@ class KeyFacts:
 
 
 @dataclass(frozen=True)
+class KeyChange:
+    """A key that came or went, and the generations that no key vouches for now. What is active runs on."""
+
+    name: str
+    fingerprint: str
+    unvouched: tuple[Unvouched, ...]
+
+
+@dataclass(frozen=True)
 class Trusted:
     """All keys of a store, by name; without any, it takes every bundle."""
 
     keys: tuple[KeyFacts, ...]
 
 
-def trust_key(root: Path, file_name: str, data: bytes) -> KeyFacts:
+def trust_key(root: Path, file_name: str, data: bytes) -> KeyChange:
     """Have the store at `root`, which may be new, trust the key in a file of that name and content.
 
     Raises BadInputError when it is no key, UsageError when the name is taken or `root` is something else.
@@ -60,7 +70,7 @@ def trust_key(root: Path, file_name: str, data: bytes) -> KeyFacts:
         # Who is at work for longer than that notes it, or whoever comes next.
         with contextlib.suppress(StoreBusyError), _locked(layout):
             _remember(layout, keys_required=True)
-    return _facts(added)
+        return _changed(layout, added)
 
 
 def trusted(root: Path) -> Trusted:
@@ -74,7 +84,7 @@ def trusted(root: Path) -> Trusted:
         return Trusted(tuple(map(_facts, read_trusted_keys(layout.trust, required=required))))
 
 
-def distrust_key(root: Path, which: str, *, also_the_last: bool) -> KeyFacts:
+def distrust_key(root: Path, which: str, *, also_the_last: bool) -> KeyChange:
     """Have the store at `root` trust a key no longer; raises as `remove_key` does.
 
     For the last key, StoreBusyError too while another process changes the store.
@@ -82,12 +92,12 @@ def distrust_key(root: Path, which: str, *, also_the_last: bool) -> KeyFacts:
     layout = _layout(root)
     with device_errors(root):
         if not also_the_last:
-            return _facts(remove_key(layout.trust, which, also_the_last=False))
+            return _changed(layout, remove_key(layout.trust, which, also_the_last=False))
         with _locked(layout):
             found = find_key(layout.trust, which)
             if read_trusted_keys(layout.trust) == (found,):
                 _remember(layout, keys_required=False)
-            return _facts(remove_key(layout.trust, which, also_the_last=True))
+            return _changed(layout, remove_key(layout.trust, which, also_the_last=True))
 
 
 def require_no_key(root: Path) -> None:
@@ -127,6 +137,10 @@ def _remember(layout: Layout, *, keys_required: bool) -> None:
         change_state(layout, keys_required=keys_required)
     except BadStateError:  # of a store that has nothing yet
         write_state(layout, State(keys_required=keys_required))
+
+
+def _changed(layout: Layout, key: TrustedKey) -> KeyChange:
+    return KeyChange(key.name, key.key.fingerprint, unvouched(layout))
 
 
 def _facts(key: TrustedKey) -> KeyFacts:

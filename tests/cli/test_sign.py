@@ -7,10 +7,17 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.flash.folder import flash_folder
+from edgephi.flash.keys import public_half, read_signing_key
+from edgephi.flash.sign import sign_bundle
+from edgephi.store.preflight import InstallOptions
 from edgephi.store.trusting import trust_key
 from tests.cli.conftest import Edgephi, is_one_error
+from tests.store.bundles import digest_of
 
+BACKUP = public_half(Ed25519PrivateKey.from_private_bytes(bytes([24]) * 32)).pem
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -149,6 +156,31 @@ def test_keys_of_a_store_are_listed_and_removed(edgephi: Edgephi, key: Path, tmp
     assert is_one_error(refused, 2)
     assert edgephi("trust", "remove", root, "next", "--last").returncode == 0
     assert "it takes bundles that are not signed" in edgephi("trust", "list", root).stdout
+
+
+def test_what_no_key_vouches_for_is_named(edgephi: Edgephi, bundle: Path, key: Path, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    for name, public in (("release", key.with_suffix(".pub").read_bytes()), ("backup", BACKUP)):
+        trust_key(root, f"{name}.pub", public)
+    sign_bundle(bundle, read_signing_key(key))
+    flash_folder(bundle, root, InstallOptions(prove=False))
+    removed = edgephi("trust", "remove", root, "release")
+    digest = digest_of(bundle)[:12]
+    line = f"no key vouches for {digest}, demo-cpu release 1: it is active until a signed one is flashed: "
+    assert removed.stdout.splitlines()[1].startswith(line)
+    assert f"flash BUNDLE {root}`" in removed.stdout
+    shown = edgephi("status", root)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[1].endswith("not proven here, no key")
+    assert lines[-1] == removed.stdout.splitlines()[1]
+    [found] = json.loads(edgephi("status", root, "--json").stdout)["generations"]
+    assert found["signer"] is None
+    assert found["unvouched"].startswith("bundle.dsse.json: expected a signature by backup")
+    document = json.loads(edgephi("trust", "add", root, key.with_suffix(".pub"), "--json").stdout)
+    assert (document["name"], document["unvouched"]) == ("release", [])
+    shutil.rmtree(root / "trust")
+    assert "\nclosed: " in edgephi("status", root).stdout
 
 
 def test_lost_keys_close_a_store_until_they_are_given_up(

@@ -1,0 +1,120 @@
+"""A store says which of its generations no key vouches for, whatever has become of the keys since."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from edgephi.flash.keys import public_half
+from edgephi.store.status import GenerationStatus, status
+from edgephi.store.trusting import distrust_key, trust_key
+from tests.store.bundles import digest_of
+from tests.store.test_lost_keys import RELEASE, flash, released
+
+BACKUP = Ed25519PrivateKey.from_private_bytes(bytes([23]) * 32)
+NAMES = {"release": RELEASE, "backup": BACKUP}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three releases: signed by the release key, by the backup key, by both."""
+    folder = tmp_path_factory.mktemp("bundles")
+    signers = ((RELEASE,), (BACKUP,), (RELEASE, BACKUP))
+    return [released(folder / str(number), number, *keys) for number, keys in enumerate(signers, 1)]
+
+
+@pytest.fixture(scope="module")
+def prepared(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that trusts both keys and has all three, the third active; not to be changed."""
+    root = tmp_path_factory.mktemp("prepared") / "store"
+    for name, key in NAMES.items():
+        trust_key(root, f"{name}.pub", public_half(key).pem)
+    for bundle in bundles:
+        flash(bundle, root)
+    return root
+
+
+@pytest.fixture
+def store(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of that store, its hard links kept."""
+    subprocess.run(["cp", "--archive", prepared, tmp_path / "store"], check=True)
+    return tmp_path / "store"
+
+
+def by_role(root: Path) -> dict[str, GenerationStatus]:
+    return {each.role: each for each in status(root).generations}
+
+
+def test_each_generation_names_the_key_that_vouches_for_it(store: Path) -> None:
+    found = by_role(store)
+    assert {role: each.signer for role, each in found.items()} == {
+        "current": "backup",  # the first of the store's keys, by name, of those that signed it
+        "previous": "backup",
+        "other": "release",
+    }
+    assert not any(each.unvouched for each in found.values())
+    assert status(store).keys_problem == ""
+
+
+def test_removing_a_key_names_what_nobody_vouches_for_now(store: Path, bundles: list[Path]) -> None:
+    change = distrust_key(store, "backup", also_the_last=False)
+    assert [(each.digest, each.role, each.name, each.sequence) for each in change.unvouched] == [
+        (digest_of(bundles[1]), "previous", "tiny-cpu", 2)
+    ]
+    assert "expected a signature by release" in change.unvouched[0].reason
+    found = by_role(store)
+    assert {role: bool(each.unvouched) for role, each in found.items()} == {
+        "current": False,
+        "previous": True,
+        "other": False,
+    }
+    assert found["current"].signer == "release"
+    assert found["previous"].unvouched == change.unvouched[0].reason
+    assert found["previous"].problem == "", "it is not damaged"
+
+
+def test_the_first_key_names_what_came_before_it(bundles: list[Path], tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    flash(released(tmp_path / "unsigned", 1), root)
+    flash(bundles[1], root)
+    assert [each.unvouched for each in status(root).generations] == ["", ""], "nobody asks"
+    change = trust_key(root, "release.pub", public_half(RELEASE).pem)
+    found = {each.role: each.reason.partition(", found ")[2].split()[-2:] for each in change.unvouched}
+    fingerprint = f"{public_half(BACKUP).fingerprint[:12]}…"
+    assert found == {"current": ["by", fingerprint], "previous": ["unsigned", "bundle"]}
+
+
+def test_without_the_last_key_nobody_asks(store: Path) -> None:
+    distrust_key(store, "backup", also_the_last=False)
+    assert distrust_key(store, "release", also_the_last=True).unvouched == ()
+    assert not any(each.unvouched for each in status(store).generations)
+
+
+def test_nobody_vouches_for_anything_while_the_keys_are_lost(store: Path) -> None:
+    shutil.rmtree(store / "trust")
+    found = status(store)
+    assert "expected the keys that this store has had, found no such folder" in found.keys_problem
+    assert [each.unvouched for each in found.generations] == [found.keys_problem] * 3
+
+
+def test_a_damaged_signature_vouches_for_nothing(store: Path) -> None:
+    (store / "current" / "bundle.dsse.json").chmod(0o644)
+    (store / "current" / "bundle.dsse.json").write_bytes(b"{}")
+    assert by_role(store)["current"].unvouched.startswith("bundle.dsse.json: expected")
+    assert by_role(store)["previous"].unvouched == ""
+
+
+def test_a_device_that_cannot_check_signatures_says_so(store: Path) -> None:
+    code = (
+        "import sys; sys.modules['ecdsa'] = None\n"
+        "from pathlib import Path\n"
+        "from edgephi.store.status import status\n"
+        "print(status(Path(sys.argv[1])).generations[0].unvouched)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store)], capture_output=True, text=True, check=True
+    )
+    assert "checking signatures needs ecdsa, which is not installed" in done.stdout
