@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     help="Have the store in an image take only what this key (NAME.pub) has signed; may be given again.",
 )
 @click.option(
+    "--unsigned-wheels",
+    is_flag=True,
+    help="Where DEST has no engine and no key: run code from wheels that nobody signed as that store's user.",
+)
+@click.option(
     "--limit-rate",
     "bytes_per_second",
     callback=read_size,
@@ -73,6 +78,7 @@ def flash(
     elsewhere: bool,
     size: int | None,
     keys: tuple[Path, ...],
+    unsigned_wheels: bool,
     bytes_per_second: int | None,
     parallel: int,
     insecure: bool,
@@ -130,12 +136,19 @@ def flash(
             f"--trust: expected with {IMAGE_SCHEME}FILE, found {destination!r}",
             hint=edgephi_command("trust", "add", place(destination), keys[0]),
         )
+    if unsigned_wheels and (is_image or elsewhere):
+        found = repr(destination) if is_image else "--elsewhere"
+        raise UsageError(
+            f"--unsigned-wheels: expected where the bundle has to answer, found {found}", hint="leave it out"
+        )
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
         if isinstance(first, Box):
             from edgephi.flash.ssh import TransferSettings
 
-            settings = TransferSettings(allow_downgrade, bytes_per_second, parallel=parallel)
+            settings = TransferSettings(
+                allow_downgrade, bytes_per_second, parallel=parallel, unsigned_wheels=unsigned_wheels
+            )
             with _kept_when_interrupted():
                 code = flash_boxes(source, destinations, settings, as_json=as_json)
             raise click.exceptions.Exit(code)
@@ -143,7 +156,9 @@ def flash(
             flash_image(source, first, size, keys, prove_here=not elsewhere, as_json=as_json)
             return
         check_apart(source, first)
-        options = InstallOptions(allow_downgrade=allow_downgrade, prove=not elsewhere)
+        options = InstallOptions(
+            allow_downgrade=allow_downgrade, prove=not elsewhere, unsigned_wheels=unsigned_wheels
+        )
         with _kept_when_interrupted():
             outcome = flash_source(source, first, options, step=transfer)
     seconds = time.perf_counter() - start

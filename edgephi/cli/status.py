@@ -92,6 +92,10 @@ def _summary(root: str, found: "StoreStatus") -> str:
         f"damaged: {each.digest[:12]}: {visible(each.problem)}" for each in found.generations if each.problem
     ]
     for damage in found.damages or ():
+        if damage.environment:
+            folder = f"envs/{visible(damage.environment)[:12]}…"
+            lines.append(f"damaged: {folder}/{visible(damage.path)}: is not as it was made")
+            continue
         where = f"{damage.size} bytes at {damage.offset}" if damage.size else "is missing"
         lines.append(f"damaged: {damage.digest[:12]}/{visible(damage.path)}: {where}")
     if found.keys_problem:

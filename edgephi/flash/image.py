@@ -20,11 +20,12 @@ from edgephi.flash.source import Source
 from edgephi.manifest import Manifest, decode_manifest
 from edgephi.runtime.bundle_files import check_architecture
 from edgephi.steps import Step, silent
+from edgephi.store.disk_room import reserve_bytes
 from edgephi.store.durable import rename, sync
 from edgephi.store.environment import choose_runtime
 from edgephi.store.generations import digest_of
 from edgephi.store.layout import Layout
-from edgephi.store.preflight import InstallOptions, reserve_bytes
+from edgephi.store.preflight import InstallOptions
 from edgephi.store.probe import ProbeResult, prove
 from edgephi.store.trusted_keys import read_key_file
 from edgephi.store.trusting import trust_key

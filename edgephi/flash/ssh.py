@@ -38,13 +38,15 @@ class TransferSettings:
     """How to send. `tries`: how many connections in a row may end without any progress.
 
     Half as many when the box has answered on each of them.
-    `bytes_per_second` is for all boxes together, None as fast as possible.
+    `bytes_per_second` is for all boxes together, None as fast as possible. `unsigned_wheels`: see
+    `edgephi.store.preflight.InstallOptions`.
     """
 
     allow_downgrade: bool = False
     bytes_per_second: int | None = None
     tries: int = 8
     parallel: int = 4
+    unsigned_wheels: bool = False
 
 
 class Watcher(Protocol):
@@ -141,6 +143,7 @@ class BoxFlash:
                 "operation": "install",
                 "root": self._box.root,
                 "allow_downgrade": self._settings.allow_downgrade,
+                "unsigned_wheels": self._settings.unsigned_wheels,
                 "lock_wait_seconds": 0.0 if self._saved_bytes is None else _LOCK_WAIT_SECONDS,
             },
         )

@@ -88,7 +88,9 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     manifest = link.expect(Kind.MANIFEST)
     signature = link.expect(Kind.SIGNATURE) or None
     options = InstallOptions(
-        allow_downgrade=request["allow_downgrade"], lock_wait_seconds=request["lock_wait_seconds"]
+        allow_downgrade=request["allow_downgrade"],
+        lock_wait_seconds=request["lock_wait_seconds"],
+        unsigned_wheels=request["unsigned_wheels"],
     )
     with link.watched():
         install = Install.begin(root, manifest, signature, options=options, step=link.step)

@@ -1,9 +1,4 @@
-"""The Python environment of a generation: one that the device has, or one made from the bundle's wheels.
-
-ROOT/envs/<digest>/ is a virtual environment; the digest is that of the wheels' requirements, which pin every
-one of them by its hash, so that generations with the same wheels share it. `ROOT/envs/edgephi` is a command
-that stays where it is: it runs the edgephi of whatever generation is current.
-"""
+"""What will run a generation: a Python that the device has, or one made from the bundle's wheels."""
 
 import json
 import os
@@ -11,22 +6,19 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
+from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.runtime.engines import check_version, is_emulated
-from edgephi.store.durable import rename, replace_file
-from edgephi.store.generations import manifest_of
+from edgephi.store.environment_folders import folder_of
+from edgephi.store.environment_record import UNSIGNED, environment_key, wheels_of
 from edgephi.store.layout import Layout
-from edgephi.store.wheels import base_interpreter, make_environment, unpack_wheel
+from edgephi.store.wheels import base_interpreter
 
 _SECONDS = 120
-_COMMAND = "edgephi"
-_BEING_BUILT = ".tmp-"
-_BLOCK_BYTES = 512
 # Asks another Python for its edgephi and engine: can it read this manifest, and can the engine be used?
 _QUESTION = """
 import json, os, sys
@@ -38,101 +30,48 @@ import edgephi.cli.run
 from edgephi.runtime.availability import main
 print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers, flush=True)
 """
-# `current` decides, so that the command changes over in the same moment as the generation.
-_SCRIPT = """#!/bin/sh
-# Runs the edgephi of the current generation: edgephi run ROOT/current "hello"
-here=$(dirname "$(readlink -f "$0")")
-for file in "$here"/../current/wheels/*/requirements.txt; do
-    python="$here/$(sha256sum < "$file" | cut -c 1-64)/bin/python"
-    [ -x "$python" ] && exec "$python" -P -m edgephi.cli "$@"
-done
-echo "error: expected an environment for the current generation in $here, found none" >&2
-echo "hint: flash the bundle again" >&2
-exit 3
-"""
 
 
 @dataclass(frozen=True)
 class Runtime:
     """What will run a bundle: a Python that has its engine, or the bundle's wheels that make one.
 
-    `base` is the Python that an environment is made of. `needs_bytes` is the disk that making it takes.
+    `base` is the Python that an environment is made of, `key` its name. `needs_bytes` is the disk that making
+    it takes. `vouched_by`: the fingerprint of the key that signed the bundle, or `UNSIGNED`.
     """
 
     interpreter: str | None
     wheelhouse: Wheelhouse | None
     base: str = ""
+    key: str = ""
     needs_bytes: int = 0
+    vouched_by: str = UNSIGNED
 
 
-def choose_runtime(layout: Layout, manifest: Manifest, *, interpreter: str | None = None) -> Runtime:
+def choose_runtime(
+    layout: Layout, manifest: Manifest, *, interpreter: str | None = None, vouched_by: str = UNSIGNED
+) -> Runtime:
     """Find what will run a bundle, writing nothing. Raises NotSupportedError when nothing will.
 
     A Python that has edgephi and the engine already comes first: `interpreter`, or this very one and the one
-    on the path.
+    on the path. An environment that is there is looked at when it is used: it may still have to be made anew.
     """
     problems = []
     for candidate in _interpreters(interpreter):
         problem = _problem(candidate, manifest)
         if problem is None:
-            return Runtime(candidate, None)
+            return Runtime(candidate, None, vouched_by=vouched_by)
         problems.append(problem)
     for wheelhouse in manifest.wheels if interpreter is None else ():
         base = _base_for(wheelhouse)
         if base is not None:
-            folder = _folder(layout, manifest, wheelhouse)
-            return Runtime(None, wheelhouse, base, 0 if _works(folder) else wheelhouse.installed_bytes)
+            key = environment_key(wheelhouse.python, wheels_of(manifest, wheelhouse), vouched_by)
+            is_there = (
+                folder_of(layout, key) / "bin" / "python"
+            ).is_file()  # and the system's Python is, too
+            needed = 0 if is_there else wheelhouse.installed_bytes
+            return Runtime(None, wheelhouse, base, key, needed, vouched_by)
     raise NotSupportedError(f"{manifest.name}: {problems[0]}", hint=_hint(manifest, interpreter))
-
-
-def prepare(layout: Layout, runtime: Runtime, bundle: Path, progress: Callable[[int], None]) -> str:
-    """The Python to run the bundle in folder `bundle` with, made from its wheels where it must be.
-
-    An environment is there whole or not at all. `progress` is told of bytes unpacked. Raises BadBundleError
-    when a file is no wheel.
-    """
-    if runtime.interpreter is not None:
-        return runtime.interpreter
-    wheelhouse = runtime.wheelhouse
-    assert wheelhouse is not None  # noqa: S101 - there is the one or the other
-    folder = _folder(layout, _manifest_in(layout, bundle), wheelhouse)
-    _make_command(layout)
-    if not _works(folder):
-        building = folder.with_name(_BEING_BUILT + folder.name)
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            packages = make_environment(building, runtime.base, wheelhouse.python)
-            for wheel in sorted((bundle / wheelhouse.folder).glob("*.whl")):
-                unpack_wheel(wheel, building, packages, progress)
-            os.sync()  # thousands of files: one call for the disk, instead of one for each
-            shutil.rmtree(folder, ignore_errors=True)  # what is there does not work
-            rename(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return str(folder / "bin" / "python")
-
-
-def environment_of(layout: Layout, manifest: Manifest) -> Path | None:
-    """The environment that was made for a generation; None when it runs in the device's own Python."""
-    folders = (_folder(layout, manifest, wheelhouse) for wheelhouse in manifest.wheels)
-    return next(filter(_works, folders), None)
-
-
-def collect_environments(layout: Layout, kept: Iterable[str], *, dry_run: bool = False) -> int:
-    """Remove the environments that none of the generations `kept` needs. Returns their bytes on the disk."""
-    if not layout.environments.is_dir():
-        return 0
-    needed = {_COMMAND}
-    for digest in kept:
-        manifest = manifest_of(layout, digest)
-        needed |= {_folder(layout, manifest, wheelhouse).name for wheelhouse in manifest.wheels}
-    freed = 0
-    for path in sorted(layout.environments.iterdir()):
-        if path.name not in needed:
-            freed += _bytes_on_disk(path)
-            if not dry_run:
-                shutil.rmtree(path)
-    return freed
 
 
 def _interpreters(asked: str | None) -> Iterator[str]:
@@ -199,33 +138,6 @@ def _hint(manifest: Manifest, interpreter: str | None) -> str:
     return f"{why}: build it with --wheels {here}, which fits this device{older}, or install edgephi on it"
 
 
-def _folder(layout: Layout, manifest: Manifest, wheelhouse: Wheelhouse) -> Path:
-    digests = (entry.sha256 for entry in manifest.files if entry.path == wheelhouse.requirements)
-    return layout.environments / next(digests)
-
-
-def _manifest_in(layout: Layout, bundle: Path) -> Manifest:
-    if bundle.parent != layout.generations:
-        raise BadBundleError(f"{bundle}: expected a generation of {layout.root}", hint="flash the bundle")
-    return manifest_of(layout, bundle.name)
-
-
-def _works(environment: Path) -> bool:
-    """Whether an environment is there and its Python still is: the system's may have been replaced."""
-    python = environment / "bin" / "python"
-    if not python.is_file():
-        return False
-    done = subprocess.run([python, "-P", "-c", "import edgephi"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def _make_command(layout: Layout) -> None:
-    layout.environments.mkdir(mode=0o755, exist_ok=True)
-    command = layout.environments / _COMMAND
-    if not command.is_file() or command.read_text() != _SCRIPT:
-        replace_file(command, _SCRIPT.encode(), mode=0o755)
-
-
 def _python_version() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -240,7 +152,3 @@ def _glibc() -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    return sum(path.lstat().st_blocks * _BLOCK_BYTES for path in folder.rglob("*"))

@@ -1,13 +1,11 @@
 """Removing what nothing needs: all generations but the current one, the previous one and those that run."""
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import BadBundleError
 from edgephi.store.device_errors import device_errors
 from edgephi.store.durable import sync
-from edgephi.store.environment import collect_environments
+from edgephi.store.environment_folders import collect_environments
 from edgephi.store.generations import installed, manifests, remove_generation
 from edgephi.store.in_use import only_us, opened_by_others
 from edgephi.store.layout import Layout, check_store
@@ -58,10 +56,7 @@ def collect_garbage(root: Path, *, dry_run: bool = False, unfinished: bool = Fal
                     remove_generation(layout, digest)
         objects, freed = _remove_objects(layout, frozenset(leaving), dry_run=dry_run)
         remaining = [digest for digest in installed(layout) if digest not in leaving]
-        with contextlib.suppress(
-            BadBundleError
-        ):  # a manifest that cannot be read: nobody knows what it needs
-            freed += collect_environments(layout, remaining, dry_run=dry_run)
+        freed += collect_environments(layout, remaining, dry_run=dry_run)
         if unfinished:
             freed += _bytes_in(layout.parts) if dry_run else clear_parts(layout)
         if leaving and state.unproven and not dry_run:

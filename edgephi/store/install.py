@@ -22,6 +22,7 @@ from edgephi.runtime.artifact import check_artifact
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate
 from edgephi.store.device_errors import device_errors
+from edgephi.store.environment_trial import is_ready
 from edgephi.store.file_system import check_file_system
 from edgephi.store.generations import (
     build_generation,
@@ -36,7 +37,7 @@ from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
 from edgephi.store.parts import PartFile, Parts, clear_parts
-from edgephi.store.preflight import Admitted, InstallOptions, check_identity, preflight
+from edgephi.store.preflight import Admitted, InstallOptions, check_identity, check_voucher, preflight
 from edgephi.store.probe import ProbeResult
 from edgephi.store.proof import prove_generation
 from edgephi.store.recover import make_store, recover_locked
@@ -210,15 +211,14 @@ class Install:
         with device_errors(layout.root):
             before = read_state(layout)
             was_current = before.current == self.digest
+            runtime = self._admitted.runtime
             is_proven = was_current and self.digest not in before.unproven
             self._store_files(step)
             was_installed = self.digest in installed(layout)
             build_generation(layout, manifest, self._data, self._signature)
             result = None
             try:
-                if self._options.prove and not is_proven:
-                    runtime = self._admitted.runtime
-                    assert runtime is not None  # noqa: S101 - preflight has chosen one
+                if runtime is not None and not (is_proven and is_ready(layout, self.digest, runtime)):
                     result = prove_generation(
                         layout,
                         self.digest,
@@ -226,6 +226,7 @@ class Install:
                         runtime,
                         step=step,
                         limit_seconds=self._options.probe_seconds,
+                        confirm=lambda: check_voucher(layout, self._identify(), runtime),
                     )
                 signer = self._identify()  # a key may have come, gone or been lost since it began
             except BaseException:

@@ -1,27 +1,26 @@
 """Whether a bundle may be installed, from its manifest alone: nothing has moved or was written yet."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.commands import edgephi_command
-from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
+from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_manifest
 from edgephi.runtime.bundle_files import check_architecture
 from edgephi.runtime.engines import ADAPTERS
 from edgephi.runtime.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of
+from edgephi.store.disk_room import check_free_disk
 from edgephi.store.environment import Runtime, choose_runtime
+from edgephi.store.environment_record import UNSIGNED
 from edgephi.store.floors import check_floors
 from edgephi.store.layout import Layout
 from edgephi.store.objects import plain_size
 from edgephi.store.place import check_root
 from edgephi.store.recover import read_settled_state
 from edgephi.store.trust import authenticate
+from edgephi.store.trusted_keys import read_trusted_keys
 
-# A disk that is full to the last byte breaks whatever else runs on the device.
-_RESERVE_SHARE = 0.03
-_LARGEST_RESERVE_BYTES = 1 << 30
 _FOLDER_BYTES = 1 << 20
 _BLOCK_BYTES = 512
 
@@ -32,7 +31,8 @@ class InstallOptions:
 
     `interpreter`: the Python to run the bundle with; None looks for one. `lock_wait_seconds`: how long to
     wait for another process that changes the store. `probe_seconds`: how long loading and answering may take;
-    None is by the size of the weights.
+    None is by the size of the weights. `unsigned_wheels`: take the wheels of a bundle, which are code, also
+    where no key vouches for them.
     """
 
     allow_downgrade: bool = False
@@ -40,6 +40,7 @@ class InstallOptions:
     interpreter: str | None = None
     lock_wait_seconds: float = 0.0
     probe_seconds: float | None = None
+    unsigned_wheels: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,15 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
     check_root(root)
     layout = Layout(root)
     manifest, signer = check_identity(layout, data, signature, allow_downgrade=options.allow_downgrade)
-    runtime = check_machine(layout, manifest, interpreter=options.interpreter) if options.prove else None
+    runtime = None
+    if options.prove:
+        runtime = check_machine(
+            layout,
+            manifest,
+            interpreter=options.interpreter,
+            signer=signer,
+            unsigned_wheels=options.unsigned_wheels,
+        )
     check_disk(layout, manifest, runtime.needs_bytes if runtime else 0)
     return Admitted(manifest, signer, runtime)
 
@@ -86,16 +95,57 @@ def check_identity(
     return manifest, signer
 
 
-def check_machine(layout: Layout, manifest: Manifest, *, interpreter: str | None = None) -> Runtime:
+def check_machine(
+    layout: Layout,
+    manifest: Manifest,
+    *,
+    interpreter: str | None = None,
+    signer: str | None = None,
+    unsigned_wheels: bool = False,
+) -> Runtime:
     """Check that this machine can run a bundle: architecture, engine, memory. Returns what will run it.
 
-    Raises NotSupportedError or DoesNotFitError. Reads only.
+    `signer` is the trusted key that vouches for the bundle. Raises NotSupportedError or DoesNotFitError, and
+    BadBundleError when only wheels would run it for which none does, unless `unsigned_wheels`. Reads only.
     """
     check_architecture(manifest)
     check_engine(manifest)
-    runtime = choose_runtime(layout, manifest, interpreter=interpreter)
+    vouched_by = _fingerprint(layout, signer)
+    runtime = choose_runtime(layout, manifest, interpreter=interpreter, vouched_by=vouched_by)
+    if runtime.wheelhouse is not None and vouched_by == UNSIGNED and not unsigned_wheels:
+        raise BadBundleError(
+            f"{manifest.name}: expected a key of this store to vouch for the wheels that would run it, "
+            "found a store without keys",
+            hint="sign the bundle, and have the store trust the key: "
+            f"`{edgephi_command('trust', 'add', layout.root, 'NAME.pub')}`; or install edgephi there; "
+            "or flash with --unsigned-wheels, which runs code that nobody signed as this store's user",
+        )
     check_room(manifest, available_memory())
     return runtime
+
+
+def check_voucher(layout: Layout, signer: str | None, runtime: Runtime) -> None:
+    """Raise BadInputError when not the key vouches for a bundle's wheels that did when its flash began."""
+    now = _fingerprint(layout, signer)
+    if runtime.wheelhouse is not None and now != runtime.vouched_by:
+        raise BadInputError(
+            f"{layout.trust}: expected {runtime.vouched_by[:12]} to vouch for the bundle, found {now[:12]}: "
+            "the keys were changed meanwhile",
+            hint="try again",
+        )
+
+
+def _fingerprint(layout: Layout, signer: str | None) -> str:
+    """The fingerprint of the trusted key of that name; `UNSIGNED` where none vouches."""
+    if signer is None:
+        return UNSIGNED
+    keys = {known.name: known.key.fingerprint for known in read_trusted_keys(layout.trust)}
+    if signer not in keys:
+        raise BadInputError(
+            f"{layout.trust}: expected the key {signer!r}, which vouches for the bundle, found none",
+            hint="somebody changed the keys right now: try again",
+        )
+    return keys[signer]
 
 
 def check_engine(manifest: Manifest) -> None:
@@ -125,21 +175,7 @@ def check_disk(layout: Layout, manifest: Manifest, environment_bytes: int) -> No
     sizes = {entry.sha256: entry.size for entry in manifest.files}
     missing = sum(size - _held(layout, sha256, size) for sha256, size in sizes.items())
     needed = missing + environment_bytes + _FOLDER_BYTES
-    place = layout.root if layout.root.is_dir() else layout.root.absolute().parent
-    disk = os.statvfs(place)
-    free, reserve = disk.f_bavail * disk.f_frsize, reserve_bytes(disk.f_blocks * disk.f_frsize)
-    if needed + reserve > free:
-        raise DoesNotFitError(
-            f"{layout.root}: needs {needed / 1e6:,.1f} MB of disk and a reserve of {reserve / 1e6:,.1f} MB, "
-            f"{free / 1e6:,.1f} MB are free",
-            hint=f"free some space; `{edgephi_command('gc', layout.root)}` "
-            "removes what no generation in use needs",
-        )
-
-
-def reserve_bytes(disk_bytes: int) -> int:
-    """What stays free of a disk of that size."""
-    return min(int(_RESERVE_SHARE * disk_bytes), _LARGEST_RESERVE_BYTES)
+    check_free_disk(layout, needed)
 
 
 def _held(layout: Layout, sha256: str, size: int) -> int:

@@ -1,8 +1,11 @@
 """Having a generation answer on this machine: in the Python that has its engine, or in one of its wheels."""
 
+from collections.abc import Callable
+
 from edgephi.manifest import Manifest
 from edgephi.steps import Step
-from edgephi.store.environment import Runtime, prepare
+from edgephi.store.environment import Runtime
+from edgephi.store.environment_trial import python_on_trial
 from edgephi.store.layout import Layout
 from edgephi.store.probe import ProbeResult, prove
 
@@ -14,17 +17,18 @@ def prove_generation(
     runtime: Runtime,
     *,
     step: Step,
+    confirm: Callable[[], None],
     limit_seconds: float | None = None,
 ) -> ProbeResult:
     """Have a generation generate, with what will run it, which is made first where it must be.
 
-    Raises ProbeFailedError when it does not answer as its manifest says, BadBundleError for a bad wheel.
+    `confirm` is asked after that, which may have taken long, and raises what the bundle is refused for.
+    Raises ProbeFailedError when it does not answer as its manifest says, and as `python_on_trial` does.
     """
-    bundle = layout.generation(digest)
-    if runtime.interpreter is None:
-        with step("install the runtime", runtime.needs_bytes) as done:
-            python = prepare(layout, runtime, bundle, done)
-    else:
-        python = runtime.interpreter
-    with step("probe", 0):
-        return prove(bundle, manifest, interpreter=python, limit_seconds=limit_seconds)
+    with python_on_trial(layout, digest, manifest, runtime, step) as python:
+        with step("probe", 0):
+            result = prove(
+                layout.generation(digest), manifest, interpreter=python, limit_seconds=limit_seconds
+            )
+        confirm()
+        return result

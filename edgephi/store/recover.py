@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.store.durable import make_folder, remove, replace_link
+from edgephi.store.environment_folders import settle_environments
 from edgephi.store.generations import installed, is_digest, manifests, remove_leftovers
 from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
 from edgephi.store.lock import StoreLock
@@ -49,6 +50,7 @@ def recover_locked(layout: Layout) -> Recovery:
     if was_rebuilt or settled != state or not layout.state.exists():
         write_state(layout, settled)
     remove_leftovers(layout)
+    settle_environments(layout)
     return Recovery(ended, was_rebuilt)
 
 

@@ -17,13 +17,14 @@ from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate, floors_of
 from edgephi.store.device_errors import device_errors
+from edgephi.store.environment_folders import environment_of
 from edgephi.store.floors import check_rollback
 from edgephi.store.generations import manifest_bytes, signature_bytes
 from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.in_use import is_open
 from edgephi.store.layout import Layout, check_store
 from edgephi.store.lock import StoreLock
-from edgephi.store.preflight import check_disk, check_machine
+from edgephi.store.preflight import check_disk, check_machine, check_voucher
 from edgephi.store.probe import ProbeResult
 from edgephi.store.proof import prove_generation
 from edgephi.store.recover import recover_locked
@@ -73,13 +74,26 @@ def roll_back(
                 hint="the first bundle of a store has none; flash another one",
             )
         manifest, signer = _identified(layout, digest, state)
-        runtime = check_machine(layout, manifest, interpreter=interpreter) if prove else None
+        runtime = None
+        if prove:
+            # That code which nobody signed may run here was said when it was flashed.
+            had_wheels = environment_of(layout, digest) is not None
+            runtime = check_machine(
+                layout, manifest, interpreter=interpreter, signer=signer, unsigned_wheels=had_wheels
+            )
         if runtime is not None and runtime.needs_bytes:
             check_disk(layout, manifest, runtime.needs_bytes)
         _check_content(layout, digest, manifest, step)
         result = None
         if runtime is not None:
-            result = prove_generation(layout, digest, manifest, runtime, step=step)
+            result = prove_generation(
+                layout,
+                digest,
+                manifest,
+                runtime,
+                step=step,
+                confirm=lambda: check_voucher(layout, _identified(layout, digest, state)[1], runtime),
+            )
         _, signer = _identified(layout, digest, state)  # a key may have been removed meanwhile
         activate(
             layout,

@@ -6,11 +6,14 @@ again; only the chunks that changed are then sent.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgephi.chunks import Chunk, chunks_of
 from edgephi.errors import EdgephiError
 from edgephi.manifest import MANIFEST_NAME, FileEntry
 from edgephi.steps import Step
+from edgephi.store.environment_folders import environment_of
+from edgephi.store.environment_record import changes_in, size_of
 from edgephi.store.generations import installed, manifest_of
 from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.layout import Layout
@@ -23,6 +26,7 @@ class Damage:
     """What is not as it was installed: `size` bytes at `offset` of the file `path` of a generation.
 
     `sha256` is what the whole file should have. A size of 0: the file is missing, or is not the store's own.
+    With an `environment` it is a file of that, which the generation runs in, and what else it is is not told.
     """
 
     digest: str
@@ -30,10 +34,11 @@ class Damage:
     sha256: str
     offset: int
     size: int
+    environment: str = ""
 
 
 def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...]:
-    """Read every file of every generation from the disk. Returns what is damaged.
+    """Read every file of every generation and its environment from the disk. Returns what is damaged.
 
     `note` writes it into the state; the caller then holds the store's lock.
     """
@@ -59,9 +64,12 @@ def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...
             known = layout.object(sha256)
             if plain_size(path) is None or plain_size(known) is None or not path.samefile(known):
                 damages.append(Damage(digest, entry.path, sha256, 0, 0))
+    in_environments = _damaged_environments(layout, step)
+    damages += in_environments
     if note:
         noted = {sha256: tuple(chunk.offset for chunk in chunks) for sha256, chunks in damaged.items()}
-        change_state(layout, damaged=noted)
+        names = tuple(sorted({damage.environment for damage in in_environments}))
+        change_state(layout, damaged=noted, damaged_environments=names)
     return tuple(damages)
 
 
@@ -83,3 +91,20 @@ def _damaged_objects(
             whole = (Chunk(0, entry.size, sha256),)  # where no chunk tells more
             damaged[sha256] = damaged_chunks(paths[sha256], chunks_of(entry)) or whole
     return damaged
+
+
+def _damaged_environments(layout: Layout, step: Step) -> list[Damage]:
+    """What has changed in the environments that generations have; one that several share is told once."""
+    users: dict[Path, str] = {}
+    for digest in installed(layout):
+        folder = environment_of(layout, digest)
+        if folder is not None:
+            users.setdefault(folder, digest)
+    if not users:
+        return []
+    damages = []
+    with step("scrub environments", sum(map(size_of, users))) as done:
+        for folder, digest in users.items():
+            paths = changes_in(folder, from_disk=True, progress=done)
+            damages += [Damage(digest, path, "", 0, 0, folder.name) for path in paths]
+    return damages

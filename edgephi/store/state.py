@@ -42,6 +42,7 @@ class State:
     """`unproven`: generations that were installed for another machine and have never generated there.
 
     `damaged`: objects by sha256, and the offsets of their chunks that the last scrub found changed.
+    `damaged_environments`: those in which it found something changed.
     `sequence_floor` and `security_floor`, by the name of a bundle: no lower one is installed.
     `keys_required`: there has been a key, and nobody has said that bundles without one are taken again; so
     keys that are lost close the store and do not open it.
@@ -53,6 +54,7 @@ class State:
     trial: Trial | None = None
     unproven: tuple[str, ...] = ()
     damaged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    damaged_environments: tuple[str, ...] = ()
     sequence_floor: Mapping[str, int] = field(default_factory=dict)
     security_floor: Mapping[str, int] = field(default_factory=dict)
     keys_required: bool = False

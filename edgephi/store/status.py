@@ -10,6 +10,7 @@ from edgephi.manifest import Manifest
 from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.device_errors import device_errors
+from edgephi.store.environment_folders import environment_of
 from edgephi.store.generations import installed, manifest_of
 from edgephi.store.in_use import only_us, opened_by_others
 from edgephi.store.layout import Layout, check_store
@@ -113,7 +114,7 @@ def _generation(layout: Layout, digest: str, state: State, others: set[str]) -> 
     try:
         manifest = manifest_of(layout, digest)
         check_files(layout.generation(digest), manifest, quick=True)
-        problem = _noted_damage(manifest, state)
+        problem = _noted_damage(manifest, state) or _environment_problem(layout, digest, state)
     except EdgephiError as error:
         problem = error.message
     with only_us(layout.generation(digest)) as is_free:
@@ -142,6 +143,18 @@ def _noted_damage(manifest: Manifest, state: State) -> str:
         if offsets:
             more = f", and {len(offsets) - 1} more" if len(offsets) > 1 else ""
             return f"{entry.path}: its chunk at {offsets[0]} has changed on the disk{more}"
+    return ""
+
+
+def _environment_problem(layout: Layout, digest: str, state: State) -> str:
+    """What is wrong with the environment of a generation, as far as a look and the last scrub tell."""
+    folder = environment_of(layout, digest)
+    if folder is None:
+        return ""
+    if not (folder / "bin" / "python").is_file():
+        return f"its environment envs/{folder.name[:12]}… has no Python: flash the bundle again"
+    if folder.name in state.damaged_environments:
+        return f"its environment envs/{folder.name[:12]}… has changed on the disk"
     return ""
 
 

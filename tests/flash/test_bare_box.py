@@ -11,6 +11,7 @@ import pytest
 from tests.flash.sshd import Sshd
 from tests.flash.test_ssh import active, edgephi, one_line_error
 from tests.store.bundles import digest_of
+from tests.store.wheel_bundles import RUNTIME, runtime_wheel, wheel_bundle
 from tests.wheelhouse.conftest import BuildWithWheels, _index, build_with_wheels  # noqa: F401 - fixtures
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
@@ -26,11 +27,12 @@ def test_the_runtime_comes_from_the_bundles_wheels(
     root: Path,
 ) -> None:
     bundle = build_with_wheels("cpu", HERE).folder
-    done = edgephi(bare_box, "flash", bundle, bare_box.destination(root), "--json")
+    options = ("--json", "--unsigned-wheels")
+    done = edgephi(bare_box, "flash", bundle, bare_box.destination(root), *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["probe"]["tokens_per_second"] > 0
     assert active(root) == digest_of(bundle)
-    (environment,) = (path for path in (root / "envs").iterdir() if path.is_dir())
+    (environment,) = (path.parent for path in (root / "envs").glob("*/pyvenv.cfg"))
     # What the user runs on the box, and from where it takes the bundle, do not move.
     answered = subprocess.run(
         [root / "envs" / "edgephi", "run", root / "current", PROMPT],
@@ -41,9 +43,29 @@ def test_the_runtime_comes_from_the_bundles_wheels(
     )
     assert json.loads(answered.stdout) == ANSWER
     stood = environment.stat().st_mtime_ns
-    again = edgephi(bare_box, "flash", bundle, bare_box.destination(root), "--json")
+    again = edgephi(bare_box, "flash", bundle, bare_box.destination(root), *options)
     assert json.loads(again.stdout)["was_current"]
     assert environment.stat().st_mtime_ns == stood
+
+
+def test_wheels_that_nobody_signed_run_only_where_that_is_said(
+    bare_box: Sshd, tmp_path: Path, root: Path
+) -> None:
+    bundle = wheel_bundle(tmp_path / "bundle", {RUNTIME: runtime_wheel("good")})
+    refused = edgephi(bare_box, "flash", bundle, bare_box.destination(root))
+    assert refused.returncode == 4
+    assert "expected a key of this store to vouch for the wheels" in one_line_error(refused)
+    assert not root.exists()
+    taken = edgephi(bare_box, "flash", bundle, bare_box.destination(root), "--unsigned-wheels")
+    assert taken.returncode == 0, taken.stderr
+    assert active(root) == digest_of(bundle)
+    scrubbed = edgephi(bare_box, "status", "--scrub", bare_box.destination(root))
+    assert scrubbed.returncode == 0
+    (module,) = (root / "envs").glob("*/lib/*/site-packages/edgephi/__init__.py")
+    module.write_text("")
+    scrubbed = edgephi(bare_box, "status", "--scrub", bare_box.destination(root))
+    assert scrubbed.returncode == 4
+    assert "site-packages/edgephi/__init__.py: is not as it was made" in scrubbed.stdout
 
 
 def test_without_wheels_it_is_refused_before_anything_is_sent(

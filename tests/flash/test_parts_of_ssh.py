@@ -1,12 +1,14 @@
 """What flashing over ssh is made of, each by itself."""
 
 import asyncio
+import hashlib
 import io
 import os
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import _wanted_files
 from edgephi.store.frames import CHUNK_HEAD, HEADER, MAGIC, Kind, frame, frame_of, read_header, read_value
 from edgephi.store.link import Link
-from edgephi.store.wheels import base_interpreter, make_environment, unpack_wheel
+from edgephi.store.wheels import SealedWheel, base_interpreter, make_environment, unpack_wheels
 from tests.tiny_bundle import tiny_manifest
 
 
@@ -198,11 +200,17 @@ class TestRateLimit:
         assert RateLimit(1).piece_bytes < 1_000 < RateLimit(None).piece_bytes
 
 
+def unpack_wheel(wheel: Path, environment: Path, version: str, progress: Callable[[int], None]) -> None:
+    """Unpack one wheel, which is the one that was sealed, where there is room enough."""
+    sealed = SealedWheel(wheel, hashlib.sha256(wheel.read_bytes()).hexdigest())
+    unpack_wheels([sealed], environment, version, check_room=lambda _size: None, progress=progress)
+
+
 class TestWheels:
     def test_an_environment_runs_what_was_unpacked(self, tmp_path: Path) -> None:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         folder = tmp_path / "env"
-        packages = make_environment(folder, base_interpreter(), version)
+        make_environment(folder, base_interpreter(), version)
         wheel = tmp_path / "mine-1-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("mine/__init__.py", "WORD = 'here'")
@@ -210,7 +218,7 @@ class TestWheels:
             archive.writestr("mine-1.data/data/share/mine.txt", "data")
             archive.writestr("mine-1.data/scripts/mine", "#!python")
         counted: list[int] = []
-        unpack_wheel(wheel, folder, packages, counted.append)
+        unpack_wheel(wheel, folder, version, counted.append)
         said = subprocess.run(
             [folder / "bin" / "python", "-P", "-c", "import mine, also; print(mine.WORD, also.WORD)"],
             capture_output=True,
@@ -234,19 +242,36 @@ class TestWheels:
     )
     def test_nothing_is_written_outside_the_environment(self, tmp_path: Path, name: str) -> None:
         folder = tmp_path / "env"
-        packages = make_environment(folder, base_interpreter(), "3.11")
+        make_environment(folder, base_interpreter(), "3.11")
         wheel = tmp_path / "bad-1-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(name, "out")
         before = sorted(tmp_path.iterdir())
         with pytest.raises(BadBundleError):
-            unpack_wheel(wheel, folder, packages, lambda _: None)
+            unpack_wheel(wheel, folder, "3.11", lambda _: None)
         assert sorted(tmp_path.iterdir()) == before
+
+    def test_what_is_not_the_wheel_that_was_sealed_is_refused(self, tmp_path: Path) -> None:
+        folder = tmp_path / "env"
+        make_environment(folder, base_interpreter(), "3.11")
+        wheel = tmp_path / "other-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("other.py", "")
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(BadBundleError, match=f"expected sha256 {'0' * 64}, found"):
+            unpack_wheels(
+                [SealedWheel(wheel, "0" * 64)],
+                folder,
+                "3.11",
+                check_room=lambda _: None,
+                progress=lambda _: None,
+            )
+        assert sorted(folder.rglob("*")) == before
 
     def test_what_is_no_wheel_is_refused(self, tmp_path: Path) -> None:
         folder = tmp_path / "env"
-        packages = make_environment(folder, base_interpreter(), "3.11")
+        make_environment(folder, base_interpreter(), "3.11")
         wheel = tmp_path / "bad-1-py3-none-any.whl"
         wheel.write_bytes(b"not a zip")
         with pytest.raises(BadBundleError):
-            unpack_wheel(wheel, folder, packages, lambda _: None)
+            unpack_wheel(wheel, folder, "3.11", lambda _: None)

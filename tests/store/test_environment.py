@@ -9,7 +9,8 @@ import pytest
 
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import FileEntry, Manifest, Wheelhouse
-from edgephi.store.environment import choose_runtime, collect_environments
+from edgephi.store.environment import choose_runtime
+from edgephi.store.environment_folders import collect_environments, link, prepare_folder
 from edgephi.store.layout import Layout
 from tests.store.conftest import install
 from tests.tiny_bundle import tiny_manifest
@@ -62,15 +63,19 @@ class TestChoosing:
 
 
 class TestCollecting:
-    def test_what_no_generation_needs_goes(self, first: Path, tmp_path: Path) -> None:
+    def test_what_no_generation_has_goes(self, first: Path, tmp_path: Path) -> None:
         root = tmp_path / "store"
+        layout = Layout(root)
         digest = install(first, root).digest
-        environments = Layout(root).environments
-        for name in ("0" * 64, ".tmp-" + "1" * 64):
-            (environments / name / "lib").mkdir(parents=True)
-            (environments / name / "lib" / "file").write_bytes(bytes(9000))
-        (environments / "edgephi").write_text("#!/bin/sh")
-        assert collect_environments(Layout(root), [digest], dry_run=True) >= 18_000
-        assert len(list(environments.iterdir())) == 3
-        assert collect_environments(Layout(root), [digest]) >= 18_000
-        assert [path.name for path in environments.iterdir()] == ["edgephi"]
+        prepare_folder(layout)
+        needed, unneeded = "a" * 64, "0" * 64
+        for name in (needed, unneeded, ".tmp-" + "1" * 64):
+            (layout.environments / name / "lib").mkdir(parents=True)
+            (layout.environments / name / "lib" / "file").write_bytes(bytes(9000))
+        link(layout, digest, needed)
+        link(layout, "b" * 64, unneeded)
+        assert collect_environments(layout, [digest], dry_run=True) >= 18_000
+        assert len(list(layout.environments.iterdir())) == 5
+        assert collect_environments(layout, [digest]) >= 18_000
+        assert {path.name for path in layout.environments.iterdir()} == {"edgephi", "of", needed}
+        assert [path.name for path in (layout.environments / "of").iterdir()] == [digest]
