@@ -27,6 +27,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     Exit code 4 when something is damaged: flash the same bundle again, and only what has changed is sent.
     """
     from edgephi.cli.boxes import BoxSteps
+    from edgephi.cli.mending import mending
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
@@ -44,12 +45,12 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
         say_document(write_record(found))
     else:
         say(_summary(root, found))
-    damaged = [each for each in found.generations if each.problem]
-    if found.damages or damaged:
-        where = damaged[0].digest[:12] if damaged else (found.damages or ())[0].digest[:12]
+    scrubbed = {each.digest for each in found.damages or ()}
+    damaged = [each for each in found.generations if each.problem or each.digest in scrubbed]
+    if damaged:
         raise BadBundleError(
-            f"{root}: expected every file as it was installed, found {where} damaged",
-            hint="flash the same bundle again: only what has changed is sent",
+            f"{root}: expected every file as it was installed, found {damaged[0].digest[:12]} damaged",
+            hint=mending(root, damaged[0], keys_problem=found.keys_problem),
         )
 
 

@@ -51,7 +51,7 @@ def manifest_of(layout: Layout, digest: str) -> Manifest:
 def manifest_bytes(layout: Layout, digest: str) -> bytes:
     """The bytes of a generation's manifest. Raises BadBundleError when they are not those of its digest."""
     path = layout.manifest(digest)
-    hint = f"flash the bundle again, or go back: {edgephi_command('rollback', layout.root)}"
+    hint = f"flash the same bundle again: `{edgephi_command('flash', 'BUNDLE', layout.root)}`"
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_MANIFEST_BYTES + 1)

@@ -14,6 +14,7 @@ from edgephi.store.disk_room import check_free_disk
 from edgephi.store.environment import Runtime, choose_runtime
 from edgephi.store.environment_record import UNSIGNED
 from edgephi.store.floors import check_floors
+from edgephi.store.generations import digest_of
 from edgephi.store.layout import Layout
 from edgephi.store.objects import plain_size
 from edgephi.store.place import check_root
@@ -81,7 +82,8 @@ def check_identity(
 ) -> tuple[Manifest, str | None]:
     """Check who vouches for a manifest, that it is one, and that its release is not too old.
 
-    Returns the manifest and the name of the key.
+    The active release is never that, also after a roll-back: flashed again, it is mended. Returns the
+    manifest and the name of the key.
     """
     if len(data) > LARGEST_MANIFEST_BYTES:
         raise BadBundleError(
@@ -91,7 +93,8 @@ def check_identity(
     state = read_settled_state(layout)
     signer = authenticate(layout.trust, data, signature, required=state.keys_required)
     manifest = decode_manifest(data)
-    check_floors(manifest, floors_of(state, manifest.name), allow_downgrade=allow_downgrade)
+    is_active = digest_of(data) == state.current
+    check_floors(manifest, floors_of(state, manifest.name), allow_downgrade=allow_downgrade or is_active)
     return manifest, signer
 
 

@@ -108,7 +108,10 @@ def roll_back(
 
 def _identified(layout: Layout, digest: str, state: State) -> tuple[Manifest, str | None]:
     """The manifest of a generation and the name of the key that vouches for it now."""
-    data = manifest_bytes(layout, digest)
+    try:
+        data = manifest_bytes(layout, digest)
+    except BadBundleError as error:
+        raise _damaged(layout, error, f"the bundle with the digest {digest[:12]}…") from None
     signature = signature_bytes(layout, digest)
     signer = authenticate(layout.trust, data, signature, required=state.keys_required)
     manifest = decode_manifest(data, where=str(layout.manifest(digest)))
@@ -135,9 +138,14 @@ def _check_content(layout: Layout, digest: str, manifest: Manifest, step: Step) 
                 )
         check_artifact(manifest, lambda entry: paths[entry.path])
     except BadBundleError as error:
-        again = edgephi_command("flash", "BUNDLE", layout.root)
-        raise BadBundleError(
-            error.message,
-            hint=f"what is active still is; `{again}` with release {manifest.sequence} "
-            "mends it: only what has changed is sent",
-        ) from None
+        raise _damaged(layout, error, f"{manifest.name} release {manifest.sequence}") from None
+
+
+def _damaged(layout: Layout, error: BadBundleError, which: str) -> BadBundleError:
+    """The same error, with a hint that mends what is not active: an older release, most likely."""
+    again = edgephi_command("flash", "BUNDLE", layout.root, "--allow-downgrade")
+    return BadBundleError(
+        error.message,
+        hint=f"what is active still is; flash {which} again, which sends what has changed and makes it the "
+        f"active one: `{again}`",
+    )

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from edgephi.chunks import CHUNK_BYTES
 from edgephi.cli.steps import _Transfer, duration
-from edgephi.manifest import ARTIFACT_FOLDER, read_manifest
+from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, read_manifest
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 
@@ -141,9 +142,45 @@ def test_scrub_names_what_has_changed_and_flash_mends_it(
     done = edgephi("status", store, "--scrub")
     assert done.returncode == 4
     assert f"{BALLAST}: {CHUNK_BYTES} bytes at {CHUNK_BYTES}" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("hint: flash the same bundle again")
+    assert done.stderr.splitlines()[-1].startswith("hint: flash demo-cpu release 2 again, of which only what")
     assert json.loads(edgephi("flash", releases[1], store, "--json").stdout)["sent_bytes"] == CHUNK_BYTES
     assert "every byte is as it was installed" in edgephi("status", store, "--scrub").stdout
+
+
+def test_what_is_active_after_a_roll_back_is_mended_by_the_hint_of_scrub(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path
+) -> None:
+    """It is older than the newest release that the store has had, and still the one to mend."""
+    assert edgephi("rollback", store, "--elsewhere").returncode == 0
+    flip_bit(store / "current" / BALLAST, CHUNK_BYTES + 7)  # both releases have that file
+    (store / "previous" / MANIFEST_NAME).chmod(0o644)
+    flip_bit(store / "previous" / MANIFEST_NAME, 70)
+    for damaged, bundle in (("current", releases[0]), ("previous", releases[1])):
+        digest = (store / damaged).readlink().name
+        found = edgephi("status", store, "--scrub")
+        assert (found.returncode, f"found {digest[:12]} damaged" in found.stderr) == (4, True)
+        for command in commands_of(found.stderr.splitlines()[-1]):
+            assert edgephi(*(bundle if word == "BUNDLE" else word for word in command)).returncode == 0
+        assert (store / "current").resolve().name == digest_of(releases[0])
+    assert edgephi("status", store, "--scrub").returncode == 0
+
+
+def test_what_rollback_finds_damaged_is_mended_by_its_hint(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path
+) -> None:
+    (store / "previous" / MANIFEST_NAME).chmod(0o644)
+    flip_bit(store / "previous" / MANIFEST_NAME, 70)
+    refused = edgephi("rollback", store, "--json")
+    assert is_one_error(refused, 4)
+    [command] = commands_of(refused.stderr.splitlines()[-1])
+    assert edgephi(*(releases[0] if word == "BUNDLE" else word for word in command)).returncode == 0
+    assert (store / "current").resolve().name == digest_of(releases[0])
+
+
+def commands_of(hint: str) -> list[list[str]]:
+    """The words after `edgephi` of each command in a hint."""
+    commands = [shlex.split(command) for command in re.findall("`([^`]+)`", hint)]
+    return [words[next(at for at, word in enumerate(words) if "edgephi" in word) + 1 :] for words in commands]
 
 
 def test_gc_removes_what_is_neither_current_nor_previous(
