@@ -114,6 +114,21 @@ def test_no_text_holds_a_command_that_was_not_made_from_words(path: Path) -> Non
     assert written_commands(path.read_text(encoding="utf-8")) == []
 
 
+def unmarked_commands(source: str) -> list[tuple[int, str]]:
+    """The texts in which a made command stands beside words that a shell would take for a part of it."""
+    return [
+        (line, text.replace("\1", "COMMAND"))
+        for line, text in texts(source)
+        if any("\1" in part.replace("`\1`", "").strip().removesuffix("\1") for part in text.split("\n"))
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_command_in_a_sentence_is_marked_as_one(path: Path) -> None:
+    """Between backticks, unless it ends its line: else what follows would be pasted with it."""
+    assert unmarked_commands(path.read_text(encoding="utf-8")) == []
+
+
 def test_no_command_removes_or_overwrites() -> None:
     found = [
         (path.name, line, words)

@@ -57,7 +57,7 @@ class WrittenPath(ReadPath):
         if text == "-" or ":" in text.partition("/")[0]:
             raise UsageError(
                 f"{_shown(param)}: expected a path on this machine, found {text!r}, which may be elsewhere",
-                hint=f"write {shell_command(path)} for one here; "
+                hint=f"write `{shell_command(path)}` for one here; "
                 f"`{edgephi_command('flash')}` puts a bundle on a box",
             )
         check_not_within(path)

@@ -97,7 +97,7 @@ def _from_standard_input() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError(
             "expected a prompt, found none",
-            hint=f"{edgephi_command('run', 'BUNDLE', 'your question')}, or pipe the prompt in",
+            hint=f"`{edgephi_command('run', 'BUNDLE', 'your question')}`, or pipe the prompt in",
         )
     data = sys.stdin.buffer.read()
     return data.decode(errors="surrogateescape").rstrip("\r\n")

@@ -197,12 +197,12 @@ def _host_key_error(
         )
     found = f"{presented.key.get_algorithm()} {presented.key.get_fingerprint()}"
     key = shell_command("ssh-keygen", "-lf", "/etc/ssh/ssh_host_ed25519_key.pub")
-    look = f"compare on the box: {key}"
+    look = f"compare with `{key}` on the box"
     if presented.is_another:
         return TransportError(
             f"{box}: expected the host key in known_hosts, found another: {found}",
             hint=f"somebody may stand in for it; {look}; if it was set up anew: "
-            f"{shell_command('ssh-keygen', '-R', address)}",
+            f"`{shell_command('ssh-keygen', '-R', address)}`",
         )
     return TransportError(
         f"{box}: expected a host key in known_hosts, found none, and {found} on the box",

@@ -58,7 +58,7 @@ def read_destination(text: str) -> Box | Path:
     host, colon, path = text.partition(":")
     if not colon or "/" in host:
         return Path(text)
-    here = f"{shell_command(Path(text))} for a folder of that name here"
+    here = f"`{shell_command(Path(text))}` for a folder of that name here"
     if text.startswith(IMAGE_SCHEME):
         raise UsageError(
             f"{text}: expected a folder or {_SCHEME}…, found an image",

@@ -105,7 +105,7 @@ def _read_secret(path: Path, kind: KeyKind) -> object:
         raise BadInputError(
             f"{path}: expected a secret key that only its owner can read (mode 0600), "
             f"found mode {stat.S_IMODE(facts.st_mode):04o}",
-            hint=f"{shell_command('chmod', '600', path)}; if others may have read it, make a new key",
+            hint=f"`{shell_command('chmod', '600', path)}`; if others may have read it, make a new key",
         )
     data = path.read_bytes()
     try:
@@ -114,7 +114,7 @@ def _read_secret(path: Path, kind: KeyKind) -> object:
         without = shell_command("openssl", "pkey", "-in", path, "-out", path.with_name(f"{path.name}.open"))
         raise BadInputError(
             f"{path}: expected a secret key without a passphrase, found one with a passphrase",
-            hint=f"{without} takes it off",
+            hint=f"`{without}` takes it off",
         ) from None
     except (ValueError, UnsupportedAlgorithm):  # its text may hold some of the file: leave it out
         found = "a public key" if b"PUBLIC KEY" in data else "something else"

@@ -104,16 +104,16 @@ def test_an_interrupt_in_what_nobody_calls_is_not_lost(kind: str) -> None:
     """Python prints an exception that comes out of there, and goes on as if no Ctrl-C had come."""
     program = (
         "import os, signal, time\n"
-        "from edgephi.cli.interrupts import handle_ending_signals\n"
-        "handle_ending_signals()\n"
+        "import edgephi.cli.inspect as command\n"
         "def interrupted(kill=os.kill, own=os.getpid()):\n    kill(own, signal.SIGINT)\n    print('done')\n"
-        f"try:\n    exec({CALLED_BY_NOBODY[kind]!r}, globals())\n    time.sleep(10)\n"
-        "except KeyboardInterrupt: print('interrupted')\n"
+        f"def read(bundle):\n    exec({CALLED_BY_NOBODY[kind]!r}, globals())\n    time.sleep(5)\n"
+        "command.read_manifest = read\n"
+        "from edgephi.cli.main import main; main(['inspect', '.'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout, done.stderr) == ("done\ninterrupted\n", "")
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "done\n", "")
 
 
 def test_an_import_that_hangs_can_be_left_all_the_same(tmp_path: Path) -> None:

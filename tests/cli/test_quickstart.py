@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import edgephi as package
 from edgephi.manifest import read_manifest
 from tests.cli.conftest import MAIN, Edgephi
+from tests.cli.inactive_environment import pasted, write_environment
 from tests.tiny_bundle import write_tiny_bundle
 
-PROGRAM = "import sys; del sys.argv[0]; from edgephi.cli.__main__ import main; main()"
 ACTION = {"action": "set_brightness", "room": "kitchen", "device": "light", "value": 30}
 OFFLINE = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
 
@@ -68,31 +67,14 @@ def test_a_folder_that_is_not_a_demo_bundle_is_left_alone(
 @pytest.mark.parametrize("working_folder", ["it's here", "it's here/below"])
 def test_what_it_says_to_do_next_works_as_printed(tmp_path: Path, working_folder: str) -> None:
     """In the shell that the README's line was pasted into: the environment is not active."""
-    program = tmp_path / "it's here" / ".venv" / "bin" / "edgephi"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", program.parents[1]], check=True)
-    site = next(program.parents[1].glob("lib/python*/site-packages"))
-    (site / "packages.pth").write_text("\n".join([str(Path(package.__file__).parents[1]), *sys.path[1:]]))
-    python = shlex.quote(str(program.parent / "python3"))
-    program.write_text(f'#!/bin/sh\nexec {python} -c \'{PROGRAM}\' "$0" "$@"\n')  # paths may have spaces
-    program.chmod(0o755)
+    program = write_environment(tmp_path / "it's here" / ".venv")
     folder = tmp_path / working_folder
     folder.mkdir(exist_ok=True)
-
-    def pasted(line: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            ["bash", "--noprofile", "--norc", "-c", line],
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    done = pasted(f"{shlex.quote(os.path.relpath(program, folder))} quickstart")
+    done = pasted(f"{shlex.quote(os.path.relpath(program, folder))} quickstart", folder)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.partition("next:\n")[2].splitlines()
     assert all(len(line) <= 80 for line in lines)
-    inspect, run, plan = map(pasted, lines)
+    inspect, run, plan = (pasted(line, folder) for line in lines)
     assert [each.returncode for each in (inspect, run, plan)] == [0, 0, 0], [inspect, run, plan]
     assert inspect.stdout.startswith("bundle      demo-cpu")
     assert json.loads(run.stdout)["action"] == "set_timer"

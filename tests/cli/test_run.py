@@ -131,7 +131,7 @@ def test_no_prompt_on_a_terminal(edgephi: Edgephi, tmp_path: Path) -> None:
     _, terminal = pty.openpty()
     done = edgephi("run", tmp_path, stdin=terminal)
     assert is_one_error(done, 2)
-    assert "hint: edgephi run BUNDLE 'your question'" in done.stderr
+    assert "hint: `edgephi run BUNDLE 'your question'`" in done.stderr
 
 
 def test_a_prompt_that_is_no_text(tmp_path: Path) -> None:

@@ -82,7 +82,16 @@ def test_the_readme_says_what_every_extra_is_for() -> None:
 
 def test_the_readme_says_who_can_install_it_and_from_where() -> None:
     installing = README.partition("\n## Installing\n")[2].partition("\n## ")[0]
-    for said in ("no package index", "git+", ".whl[cpu]'", "**macOS**", "**Windows**", "WSL", "python3-venv"):
+    for said in (
+        "no package index",
+        "(docs/files.md)",
+        "git+",
+        ".whl[cpu]'",
+        "**macOS**",
+        "**Windows**",
+        "WSL",
+        "python3-venv",
+    ):
         assert said in installing
 
 
