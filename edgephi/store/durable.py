@@ -7,7 +7,7 @@ kernel forgets what it could not write, and would answer the second one with suc
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _NEW = ".new"
@@ -18,6 +18,31 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def syncing_all(folder: Path) -> Iterator[Callable[[], None]]:
+    """Gives what has the disk hold all that is written below `folder` meanwhile: one call for all files.
+
+    It raises OSError when something of that could not be written, also while nobody asked. Where the system
+    has no such call, nothing is said of that.
+    """
+    import ctypes
+
+    descriptor = os.open(folder, os.O_RDONLY)  # the kernel tells of errors from here on
+
+    def sync_all() -> None:
+        library = ctypes.CDLL(None, use_errno=True)
+        if not hasattr(library, "syncfs"):
+            os.sync()
+        elif library.syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+
+    try:
+        yield sync_all
     finally:
         os.close(descriptor)
 

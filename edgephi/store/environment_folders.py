@@ -75,9 +75,8 @@ def prepare_folder(layout: Layout) -> None:
 
 
 def adopt(layout: Layout, key: str) -> None:
-    """Give an environment that was tried its name; one that has it is damaged, and goes."""
+    """Give an environment that was tried, and that the disk holds, its name; one that has it is damaged."""
     folder, replaced = folder_of(layout, key), layout.environments / f"{_REPLACED}{key}"
-    os.sync()  # thousands of files: one call for the disk, instead of one for each
     if os.path.lexists(folder):
         shutil.rmtree(replaced, ignore_errors=True)
         rename(folder, replaced)  # what dies between these two has it back at the next start

@@ -13,6 +13,7 @@ from edgephi.errors import BadBundleError
 from edgephi.manifest import Manifest
 from edgephi.steps import Step
 from edgephi.store.disk_room import check_free_disk
+from edgephi.store.durable import syncing_all
 from edgephi.store.environment import Runtime
 from edgephi.store.environment_folders import (
     adopt,
@@ -58,8 +59,10 @@ def python_on_trial(
         trial = trial_folder(layout, runtime.key)
         shutil.rmtree(trial, ignore_errors=True)
         try:
-            _make(trial, layout, digest, manifest, runtime, step=step)
-            yield _python(trial)
+            with syncing_all(layout.environments) as sync_all:
+                _make(trial, layout, digest, manifest, runtime, step=step)
+                yield _python(trial)
+                sync_all()
             adopt(layout, runtime.key)
         finally:
             shutil.rmtree(trial, ignore_errors=True)

@@ -37,7 +37,7 @@ def aftermath(
             raise BrokenStoreError(f"recovered to the {active} release")
         if not finish:
             return Verdict(active, phase=phase if in_flash else None)
-        must_succeed(box.flash(releases.new))
+        must_succeed(box.flash(releases.new, *releases.options))
         if names[box.check()] != "new":
             raise BrokenStoreError("the next flash did not make the new release active")
         if left := box.leftovers():

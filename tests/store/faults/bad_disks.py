@@ -49,10 +49,17 @@ def full_disks(scratch: Path, releases: Releases, cases: int = 12) -> Outcome:
     return tried("disk filled while flashing", range(cases), one)
 
 
-def failing_disks(scratch: Path, releases: Releases, cases: int = 8) -> Outcome:
+def failing_disks(
+    scratch: Path,
+    releases: Releases,
+    cases: int = 8,
+    *,
+    step_bytes: int = 1 << 20,
+    fault: str = "writing back fails (EIO from the device)",
+) -> Outcome:
     """What lies below the disk cannot take any more: writing back fails, and fsync says so.
 
-    The image of the file system is sparse and lies in memory that is full but for a little more in each
+    The image of the file system is sparse and lies in memory that is full but for `step_bytes` more in each
     case. ext4 accepts every write, and learns of the error when it hands it on.
     """
 
@@ -61,18 +68,18 @@ def failing_disks(scratch: Path, releases: Releases, cases: int = 8) -> Outcome:
             image = make_ext4(memory / f"image-{number}")
             with mounted(image, beside=scratch) as disk:
                 box = Box(disk / "box")
-                must_succeed(box.flash(releases.old))
+                must_succeed(box.flash(releases.old, *releases.options))
                 run("sync", "--file-system", disk)
                 filler = fill(memory)
-                os.truncate(filler, max(0, filler.stat().st_size - (number << 20)))
-                done = box.flash(releases.new)
+                os.truncate(filler, max(0, filler.stat().st_size - number * step_bytes))
+                done = box.flash(releases.new, *releases.options)
                 if not ends_well(done):
                     return Verdict(broken=f"{number}: ended with {done.returncode}: {done.stderr}")
             filler.unlink()
             with mounted(image, beside=scratch) as disk:  # another cable, another start
                 return aftermath(Box(disk / "box"), releases, number, done=None if done.returncode else "new")
 
-    return tried("writing back fails (EIO from the device)", range(cases), one)
+    return tried(fault, range(cases), one)
 
 
 def read_only_disks(scratch: Path, releases: Releases) -> Outcome:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.store.faults.whole_environments import problem_of_environments
+
 _MAIN = "from edgephi.cli.main import main; main()"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -61,7 +63,8 @@ class Box:
         """The digest of the active generation. Raises BrokenStoreError unless all that has a name is whole.
 
         Objects and generations are hashed, whatever is active: a later flash trusts the ones, a roll-back the
-        others. What lies in `parts` or has a name that begins with a dot may be unfinished.
+        others. So is every environment. What lies in `parts` or has a name that begins with a dot may be
+        unfinished.
         """
         for file in sorted((self.root / "objects" / "sha256").iterdir()):
             if not file.name.startswith(".") and _sha256(file) != file.name:
@@ -74,6 +77,8 @@ class Box:
                 raise BrokenStoreError(f"{name} leads to {(self.root / name).readlink()}, which is not there")
         if not (self.root / "current").is_symlink():
             raise BrokenStoreError("there is no active generation")
+        if problem := problem_of_environments(self.root):
+            raise BrokenStoreError(problem)
         return self.active()
 
     def active(self) -> str:
@@ -91,7 +96,8 @@ class Box:
 
     def leftovers(self) -> list[str]:
         """What an unfinished flash leaves, and a finished one does not."""
-        seen = [*self.root.iterdir(), *(self.root / "gens").iterdir(), *(self.root / "parts").iterdir()]
+        seen = [*self.root.iterdir(), *self.root.glob("gens/*"), *self.root.glob("parts/*")]
+        seen += self.root.glob("envs/*")
         return sorted(
             path.relative_to(self.root).as_posix()
             for path in seen

@@ -19,10 +19,14 @@ BALLAST = "model/ballast.bin"  # no engine opens it
 
 @dataclass(frozen=True)
 class Releases:
-    """Two releases of the demo that share no weights, with `BALLAST` to make the way longer."""
+    """Two releases that share no weights, and what `flash` must be told to take them.
+
+    Those of the demo have `BALLAST` to make the way longer.
+    """
 
     old: Path
     new: Path
+    options: tuple[str, ...] = ()
 
 
 def build_releases(folder: Path, ballast_bytes: int = 6 << 20) -> Releases:

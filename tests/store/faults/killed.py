@@ -24,18 +24,26 @@ _CALLS = (*traced.DURABLE, *traced.NAMING)
 _Look = Callable[[Box, traced.Call], Verdict]
 
 
-def killed_flashes(scratch: Path, releases: Releases, every: int = 1, first: str = "") -> Outcome:
+def killed_flashes(
+    scratch: Path,
+    releases: Releases,
+    every: int = 1,
+    first: str = "",
+    *,
+    fault: str = "SIGKILL in `flash`",
+) -> Outcome:
     """Kill a flash of the new release over the old at each `every`-th of its calls.
 
     That flash begins with the statements `first`.
     """
     prepared = Box(scratch / "flashed")
-    must_succeed(prepared.flash(releases.old))
+    must_succeed(prepared.flash(releases.old, *releases.options))
 
     def look(box: Box, call: traced.Call) -> Verdict:
         return aftermath(box, releases, call)
 
-    return _killed("SIGKILL in `flash`", prepared, ["flash", str(releases.new)], look, every, first)
+    command = ["flash", str(releases.new), *releases.options]
+    return _killed(fault, prepared, command, look, every, first)
 
 
 def killed_first_flashes(scratch: Path, releases: Releases, every: int = 1) -> Outcome:

@@ -6,11 +6,13 @@ medium. That is harsher than a copy at an instant: later writes can be there wit
 """
 
 import contextlib
+import dataclasses
 import itertools
 import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.store.faults.aftermath import aftermath
@@ -26,13 +28,20 @@ _BLOCK_BYTES = 1 << 16
 
 
 def lost_caches(
-    scratch: Path, releases: Releases, cuts: int = 120, seed: int = 7, first: str = ""
+    scratch: Path,
+    releases: Releases,
+    cuts: int = 120,
+    seed: int = 7,
+    first: str = "",
+    *,
+    fault: str = "power cut in `flash`, part of the drive's cache lost",
 ) -> Outcome:
     """Record one flash of the new release over the old; look at `cuts` of the moments that it had.
 
     That flash begins with the statements `first`.
     """
-    return _lost_caches("flash", scratch, releases, cuts, seed, first)
+    outcome = _lost_caches("flash", scratch, releases, cuts, seed, first)
+    return dataclasses.replace(outcome, fault=fault)
 
 
 def lost_caches_of_rollbacks(scratch: Path, releases: Releases, cuts: int = 40, seed: int = 7) -> Outcome:
@@ -48,13 +57,14 @@ def _lost_caches(
         format_ext4(drive)
         with mounted(drive, beside=scratch) as disk:
             box = Box(disk / "box")
-            must_succeed(box.flash(releases.old))
+            must_succeed(box.flash(releases.old, *releases.options))
             if command == "rollback":
-                must_succeed(box.flash(releases.new))
+                must_succeed(box.flash(releases.new, *releases.options))
             run("sync", "--file-system", disk)
             begin = sum(1 for _ in read_record(record))
             recorded = Box(box.root, first)
-            must_succeed(recorded.on("rollback") if command == "rollback" else recorded.flash(releases.new))
+            flash = partial(recorded.flash, releases.new, *releases.options)
+            must_succeed(recorded.on("rollback") if command == "rollback" else flash())
             end = sum(1 for _ in read_record(record))
     chance = random.Random(seed)
     # The last one is when the flash has said that it is done.

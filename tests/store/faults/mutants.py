@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from edgephi.cli.table import table
-from tests.store.faults import killed, lost_cache
+from tests.store.faults import environments, killed, lost_cache
 from tests.store.faults.bundles import Releases, build_releases
 from tests.store.faults.disks import missing
 from tests.store.faults.outcome import Outcome
@@ -44,6 +44,11 @@ def build_in_place(layout, manifest, *rest):
     return build(layout, manifest, *rest)
 install.build_generation = build_in_place
 """
+_ENVIRONMENT_NOT_SYNCED = """
+import contextlib
+from edgephi.store import environment_trial
+environment_trial.syncing_all = lambda folder: contextlib.nullcontext(lambda: None)
+"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ MUTANTS = {
     "generation": Mutant(
         "a generation has its name before it is whole",
         partial(killed.killed_flashes, every=8, first=_BUILT_IN_PLACE),
+    ),
+    "environment": Mutant(
+        "an environment is not synced before it has its name",
+        partial(environments.lost_caches, cuts=1, first=_ENVIRONMENT_NOT_SYNCED),
     ),
 }
 

@@ -35,19 +35,27 @@ class _Copy:
     has_ended: bool
 
 
-def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5) -> Outcome:
+def power_cuts(
+    scratch: Path,
+    releases: Releases,
+    cuts: int = 120,
+    seed: int = 5,
+    *,
+    fault: str = "power cut in `flash`",
+) -> Outcome:
     """Cut the power `cuts` times, at instants drawn from `seed`, and look at what each left."""
     instants = random.Random(seed)
     with copied_disk(scratch) as disk:
         installed = Box(disk.path / "installed")
-        must_succeed(installed.flash(releases.old))
+        must_succeed(installed.flash(releases.old, *releases.options))
         copies: list[_Copy] = []
         while len(copies) < cuts:
             box = Box(disk.path / "box")
             shutil.rmtree(box.root, ignore_errors=True)
             run("cp", "--archive", installed.root, box.root)
             run("sync", "--file-system", disk.path)
-            copies += _copies_while(box.flash_command(releases.new), disk, instants, len(copies), cuts)
+            command = box.flash_command(releases.new, *releases.options)
+            copies += _copies_while(command, disk, instants, len(copies), cuts)
 
         same = [list(group) for _, group in itertools.groupby(copies, key=_content)]
 
@@ -60,7 +68,7 @@ def power_cuts(scratch: Path, releases: Releases, cuts: int = 120, seed: int = 5
                 copy.image.unlink()
             return dataclasses.replace(verdict, times=len(group))
 
-        return tried("power cut in `flash`", same, look)
+        return tried(fault, same, look)
 
 
 def _content(copy: _Copy) -> bytes:

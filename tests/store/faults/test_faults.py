@@ -14,6 +14,7 @@ from tests.store.faults import (
     clocks,
     damaged_records,
     decay,
+    environments,
     failing_calls,
     killed,
     lost_cache,
@@ -87,6 +88,22 @@ class TestKilled:
         self, tmp_path: Path, releases: Releases, kill: Callable[[Path, Releases, int], Outcome], every: int
     ) -> None:
         assert holds(kill(tmp_path, releases, every))
+
+
+class TestWhileAnEnvironmentIsMade:
+    """The active one answers, and none that has a name is half."""
+
+    @needs(*environments.PROGRAMS)
+    @pytest.mark.slow
+    def test_the_power_is_cut_and_a_part_of_the_drives_cache_lost(
+        self, tmp_path: Path, releases: Releases
+    ) -> None:
+        assert holds(environments.lost_caches(tmp_path, releases, cuts=4))
+
+    @needs(*environments.PROGRAMS)
+    @pytest.mark.slow
+    def test_it_is_killed(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(environments.killed_flashes(tmp_path, releases, every=35))
 
 
 class TestDisk:
