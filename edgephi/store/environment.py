@@ -13,7 +13,7 @@ from pathlib import Path
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.runtime.engines import check_version, is_emulated
-from edgephi.store.environment_folders import folder_of
+from edgephi.store.environment_folders import environment_of, folder_of
 from edgephi.store.environment_record import UNSIGNED, environment_key, wheels_of
 from edgephi.store.layout import Layout
 from edgephi.store.wheels import base_interpreter
@@ -72,6 +72,22 @@ def choose_runtime(
             needed = 0 if is_there else wheelhouse.installed_bytes
             return Runtime(None, wheelhouse, base, key, needed, vouched_by)
     raise NotSupportedError(f"{manifest.name}: {problems[0]}", hint=_hint(manifest, interpreter))
+
+
+def has_unsigned_environment(layout: Layout, digest: str, manifest: Manifest) -> bool:
+    """Whether a generation was given an environment although no key vouched for it.
+
+    That this code may run was said then. An older edgephi, whose environments are called by the digest of
+    their requirements, took it without a word.
+    """
+    folder = environment_of(layout, digest)
+    names = {
+        environment_key(wheelhouse.python, wheels_of(manifest, wheelhouse), UNSIGNED)
+        for wheelhouse in manifest.wheels
+    }
+    requirements = {wheelhouse.requirements for wheelhouse in manifest.wheels}
+    names |= {entry.sha256 for entry in manifest.files if entry.path in requirements}
+    return folder is not None and folder.name in names
 
 
 def _interpreters(asked: str | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from edgephi.runtime.engines import ADAPTERS
 from edgephi.runtime.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of
 from edgephi.store.disk_room import check_free_disk
-from edgephi.store.environment import Runtime, choose_runtime
+from edgephi.store.environment import Runtime, choose_runtime, has_unsigned_environment
 from edgephi.store.environment_record import UNSIGNED
 from edgephi.store.floors import check_floors
 from edgephi.store.generations import digest_of
@@ -33,7 +33,7 @@ class InstallOptions:
     `interpreter`: the Python to run the bundle with; None looks for one. `lock_wait_seconds`: how long to
     wait for another process that changes the store. `probe_seconds`: how long loading and answering may take;
     None is by the size of the weights. `unsigned_wheels`: take the wheels of a bundle, which are code, also
-    where no key vouches for them.
+    where no key vouches for them. Once said of a bundle, it holds for that very bundle in this store.
     """
 
     allow_downgrade: bool = False
@@ -71,7 +71,8 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
             manifest,
             interpreter=options.interpreter,
             signer=signer,
-            unsigned_wheels=options.unsigned_wheels,
+            unsigned_wheels=options.unsigned_wheels
+            or has_unsigned_environment(layout, digest_of(data), manifest),
         )
     check_disk(layout, manifest, runtime.needs_bytes if runtime else 0)
     return Admitted(manifest, signer, runtime)

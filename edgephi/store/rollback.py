@@ -17,7 +17,7 @@ from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate, floors_of
 from edgephi.store.device_errors import device_errors
-from edgephi.store.environment_folders import environment_of
+from edgephi.store.environment import has_unsigned_environment
 from edgephi.store.floors import check_rollback
 from edgephi.store.generations import manifest_bytes, signature_bytes
 from edgephi.store.hashing import files_sha256, forget_cached
@@ -50,18 +50,12 @@ class RolledBack:
 
 
 def roll_back(
-    root: Path,
-    *,
-    prove: bool = True,
-    interpreter: str | None = None,
-    lock_wait_seconds: float = 0.0,
-    step: Step = silent,
+    root: Path, *, prove: bool = True, interpreter: str | None = None, step: Step = silent
 ) -> RolledBack:
     """Make the previous generation the active one; doing it again goes forward again.
 
     `prove` False: for another machine, which alone can tell whether the bundle runs there. `interpreter`: the
-    Python to run it with; None looks for one. `lock_wait_seconds`: how long to wait for another process that
-    changes the store.
+    Python to run it with; None looks for one.
 
     Raises UsageError where there is no store, BadInputError without a previous generation, BadBundleError
     when no trusted key vouches for that one, it is below the security floor or not as it was installed,
@@ -70,7 +64,7 @@ def roll_back(
     """
     check_store(root)
     layout = Layout(root)
-    with device_errors(root), StoreLock.take(layout, "rollback", wait_seconds=lock_wait_seconds, step=step):
+    with device_errors(root), StoreLock.take(layout, "rollback"):
         recover_locked(layout)
         state = read_state(layout)
         digest = state.previous
@@ -82,10 +76,12 @@ def roll_back(
         manifest, signer = _identified(layout, digest, state)
         runtime = None
         if prove:
-            # That code which nobody signed may run here was said when it was flashed.
-            had_wheels = environment_of(layout, digest) is not None
             runtime = check_machine(
-                layout, manifest, interpreter=interpreter, signer=signer, unsigned_wheels=had_wheels
+                layout,
+                manifest,
+                interpreter=interpreter,
+                signer=signer,
+                unsigned_wheels=has_unsigned_environment(layout, digest, manifest),
             )
         if runtime is not None and runtime.needs_bytes:
             check_disk(layout, manifest, runtime.needs_bytes)

@@ -17,6 +17,7 @@ from edgephi.store.install import Outcome
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
+from edgephi.store.trusting import distrust_key
 from tests.store.wheel_bundles import (
     FOLDER,
     PACKAGES,
@@ -285,6 +286,10 @@ class TestUnsigned:
         flash_folder(bundle, root, InstallOptions(unsigned_wheels=True))
         unsigned = environments(root)
         assert answer(root).returncode == 0
+        assert flash(bundle, root).was_current  # once said of a bundle, it holds for that one
+        other = wheel_bundle(tmp_path / "other", {RUNTIME: runtime_wheel("other")}, sequence=2)
+        with pytest.raises(BadBundleError, match="vouch for the wheels"):
+            flash(other, root)
         trust_only(root, "release", RELEASE)
         log.write_text("")
         flash(signed(bundle, RELEASE), root)
@@ -303,6 +308,13 @@ class TestUnsigned:
             flash_folder(bundle, root, InstallOptions(unsigned_wheels=True))
         assert roll_back(root).sequence == 1
         assert '"word": "word-1"' in answer(root).stdout
+
+    def test_what_a_key_vouched_for_is_not_taken_without_it(self, root: Path, tmp_path: Path) -> None:
+        bundle = signed(wheel_bundle(tmp_path / "bundle", {RUNTIME: runtime_wheel("good")}), RELEASE)
+        flash(bundle, root)
+        distrust_key(root, "release", also_the_last=True)
+        with pytest.raises(BadBundleError, match="vouch for the wheels"):
+            flash(bundle, root)
 
     def test_going_back_takes_no_more_than_that(self, tmp_path: Path) -> None:
         root = tmp_path / "store"
