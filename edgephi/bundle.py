@@ -1,7 +1,6 @@
 """Writing a bundle so that it is there whole or not at all, and opening one to check it."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
+from edgephi.file_lock import holder_of, is_open_as, open_lock, try_lock
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
 from edgephi.uninterrupted import uninterrupted
 
@@ -120,16 +120,15 @@ class _Lock:
     @uninterrupted  # else its file could stay
     def __enter__(self) -> None:
         while True:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            descriptor = open_lock(self._file)
+            if not try_lock(descriptor):
+                holder = holder_of(descriptor) or "another edgephi"
                 os.close(descriptor)
                 raise UsageError(
-                    f"{self._destination}: another edgephi is building this bundle right now",
+                    f"{self._destination}: {holder} is building this bundle right now",
                     hint="wait for it, or give another folder with -o",
-                ) from None
-            if _is_open_as(descriptor, self._file):
+                )
+            if is_open_as(descriptor, self._file):
                 break
             os.close(descriptor)  # its holder removed it in between: it locks out nobody
         self._descriptor = descriptor
@@ -138,14 +137,6 @@ class _Lock:
     def __exit__(self, *_: object) -> None:
         self._file.unlink(missing_ok=True)
         os.close(self._descriptor)
-
-
-def _is_open_as(descriptor: int, path: Path) -> bool:
-    """Whether `path` still names the file that is open."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "chunks": 0,
     "commands": 0,
     "envelope": 0,
+    "file_lock": 0,
     "records": 0,
     "manifest": 0,
     "measurement": 0,

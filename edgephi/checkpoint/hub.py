@@ -8,13 +8,13 @@ that stays, are continued from where it ends, and are hashed on the way.
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -25,6 +25,7 @@ from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensor
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, TransportError, UsageError
+from edgephi.file_lock import holder_of, is_open_as, open_lock, wait_for_lock
 
 if TYPE_CHECKING:
     from edgephi.wire_watch import WireWatch
@@ -39,6 +40,8 @@ _CHUNK_BYTES = 1 << 20
 _ATTEMPTS_WITHOUT_PROGRESS = 4
 # Descriptions and tokenizers; weights say their size before.
 _LARGEST_SMALL_FILE_BYTES = 256 << 20
+_STALLED_SECONDS = 300.0  # so long a slow disk takes to read what a cut has left
+_FILE_MODE = 0o666
 _HINT_AGAIN = "run the same command again: it resumes"
 
 
@@ -212,8 +215,10 @@ def _download_blob(
 
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(f"{blob.name}.edgephi.incomplete")
-    with partial.open("a+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with (
+        _locked(partial, name=f"{repo_id}: {name}", progress=progress),
+        partial.open("a+b", buffering=0) as file,
+    ):
         if blob.exists():  # another edgephi finished it while we waited
             partial.unlink(missing_ok=True)
             return
@@ -244,8 +249,43 @@ def _download_blob(
                 f"{repo_id}: {name}: expected sha256 {blob.name}, found {received.hexdigest()}",
                 hint="the download was damaged on its way: run the same command again",
             )
+        partial.chmod(blob.parent.stat().st_mode & _FILE_MODE)  # as readable as what lies beside
         os.fsync(file)
         partial.rename(blob)
+
+
+@contextlib.contextmanager
+def _locked(partial: Path, *, name: str, progress: bool) -> Iterator[None]:
+    """Hold a download for a block; while another process receives it, wait for as long as that gets on."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def said(title: str, _size: int) -> Iterator[Callable[[int], None]]:
+        if progress:
+            tqdm.write(f"{name}: {title}", file=sys.stderr)
+        yield lambda _units: None
+
+    is_held = False
+    while not is_held:
+        descriptor = open_lock(partial)
+        try:
+            received = functools.partial(_size, descriptor)
+            if not wait_for_lock(descriptor, _STALLED_SECONDS, step=said, progress=received):
+                holder = holder_of(descriptor) or "another process"
+                raise TransportError(
+                    f"{name}: {holder} holds {partial}, "
+                    f"and has received nothing for {_STALLED_SECONDS:.0f} s",
+                    hint="end that process, then run the same command again",
+                )
+            is_held = is_open_as(descriptor, partial)  # else its holder has finished or removed it
+            if is_held:
+                yield
+        finally:
+            os.close(descriptor)
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
 
 
 def _receive(url: str, file: BinaryIO, watch: "WireWatch", *, size: int) -> Iterator[bytes | None]:

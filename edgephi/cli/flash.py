@@ -107,6 +107,7 @@ def flash(
     from edgephi.flash.destination import IMAGE_SCHEME, Box, read_destination
     from edgephi.flash.folder import check_apart, flash_source
     from edgephi.records import write_record
+    from edgephi.store.lock import LOCK_WAIT_SECONDS
     from edgephi.store.preflight import InstallOptions
 
     places = [
@@ -157,7 +158,10 @@ def flash(
             return
         check_apart(source, first)
         options = InstallOptions(
-            allow_downgrade=allow_downgrade, prove=not elsewhere, unsigned_wheels=unsigned_wheels
+            allow_downgrade=allow_downgrade,
+            prove=not elsewhere,
+            lock_wait_seconds=LOCK_WAIT_SECONDS,
+            unsigned_wheels=unsigned_wheels,
         )
         with _kept_when_interrupted():
             outcome = flash_source(source, first, options, step=transfer)

@@ -19,9 +19,11 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.garbage import collect_garbage
+    from edgephi.store.lock import LOCK_WAIT_SECONDS
 
     store = read_destination(root)
     if isinstance(store, Box):
@@ -30,7 +32,13 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
         with BoxSteps() as steps:
             done = ssh_store.collect_garbage(store, dry_run=dry_run, unfinished=unfinished, watcher=steps)
     else:
-        done = collect_garbage(store, dry_run=dry_run, unfinished=unfinished)
+        done = collect_garbage(
+            store,
+            dry_run=dry_run,
+            unfinished=unfinished,
+            lock_wait_seconds=LOCK_WAIT_SECONDS,
+            step=transfer,
+        )
     if as_json:
         say_document(write_record(done))
         return

@@ -31,6 +31,7 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
+    from edgephi.store.lock import LOCK_WAIT_SECONDS
     from edgephi.store.rollback import roll_back
 
     store = read_destination(root)
@@ -42,7 +43,7 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
         with BoxSteps() as steps:
             done = ssh_store.roll_back(store, steps)
     else:
-        done = roll_back(store, prove=not elsewhere, step=transfer)
+        done = roll_back(store, prove=not elsewhere, lock_wait_seconds=LOCK_WAIT_SECONDS, step=transfer)
     if as_json:
         say_document(write_record(done))
         return

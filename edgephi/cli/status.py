@@ -31,6 +31,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
+    from edgephi.store.lock import LOCK_WAIT_SECONDS
     from edgephi.store.status import status as store_status
 
     store = read_destination(root)
@@ -40,7 +41,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
         with BoxSteps() as steps:
             found = ssh_store.status(store, scrub_too=scrub, watcher=steps)
     else:
-        found = store_status(store, scrub_too=scrub, step=transfer)
+        found = store_status(store, scrub_too=scrub, lock_wait_seconds=LOCK_WAIT_SECONDS, step=transfer)
     if as_json:
         say_document(write_record(found))
     else:

@@ -21,6 +21,7 @@ from edgephi.flash.source import Source
 from edgephi.manifest import Manifest, decode_manifest
 from edgephi.store.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
 from edgephi.store.install import Outcome, WantedFile
+from edgephi.store.lock import LOCK_WAIT_SECONDS
 
 # So many chunks may be on their way: a cut loses no more. The next one follows while one is written.
 _CHUNKS_ON_THEIR_WAY = 2
@@ -28,8 +29,6 @@ _SHORTEST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 # A box that is there, and has ended the connection by itself, need not start or find its network first.
 _LONGEST_WAIT_WHEN_THERE_SECONDS = 3.0
-# After a cut, the agent of the old connection may need a moment to notice.
-_LOCK_WAIT_SECONDS = 45.0
 _LONGEST_TITLE = 60
 
 
@@ -144,7 +143,7 @@ class BoxFlash:
                 "root": self._box.root,
                 "allow_downgrade": self._settings.allow_downgrade,
                 "unsigned_wheels": self._settings.unsigned_wheels,
-                "lock_wait_seconds": 0.0 if self._saved_bytes is None else _LOCK_WAIT_SECONDS,
+                "lock_wait_seconds": LOCK_WAIT_SECONDS,
             },
         )
         await agent.send(Kind.MANIFEST, self._source.manifest)

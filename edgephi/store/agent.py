@@ -23,6 +23,7 @@ from edgephi.store.frames import MAGIC, Kind, read_value
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.install import Install
 from edgephi.store.link import Link, LinkLostError
+from edgephi.store.lock import LOCK_WAIT_SECONDS
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
@@ -119,18 +120,26 @@ def _wanted(install: Install) -> dict[str, Any]:
 
 def _status(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     with link.watched():
-        return write_record(status(root, scrub_too=request["scrub"], step=link.step))
+        return write_record(
+            status(root, scrub_too=request["scrub"], lock_wait_seconds=LOCK_WAIT_SECONDS, step=link.step)
+        )
 
 
 def _roll_back(link: Link, root: Path, _request: Mapping[str, Any]) -> Any:
     with link.watched():
-        return write_record(roll_back(root, step=link.step))
+        return write_record(roll_back(root, lock_wait_seconds=LOCK_WAIT_SECONDS, step=link.step))
 
 
 def _collect(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     with link.watched():
         return write_record(
-            collect_garbage(root, dry_run=request["dry_run"], unfinished=request["unfinished"])
+            collect_garbage(
+                root,
+                dry_run=request["dry_run"],
+                unfinished=request["unfinished"],
+                lock_wait_seconds=LOCK_WAIT_SECONDS,
+                step=link.step,
+            )
         )
 
 

@@ -1,6 +1,5 @@
 """Whether a file system can hold a store: it needs links, names replaced at once, and a sync of folders."""
 
-import contextlib
 import errno
 import shutil
 
@@ -15,19 +14,16 @@ _NOT_KNOWN = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 def check_file_system(layout: Layout) -> None:
     """Raise NotSupportedError where there are no links, such as on the FAT of a new USB stick.
 
-    A store that has a state was checked when it was made. Nothing is left of what is tried.
+    For whoever holds the lock. A store that has a state was checked when it was made. Nothing is left of what
+    is tried.
     """
     if layout.state.exists():
         return
-    is_new = not layout.root.exists()
     tried = layout.tried
-    is_refused = True
     try:
-        layout.root.mkdir(exist_ok=True)
         shutil.rmtree(tried, ignore_errors=True)  # by a process that died
         tried.mkdir()
         _try(layout)
-        is_refused = False
     except OSError as cause:
         if cause.errno not in _NOT_KNOWN:
             raise
@@ -38,9 +34,6 @@ def check_file_system(layout: Layout) -> None:
         ) from None
     finally:
         shutil.rmtree(tried, ignore_errors=True)
-        if is_refused and is_new:
-            with contextlib.suppress(OSError):
-                layout.root.rmdir()
 
 
 def _try(layout: Layout) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.steps import Step, silent
 from edgephi.store.device_errors import device_errors
 from edgephi.store.durable import sync
 from edgephi.store.environment_folders import collect_environments
@@ -30,15 +31,25 @@ class Collected:
     freed_bytes: int
 
 
-def collect_garbage(root: Path, *, dry_run: bool = False, unfinished: bool = False) -> Collected:
+def collect_garbage(
+    root: Path,
+    *,
+    dry_run: bool = False,
+    unfinished: bool = False,
+    lock_wait_seconds: float = 0.0,
+    step: Step = silent,
+) -> Collected:
     """Remove what nothing needs: generations, objects, environments; with `unfinished`, parts too.
 
     `dry_run` only says what would be removed. Raises UsageError where there is no store, StoreBusyError while
-    another process changes it.
+    another process changes it, and has for `lock_wait_seconds`.
     """
     check_store(root)
     layout = Layout(root)
-    with device_errors(root), StoreLock.take(layout, "gc"):
+    with (
+        device_errors(root),
+        StoreLock.take(layout, "gc", wait_seconds=lock_wait_seconds, step=step),
+    ):
         recover_locked(layout)
         state = read_state(layout)
         kept = {state.current, state.previous}

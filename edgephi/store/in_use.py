@@ -5,22 +5,26 @@ found by the files that it has open or mapped, as far as the kernel lets us look
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgephi.file_lock import try_lock, wait_for_lock
 from edgephi.store.layout import Layout
 
 _PROCESSES = Path("/proc")
+# Whoever may read a bundle may lock its folder, and keep gc from it. None may keep others from running it.
+_LONGEST_HOLD_WAIT_SECONDS = 1.0
 
 
 def hold(bundle: Path) -> None:
     """Say that this process uses a bundle, until it ends. Does nothing where that cannot be said."""
     with contextlib.suppress(OSError):
         descriptor = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a moment where gc looks right now
-        # Left open on purpose: the kernel closes it, and ends the lock, when the process ends.
+        # Waits for a moment where gc looks right now.
+        if not wait_for_lock(descriptor, _LONGEST_HOLD_WAIT_SECONDS, shared=True):
+            os.close(descriptor)
+        # Else left open on purpose: the kernel closes it, and ends the lock, when the process ends.
 
 
 @contextlib.contextmanager
@@ -28,12 +32,7 @@ def only_us(bundle: Path) -> Iterator[bool]:
     """Whether none of our commands uses a bundle; while the block runs, none can begin to."""
     descriptor = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
 

@@ -21,9 +21,9 @@ from edgephi.errors import BadBundleError
 from edgephi.runtime.artifact import check_artifact
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate
+from edgephi.store.beginning import lock_store
 from edgephi.store.device_errors import device_errors
 from edgephi.store.environment_trial import is_ready
-from edgephi.store.file_system import check_file_system
 from edgephi.store.generations import (
     build_generation,
     digest_of,
@@ -40,7 +40,6 @@ from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, check_voucher, preflight
 from edgephi.store.probe import ProbeResult
 from edgephi.store.proof import prove_generation
-from edgephi.store.recover import make_store, recover_locked
 from edgephi.store.sources import find_sources, read_source
 from edgephi.store.state import change_state, read_state
 
@@ -129,11 +128,8 @@ class Install:
         layout = Layout(root)
         with device_errors(root):
             admitted = preflight(root, manifest_bytes, signature_bytes, options)
-            check_file_system(layout)
-            make_store(layout)
-            lock = StoreLock.take(layout, "flash", wait_seconds=options.lock_wait_seconds)
+            lock = lock_store(layout, "flash", wait_seconds=options.lock_wait_seconds, step=step)
             try:
-                recover_locked(layout)
                 # Another flash may have ended since: its release may be newer than this one.
                 check_identity(
                     layout, manifest_bytes, signature_bytes, allow_downgrade=options.allow_downgrade

@@ -1,24 +1,28 @@
 """One process at a time changes a store.
 
-The lock is the kernel's (`flock`): it ends with the process that holds it, however that ends, so that none is
-left over after a power cut. What is written into the file is for people, and for `recover` to tell whether
-whoever began a trial still lives.
+The lock is the kernel's (`edgephi.file_lock`): it ends with the process that holds it, however that ends, so
+that none is left over after a power cut. What is written into the file is for people, and for `recover` to
+tell whether whoever began a trial still lives.
 """
 
 import contextlib
-import fcntl
+import dataclasses
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from edgephi.commands import shell_command
 from edgephi.errors import StoreBusyError
+from edgephi.file_lock import holder_of, is_open_as, open_lock, process, wait_for_lock
+from edgephi.steps import Step, silent
 from edgephi.store.layout import Layout
 
+LOCK_WAIT_SECONDS = 600.0
+"""How long a command waits for another that changes the store: as long as most flashes take."""
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_RETRY_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,29 @@ class StoreLock:
         self._descriptor: int | None = descriptor
 
     @classmethod
-    def take(cls, layout: Layout, purpose: str, *, wait_seconds: float = 0.0) -> "StoreLock":
-        """Lock the store. Raises StoreBusyError when another process holds it for `wait_seconds` more."""
-        deadline = time.monotonic() + wait_seconds
-        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            while not _try(descriptor):
-                if time.monotonic() >= deadline:
+    def take(
+        cls, layout: Layout, purpose: str, *, wait_seconds: float = 0.0, step: Step = silent
+    ) -> "StoreLock":
+        """Lock the store. Raises StoreBusyError when another process holds it for `wait_seconds` more.
+
+        While it waits, `step` shows for whom.
+        """
+        while True:
+            descriptor = open_lock(layout.lock)
+            try:
+                if not wait_for_lock(descriptor, wait_seconds, step=step, who=lambda: described(layout)):
+                    waited = f", and has for {wait_seconds:.0f} s" if wait_seconds >= 1 else ""
                     raise StoreBusyError(
-                        f"{layout.root}: {_described(layout)} changes this store right now",
+                        f"{layout.root}: {described(layout)} changes this store right now{waited}",
                         hint="wait for it, then try again",
                     )
-                time.sleep(_RETRY_SECONDS)
-            _write(descriptor, Holder(os.getpid(), boot_id(), purpose))
-        except BaseException:
+                if is_open_as(descriptor, layout.lock):  # else a flash that was refused has removed it
+                    _write(descriptor, Holder(os.getpid(), boot_id(), purpose))
+                    return cls(layout, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
             os.close(descriptor)
-            raise
-        return cls(layout, descriptor)
 
     def close(self) -> None:
         """Let others change the store."""
@@ -93,14 +103,6 @@ def holder(layout: Layout) -> Holder | None:
     return found if found.lives() else None
 
 
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _write(descriptor: int, who: Holder) -> None:
     text = json.dumps({"pid": who.pid, "boot_id": who.boot_id, "purpose": who.purpose}) + "\n"
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
@@ -108,6 +110,13 @@ def _write(descriptor: int, who: Holder) -> None:
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _described(layout: Layout) -> str:
-    who = holder(layout)
-    return f"edgephi {who.purpose} (process {who.pid})" if who else "another process"
+def described(layout: Layout) -> str:
+    """Who holds the lock, in words for any user: the lock's file may be closed to us, the kernel tells."""
+    noted, found = holder(layout), holder_of(layout.lock)
+    if found is None:
+        return str(process(noted.pid)) if noted else "another process"
+    if noted is not None and noted.pid == found.pid and not found.command.startswith("edgephi "):
+        found = dataclasses.replace(
+            found, command=shell_command("edgephi", noted.purpose)
+        )  # as its agent on a box
+    return str(found)

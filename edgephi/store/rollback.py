@@ -50,12 +50,18 @@ class RolledBack:
 
 
 def roll_back(
-    root: Path, *, prove: bool = True, interpreter: str | None = None, step: Step = silent
+    root: Path,
+    *,
+    prove: bool = True,
+    interpreter: str | None = None,
+    lock_wait_seconds: float = 0.0,
+    step: Step = silent,
 ) -> RolledBack:
     """Make the previous generation the active one; doing it again goes forward again.
 
     `prove` False: for another machine, which alone can tell whether the bundle runs there. `interpreter`: the
-    Python to run it with; None looks for one.
+    Python to run it with; None looks for one. `lock_wait_seconds`: how long to wait for another process that
+    changes the store.
 
     Raises UsageError where there is no store, BadInputError without a previous generation, BadBundleError
     when no trusted key vouches for that one, it is below the security floor or not as it was installed,
@@ -64,7 +70,7 @@ def roll_back(
     """
     check_store(root)
     layout = Layout(root)
-    with device_errors(root), StoreLock.take(layout, "rollback"):
+    with device_errors(root), StoreLock.take(layout, "rollback", wait_seconds=lock_wait_seconds, step=step):
         recover_locked(layout)
         state = read_state(layout)
         digest = state.previous

@@ -14,7 +14,7 @@ from edgephi.store.environment_folders import environment_of
 from edgephi.store.generations import installed, manifest_of
 from edgephi.store.in_use import only_us, opened_by_others
 from edgephi.store.layout import Layout, check_store
-from edgephi.store.lock import StoreLock, holder
+from edgephi.store.lock import StoreLock, described, holder
 from edgephi.store.recover import Recovery, read_settled_state, recover_locked
 from edgephi.store.scrub import Damage, scrub
 from edgephi.store.state import Role, State, role_of
@@ -67,24 +67,28 @@ class StoreStatus:
     keys_problem: str
 
 
-def status(root: Path, *, scrub_too: bool = False, step: Step = silent) -> StoreStatus:
+def status(
+    root: Path, *, scrub_too: bool = False, lock_wait_seconds: float = 0.0, step: Step = silent
+) -> StoreStatus:
     """What is in a store, after what a power cut left was put right. `scrub_too` reads all of it.
 
-    Raises UsageError where there is no store, and StoreBusyError for a scrub while another changes it.
+    Only a scrub waits for another process that changes it. Raises UsageError where there is no store, and
+    StoreBusyError for a scrub after `lock_wait_seconds`.
     """
     check_store(root)
     layout = Layout(root)
     busy_with, recovery, damages = "", Recovery(), None
     with device_errors(root):
         try:
-            with StoreLock.take(layout, "status"):
+            wait_seconds = lock_wait_seconds if scrub_too else 0.0
+            with StoreLock.take(layout, "status", wait_seconds=wait_seconds, step=step):
                 recovery = recover_locked(layout)
                 damages = scrub(layout, step) if scrub_too else None
         except StoreBusyError:
             if scrub_too:
                 raise
             who = holder(layout)
-            busy_with = who.purpose if who else "another process"
+            busy_with = who.purpose if who else described(layout)
         except OSError as cause:
             if cause.errno not in _NOT_OURS:
                 raise

@@ -29,7 +29,7 @@ LEFT_OUT = "torchvision"
 
 def marked_block(name: str) -> str:
     """The shell block that `.ci/run` takes from the README."""
-    found = re.search(rf"^<!-- ci: {name} -->\n```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^<!-- ci: {name} -->\n(?:<!-- .* -->\n)*```sh\n(.*?)^```$", README, re.M | re.S)
     assert found is not None
     return found[1]
 
