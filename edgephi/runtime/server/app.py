@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from edgephi.runtime.server.writers import ChatWriter, TextWriter, Writer
 
 _BODY_SECONDS = 60.0  # for a client to send all of a request
 _LATE_SECONDS = 10.0  # after the deadline, for a client to take what it is told about it
+
+_JSON_TYPE = re.compile(r"application/(?:[a-z0-9.!#$&^_-]+\+)?json")
 
 Body = TypeVar("Body", ChatRequest, CompletionRequest)
 
@@ -189,9 +192,7 @@ async def _read(request: Request, kind: type[Body], service: Service) -> Body:
     """The body of a request. Raises Refusal when it is too large, too slow, or not what it should be."""
     limit = service.options.max_body_bytes
     service.check_open()
-    media = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media != "application/json":
-        raise Refusal(415, f"expected content of the type application/json, found {media[:100]!r}")
+    _check_content_type(request.headers.getlist("content-type"))
     if "content-encoding" in request.headers:
         raise Refusal(415, "expected content without an encoding", param="content-encoding")
     too_large = Refusal(413, f"expected a body of at most {limit} bytes, found more", code="body_too_large")
@@ -219,6 +220,20 @@ async def _read(request: Request, kind: type[Body], service: Service) -> Body:
         raise Refusal(400, f"expected JSON in UTF-8, found {cause}", code="invalid_json") from None
     service.check_model(body.model)
     return body
+
+
+def _check_content_type(given: list[str]) -> None:
+    """Raise Refusal (415) unless a body is called JSON.
+
+    None at all, and the types of forms and plain text, are what a browser sends for a page of any site
+    without asking us first: taking them for JSON would let every page use the model.
+    """
+    kinds = [each.partition(";")[0].strip().lower() for each in given]
+    if len(kinds) != 1 or not _JSON_TYPE.fullmatch(kinds[0]):
+        found = repr(", ".join(kinds)[:100]) if kinds else "none"
+        raise Refusal(
+            415, f"expected the header Content-Type: application/json, found {found}", param="content-type"
+        )
 
 
 def _unknown_field(message: str) -> str:

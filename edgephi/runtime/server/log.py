@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from edgephi.runtime.server.where_raised import where_raised
 
+# Beside those that Python has a ConnectionError for.
+_OF_CONNECTIONS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.EINVAL,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.EPROTO,
+    errno.EBADF,
+}
 _SPEAK_FOR_THEMSELVES = ("client", "method", "path", "status")
 
 
@@ -43,16 +59,24 @@ class Log:
 
 
 class LibraryHandler(logging.Handler):
-    """Puts what libraries have to say into the log, one line each and never a traceback."""
+    """Puts what libraries have to say into the log, one line each and never a traceback.
 
-    def __init__(self, log: Log) -> None:
+    What clients and the network do is no bug, and can come thousands of times a second: `broken` gets it.
+    """
+
+    def __init__(self, log: Log, broken: Callable[[OSError], None]) -> None:
         super().__init__(logging.ERROR)
         self._log = log
+        self._broken = broken
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
         cause = record.exc_info[1] if record.exc_info else None
-        if cause is not None:
+        if isinstance(cause, OSError) and (
+            isinstance(cause, ConnectionError) or cause.errno in _OF_CONNECTIONS
+        ):
+            self._broken(cause)
+        elif cause is not None:
             self._log.bug(cause)
         else:
             self._log.event("error", f"{record.name}: {' '.join(record.getMessage().split())}")

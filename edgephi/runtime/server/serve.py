@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -12,8 +13,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import cast
 
 from uvicorn import Config, Server
 
@@ -22,19 +25,28 @@ from edgephi.errors import CannotServeError, EdgephiError, UsageError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.app import Service, ServiceOptions, make_app
-from edgephi.runtime.server.connection import KEEP_ALIVE_SECONDS, MOST_HEAD_BYTES, Connection
+from edgephi.runtime.server.connection import KEEP_ALIVE_SECONDS, Connection
 from edgephi.runtime.server.guard import GateOptions
 from edgephi.runtime.server.log import LibraryHandler, Log
 from edgephi.runtime.server.messages import End, Open, Ready
 from edgephi.runtime.server.metrics import Metrics
+from edgephi.runtime.server.open_files import allow_open_files
 from edgephi.runtime.server.refusal import Refusal
+from edgephi.runtime.server.room import MOST_CONNECTIONS, Room
 from edgephi.runtime.server.schema_trials import SchemaTrials
 from edgephi.runtime.server.service_manager import tell_service_manager, watchdog_interval
 from edgephi.runtime.server.spare_memory import give_back_memory
 from edgephi.runtime.server.supervisor import Supervisor
+from edgephi.runtime.server.tally import Tally
 from edgephi.runtime.tokenizer_file import TOKENIZER_FILE
 
-_BACKLOG = 128
+_BACKLOG = 1024
+# asyncio takes in so many connections before it turns to those that it has: each needs a file meanwhile.
+_ACCEPTED_AT_ONCE = 32
+_MORE_THAN_WAIT = 64  # places for those that do not wait in the queue
+_OTHER_FILES = 192  # our own, and those of connections that come and go
+_FEWEST_PLACES = 16
+_SHORT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_WORDS_SECONDS = 2.0  # for clients to take the error that ends what they waited for
 
@@ -78,9 +90,11 @@ def serve(
     `on_ready` is called once, when the first token was generated. Raises UsageError when the address must not
     be listened on, CannotServeError when it cannot, and what the engine could not be started for.
     """
+    files = allow_open_files() - _OTHER_FILES
+    places = max(_FEWEST_PLACES, min(files, max(MOST_CONNECTIONS, options.queue + _MORE_THAN_WAIT)))
     listener = listen(options)
     try:
-        asyncio.run(_serve(bundle, manifest, options, listener, on_ready))
+        asyncio.run(_serve(bundle, manifest, options, _Door(listener, Room(places)), on_ready))
     finally:
         listener.close()
 
@@ -113,6 +127,12 @@ class _Quiet(Server):
         """Leave them to us."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the kernel hold more connections than asyncio takes in at once: it has one number for both."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
+
 
 @dataclass(frozen=True)
 class _Observer:
@@ -136,13 +156,22 @@ class _Observer:
         self.metrics.answer_ended(job, end)
 
 
+@dataclass(frozen=True)
+class _Door:
+    """Where clients come in, and the places for them."""
+
+    listener: socket.socket
+    room: Room
+
+
 async def _serve(
     bundle: Path,
     manifest: Manifest,
     options: ServeOptions,
-    listener: socket.socket,
+    door: _Door,
     on_ready: Callable[[Listening], None],
 ) -> None:
+    listener, room = door.listener, door.room
     log = Log(as_json=options.log_json, prompts=options.log_prompts)
     queue = Queue(options.queue)
     told = False
@@ -181,23 +210,32 @@ async def _serve(
         origins=options.origins,
         hosts=options.hosts,
     )
-    with _logging_to(log):
+    tally = Tally(log)
+    room.told = tally.note
+
+    def broken(cause: OSError) -> None:
+        tally.note(f"a connection could not be taken, or broke: {cause.strerror or type(cause).__name__}")
+        if cause.errno in _SHORT_OF_FILES:
+            room.make_room()
+
+    with _logging_to(LibraryHandler(log, broken)):
         server = _Quiet(
             Config(
                 make_app(service, gate),
-                http=Connection,
+                http=cast("type[Connection]", partial(Connection, room=room)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+                backlog=_ACCEPTED_AT_ONCE,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
         with _stop_signal(supervisor) as stop:
             await _run(server, listener, service, stop, options.grace)
+        tally.close()
 
 
 async def _run(
@@ -271,9 +309,8 @@ def _stop_signal(supervisor: Supervisor) -> Iterator[asyncio.Event]:
 
 
 @contextlib.contextmanager
-def _logging_to(log: Log) -> Iterator[None]:
+def _logging_to(handler: LibraryHandler) -> Iterator[None]:
     """Send what asyncio and uvicorn have to say to our log, in lines."""
-    handler = LibraryHandler(log)
     loggers = [logging.getLogger(name) for name in ("asyncio", "uvicorn.error")]
     for logger in loggers:
         logger.addHandler(handler)
