@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.chunks import CHUNK_BYTES
 from edgephi.cli.steps import _Transfer, duration
+from edgephi.flash.keys import public_half
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, read_manifest
+from edgephi.store.trusting import trust_key
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 
@@ -119,6 +122,20 @@ def test_rollback_refuses_what_flash_would_refuse(
     left_out = edgephi("rollback", other, "--elsewhere")
     assert left_out.returncode == 0
     assert "not proven: the machine that it is for has to answer with it" in left_out.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["in words", "as JSON"])
+def test_rollback_says_that_no_key_vouches(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path, options: tuple[str, ...]
+) -> None:
+    """The key came after the bundles: what is active runs on, and nothing goes back."""
+    key = Ed25519PrivateKey.from_private_bytes(bytes([33]) * 32)
+    trust_key(store, "release.pub", public_half(key).pem)
+    refused = edgephi("rollback", store, *options)
+    assert is_one_error(refused, 4)
+    assert "expected a signature by release (" in refused.stderr
+    assert "found an unsigned bundle" in refused.stderr
+    assert (store / "current").resolve().name == digest_of(releases[1])
 
 
 def test_status_is_a_table(edgephi: Edgephi, releases: tuple[Path, Path], store: Path) -> None:

@@ -7,8 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.flash.keys import public_half
+from edgephi.flash.sign import sign_bundle
+from edgephi.store.trusting import trust_key
 from tests.flash.sshd import Sshd
+from tests.store.bundles import digest_of, remade
+from tests.store.conftest import install
+
+KEYS = {
+    name: Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+    for seed, name in enumerate(("release", "backup"), 31)
+}
 
 
 def edgephi(server: Sshd, *arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -70,3 +81,26 @@ def test_keys_of_a_box_are_removed(box: Sshd, root: Path, tmp_path: Path) -> Non
     assert "is the last" in last.stderr
     assert edgephi(box, "trust", "remove", there, "release", "--last").returncode == 0
     assert json.loads(edgephi(box, "trust", "list", there, "--json").stdout) == []
+
+
+def test_a_box_goes_back_to_nothing_that_no_key_vouches_for(
+    box: Sshd, bundle: Path, root: Path, tmp_path: Path
+) -> None:
+    there = box.destination(root)
+    newer = remade(bundle, tmp_path / "newer", {}, sequence=2)
+    for (name, key), signed in zip(KEYS.items(), (bundle, newer), strict=True):
+        trust_key(root, f"{name}.pub", public_half(key).pem)
+        sign_bundle(signed, key)
+        install(signed, root)
+    removed = edgephi(box, "trust", "remove", there, "release")
+    assert f"no key vouches for {digest_of(bundle)[:12]}, demo-cpu release 1: " in removed.stdout
+    before = (root / "state.json").read_bytes()
+    refused = edgephi(box, "rollback", there, "--json")
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert "expected a signature by backup" in refused.stderr
+    shutil.rmtree(root / "trust")
+    lost = edgephi(box, "rollback", there)
+    assert lost.returncode == 4
+    assert "expected the keys that this store has had, found no such folder" in lost.stderr
+    assert (root / "state.json").read_bytes() == before
+    assert (root / "current").readlink().name == digest_of(newer)
