@@ -4,6 +4,7 @@ power_cut.py        the disk, copied at an instant       killed.py         SIGKI
 lost_cache.py       the drive loses a part of its cache  failing_calls.py  ENOSPC and EIO at every call
 bad_disks.py        full, failing, read-only             decay.py          bits flip, files are cut
 damaged_records.py  journal, state and links             together.py       two commands at once
+lost_keys.py        the folder of trusted keys goes
 clocks.py           other years, other boots             bad_probes.py     bundles that answer badly
 
 They stand on these:

@@ -20,18 +20,36 @@ _CALLS = {
 
 def failed_flashes(scratch: Path, releases: Releases, error: str, every: int = 1) -> Outcome:
     """Have each `every`-th call of a flash fail with an error."""
-    prepared = Box(scratch / f"failed-{error}")
+    return _failed("flash", scratch, releases, error, every)
+
+
+def failed_rollbacks(scratch: Path, releases: Releases, error: str, every: int = 1) -> Outcome:
+    """Have each `every`-th call of a roll-back from the new release to the old one fail with an error."""
+    return _failed("rollback", scratch, releases, error, every)
+
+
+def _failed(name: str, scratch: Path, releases: Releases, error: str, every: int) -> Outcome:
+    prepared = Box(scratch / f"failed-{name}-{error}")
     must_succeed(prepared.flash(releases.old))
+    is_rollback = name == "rollback"
+    if is_rollback:
+        must_succeed(prepared.flash(releases.new))
+
+    def command(box: Box) -> list[str]:
+        return box.command(name, box.root) if is_rollback else box.flash_command(releases.new)
+
     with store_like(prepared, scratch) as box:
-        calls = traced.calls(box.flash_command(releases.new), _CALLS[error], box.root, environment())
+        calls = traced.calls(command(box), _CALLS[error], box.root, environment())
     # Of all processes and threads that read, the first one to come to a number would be hit.
     calls = [call for call in calls if call.in_main or call.name in (*traced.WRITING, *traced.DURABLE)]
 
     def fail(call: traced.Call) -> Verdict:
         with store_like(prepared, scratch) as box:
-            done = traced.injected(box.flash_command(releases.new), call, f"error={error}", environment())
+            done = traced.injected(command(box), call, f"error={error}", environment())
             if not ends_well(done):
                 return Verdict(broken=f"{call}: ended with {done.returncode}: {done.stderr[-2000:]}")
-            return aftermath(box, releases, call, done=None if done.returncode else "new")
+            goal = "old" if is_rollback else "new"
+            ended = None if done.returncode else goal
+            return aftermath(box, releases, call, done=ended, in_rollback=is_rollback)
 
-    return tried(f"{error} in `flash`", calls[::every], fail)
+    return tried(f"{error} in `{name}`", calls[::every], fail)

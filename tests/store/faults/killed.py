@@ -57,16 +57,16 @@ def killed_first_flashes(scratch: Path, releases: Releases, every: int = 1) -> O
     return _killed("SIGKILL in the first `flash`", prepared, ["flash", str(releases.new)], look, every)
 
 
-def killed_rollbacks(scratch: Path, releases: Releases, every: int = 1) -> Outcome:
-    """Kill a roll-back from the new release to the old one."""
+def killed_rollbacks(scratch: Path, releases: Releases, every: int = 1, first: str = "") -> Outcome:
+    """Kill a roll-back from the new release to the old one, which begins with the statements `first`."""
     prepared = Box(scratch / "rolled-back")
     for bundle in (releases.old, releases.new):
         must_succeed(prepared.flash(bundle))
 
     def look(box: Box, call: traced.Call) -> Verdict:
-        return aftermath(box, releases, call, in_flash=False)
+        return aftermath(box, releases, call, in_rollback=True)
 
-    return _killed("SIGKILL in `rollback`", prepared, ["rollback"], look, every)
+    return _killed("SIGKILL in `rollback`", prepared, ["rollback"], look, every, first)
 
 
 def killed_collections(scratch: Path, releases: Releases, every: int = 1) -> Outcome:

@@ -44,9 +44,11 @@ def lost_caches(
     return dataclasses.replace(outcome, fault=fault)
 
 
-def lost_caches_of_rollbacks(scratch: Path, releases: Releases, cuts: int = 40, seed: int = 7) -> Outcome:
-    """Record a roll-back to the old release."""
-    return _lost_caches("rollback", scratch, releases, cuts, seed)
+def lost_caches_of_rollbacks(
+    scratch: Path, releases: Releases, cuts: int = 80, seed: int = 7, first: str = ""
+) -> Outcome:
+    """Record a roll-back to the old release, which begins with the statements `first`."""
+    return _lost_caches("rollback", scratch, releases, cuts, seed, first)
 
 
 def _lost_caches(
@@ -76,7 +78,7 @@ def _lost_caches(
             box = Box(path / "box")
             is_flash = command == "flash"
             done = ("new" if is_flash else "old") if image.name.endswith(f"-{end}") else None
-            verdict = aftermath(box, releases, image.name, done=done, in_flash=is_flash)
+            verdict = aftermath(box, releases, image.name, done=done, in_rollback=not is_flash)
         image.unlink()
         return verdict
 

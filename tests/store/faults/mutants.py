@@ -2,7 +2,7 @@
 
 A rig that stays green whatever the store does proves nothing. So each machine must turn red with a mistake
 that it should see: a sync that is left out, a name that is given too early. The mistake is made in the
-process of the flash alone, by statements that run before it and replace a function; what looks at the store
+process that is tried alone, by statements that run before it and replace a function; what looks at the store
 afterwards, and flashes it again, is as it ships. `python -m tests.store.faults.mutants` prints what each
 machine found.
 """
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from edgephi.cli.table import table
-from tests.store.faults import environments, killed, lost_cache
+from tests.store.faults import environments, killed, lost_cache, lost_keys
 from tests.store.faults.bundles import Releases, build_releases
 from tests.store.faults.disks import missing
 from tests.store.faults.outcome import Outcome
@@ -49,11 +49,28 @@ import contextlib
 from edgephi.store import environment_trial
 environment_trial.syncing_all = lambda folder: contextlib.nullcontext(lambda: None)
 """
+_TRIAL_NOT_NOTED = """
+from edgephi.store import activation
+activation.mark_trial = lambda *_: None
+"""
+_ROLLED_BACK_UNSIGNED = """
+from edgephi.store import rollback
+rollback.authenticate = lambda *_, **__: None
+"""
+_KEYS_FORGOTTEN = """
+from edgephi.store import preflight
+authenticate = preflight.authenticate
+preflight.authenticate = lambda *given, required=False: authenticate(*given)
+"""
+_KEY_NOT_NOTED = """
+from edgephi.store import trusting
+trusting._remember = lambda *_, **__: None
+"""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mistake in a few words, and the machine that must find it, with the mistake in its flash."""
+    """A mistake in a few words, and the machine that must find it, with the mistake in what it tries."""
 
     mistake: str
     machine: Callable[[Path, Releases], Outcome]
@@ -75,6 +92,28 @@ MUTANTS = {
     "environment": Mutant(
         "an environment is not synced before it has its name",
         partial(environments.lost_caches, cuts=1, first=_ENVIRONMENT_NOT_SYNCED),
+    ),
+    "rollback-names": Mutant(
+        "a roll-back does not sync folders after a rename",
+        partial(lost_cache.lost_caches_of_rollbacks, cuts=1, first=_NAMES_NOT_SYNCED),
+    ),
+    "rollback-trial": Mutant(
+        "a roll-back does not note its trial",
+        partial(killed.killed_rollbacks, every=2, first=_TRIAL_NOT_NOTED),
+    ),
+    "rollback-signature": Mutant(
+        "a roll-back looks at no signature",
+        partial(
+            lost_keys.lost_keys, every=40, first=_ROLLED_BACK_UNSIGNED, only=lost_keys.ROLL_BACK_TO_REMOVED
+        ),
+    ),
+    "lost-keys": Mutant(
+        "a flash does not know that the store has had a key",
+        partial(lost_keys.lost_keys, every=40, first=_KEYS_FORGOTTEN, only=lost_keys.FLASH_UNSIGNED),
+    ),
+    "new-key": Mutant(
+        "the state is not told of a new key",
+        partial(lost_keys.killed_changes_of_keys, every=6, first=_KEY_NOT_NOTED),
     ),
 }
 

@@ -21,6 +21,7 @@ from tests.store.faults import (
     failing_calls,
     killed,
     lost_cache,
+    lost_keys,
     power_cut,
     together,
 )
@@ -32,6 +33,7 @@ from tests.store.faults.outcome import Outcome
 MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "power-cut": power_cut.power_cuts,
     "lost-cache": lost_cache.lost_caches,
+    "power-cut-rollback": power_cut.power_cuts_of_rollbacks,
     "lost-cache-rollback": lost_cache.lost_caches_of_rollbacks,
     "environment-power-cut": environments.power_cuts,
     "environment-lost-cache": environments.lost_caches,
@@ -44,6 +46,8 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "kill-repair": killed.killed_repairs,
     "enospc": partial(failing_calls.failed_flashes, error="ENOSPC"),
     "eio": partial(failing_calls.failed_flashes, error="EIO"),
+    "enospc-rollback": partial(failing_calls.failed_rollbacks, error="ENOSPC"),
+    "eio-rollback": partial(failing_calls.failed_rollbacks, error="EIO"),
     "full-disk": bad_disks.full_disks,
     "failing-disk": bad_disks.failing_disks,
     "read-only": bad_disks.read_only_disks,
@@ -51,6 +55,8 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "cut-file": decay.cut_files,
     "parts": damaged_records.damaged_transfers,
     "state": damaged_records.damaged_states,
+    "lost-keys": lost_keys.lost_keys,
+    "kill-trust": lost_keys.killed_changes_of_keys,
     "together": together.two_at_once,
     "clock": clocks.wrong_clocks,
     "boot": clocks.other_boots,
@@ -92,7 +98,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
         for each in outcomes
     ]
     phased = [each for each in outcomes if len(each.phases) > 2]
-    lines += ["", f"| phase of the flash | {' | '.join(each.fault for each in phased)} |"]
+    lines += ["", f"| phase of the flash or roll-back | {' | '.join(each.fault for each in phased)} |"]
     lines += ["|---" * (len(phased) + 1) + "|"]
     lines += [
         f"| {phase.value} | {' | '.join(str(each.phases[phase]) for each in phased)} |" for phase in Phase

@@ -18,6 +18,7 @@ from tests.store.faults import (
     failing_calls,
     killed,
     lost_cache,
+    lost_keys,
     mutants,
     power_cut,
     together,
@@ -60,6 +61,18 @@ class TestPowerCut:
         outcome = lost_cache.lost_caches(tmp_path, releases, cuts=30)
         assert holds(outcome)
         assert {Phase.FETCH, Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
+
+    @needs(*power_cut.PROGRAMS)
+    @pytest.mark.slow
+    def test_instants_of_a_rollback(self, tmp_path: Path, releases: Releases) -> None:
+        outcome = power_cut.power_cuts_of_rollbacks(tmp_path, releases, cuts=30)
+        assert holds(outcome)
+        assert {Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
+
+    @needs(*lost_cache.PROGRAMS)
+    @pytest.mark.slow
+    def test_of_a_rollback_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(lost_cache.lost_caches_of_rollbacks(tmp_path, releases, cuts=10))
 
 
 class TestKilled:
@@ -113,6 +126,12 @@ class TestDisk:
     def test_a_call_that_fails(self, tmp_path: Path, releases: Releases, error: str) -> None:
         assert holds(failing_calls.failed_flashes(tmp_path, releases, error, every=20))
 
+    @needs(*failing_calls.PROGRAMS)
+    @pytest.mark.slow
+    @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+    def test_a_call_of_a_rollback_that_fails(self, tmp_path: Path, releases: Releases, error: str) -> None:
+        assert holds(failing_calls.failed_rollbacks(tmp_path, releases, error, every=20))
+
     @needs(*bad_disks.PROGRAMS)
     @pytest.mark.slow
     def test_filled_by_another_program(self, tmp_path: Path, releases: Releases) -> None:
@@ -145,6 +164,17 @@ class TestAtRest:
 
     def test_state_and_links(self, tmp_path: Path, releases: Releases) -> None:
         assert holds(damaged_records.damaged_states(tmp_path, releases))
+
+
+class TestKeys:
+    @pytest.mark.slow
+    def test_lost_at_points_of_a_command(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(lost_keys.lost_keys(tmp_path, releases, every=40, only=lost_keys.ROLL_BACK_TO_REMOVED))
+
+    @needs(*lost_keys.PROGRAMS)
+    @pytest.mark.slow
+    def test_a_change_that_is_cut_short(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(lost_keys.killed_changes_of_keys(tmp_path, releases, every=6))
 
 
 @needs(*together.PROGRAMS)
