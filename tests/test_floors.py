@@ -16,7 +16,6 @@ FLOORS: dict[str, int] = {
     "bundle_paths": 0,
     "chunks": 0,
     "commands": 0,
-    "origin": 0,
     "envelope": 0,
     "file_lock": 0,
     "records": 0,

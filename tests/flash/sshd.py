@@ -27,29 +27,40 @@ def make_key(path: Path) -> None:
 class Sshd:
     """The server. `home` is that of the user who connects, `far_home` that of the user on the box.
 
-    `path` is the one folder with commands on the box, the usual ones without it. Nothing else of the
-    environment reaches them.
+    `path` is the one folder with commands on the box, the usual ones without it; `commands` comes before
+    those. Nothing else of the environment reaches them. It listens on all of `addresses`, at one port.
     """
 
-    def __init__(self, folder: Path, *, path: Path | None = None, greeting: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        path: Path | None = None,
+        commands: Path | None = None,
+        greeting: str = "",
+        addresses: Sequence[str] = ("127.0.0.1",),
+        port: int | None = None,
+    ) -> None:
         self.home = folder / "home"
         self.far_home = folder / "far-home"
         self.far_temporary = folder / "far-tmp"
         for each in (self.home / ".ssh", self.far_home, self.far_temporary):
             each.mkdir(parents=True, mode=0o700)
-        self.commands = Path(path or Path(sys.executable).parent)
+        self.commands = Path(path or commands or Path(sys.executable).parent)
         self._folder = folder
         self._host_key = folder / "host_key"
         make_key(self._host_key)
         make_key(self.home / ".ssh" / "id_ed25519")
         shutil.copy(self.home / ".ssh" / "id_ed25519.pub", folder / "authorized_keys")
-        self.port = _free_port()
+        self.port = port or free_port()
+        self._address = addresses[0]
         self.write_known_hosts()
         search = str(path or f"{self.commands}:/usr/bin:/bin")
         words = f"HOME={self.far_home} TMPDIR={self.far_temporary} PATH={search}"
         run = f'exec /usr/bin/env -i {words} /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+        listen = "".join(f"ListenAddress {each}\n" for each in addresses)
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self._host_key}\nPidFile none\n"
+            f"Port {self.port}\n{listen}HostKey {self._host_key}\nPidFile none\n"
             f"AuthorizedKeysFile {folder / 'authorized_keys'}\nStrictModes no\nUsePAM no\n"
             f"PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"Subsystem sftp {_SFTP_SERVER}\nForceCommand {greeting}{run}\n"
@@ -76,18 +87,25 @@ class Sshd:
         line = f"[127.0.0.1]:{self.port} {kind} {data}\n"
         (self.home / ".ssh" / "known_hosts").write_text(line)
 
-    def start(self) -> None:
-        """Start it, and return when it answers."""
+    @property
+    def public_key(self) -> str:
+        """The box's own, as `known_hosts` has it behind the names."""
+        return " ".join(self._host_key.with_suffix(".pub").read_text().split()[:2])
+
+    def start(self, within: Sequence[str] = ()) -> None:
+        """Start it, and return when it answers. `within` are words before its command."""
         assert SSHD is not None
         if os.geteuid() == 0:
             _PRIVILEGE_SEPARATION.mkdir(exist_ok=True)
         log = (self._folder / "log").open("ab")
         self._process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(self._folder / "sshd_config")], stderr=log, start_new_session=True
+            [*within, SSHD, "-D", "-e", "-f", str(self._folder / "sshd_config")],
+            stderr=log,
+            start_new_session=True,
         )
         deadline = time.monotonic() + _START_SECONDS
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), 1):
                 return
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self._folder / "log").read_text())
@@ -123,7 +141,8 @@ class Sshd:
         return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
