@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
+from edgephi.child_process import start_child
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -180,7 +181,7 @@ def run_engine(
     # -P: a module of the user's working directory must not stand in for one of ours.
     command = [sys.executable, "-P", "-m", "edgephi.runtime.logits", str(bundle), str(output)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with start_child(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         asked = {"tokens": tokens, "question": None if question is None else dataclasses.asdict(question)}
         text: str | None = json.dumps(asked)
         seen = 0

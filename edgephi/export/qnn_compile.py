@@ -9,7 +9,6 @@ Source: onnxruntime's docs on the QNN execution provider and on EPContext models
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgephi.answer_stream import take_standard_output
+from edgephi.child_process import run_child
 from edgephi.commands import edgephi_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
 
@@ -69,9 +69,7 @@ def compile_graphs(
     }
     # -P: a module of the user's working directory must not stand in for one of ours.
     command = [sys.executable, "-P", "-m", "edgephi.export.qnn_compile"]
-    process = subprocess.run(
-        command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
+    process = run_child(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True)
     if process.returncode == 0:
         answer = json.loads(process.stdout)
         return Compiled(answer["qairt"], answer["onnxruntime_qnn"])

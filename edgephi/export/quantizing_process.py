@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.child_process import start_child
 from edgephi.errors import DoesNotFitError
 from edgephi.export.quantized_block import BlockQuantizer, Pack, QuantizedBlock
 from edgephi.quantize.groups import NotFiniteError
@@ -34,7 +35,7 @@ class QuantizingProcess:
             # -P: a module of the user's working directory must not stand in for one of ours.
             command = [sys.executable, "-P", "-m", "edgephi.export.quantizing_process", str(theirs.fileno())]
             # A group of its own: Ctrl-C reaches it by way of us, who close the socket.
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0
             )
         self._connection = Connection(ours.detach())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.child_process import run_child
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.recipe import Quant
 from edgephi.target import Target
@@ -158,13 +159,12 @@ def write_artifact(
     try:
         with os.fdopen(handle, "wb") as output:
             command = [sys.executable, "-P", "-m", "edgephi.export.upstream_process", module, *arguments]
-            finished = subprocess.run(
+            finished = run_child(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=os.environ | {"HF_HUB_OFFLINE": "1"},  # the checkpoint is on this disk
-                check=False,
             )
     except BaseException:
         log.unlink()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from edgephi.child_process import run_child
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
 
@@ -146,12 +147,11 @@ def _run(
         environment.pop("SOURCE_DATE_EPOCH", None)  # newer versions take it for a limit of their own
         if file_system is not None:
             environment["E2FSPROGS_FAKE_TIME"] = str(file_system.time)
-        return subprocess.run(
+        return run_child(
             [program, *command[1:]],
             input=said,
             stdin=subprocess.DEVNULL if said is None else None,
             capture_output=True,
-            check=False,
             env=environment,
         )
 

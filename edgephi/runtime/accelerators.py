@@ -7,11 +7,12 @@ files. Whether an engine can use what is here is for the engine's adapter to say
 import ctypes
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from edgephi.child_process import run_child
 
 _ROOT = Path("/")
 _VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}  # of PCI
@@ -137,7 +138,7 @@ def _apple_gpus() -> Iterator[Accelerator]:
     """The GPU of an Apple chip; it has no memory of its own."""
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_child(command, capture_output=True, text=True)
         yield Accelerator("gpu", "Apple", f"{done.stdout.strip() or 'Apple'} GPU", driver="Metal")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from edgephi.answer_stream import take_standard_output
+from edgephi.child_process import start_child
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.runtime.engines import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
 
@@ -42,7 +43,7 @@ def engine_states(wanted: Mapping[str, Sequence[str]]) -> dict[str, EngineState]
     """The state of each engine in `wanted`, which names the providers to ask about; all at the same time."""
     processes = {
         # -P: a module of the user's working directory must not stand in for one of ours.
-        engine: subprocess.Popen(
+        engine: start_child(
             [sys.executable, "-P", "-m", "edgephi.runtime.availability", engine, *providers],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

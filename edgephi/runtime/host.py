@@ -5,11 +5,11 @@ Every fact is read from the system; nothing is guessed, and what cannot be known
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.child_process import run_child
 from edgephi.runtime.accelerators import Accelerator, find_accelerators
 from edgephi.runtime.memory import available_memory
 
@@ -155,7 +155,7 @@ def _lscpu_model() -> str:
     try:
         command = ["lscpu"]
         environment = {**os.environ, "LC_ALL": "C"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = run_child(command, capture_output=True, text=True, env=environment)
     except OSError:
         return ""
     names = [line.partition(":")[2].strip() for line in done.stdout.splitlines() if "Model name:" in line]
@@ -166,7 +166,7 @@ def _sysctl(*names: str) -> Mapping[str, str]:
     """Values of macOS's system facts by name; those that this Mac does not have are left out."""
     facts = {}
     for name in names:
-        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+        done = run_child(["sysctl", "-n", name], capture_output=True, text=True)
         if done.returncode == 0:
             facts[name] = done.stdout.strip()
     return facts

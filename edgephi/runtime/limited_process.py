@@ -5,16 +5,14 @@ interrupt: not Ctrl-C, and no other thread. In a process of its own it is ended 
 nothing else notices.
 
 The process is `python -P -m MODULE DESCRIPTOR …`, whose `main` calls `answer_questions`. It ends with the
-other end of its socket, and on Linux with its parent, however that ends.
+other end of its socket, and as every child of ours with its parent.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi import errors
+from edgephi.child_process import start_child
 from edgephi.errors import BadInputError, CannotServeError, EdgephiError
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ _GOOD, _BAD = b"+", b"-"
 _LONGEST_REASON = 200  # letters
 _LARGEST_REPLY_BYTES = 64 << 20
 _LOWEST_PRIORITY = 10  # of `nice`
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 class LimitReachedError(Exception):
@@ -62,7 +60,7 @@ class LimitedProcess:
         self._memory_bytes = memory_bytes
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = start_child(
                 # -P: a module of the user's working directory must not stand in for one of ours.
                 [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(memory_bytes), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -169,7 +167,6 @@ def answer_questions(prepare: Callable[[list[str]], Answer]) -> None:
     """
     from multiprocessing.connection import Connection
 
-    _live_with_parent()
     descriptor, memory_bytes, *arguments = sys.argv[1:]
     with Connection(int(descriptor)) as connection, contextlib.suppress(EOFError, OSError):
         try:
@@ -198,12 +195,6 @@ def _reply(answer: Answer, question: bytes) -> bytes:
 
 def _bad(error: EdgephiError) -> bytes:
     return _BAD + json.dumps([type(error).__name__, error.message, error.hint]).encode()
-
-
-def _live_with_parent() -> None:
-    """End when the parent ends, in the middle of an answer too."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _limit_memory(more: int) -> None:

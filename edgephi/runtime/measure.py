@@ -20,6 +20,7 @@ from typing import NoReturn, TextIO
 
 import edgephi.runtime
 from edgephi.answer_stream import take_standard_output
+from edgephi.child_process import start_child
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -55,7 +56,7 @@ def measure(bundle: Path, request: BenchRequest, *, done: Callable[[int], None] 
     pipe = subprocess.PIPE
     with (
         tempfile.TemporaryFile() as said,  # a pipe that nobody reads could fill up
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
+        start_child(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
     ):
         assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for the type checker
         try:

@@ -9,7 +9,6 @@ engine's Python sees that between two tokens, and between two pieces of a prompt
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -45,7 +44,6 @@ from edgephi.runtime.server.where_raised import where_raised
 from edgephi.runtime.session import Answer, Options, Session, TokenScore
 
 _READ_BYTES = 1 << 16
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 # When memory runs out all the same, the kernel should end this process and not its parent, which restarts it.
 _OOM_SCORE = "500"
 _LOWEST_LOGPROB = -9999.0  # what OpenAI's API has for tokens that all but cannot come
@@ -110,7 +108,7 @@ class Channel:
 
 def main() -> int:
     """Load the bundle that the command line names, then answer one request after the other."""
-    _live_with_parent()
+    _leave_signals_to_parent()
     channel = _take_over_standard_streams()
     try:
         opening = channel.receive()
@@ -226,10 +224,9 @@ def _failed(cause: Exception, request: int | None = None) -> Failed:
     return Failed(type(cause).__name__, cause.message, cause.hint, request)
 
 
-def _live_with_parent() -> None:
-    """End when the parent ends, however it does; leave it to the parent to end in an orderly way."""
+def _leave_signals_to_parent() -> None:
+    """Be ended by the parent, in an orderly way, or with it; before others when memory runs out."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     # Ctrl-C and service managers signal all processes at once. The parent still wants its answers.

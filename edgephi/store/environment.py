@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.child_process import run_child
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.runtime.engines import check_version, is_emulated
@@ -106,12 +107,11 @@ def _problem(interpreter: str, manifest: Manifest) -> str | None:
     """Why a Python cannot run the bundle; None when it can."""
     engine, provider = manifest.target.engine, manifest.target.provider
     try:
-        done = subprocess.run(
+        done = run_child(
             [interpreter, "-P", "-c", _QUESTION, engine, provider],
             input=encode_manifest(manifest),
             capture_output=True,
             timeout=_SECONDS,
-            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as cause:
         return f"{interpreter}: expected a Python with edgephi and {engine}, found {cause}"

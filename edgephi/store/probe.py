@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.child_process import start_child
 from edgephi.errors import ProbeFailedError
 from edgephi.manifest import Manifest, Probe
 from edgephi.runtime.memory import available_memory
@@ -117,7 +118,7 @@ class _Run:
 def _run(bundle: Path, probe: Probe, interpreter: str, limit: MemoryLimit, most_seconds: float) -> _Run:
     with limited_memory(limit.size) as group:
         start = time.monotonic()
-        process = subprocess.Popen(
+        process = start_child(
             # -P: a module of the working directory must not stand in for one of ours.
             [
                 *(interpreter, "-P", "-m", "edgephi.cli", "run", str(bundle.absolute()), "-"),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgephi.child_process import start_child
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, TransportError
 
@@ -48,8 +49,9 @@ def run_pip(arguments: Sequence[str], *, scratch: Path, where: str) -> None:
     """
     command, *options = arguments
     # A group of its own, because pip starts builders: whatever ends us must end them too.
-    with subprocess.Popen(
+    with start_child(
         [*_pip(), command, *_OPTIONS, *options],
+        with_its_own=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

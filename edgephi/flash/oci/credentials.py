@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgephi.child_process import run_child
 from edgephi.commands import shell_command
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.reference import Reference
@@ -150,12 +151,11 @@ def _ask_helper(helper: str, key: str, environment: Mapping[str, str]) -> Creden
     problem = "a name that is no program's"
     if _HELPER_NAME.fullmatch(helper):
         try:
-            asked = subprocess.run(
+            asked = run_child(
                 [program, "get"],
                 input=key.encode(),
                 capture_output=True,
                 timeout=_HELPER_SECONDS,
-                check=False,
                 env=dict(environment),
             )
         except FileNotFoundError:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgephi.child_process import child_command
 from edgephi.runtime.server.messages import (
     End,
     Failed,
@@ -65,11 +66,8 @@ class EngineProcess(asyncio.SubprocessProtocol):
         """Start the process for the bundle in a folder. Its standard error is the server's."""
         transport, process = await asyncio.get_running_loop().subprocess_exec(
             lambda: cls(receive),
-            sys.executable,
-            "-P",  # a module of the user's working directory must not stand in for one of ours
-            "-m",
-            "edgephi.runtime.worker",
-            str(bundle),
+            # -P: a module of the user's working directory must not stand in for one of ours.
+            *child_command([sys.executable, "-P", "-m", "edgephi.runtime.worker", bundle]),
             stderr=None,
             start_new_session=True,  # Ctrl-C on a terminal is for the server alone
             env={name: value for name, value in os.environ.items() if name not in _SECRETS},
