@@ -69,7 +69,7 @@ def write_environment_record(
     laid_out = found.keys() - files.keys() - {RECORD_NAME}
     own = {name: folder / name for name in sorted(laid_out) if not found[name]}
     digests = files_sha256(own.values(), lambda _size: None)
-    links = {name: os.readlink(folder / name) for name, is_link in found.items() if is_link}  # noqa: PTH115
+    links = {name: _target(folder / name) for name, is_link in found.items() if is_link}
     record = EnvironmentRecord(
         SCHEMA,
         vouched_by,
@@ -110,7 +110,7 @@ def changes_in(
     found = dict(_found(folder))
     links = {path.as_posix() for path, is_link in found.items() if is_link}
     files = {path.as_posix(): folder / path for path, is_link in found.items() if not is_link}
-    wrong = {name for name in links if record.links.get(name) != os.readlink(folder / name)}  # noqa: PTH115
+    wrong = {name for name in links if record.links.get(name) != _target(folder / name)}
     wrong |= record.links.keys() - links
     wrong |= {name for name in record.links if not (folder / name).is_file()}  # the system's Python is gone
     wrong |= record.files.keys() - files.keys()
@@ -137,6 +137,14 @@ def _found(folder: Path) -> Iterator[tuple[Path, bool]]:
             mode = path.lstat().st_mode
             if not stat.S_ISDIR(mode):
                 yield path.relative_to(folder), not stat.S_ISREG(mode)
+
+
+def _target(path: Path) -> str:
+    """Where a link leads; "" for what is neither a file nor a link, such as a pipe."""
+    try:
+        return os.readlink(path)  # noqa: PTH115 - the text of the link
+    except OSError:
+        return ""
 
 
 def _is_cache(name: str) -> bool:

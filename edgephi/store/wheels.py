@@ -7,6 +7,7 @@ file that is there.
 """
 
 import contextlib
+import errno
 import hashlib
 import lzma
 import os
@@ -155,6 +156,10 @@ def _unpack(opened: _Open, entry: zipfile.ZipInfo, environment: Path, path: Pure
         descriptor = os.open(environment / path, _NEW_FILE, mode)
     except _IN_THE_WAY:
         raise _bad(opened.wheel, f"found {entry.filename!r}, where something else is") from None
+    except OSError as cause:
+        if cause.errno != errno.ENAMETOOLONG:
+            raise
+        raise _bad(opened.wheel, f"found {entry.filename[:80]!r}…, which is too long a name") from None
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         os.fchmod(descriptor, mode)  # whatever the umask
         with _no_wheel(opened.wheel), opened.archive.open(entry) as source:
@@ -191,7 +196,8 @@ def _no_wheel(wheel: SealedWheel) -> Iterator[None]:
     except _NO_WHEEL as cause:
         raise _bad(wheel, f"found {cause or type(cause).__name__}") from None
     except OSError as cause:
-        if cause.errno is not None:  # bz2 has no other name for bad data
+        # bz2 has no other name for bad data; a place before the file's beginning is an invalid argument.
+        if cause.errno not in (None, errno.EINVAL):
             raise
         raise _bad(wheel, f"found {cause}") from None
 

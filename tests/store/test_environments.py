@@ -1,23 +1,32 @@
 """Environments made from a bundle's wheels: whose code runs on a device, and what becomes of it."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from edgephi.errors import BadBundleError, DoesNotFitError, ProbeFailedError
+from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, ProbeFailedError
 from edgephi.flash.folder import flash_folder
+from edgephi.flash.keys import public_half
+from edgephi.flash.sign import sign_bundle
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.install import Outcome
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from edgephi.store.trusting import distrust_key
+from edgephi.store.wheels import SealedWheel, unpack_wheels
+from tests.property_profile import examples
 from tests.store.wheel_bundles import (
     FOLDER,
     PACKAGES,
@@ -154,6 +163,22 @@ class TestWhoseCodeRuns:
         assert answer(root).returncode == 0
         assert log.read_text() and before not in log.read_text()
 
+    def test_keys_that_change_while_it_is_made_are_asked_for_again(self, root: Path, tmp_path: Path) -> None:
+        bundle = signed(wheel_bundle(tmp_path / "bundle", {RUNTIME: runtime_wheel("good")}), RELEASE)
+        sign_bundle(bundle, STRANGER)
+
+        @contextlib.contextmanager
+        def step(title: str, _size: int) -> Iterator[Callable[[int], None]]:
+            if title == "probe":
+                (root / "trust" / "stranger.pub").write_bytes(public_half(STRANGER).pem)
+                (root / "trust" / "release.pub").unlink()
+            yield lambda _units: None
+
+        with pytest.raises(BadInputError, match="the keys were changed meanwhile"):
+            flash_folder(bundle, root, InstallOptions(), step=step)
+        assert not environments(root)
+        assert flash(bundle, root).signer == "stranger"
+
     def test_one_that_was_changed_is_not_used_again(self, root: Path, tmp_path: Path, log: Path) -> None:
         wheels = {RUNTIME: runtime_wheel("good", log=log)}
         flash(signed(wheel_bundle(tmp_path / "first", wheels), RELEASE), root)
@@ -165,6 +190,11 @@ class TestWhoseCodeRuns:
         assert ran(log) == {"good"}
         answer(root)
         assert ran(log) == {"good"}
+
+
+def _room_for_a_megabyte(size: int) -> None:
+    if size > 1 << 20:
+        raise DoesNotFitError("too large", hint="")
 
 
 class TestWhatAWheelWrites:
@@ -238,7 +268,12 @@ class TestWhatAWheelWrites:
 
     @pytest.mark.parametrize(
         "data",
-        [b"not a zip", wheel({"a": b"x" * 5000})[:-200], wheel({"a.py": "1"}).replace(b"a.py", b"b.py", 1)],
+        [
+            wheel({"a" * 300: ""}),
+            b"not a zip",
+            wheel({"a": b"x" * 5000})[:-200],
+            wheel({"a.py": "1"}).replace(b"a.py", b"b.py", 1),
+        ],
     )
     def test_what_is_no_wheel_is_refused_and_leaves_nothing(
         self, root: Path, tmp_path: Path, data: bytes
@@ -247,6 +282,31 @@ class TestWhatAWheelWrites:
         with pytest.raises(BadBundleError, match="expected a wheel, found"):
             flash(signed(wheel_bundle(tmp_path / "bundle", wheels), RELEASE), root)
         assert not environments(root)
+
+    @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8))
+    @settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_damage_of_any_kind_is_a_wheel_or_none_and_stays_inside(
+        self, tmp_path: Path, changes: list[tuple[float, int]]
+    ) -> None:
+        files = {"package/module.py": "x" * 50, "x-1.data/data/share/file": "y", "x-1.data/purelib/z.py": ""}
+        data = bytearray(wheel(files))
+        for place, byte in changes:
+            data[int(place * (len(data) - 1))] = byte
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            file = Path(folder) / "x-1-py3-none-any.whl"
+            file.write_bytes(data)
+            environment = Path(folder) / "outer" / "environment"
+            environment.mkdir(parents=True)
+            sealed = SealedWheel(file, hashlib.sha256(data).hexdigest())
+            written: dict[str, str] = {}
+            with contextlib.suppress(BadBundleError, DoesNotFitError):
+                written = unpack_wheels(
+                    [sealed], environment, "3.11", check_room=_room_for_a_megabyte, progress=lambda _: None
+                )
+            assert sorted(Path(folder).iterdir()) == [environment.parent, file]
+            assert list(environment.parent.iterdir()) == [environment]
+            for path, sha256 in written.items():
+                assert hashlib.sha256((environment / path).read_bytes()).hexdigest() == sha256
 
     def test_everybody_may_read_it_whatever_the_umask(self, root: Path, tmp_path: Path) -> None:
         before = os.umask(0o077)
@@ -336,7 +396,7 @@ class TestScrub:
         assert answer(root).returncode == 0  # Python has written its bytecode by now
         return bundle
 
-    @pytest.mark.parametrize("change", ["flipped", "gone", "cut", "new", "link", "record", "all"])
+    @pytest.mark.parametrize("change", ["flipped", "gone", "cut", "new", "pipe", "link", "record", "all"])
     def test_it_finds_what_has_changed_and_the_same_bundle_mends_it(
         self, bundle: Path, root: Path, change: str
     ) -> None:
@@ -354,6 +414,9 @@ class TestScrub:
         elif change == "new":
             (environment / PACKAGES / "sitecustomize.py").write_text("")
             changed = f"{PACKAGES}/sitecustomize.py"
+        elif change == "pipe":
+            data.unlink()
+            os.mkfifo(data)
         elif change == "link":
             (environment / "bin" / "python3").unlink()
             (environment / "bin" / "python3").symlink_to("/bin/true")
