@@ -25,6 +25,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What a power cut left is put right first.
     Exit code 4 when something is damaged: flash the same bundle again, and only what has changed is sent.
+    What no key vouches for, where the store asks for one, is named and is not damaged.
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.mending import mending

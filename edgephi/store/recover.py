@@ -9,12 +9,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.errors import EdgephiError
 from edgephi.store.durable import make_folder, remove, replace_link
 from edgephi.store.environment_folders import settle_environments
-from edgephi.store.generations import installed, is_digest, manifests, remove_leftovers
+from edgephi.store.generations import (
+    installed,
+    is_digest,
+    manifest_bytes,
+    manifests,
+    remove_leftovers,
+    signature_bytes,
+)
 from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
 from edgephi.store.lock import StoreLock
 from edgephi.store.state import BadStateError, State, read_state, write_state
+from edgephi.store.trust import authenticate
 from edgephi.store.trusted_keys import has_keys
 
 
@@ -100,7 +109,8 @@ def read_settled_state(layout: Layout) -> State:
 def _state(layout: Layout) -> tuple[State, bool]:
     """The state, and whether it had to be made anew, because what stood there was damaged or lost.
 
-    A generation that is gone is no longer current or previous; without a current one, the previous one is.
+    A generation that is gone is no longer current or previous; without a current one, the previous one is,
+    unless keys are asked for and none vouches for it.
     """
     there = installed(layout)
     was_rebuilt = False
@@ -111,9 +121,21 @@ def _state(layout: Layout) -> tuple[State, bool]:
     except BadStateError:
         state, was_rebuilt = _rebuilt(layout), True
     current, previous = (digest if digest in there else None for digest in (state.current, state.previous))
-    if current is None:
+    if current is None and previous is not None and _may_become_active(layout, previous, state):
         current, previous = previous, None
     return dataclasses.replace(state, current=current, previous=previous), was_rebuilt
+
+
+def _may_become_active(layout: Layout, digest: str, state: State) -> bool:
+    """Whether a key vouches for a generation, where one is asked for."""
+    if not (state.keys_required or has_keys(layout.trust)):
+        return True
+    try:
+        data, signature = manifest_bytes(layout, digest), signature_bytes(layout, digest)
+        authenticate(layout.trust, data, signature, required=True)
+    except EdgephiError:
+        return False
+    return True
 
 
 def _rebuilt(layout: Layout) -> State:

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.errors import BadBundleError
 from edgephi.flash.keys import public_half
+from edgephi.store.opening import open_bundle
 from edgephi.store.status import GenerationStatus, status
+from edgephi.store.trusted_keys import remove_key
 from edgephi.store.trusting import distrust_key, trust_key
 from tests.store.bundles import digest_of
 from tests.store.test_lost_keys import RELEASE, flash, released
@@ -105,6 +108,20 @@ def test_a_damaged_signature_vouches_for_nothing(store: Path) -> None:
     (store / "current" / "bundle.dsse.json").write_bytes(b"{}")
     assert by_role(store)["current"].unvouched.startswith("bundle.dsse.json: expected")
     assert by_role(store)["previous"].unvouched == ""
+
+
+def test_no_recovery_makes_a_bundle_active_that_no_key_vouches_for(store: Path, bundles: list[Path]) -> None:
+    """The active one is lost: the one before takes its place, once a key vouches for it again."""
+    shutil.rmtree(store / "gens" / digest_of(bundles[2]))
+    lost = store.with_name("lost")
+    subprocess.run(["cp", "--archive", store, lost], check=True)
+    assert by_role(store)["current"].digest == digest_of(bundles[1])
+    remove_key(lost / "trust", "backup", also_the_last=False)
+    assert set(by_role(lost)) == {"previous", "other"}
+    with pytest.raises(BadBundleError, match="found an empty one"):
+        open_bundle(lost)
+    trust_key(lost, "backup.pub", public_half(BACKUP).pem)
+    assert open_bundle(lost).name == digest_of(bundles[1])
 
 
 def test_a_device_that_cannot_check_signatures_says_so(store: Path) -> None:

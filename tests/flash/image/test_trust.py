@@ -1,5 +1,6 @@
 """Keys in an image: the store on the device that it is written to trusts them from its first start."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -31,6 +32,9 @@ def test_an_image_holds_the_keys_and_is_the_same_each_time(
     assert (tmp_path / "one.img").read_bytes() == (tmp_path / "two.img").read_bytes()
     command = [str(TOOLS[1]), "-R", "cat trust/release.pub", str(tmp_path / "one.img")]
     assert subprocess.run(command, capture_output=True, check=True).stdout == public.read_bytes()
+    state = [str(TOOLS[1]), "-R", "cat state.json", str(tmp_path / "one.img")]
+    told = json.loads(subprocess.run(state, capture_output=True, check=True).stdout)
+    assert told["keys_required"], "keys that are lost there do not open the store"
 
 
 def test_an_image_that_would_not_take_its_own_bundle_is_not_written(
