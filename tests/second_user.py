@@ -63,6 +63,16 @@ def edgephi_as_nobody(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 @contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """The umask of this process, and of what it starts, for a block."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
 def folder_for_all() -> Iterator[Path]:
     """A folder that every user may look into, unlike that of a test."""
     with tempfile.TemporaryDirectory(prefix="edgephi-for-all-") as folder:

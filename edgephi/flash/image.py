@@ -21,7 +21,7 @@ from edgephi.manifest import Manifest, decode_manifest
 from edgephi.runtime.bundle_files import check_architecture
 from edgephi.steps import Step, silent
 from edgephi.store.disk_room import reserve_bytes
-from edgephi.store.durable import rename, sync
+from edgephi.store.durable import make_folder, rename, sync
 from edgephi.store.environment import choose_runtime
 from edgephi.store.generations import digest_of
 from edgephi.store.layout import Layout
@@ -91,7 +91,7 @@ def write_image(
     file_system = _file_system(manifest, digest, size // BLOCK_BYTES * BLOCK_BYTES)
     with unfinished_bundle(file, needs_bytes=2 * content) as partial:
         root, image = partial / "store", partial / "image"
-        root.mkdir(mode=0o755)
+        make_folder(root)  # of a mode of its own, whatever the umask
         for key in keys:
             trust_key(root, key.name, read_key_file(key).key.pem)
         flash_source(source, root, InstallOptions(prove=False), step=step)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.errors import EdgephiError, StoreBusyError
+from edgephi.file_lock import holder_of
 from edgephi.manifest import Manifest
 from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
@@ -92,7 +93,9 @@ def status(
         except OSError as cause:
             if cause.errno not in _NOT_OURS:
                 raise
-            # A store that we may not write to is looked at all the same.
+            # A store that we may not write to is looked at all the same; its lock we cannot even open.
+            working = holder_of(layout.lock)
+            busy_with = str(working) if working else ""
             damages = scrub(layout, step, note=False) if scrub_too else None
         state = read_settled_state(layout)
         others = opened_by_others(layout)

@@ -31,6 +31,7 @@ from tests.second_user import (
     edgephi_as_nobody,
     folder_for_all,
     locked_by_nobody,
+    umask,
     with_second_user,
 )
 from tests.store.bundles import digest_of
@@ -55,16 +56,6 @@ def place() -> Iterator[Path]:
     with_second_user()
     with folder_for_all() as folder:
         yield folder
-
-
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    """The umask of this process, for a block."""
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 class Steps:

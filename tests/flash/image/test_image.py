@@ -73,6 +73,18 @@ def test_the_same_bundle_makes_the_same_image(tiny: Path, tmp_path: Path) -> Non
     assert first.size == first.file.stat().st_size
 
 
+def test_the_umask_makes_no_difference(tiny: Path, tmp_path: Path) -> None:
+    """Under 077 the service of a device could not look into the store."""
+    digests = set()
+    for mask in (0o022, 0o077):
+        before = os.umask(mask)
+        try:
+            digests.add(sha256(image_of(tiny, tmp_path / f"{mask}.img").file))
+        finally:
+            os.umask(before)
+    assert len(digests) == 1
+
+
 def test_another_bundle_makes_another_file_system(tiny: Path, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "other", {"model/a.json": b"[]"})
     images = [image_of(bundle, tmp_path / f"{bundle.name}.img") for bundle in (tiny, tmp_path / "other")]
