@@ -110,7 +110,7 @@ def settle_environments(layout: Layout) -> None:
         return
     for path in list(layout.environments.iterdir()):
         if path.name.startswith(_ON_TRIAL):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # what was tried may still write into it
         elif path.name.startswith(_REPLACED):
             folder = folder_of(layout, path.name.removeprefix(_REPLACED))
             if folder.exists():

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, ProbeFailedError
+from edgephi.cli.main import cli
+from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, ProbeFailedError, UsageError
 from edgephi.flash.folder import flash_folder
 from edgephi.flash.keys import public_half
 from edgephi.flash.sign import sign_bundle
@@ -368,6 +369,11 @@ class TestUnsigned:
             flash_folder(bundle, root, InstallOptions(unsigned_wheels=True))
         assert roll_back(root).sequence == 1
         assert '"word": "word-1"' in answer(root).stdout
+
+    @pytest.mark.parametrize("where", [["image:x.img"], ["folder", "--elsewhere"]])
+    def test_the_option_is_refused_where_nothing_has_to_answer(self, where: list[str]) -> None:
+        with pytest.raises(UsageError, match="--unsigned-wheels: expected where the bundle has to answer"):
+            cli.main(["flash", "bundle", *where, "--unsigned-wheels"], standalone_mode=False)
 
     def test_what_a_key_vouched_for_is_not_taken_without_it(self, root: Path, tmp_path: Path) -> None:
         bundle = signed(wheel_bundle(tmp_path / "bundle", {RUNTIME: runtime_wheel("good")}), RELEASE)

@@ -17,6 +17,7 @@ from edgephi.flash.sign import sign_bundle
 from edgephi.manifest import SIGNATURE_NAME, Probe, Requires, Wheelhouse
 from edgephi.store.trusted_keys import read_trusted_keys
 from edgephi.store.trusting import distrust_key, trust_key
+from edgephi.store.wheels import base_interpreter
 from tests.store.good_bundle import GOOD_FILES
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -107,4 +108,4 @@ def as_on_a_bare_device(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
     """Have this process find no Python with an engine; `empty` is an empty folder."""
     monkeypatch.setenv("PATH", str(empty))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", base_interpreter())
