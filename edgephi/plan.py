@@ -14,9 +14,10 @@ from edgephi.recipe import Quant, Recipe, Shape
 from edgephi.target import Target
 
 _EMBEDDING = "model.embed_tokens.weight"
-# Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width: gate
-# and up, their product, and the copies that operators make.
+# Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
+# and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
 _FEED_FORWARD_COPIES = 6
+_HIDDEN_COPIES = 12
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,29 @@ def _memory(
 ) -> Memory:
     cached_numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
     cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
-    size, chunk = footprint.activation_bytes, footprint.prefill_tokens
-    logits = 2 * chunk * architecture.vocabulary_size * size
-    scores_per_token = architecture.heads * chunk * size
-    activations = chunk * architecture.intermediate_size * _FEED_FORWARD_COPIES * size
+    chunk = footprint.prefill.tokens
+    scores_per_token = architecture.heads * chunk * footprint.activation_bytes * footprint.keeps_scores
+    computed = _computed_bytes(architecture, footprint, chunk, seen=context)
+    if architecture.rotary.uses_long_factors(context) and not footprint.prefill.told_factors:
+        first = architecture.rotary.original_context + 1
+        computed = max(computed, _computed_bytes(architecture, footprint, first, seen=first))
     return Memory(
         weights=round(artifact_bytes * footprint.weight_copies),
         kv_cache=context * cache_per_token,
-        scratch=footprint.engine_bytes + logits + context * scores_per_token + activations,
+        scratch=footprint.engine_bytes + computed,
         per_token=cache_per_token + scores_per_token,
     )
+
+
+def _computed_bytes(
+    architecture: Architecture, footprint: engines.Footprint, tokens: int, *, seen: int
+) -> int:
+    """What is in memory while `tokens` are computed at once, the last of `seen`."""
+    logits = footprint.logits_copies * architecture.vocabulary_size
+    scores = architecture.heads * seen * footprint.keeps_scores
+    activations = _FEED_FORWARD_COPIES * architecture.intermediate_size
+    activations += _HIDDEN_COPIES * architecture.hidden_size
+    return tokens * (logits + scores + activations) * footprint.activation_bytes
 
 
 def _largest_context(computable: int, memory_for: Callable[[int], Memory], target: Target) -> int | None:

@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "measurement": 0,
     "no_telemetry": 0,
     "phi": 0,
+    "prefill": 0,
     "steps": 0,
     "strict_json": 0,
     "uninterrupted": 0,

@@ -15,6 +15,7 @@ from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream import StreamReport
+from edgephi.prefill import Prefill
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
 from edgephi.steps import Step, silent
@@ -36,17 +37,21 @@ class Footprint:
     engine_bytes: the process with the engine, its tokenizer and Python, before any weight
     cache_bytes_per_number: of the KV cache, per key or value number
     activation_bytes: size of one activation
-    prefill_tokens: prompt tokens that are computed at once
+    prefill: how it reads a prompt, as the runner has it do
     weight_copies: bytes of weights in memory over bytes of the artifact (an engine may repack them)
     file_copies: how many times the files hold the weights
+    logits_copies: copies of the logits of all tokens that are computed at once
+    keeps_scores: whether the scores of attention for all of them are in memory at the same time
     """
 
     engine_bytes: int
     cache_bytes_per_number: float
     activation_bytes: int
-    prefill_tokens: int
+    prefill: Prefill
     weight_copies: float = 1.0
     file_copies: int = 1
+    logits_copies: int = 2
+    keeps_scores: bool = True
 
 
 @dataclass(frozen=True)

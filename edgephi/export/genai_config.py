@@ -4,8 +4,8 @@ from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
 
-PREFILL_TOKENS = 512
-"""Prompt tokens that the configuration lets the engine compute at once."""
+_CHUNK_TOKENS = 512
+"""Prompt tokens that others than edgephi let the engine compute at once; edgephi gives it fewer on a CPU."""
 
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # A captured graph needs every node on the GPU and fixed shapes; lengths here are computed on the CPU.
@@ -44,7 +44,7 @@ def genai_config(
     else:
         # The same decoder, without that second prefill.
         kind = "llama"
-        search["chunk_size"] = PREFILL_TOKENS
+        search["chunk_size"] = _CHUNK_TOKENS
     pad = architecture.pad_token_id
     providers = [] if provider == "cpu" else [{provider: _PROVIDER_OPTIONS.get(provider, {})}]
     return {

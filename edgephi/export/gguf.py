@@ -37,6 +37,7 @@ from edgephi.export.gguf_tokenizer import (
 )
 from edgephi.export.modelfile import MODELFILE, modelfile
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
+from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
@@ -53,9 +54,6 @@ _BLOCK = 32  # weights of a block
 _SCALE_BYTES = 2
 _CONTEXT_STEP = 256
 """llama.cpp rounds the context that it allocates up to a multiple of this."""
-
-PREFILL_TOKENS = 64
-"""Prompt tokens that our runtime lets llama.cpp compute at once."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,16 @@ def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
     return (blocks,)
 
 
-def footprint(target: Target) -> Footprint:  # noqa: ARG001 - the same for every processor
+def footprint(target: Target) -> Footprint:
     """float32 activations and a float16 cache. llama.cpp repacks the weights, but our runtime keeps one copy.
 
     Python, the library and Phi-3's vocabulary take 64 MB; Phi-4-mini's takes some 80 MB more.
     """
     return Footprint(
-        engine_bytes=150_000_000, cache_bytes_per_number=2, activation_bytes=4, prefill_tokens=PREFILL_TOKENS
+        engine_bytes=150_000_000,
+        cache_bytes_per_number=2,
+        activation_bytes=4,
+        prefill=prefill(target.engine, target.provider),
     )
 
 

@@ -31,6 +31,7 @@ from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.mlx_config import mlx_config, rotary_lengths, tokenizer_config
 from edgephi.export.stream import PackedTensor, StreamReport, align, place, stream_tensors
+from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -42,9 +43,6 @@ INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-
-PREFILL_TOKENS = 512
-"""Prompt tokens that our adapter gives to the engine at once."""
 
 _HEADER_ALIGNMENT = 4096  # bytes: the weights begin on a page
 _ENGINE_BYTES = 150_000_000
@@ -58,7 +56,7 @@ def footprint(target: Target) -> Footprint:
         engine_bytes=_ENGINE_BYTES,
         cache_bytes_per_number=float_bytes,
         activation_bytes=float_bytes,
-        prefill_tokens=PREFILL_TOKENS,
+        prefill=prefill(target.engine, target.provider),
     )
 
 

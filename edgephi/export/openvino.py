@@ -20,6 +20,7 @@ from edgephi.export.openvino_graph import build_graph
 from edgephi.export.openvino_ir import Graph, StoredLayer, read_constant, read_layers
 from edgephi.export.openvino_tokenizer import tokenizer_files
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
+from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -28,9 +29,6 @@ from edgephi.target import Target
 
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
-
-PREFILL_TOKENS = 256
-"""Prompt tokens that our runtime adapter computes at once."""
 
 # What a plugin reads when it compiles the graph, whoever opens it. Measured on tiny random checkpoints, KL of
 # the cache alone: OpenVINO's own choice, u8, costs 1e-6 to 2e-6 with weights of std 0.02 and up to 1e-3 with
@@ -90,13 +88,13 @@ def _graph(
     return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
 
 
-def footprint(target: Target) -> Footprint:  # noqa: ARG001 - the same for every device
+def footprint(target: Target) -> Footprint:
     """float32 activations and a float16 cache. Measured: see docs/targets/openvino.md."""
     return Footprint(
         engine_bytes=130_000_000,
         cache_bytes_per_number=2,
         activation_bytes=4,
-        prefill_tokens=PREFILL_TOKENS,
+        prefill=prefill(target.engine, target.provider),
         weight_copies=2.0,
     )
 

@@ -33,6 +33,7 @@ from edgephi.export.qnn_layout import (
 from edgephi.export.qnn_nodes import DATA_FILE, Model
 from edgephi.export.qnn_weights import CONFIG_FILE, GRAPHS, ArtifactWeights
 from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
+from edgephi.prefill import Prefill
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
@@ -58,7 +59,7 @@ def footprint(target: Target) -> Footprint:
         engine_bytes=250_000_000,
         cache_bytes_per_number=cache.itemsize,
         activation_bytes=2,
-        prefill_tokens=CHUNK,
+        prefill=Prefill(CHUNK),
         file_copies=2,
     )
 

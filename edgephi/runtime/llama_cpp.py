@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.prefill import prefill
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engines import TextStream, check_version
@@ -48,11 +49,6 @@ _WINDOW_KEY = b"phi3.attention.sliding_window"
 _LONG_ABOVE_KEY = b"phi3.rope.scaling.original_context_length"
 # What llama.cpp calls a back end, in lower case, where it is not the provider's name.
 _BACK_ENDS = {"mtl": "metal"}
-
-# Prompt tokens computed in one call. Ctrl-C is seen between two calls, and a call's memory grows with them.
-# On a CPU 64 take 3 % longer than 512, and 32 take 20 %; a GPU is not busy with so few.
-_CPU_PREFILL_TOKENS = 64
-_GPU_PREFILL_TOKENS = 512
 
 
 def extra(provider: str) -> str:  # noqa: ARG001 - wheels for other providers have the same name
@@ -107,7 +103,7 @@ class LlamaEngine:
         self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
         self._template = ChatTemplate(manifest.chat.template)
         self._limit = context
-        self.prefill_tokens = _CPU_PREFILL_TOKENS if provider == "cpu" else _GPU_PREFILL_TOKENS
+        self.prefill_tokens = prefill(NAME, provider).tokens
         self.long_above = manifest.limits.whole_prefill_above
         self._model = self._load(artifact / _MODEL_FILE)
         self.vocabulary_size: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))

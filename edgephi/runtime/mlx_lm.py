@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.prefill import prefill
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
@@ -38,9 +39,6 @@ _PACKAGE = "mlx_lm"
 _DATA_FILE = "model.safetensors"
 _CONFIG_FILE = "config.json"
 _TOKENIZER_FILE = "tokenizer.json"
-# A prompt is computed in pieces, so that Ctrl-C and memory are bounded. MLX's CPU kernels gain nothing from
-# more rows at once; a GPU does.
-_PREFILL_TOKENS = {"metal": 512, "cpu": 16}
 _DEVICES = {"metal": "gpu", "cpu": "cpu"}  # as MLX calls them
 # MLX keeps freed memory for the next computation; it is given back once in so many tokens.
 _TOKENS_BETWEEN_CLEANING = 256
@@ -210,7 +208,7 @@ class MlxCache(SequenceCache):
     """
 
     def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
-        super().__init__(capacity, piece_tokens=_PREFILL_TOKENS[engine.provider], long_above=None)
+        super().__init__(capacity, piece_tokens=prefill(NAME, engine.provider).tokens, long_above=None)
         self._engine = engine
         self._layers = layers
         self.begins_ahead = engine.provider == "metal"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.prefill import Prefill, prefill
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version
@@ -29,11 +30,6 @@ PROVIDERS = ("cpu", "cuda")
 STAND_INS = {"cuda": "cpu"}
 
 _PACKAGES = (NAME, f"{NAME}-cuda")  # the same module; a machine has one of the two
-# A prompt is prefilled in pieces, for two reasons. The engine computes the logits of every token of a piece:
-# 525 MB and most of the time for a whole 4k prompt of a small model. And it holds Python's lock until the
-# piece is done, so Ctrl-C waits for that long. Pieces of 2 to 512 tokens gave the same logits, bit for bit,
-# and those of 16 or more the same speed. A GPU wants more at once to be busy.
-_PREFILL_TOKENS = {"cpu": 32, "cuda": 512}
 # Failures come back as exceptions; the engine must not print them to the user's terminal as well.
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
 
@@ -168,7 +164,7 @@ class GenaiEngine:
         return GenaiCache(
             self._generator(capacity),
             capacity,
-            piece_tokens=_PREFILL_TOKENS[self.provider],
+            prefill=prefill(NAME, self.provider),
             long_above=self._long_above,
         )
 
@@ -189,9 +185,13 @@ class GenaiEngine:
 class GenaiCache(SequenceCache):
     """The KV cache of a `Generator` of the engine, which is used for nothing else. It cannot be copied."""
 
-    def __init__(self, generator: Any, capacity: int, *, piece_tokens: int, long_above: int | None) -> None:
-        # The graph chooses LongRoPE's factors by the tokens that it has seen so far.
-        super().__init__(capacity, piece_tokens=piece_tokens, long_above=long_above, told_factors=False)
+    def __init__(self, generator: Any, capacity: int, *, prefill: Prefill, long_above: int | None) -> None:
+        super().__init__(
+            capacity,
+            piece_tokens=prefill.tokens,
+            long_above=long_above,
+            told_factors=prefill.told_factors,
+        )
         self._generator = generator
 
     def _compute(self, tokens: list[int], past: int) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.prefill import prefill
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version
@@ -34,8 +35,6 @@ STAND_INS = {"gpu": "cpu", "npu": "cpu"}
 
 MODEL_FILE = "openvino_model.xml"
 
-# Prompt tokens in one call: bounds the memory of a call. On a CPU 64 take a fifth longer, 512 are no faster.
-_PREFILL_TOKENS = 256
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 # Tokens that are decoded at once while text is streamed; a call takes longer to make than to answer.
 _DECODED_TOKENS = 32
@@ -165,7 +164,8 @@ class OpenvinoEngine:
             raise too_many(capacity, self._limit)
         with _translated(f"expected a KV cache for {capacity} tokens"):
             cache = self._decoder.open_cache(capacity)
-        return OpenvinoCache(self._decoder, cache, capacity, long_above=self._long_above)
+        tokens = prefill(NAME, self.provider).tokens
+        return OpenvinoCache(self._decoder, cache, capacity, piece_tokens=tokens, long_above=self._long_above)
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
@@ -176,11 +176,17 @@ class OpenvinoCache(SequenceCache):
     """The KV cache of a sequence in `decoder`."""
 
     def __init__(
-        self, decoder: Decoder, cache: DecoderCache, capacity: int, *, long_above: int | None
+        self,
+        decoder: Decoder,
+        cache: DecoderCache,
+        capacity: int,
+        *,
+        piece_tokens: int,
+        long_above: int | None,
     ) -> None:
         super().__init__(
             capacity,
-            piece_tokens=_PREFILL_TOKENS,
+            piece_tokens=piece_tokens,
             long_above=long_above,
             told_factors=decoder.is_told_length,
         )
@@ -207,7 +213,13 @@ class OpenvinoCache(SequenceCache):
     def _copy(self) -> OpenvinoCache:
         with _translated("expected to copy a KV cache"):
             cache = self._cache.copy()
-        return OpenvinoCache(self._decoder, cache, self.capacity, long_above=self._long_above)
+        return OpenvinoCache(
+            self._decoder,
+            cache,
+            self.capacity,
+            piece_tokens=self._piece_tokens,
+            long_above=self._long_above,
+        )
 
     def _free(self) -> None:
         self._cache.close()

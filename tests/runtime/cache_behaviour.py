@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.errors import DoesNotFitError, EdgephiError
+from edgephi.export.engines import exporter
 from edgephi.manifest import read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import Engine, KvCache, open_engine
 from edgephi.runtime.sequence_cache import SequenceCache
 from edgephi.steps import silent
-from edgephi.target import Kernels, read_target
+from edgephi.target import Kernels, read_target, targets
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -173,6 +174,13 @@ class CacheBehaviour:
         assert list(cache.tokens) == [*ids, 7]
         assert grow(cache, []) == []
         assert cache.logits().ndim == 1
+
+    def test_a_plan_counts_what_is_computed_at_once(self, engine: Engine) -> None:
+        target = next(each for each in targets() if each.engine == engine.name)
+        planned = exporter(engine.name).footprint(dataclasses.replace(target, provider=engine.provider))
+        ids = some_ids(2 * planned.prefill.tokens)
+        pieces = grow(engine.open_cache(len(ids)), ids)
+        assert pieces[0] == planned.prefill.tokens
 
     def test_the_logits_are_those_of_the_certificate(self, engine: Engine, same: Same) -> None:
         ids = some_ids(50)

@@ -1,0 +1,41 @@
+"""What a plan says of a device's memory is what the runner takes: not less, and not much more.
+
+The vocabulary is that of Phi-3, because the logits of what is computed at once are most of what may go wrong.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from edgephi.build import build, find_checkpoint
+from edgephi.build_request import BuildRequest
+from edgephi.manifest import read_manifest
+from edgephi.measurement import BenchRequest
+from edgephi.recipe import read_recipe
+from edgephi.runtime.measure import measure
+from edgephi.steps import silent
+from edgephi.target import read_target
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+SLACK_BYTES = 130e6  # the plan has room for the tokenizer of a larger vocabulary
+
+
+@pytest.mark.parametrize(
+    ("shape", "context"),
+    [
+        ("mini-4k", 2048),
+        # LongRoPE: one that is longer than 4,096 tokens is computed in a first piece of so many.
+        ("mini-128k", 4400),
+    ],
+)
+def test_the_engine_takes_what_the_plan_says(tmp_path: Path, shape: str, context: int) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    tiny = write_tiny_checkpoint(tmp_path / "tiny", shape, layers=1, vocab=32064)
+    bundle = tmp_path / "bundle"
+    request = BuildRequest(
+        str(tiny), read_target("cpu"), read_recipe("default"), bundle, verify="off", context=context
+    )
+    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
+    declared = read_manifest(bundle).requires.memory_bytes
+    taken = measure(bundle, BenchRequest((context - 8,), 2, context=context)).peak_memory_bytes
+    assert declared - SLACK_BYTES < taken <= declared
