@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "envelope": 0,
     "file_lock": 0,
     "records": 0,
+    "secret_file": 0,
     "manifest": 0,
     "measurement": 0,
     "no_telemetry": 0,

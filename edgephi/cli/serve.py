@@ -186,7 +186,9 @@ def _api_key(file: Path | None) -> str | None:
         if key is None:
             return None
     else:
-        place, key = str(file), _read_text(file)
+        from edgephi.secret_file import read_secret_file
+
+        place, key = str(file), _text(read_secret_file(file, "an API key", group_may=True), file)
     key = key.strip()
     # What stands in a header: anything else could never be sent.
     if not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -204,9 +206,14 @@ def _system_message(text: str | None) -> str | None:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return _text(file.read_bytes(), file)
     except OSError as cause:
         raise from_os_error(cause, place=file) from None
+
+
+def _text(data: bytes, file: Path) -> str:
+    try:
+        return data.decode()
     except UnicodeDecodeError:
         raise BadInputError(
             f"{file}: expected UTF-8 text, found other bytes", hint="convert it with iconv"

@@ -106,7 +106,7 @@ def service(
         port=port,
         loopback=address.is_loopback,
         ipv6=address.version == 6,
-        api_key_file=_existing(api_key_file),
+        api_key_file=_existing_secret(api_key_file),
         system=system if system_file is None else None,
         system_file=_existing(system_file),
         context=context,
@@ -154,6 +154,16 @@ def _existing(file: Path | None) -> Path | None:
         pass
     except OSError as cause:
         raise from_os_error(cause, place=file) from None
+    return absolute
+
+
+def _existing_secret(file: Path | None) -> Path | None:
+    """The same of a file that others must not be able to read. Raises BadInputError when they are."""
+    from edgephi.secret_file import check_secret_file
+
+    absolute = _existing(file)
+    if absolute is not None and os.access(absolute.parent, os.X_OK):
+        check_secret_file(absolute, "an API key", group_may=True)
     return absolute
 
 

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import BadInputError, UsageError
+from edgephi.secret_file import read_secret_file
 from edgephi.store.public_key import SUFFIX as PUBLIC_SUFFIX
 from edgephi.store.public_key import PublicKey
 
@@ -101,13 +102,7 @@ def _read_secret(path: Path, kind: KeyKind) -> object:
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_FILE_BYTES:
         raise BadInputError(f"{path}: expected a file with a secret key, found none", hint=hint)
-    if facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise BadInputError(
-            f"{path}: expected a secret key that only its owner can read (mode 0600), "
-            f"found mode {stat.S_IMODE(facts.st_mode):04o}",
-            hint=f"`{shell_command('chmod', '600', path)}`; if others may have read it, make a new key",
-        )
-    data = path.read_bytes()
+    data = read_secret_file(path, "a secret key")
     try:
         return load_pem_private_key(data, password=None)
     except TypeError:

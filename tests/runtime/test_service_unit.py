@@ -252,6 +252,10 @@ def test_a_public_address_needs_a_key(edgephi: Edgephi, demo_bundle: Path, tmp_p
     key = tmp_path / "key"
     assert is_one_error(edgephi("service", demo_bundle, "--host", "::", "--api-key-file", key), 4)
     key.write_text("secret")
+    key.chmod(0o644)
+    done = edgephi("service", demo_bundle, "--host", "::", "--api-key-file", key)
+    assert is_one_error(done, 4) and "found mode 0644" in done.stderr
+    key.chmod(0o600)
     done = edgephi("service", demo_bundle, "--host", "::", "--api-key-file", key)
     assert done.returncode == 0
     assert "secret" not in done.stdout
@@ -290,6 +294,7 @@ def test_the_service_starts_says_that_it_is_ready_and_ends(
     """The command line of the unit, as a plain process with what systemd would give it."""
     key, system = tmp_path / "my key", tmp_path / "system message"
     key.write_text("secret")
+    key.chmod(0o600)
     system.write_text("You switch lights.")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -311,6 +316,7 @@ def test_the_service_starts_says_that_it_is_ready_and_ends(
     for entry in setting(unit, "LoadCredential"):
         name, _, file = entry.partition(":")
         (credentials / name).write_bytes(Path(file).read_bytes())
+        (credentials / name).chmod(0o440)  # as systemd does
     (command,) = setting(unit, "ExecStart")
     (watchdog,) = setting(unit, "WatchdogSec")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (tmp_path / "log").open("w") as log:

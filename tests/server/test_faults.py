@@ -238,6 +238,7 @@ class TestStart:
     @pytest.mark.parametrize("key", ["", "\n", "two words", "schl\u00fcssel"])
     def test_a_key_that_is_none(self, edgephi: Edgephi, demo_bundle: Path, tmp_path: Path, key: str) -> None:
         (tmp_path / "key").write_text(key)
+        (tmp_path / "key").chmod(0o600)
         assert is_one_error(edgephi("serve", demo_bundle, "--api-key-file", tmp_path / "key"), 2)
         assert is_one_error(edgephi("serve", demo_bundle, env={**os.environ, "EDGEPHI_API_KEY": key}), 2)
 

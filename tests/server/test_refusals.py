@@ -291,6 +291,7 @@ class TestKey:
     def locked(self, demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         folder = tmp_path_factory.mktemp("locked")
         (folder / "key").write_text(KEY + "\n")
+        (folder / "key").chmod(0o600)
         options = ("--host", "0.0.0.0", "--api-key-file", folder / "key", "--log-prompts")
         with serving(demo_bundle, folder, *options) as server:
             yield server

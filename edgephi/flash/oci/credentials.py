@@ -26,6 +26,7 @@ from edgephi.child_process import run_child
 from edgephi.commands import shell_command
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.reference import Reference
+from edgephi.secret_file import check_secret_file
 
 USER_VARIABLE = "EDGEPHI_REGISTRY_USER"
 PASSWORD_VARIABLE = "EDGEPHI_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -64,8 +65,8 @@ def find_credentials(reference: Reference, environment: Mapping[str, str]) -> Cr
     return None
 
 
-def _configs(environment: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every config that there is, with what to call it in an error."""
+def _configs(environment: Mapping[str, str]) -> Iterator[tuple[str | Path, dict[str, Any]]]:
+    """Every config that there is, with what to call it in an error: its path when it is a file."""
     if text := environment.get("DOCKER_AUTH_CONFIG"):
         yield "DOCKER_AUTH_CONFIG", _parse(text, "DOCKER_AUTH_CONFIG")
     files = [environment.get("REGISTRY_AUTH_FILE", "")]
@@ -84,7 +85,7 @@ def _configs(environment: Mapping[str, str]) -> Iterator[tuple[str, dict[str, An
                 hint=f"repair it with `{shell_command('docker', 'login')}`, "
                 "or point DOCKER_CONFIG to another folder",
             ) from None
-        yield file, _parse(text, file)
+        yield Path(file), _parse(text, file)
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -102,9 +103,12 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 
 def _in_config(
-    config: dict[str, Any], reference: Reference, where: str, environment: Mapping[str, str]
+    config: dict[str, Any], reference: Reference, where: str | Path, environment: Mapping[str, str]
 ) -> Credentials | None:
-    """What one config knows of a registry: from its helper, else from its own entry."""
+    """What one config knows of a registry: from its helper, else from its own entry.
+
+    A config without secrets may be anybody's to read; one whose secret is used may not.
+    """
     keys = _DOCKER_HUB_KEYS if reference.endpoint != reference.registry else (reference.registry,)
     for key in keys:
         helper = _table(config, "credHelpers").get(key) or config.get("credsStore")
@@ -116,6 +120,8 @@ def _in_config(
         if (key in keys or bare in keys) and isinstance(entry, dict):
             found = _in_entry(entry, f"{where}: auths: {key}")
             if found is not None:
+                if isinstance(where, Path):
+                    check_secret_file(where, "passwords of registries")
                 return found
     return None
 

@@ -60,6 +60,7 @@ def test_from_what_docker_login_has_kept(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"auths": {guarded.host: {"auth": PACKED}}}))
+    (tmp_path / "config.json").chmod(0o600)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     push_bundle(make_bundle(), read_reference(f"{guarded.host}/{name}:1"), silent)
 

@@ -18,6 +18,7 @@ PACKED = base64.b64encode(b"ann:sesame:1").decode()
 def config_file(folder: Path, config: object) -> dict[str, str]:
     """An environment in which docker would read that config."""
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").chmod(0o600)  # as docker does
     return {"DOCKER_CONFIG": str(folder)}
 
 
@@ -72,6 +73,7 @@ def test_a_config_in_a_variable(tmp_path: Path) -> None:
 
 def test_the_file_of_podman(tmp_path: Path) -> None:
     (tmp_path / "auth.json").write_text(json.dumps({"auths": {REFERENCE.registry: {"auth": PACKED}}}))
+    (tmp_path / "auth.json").chmod(0o600)
     environment = {"REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
     assert find_credentials(REFERENCE, environment) == Credentials("ann", "sesame:1")
 
