@@ -106,9 +106,9 @@ class TestChat:
             assert usage is not None and usage.prompt_tokens_details is not None
             return usage.prompt_tokens_details.cached_tokens or 0
 
-        first = user("what is the temperature in the bath room, and in the hall, and in the garden?")
+        first = user("what is the temperature in the bath room, and in the hall, and in the garden? " * 4)
         cached(first)
-        assert cached([*first, {"role": "assistant", "content": "warm"}, *user("and now?")]) > 15
+        assert cached([*first, {"role": "assistant", "content": "warm"}, *user("and now?")]) > 60
 
     @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
     def test_a_limit(self, client: openai.OpenAI, expected: str, name: str) -> None:

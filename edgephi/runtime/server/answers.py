@@ -14,6 +14,7 @@ from edgephi.runtime.server.admission import Event, Job
 from edgephi.runtime.server.connection import Connection
 from edgephi.runtime.server.messages import End, Piece, Progress
 from edgephi.runtime.server.refusal import CLIENT_GONE, Refusal
+from edgephi.runtime.server.told_reuse import told_progress
 from edgephi.runtime.server.writers import Writer
 
 _DONE = b"data: [DONE]\n\n"
@@ -116,7 +117,8 @@ class JobResponse(Response):
             return [_event(self._writer.chunk(event))]
         if isinstance(event, Progress):
             # A comment: clients skip it, and what stands between us sees that somebody is there.
-            return [f": prefill {event.done}/{event.total}\n\n".encode()]
+            done, total = told_progress(event)
+            return [f": prefill {done}/{total}\n\n".encode()]
         if isinstance(event, Refusal):
             return [_event(event.error)]
         return [*(_event(chunk) for chunk in self._writer.closing(event)), _DONE]

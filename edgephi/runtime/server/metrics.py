@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from edgephi.runtime.server.admission import Job
 from edgephi.runtime.server.messages import End
 from edgephi.runtime.server.process_facts import resident_bytes
+from edgephi.runtime.server.told_reuse import told_speed, told_tokens
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -128,10 +129,10 @@ class Metrics:
         if job.first_piece is not None:
             self._first_token.observe(job.first_piece - job.arrived)
         self._tokens.labels("prompt").inc(end.prompt_tokens)
-        self._tokens.labels("reused").inc(end.reused_tokens)
+        self._tokens.labels("reused").inc(told_tokens(end.reused_tokens))  # clients may read this
         self._tokens.labels("generated").inc(end.generated_tokens)
         if end.prefill_tokens_per_second:
-            self._prefill.observe(end.prefill_tokens_per_second)
+            self._prefill.observe(told_speed(end.prefill_tokens_per_second))
         if end.decode_tokens_per_second:
             self._decode.observe(end.decode_tokens_per_second)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgephi.runtime.server.messages import End
+from edgephi.runtime.server.told_reuse import told_speed, told_tokens
 
 
 class CachedTokens(msgspec.Struct, frozen=True):
@@ -191,7 +192,7 @@ def usage(end: End) -> Usage:
         end.prompt_tokens,
         end.generated_tokens,
         end.prompt_tokens + end.generated_tokens,
-        CachedTokens(end.reused_tokens),
+        CachedTokens(told_tokens(end.reused_tokens)),
     )
 
 
@@ -199,10 +200,10 @@ def numbers(end: End, context: int) -> Numbers:
     """The speeds of a finished answer."""
     return Numbers(
         end.first_token_seconds,
-        end.prefill_tokens_per_second,
+        told_speed(end.prefill_tokens_per_second),
         end.decode_tokens_per_second,
         end.prompt_tokens,
-        end.reused_tokens,
+        told_tokens(end.reused_tokens),
         end.generated_tokens,
         context,
     )

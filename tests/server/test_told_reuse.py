@@ -1,0 +1,71 @@
+"""What one client asked is not told to another by the number of tokens that its request found computed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from edgephi.runtime.server.messages import Progress
+from tests.server.serving import PATIENCE, Server, serving, slowly
+
+SECRET = "my code is nine seven three, and the alarm is off. " * 8
+REUSED = 'edgephi_tokens_total{kind="reused"}'
+
+
+@pytest.fixture(scope="module")
+def quiet(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that nobody else asks."""
+    options = ("--context", 512)
+    with serving(demo_bundle, tmp_path_factory.mktemp("server"), *options, **slowly(0.01)) as running:
+        yield running
+
+
+def told(server: Server, guess: str) -> set[int]:
+    """All numbers that a guess comes back with."""
+    before = server.metric(REUSED)
+    document = server.chat(guess, max_tokens=1).json()
+    return {
+        document["usage"]["prompt_tokens_details"]["cached_tokens"],
+        document["edgephi"]["reused_tokens"],
+        int(server.metric(REUSED) - before),
+    }
+
+
+def test_a_guess_is_not_confirmed_token_by_token(quiet: Server) -> None:
+    numbers = []
+    for length in range(60, 120, 12):
+        assert quiet.chat(SECRET, max_tokens=1).status_code == 200  # what the guess can be compared with
+        numbers.append(told(quiet, SECRET[:length] + "?"))
+    assert all(len(each) == 1 and next(iter(each)) % 32 == 0 for each in numbers)
+    assert len(set(map(frozenset, numbers))) <= 2  # all but one word more told nothing
+
+
+def test_nor_by_how_far_the_prompt_was_read(quiet: Server) -> None:
+    assert quiet.chat(SECRET, max_tokens=1).status_code == 200
+    body = {
+        "messages": [{"role": "user", "content": SECRET[:70] + "turn on the light, " * 40}],
+        "stream": True,
+        "max_tokens": 1,
+    }
+    response = httpx.post(f"{quiet.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+    steps = [tuple(map(int, each)) for each in re.findall(r": prefill (\d+)/(\d+)", response.text)]
+    assert len(steps) > 2
+    assert all(done % 32 == 0 or done == total for done, total in steps)
+
+
+def test_long_beginnings_are_still_told(quiet: Server) -> None:
+    quiet.chat(SECRET, max_tokens=1)
+    (number,) = told(quiet, SECRET + "?")
+    assert number >= 64
+
+
+def test_two_digits_of_a_speed_are_told() -> None:
+    from edgephi.runtime.server.told_reuse import told_progress, told_speed
+
+    assert [told_speed(speed) for speed in (0.0, 0.123, 9.99, 1234.5)] == [0.0, 0.12, 10.0, 1200.0]
+    assert told_progress(Progress(1, 45, 100)) == (32, 100)
+    assert told_progress(Progress(1, 100, 100)) == (100, 100)
