@@ -14,6 +14,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from edgephi.origin import requirement
+
 Word = str | os.PathLike[str]
 """A word of a command. A path, which is not a `str`, cannot be taken for an option or for another machine."""
 
@@ -32,6 +34,19 @@ def edgephi_command(*words: Word) -> str:
     Where the shell does not find it by its name, as when its environment is not active, its path is told.
     """
     return shell_command(*_this_program(), *words)
+
+
+def pip_command(*words: Word) -> str:
+    """The command that calls the pip of the Python that runs, which a shell may find by no name."""
+    return shell_command(*_program("pip", (Path(sys.executable), "-m", "pip")), *words)
+
+
+def install_command(*extras: str) -> str:
+    """The command that brings these extras of edgephi, from where it was installed itself.
+
+    pip looks at nothing but the requirements that it is given: name the extras that are here already, too.
+    """
+    return pip_command("install", *requirement(extras))
 
 
 def place(text: str) -> Word:
@@ -69,18 +84,24 @@ def _this_program() -> tuple[Word, ...]:
     called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     if called.parts[-3:] == (_PROGRAM, "cli", "__main__.py"):
         return (_from_here(Path(sys.executable)), "-m", f"{_PROGRAM}.cli")
-    beside_python = Path(sys.executable or "/").parent / _PROGRAM
-    program = next((path for path in (called, beside_python) if _is_program(path)), None)
+    return _program(_PROGRAM, (_PROGRAM,), called)
+
+
+def _program(name: str, otherwise: tuple[Word, ...], *candidates: Path) -> tuple[Word, ...]:
+    """The words that start a program which is one of `candidates` or lies beside Python."""
+    beside_python = Path(sys.executable or "/").parent / name
+    program = next((path for path in (*candidates, beside_python) if _is_program(path, name)), None)
     if program is None:
-        return (_PROGRAM,)
-    found = next(filter(_is_program, (Path(folder) / _PROGRAM for folder in os.get_exec_path())), None)
+        return tuple(_from_here(word) if isinstance(word, Path) else word for word in otherwise)
+    folders = (Path(folder) / name for folder in os.get_exec_path())
+    found = next((path for path in folders if _is_program(path, name)), None)
     if found is not None and found.samefile(program):
-        return (_PROGRAM,)
+        return (name,)
     return (_from_here(program.absolute()),)
 
 
-def _is_program(path: Path) -> bool:
-    return path.name == _PROGRAM and path.is_file() and os.access(path, os.X_OK)
+def _is_program(path: Path, name: str) -> bool:
+    return path.name == name and path.is_file() and os.access(path, os.X_OK)
 
 
 def _from_here(path: Path) -> Word:

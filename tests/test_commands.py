@@ -1,7 +1,9 @@
 """Commands in messages: what stands in them is quoted, works as pasted, and destroys nothing."""
 
 import ast
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from edgephi.cli.main import COMMANDS
 from edgephi.commands import edgephi_command, place, shell_command
 
 PACKAGE = Path(edgephi.__file__).parent
-MAKERS = {"edgephi_command", "shell_command"}
+MAKERS = {"edgephi_command", "install_command", "pip_command", "shell_command"}
 HOSTILE = [
     "my bundle",
     "it's",
@@ -255,3 +257,82 @@ class TestTheProgram:
             check=False,
         )
         assert f"see `'{environment}/python' -m edgephi.cli build --help`" in done.stderr
+
+
+class TestInstalling:
+    """More of edgephi comes from where it came from itself, with the pip of the Python that runs."""
+
+    CODE = "from edgephi.commands import install_command; print(install_command('build', 'cpu'))"
+
+    def said(self, site: Path, folder: Path, noted: object) -> list[str]:
+        """The words of the command where pip has written down `noted`; it is called as `python -m pip`."""
+        information = site / "edgephi-9.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: edgephi\nVersion: 9\n")
+        if noted is not None:
+            (information / "direct_url.json").write_text(json.dumps(noted))
+        (site / "edgephi").symlink_to(PACKAGE)
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", self.CODE],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(site)},
+            check=True,
+        )
+        *_, install = done.stdout.partition(" install ")
+        return shlex.split(install)
+
+    @pytest.mark.parametrize(
+        ("noted", "words"),
+        [
+            ({"url": "HERE/my%20clone", "dir_info": {}}, ["./my clone[build,cpu]"]),
+            ({"url": "HERE", "dir_info": {}}, [".[build,cpu]"]),
+            ({"url": "HERE/my%20clone", "dir_info": {"editable": True}}, ["-e", "./my clone[build,cpu]"]),
+            ({"url": "HERE/edgephi-9-py3-none-any.whl", "archive_info": {}}, None),
+            (
+                {"url": "https://git.example/e.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+                ["edgephi[build,cpu] @ git+https://git.example/e.git@abc"],
+            ),
+            (
+                {"url": "https://files.example/edgephi-9-py3-none-any.whl", "archive_info": {}},
+                ["edgephi[build,cpu] @ https://files.example/edgephi-9-py3-none-any.whl"],
+            ),
+            ({"url": "HERE/gone", "dir_info": {}}, ["PATH/TO/edgephi[build,cpu]"]),
+            (None, ["PATH/TO/edgephi[build,cpu]"]),
+            ([], ["PATH/TO/edgephi[build,cpu]"]),
+        ],
+    )
+    def test_it_is_taken_from_where_it_came(
+        self, tmp_path: Path, noted: dict[str, object] | None, words: list[str] | None
+    ) -> None:
+        folder = tmp_path / "it's here"
+        (folder / "my clone").mkdir(parents=True)
+        (folder / "edgephi-9-py3-none-any.whl").touch()
+        if noted and "url" in noted:
+            noted = {**noted, "url": str(noted["url"]).replace("HERE", folder.as_uri())}
+        words = words or ["./edgephi-9-py3-none-any.whl[build,cpu]"]
+        assert self.said(tmp_path / "site", folder, noted) == words
+
+    def test_an_environment_that_is_not_active(self, tmp_path: Path) -> None:
+        programs = tmp_path / "env" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "python").symlink_to(sys.executable)
+        (programs.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+
+        def said(path: str) -> str:
+            done = subprocess.run(
+                [programs / "python", "-c", self.CODE],
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env={"PATH": path, "PYTHONPATH": str(PACKAGE.parent)},
+                check=True,
+            )
+            return done.stdout.partition(" install ")[0]
+
+        assert said("/usr/bin:/bin") == "env/bin/python -m pip"
+        (programs / "pip").write_text("#!/bin/sh\n")
+        (programs / "pip").chmod(0o755)
+        assert said("/usr/bin:/bin") == "env/bin/pip"
+        assert said(f"{programs}:/bin") == "pip"

@@ -17,6 +17,7 @@ FLOORS: dict[str, int] = {
     "child_process": 0,
     "chunks": 0,
     "commands": 0,
+    "origin": 0,
     "envelope": 0,
     "file_lock": 0,
     "records": 0,
