@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 
+from edgephi.commands import install_command
 from edgephi.errors import NotSupportedError
 
 _EVERY_BUILD: Mapping[str, str] = {
@@ -33,10 +34,8 @@ def build_problem(engine: str) -> NotSupportedError | None:
     missing = {module: extra for module, extra in BUILD_MODULES[engine].items() if not _is_installed(module)}
     if not missing:
         return None
-    extras = ",".join(sorted(set(missing.values())))
-    return NotSupportedError(
-        f"needs {', '.join(missing)}, not installed", hint=f"pip install 'edgephi[{extras}]'"
-    )
+    extras = sorted(set(missing.values()))
+    return NotSupportedError(f"needs {', '.join(missing)}, not installed", hint=install_command(*extras))
 
 
 def _is_installed(module: str) -> bool:

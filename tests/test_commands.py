@@ -49,6 +49,7 @@ PROGRAMS += "systemctl|curl|wget|git|ssh|ssh-keygen|python3?"
 COMMAND = re.compile(
     rf"(?<![\w./-])edgephi (?:--?[\w]|(?:{'|'.join(COMMANDS)})\b(?!:))"
     rf"|(?:^|[`(;:&|] ?|\bsudo )(?:{PROGRAMS}) (?:-|\S*[/.*$~'\"=]|$)"
+    r"|\bpip install (?:--\S+ )*['\"\0\1e]"
     rf"|(?:^|[`(;:&|] ?)(?:mkdir|rmdir|rm|chmod|chown|dd|umask|sudo|docker|openssl|git) "
 )
 # How the programs begin that edgephi itself gives to a shell.
@@ -157,6 +158,8 @@ def test_no_command_removes_or_overwrites() -> None:
         'hint="docker login " + registry',
         'hint="rm %s" % folder',
         'hint="mkdir {}".format(folder)',
+        "hint=\"pip install 'edgephi[cpu]'\"",
+        'hint=f"pip install --upgrade {engine}"',
     ],
 )
 def test_the_reader_of_the_code_sees_commands(code: str) -> None:

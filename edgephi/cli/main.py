@@ -14,7 +14,7 @@ import click
 import edgephi
 from edgephi.cli.interrupts import INTERRUPTED, Ended, handle_ending_signals, let_go_of_signals
 from edgephi.cli.standard_streams import drop_output, is_reader_gone, open_standard_streams, output_problem
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
 
 COMMANDS: dict[str, str] = {
@@ -174,7 +174,7 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
             return _report_bug(missing, sys.argv[1:] if arguments is None else arguments)
         return _report(
             f"this command needs {missing.name}, which is not installed",
-            f"pip install 'edgephi[{extra}]'",
+            install_command(extra),
             NotSupportedError.exit_code,
         )
     except Exception as bug:  # nothing but a line may reach the user

@@ -19,7 +19,7 @@ from edgephi.cli.options import (
 )
 from edgephi.cli.say import say
 from edgephi.cli.sizes import read_size
-from edgephi.commands import shell_command
+from edgephi.commands import install_command, shell_command
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
@@ -171,10 +171,10 @@ def _check_packages(engine: str, provider: str) -> None:
 
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        extra = f"{adapter_of(engine).extra(provider)}," if engine in ADAPTERS else ""  # noqa: S610
+        engines = [adapter_of(engine).extra(provider)] if engine in ADAPTERS else []  # noqa: S610
         raise NotSupportedError(
             f"this command needs {' and '.join(missing)}, not installed here",
-            hint=f"pip install 'edgephi[{extra}serve]'",
+            hint=install_command(*engines, "serve"),
         )
 
 

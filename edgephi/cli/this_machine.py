@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgephi.cli.say import say
+from edgephi.commands import install_command
 from edgephi.errors import NotSupportedError
 from edgephi.measurement import Room
 from edgephi.prerequisites import build_problem
@@ -160,10 +161,10 @@ def check_proof(target: Target) -> None:
         return  # which is for the exporters to say
     adapter = adapter_of(target.engine)
     if adapter.installed_version() is None:
-        install = f"pip install 'edgephi[{adapter.extra(target.provider)}]'"  # noqa: S610 - not Django
+        install = install_command(adapter.extra(target.provider))  # noqa: S610 - not Django
         raise NotSupportedError(
             f"the bundle is proven with {target.engine}, which is not installed",
-            hint=f"{install}, or build without a proof: --verify off",
+            hint=f"`{install}`, or build without a proof: --verify off",
         )
 
 

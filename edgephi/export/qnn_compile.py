@@ -17,13 +17,12 @@ from typing import Any
 
 from edgephi.answer_stream import take_standard_output
 from edgephi.child_process import run_child
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
 
 PROVIDER = "QNNExecutionProvider"
 """The name that the plugin must be registered under: its devices go by it, and its binaries too."""
 
-_INSTALL = "pip install 'edgephi[qnn]'"
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*?)(?:\x1b|$)", re.MULTILINE)
 _NODE = re.compile(r"name: (\S+?), type: (\w+)")
 
@@ -49,7 +48,9 @@ def check_compiler() -> None:
     from importlib.util import find_spec
 
     if find_spec("onnxruntime_qnn") is None:
-        raise NotSupportedError("expected onnxruntime-qnn to compile with, found none", hint=_INSTALL)
+        raise NotSupportedError(
+            "expected onnxruntime-qnn to compile with, found none", hint=install_command("qnn")
+        )
 
 
 def compile_graphs(
@@ -96,7 +97,8 @@ def _translated(code: int, printed: str, where: str, graphs: str) -> EdgephiErro
     lines = [line.strip() for line in printed.splitlines() if line.strip()]
     return NotSupportedError(
         f"{where}: expected the HTP's compiler to take {graphs}, found: {(lines or ['nothing'])[-1][-300:]}",
-        hint=f"check that it can be loaded here: {_INSTALL}, then `{edgephi_command('doctor')}`",
+        hint=f"check that it can be loaded here: `{install_command('qnn')}`, "
+        f"then `{edgephi_command('doctor')}`",
     )
 
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.child_process import run_child
+from edgephi.commands import pip_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.origin import requirement
 from edgephi.recipe import Quant
 from edgephi.target import Target
 
@@ -28,19 +30,27 @@ Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
 class Upstream:
     """An engine's own converter.
 
-    `distributions` must be installed, by `install`. `peak_bytes_per_parameter` is the peak memory of a
-    conversion to int4, measured with 3.8 billion parameters by tests/bench/build. What it does to embedding
-    and head cannot be chosen: `embedding_bits`, `head_bits` (None: as the other matrices).
+    `distributions` must be installed: an `extra` of edgephi brings some, `packages` the others.
+    `peak_bytes_per_parameter` is the peak memory of a conversion to int4, measured with 3.8 billion
+    parameters by tests/bench/build. What it does to embedding and head cannot be chosen: `embedding_bits`,
+    `head_bits` (None: as the other matrices).
     """
 
     name: str
     distributions: tuple[str, ...]
-    install: str
+    packages: tuple[str, ...]
     peak_bytes_per_parameter: float
     command: Command
     embedding_bits: int | None = None
     head_bits: int | None = None
     always_symmetric: bool | None = None
+    extra: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that brings all of its distributions."""
+        own = requirement([self.extra]) if self.extra else ()
+        return pip_command("install", *own, *self.packages)
 
     @property
     def version(self) -> str:
@@ -79,14 +89,15 @@ _UPSTREAMS = {
     "onnxruntime-genai": Upstream(
         name="onnxruntime-genai's model builder",
         distributions=("onnxruntime-genai", "onnx-ir", "torch", "transformers"),
-        install="pip install 'edgephi[cpu]' onnx-ir torch transformers",
+        packages=("onnx-ir", "torch", "transformers"),
+        extra="cpu",
         peak_bytes_per_parameter=6.4,
         command=_genai,
     ),
     "openvino-genai": Upstream(
         name="optimum-intel",
         distributions=("optimum-intel", "nncf", "torch", "transformers"),
-        install="pip install optimum-intel",
+        packages=("optimum-intel",),
         peak_bytes_per_parameter=2.8,
         command=_optimum,
         embedding_bits=8,
@@ -95,7 +106,8 @@ _UPSTREAMS = {
     "mlx-lm": Upstream(
         name="mlx_lm.convert",
         distributions=("mlx-lm", "transformers"),
-        install="pip install 'edgephi[mlx]'",
+        packages=(),
+        extra="mlx",
         peak_bytes_per_parameter=0.9,
         command=_mlx,
         always_symmetric=False,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.commands import install_command
 from edgephi.envelope import (
     MOST_SIGNATURES,
     Envelope,
@@ -52,7 +53,7 @@ def sign_model(bundle: Path, key: Path) -> None:
     except ModuleNotFoundError as cause:
         raise NotSupportedError(
             f"OpenSSF Model Signing needs {cause.name}, which is not installed",
-            hint="pip install 'edgephi[model-signing]'",
+            hint=install_command("model-signing"),
         ) from None
     # What is written into the signature as not covered, so that every verifier leaves it out by itself.
     uncovered = [SIGNATURE_NAME, MODEL_SIGNING_NAME]

@@ -19,6 +19,7 @@ from types import ModuleType
 
 from edgephi.answer_stream import take_standard_output
 from edgephi.child_process import start_child
+from edgephi.commands import install_command
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.runtime.engines import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
 
@@ -73,7 +74,7 @@ def run_problem(
             f"this edgephi does not run {engine}", hint="use a newer edgephi, or choose another target"
         )
     adapter = adapter_of(engine)
-    install = f"pip install 'edgephi[{adapter.extra(provider)}]'"  # noqa: S610 - not Django
+    install = install_command(adapter.extra(provider))  # noqa: S610 - not Django
     if platform.machine() not in arch:
         return NotSupportedError(
             f"made for {', '.join(arch)}, this machine is {platform.machine()}",
@@ -95,7 +96,7 @@ def _provider_problem(adapter: Adapter, provider: str, state: EngineState) -> No
     """What is said of an installed engine that cannot use `provider`, and what can be done instead."""
     stand_in = adapter.STAND_INS.get(provider)
     if stand_in is None:
-        hint = f"pip install 'edgephi[{adapter.extra(provider)}]'"  # noqa: S610 - not Django
+        hint = install_command(adapter.extra(provider))  # noqa: S610 - not Django
     elif is_emulated(stand_in) and state.problems.get(stand_in):
         hint = "build it here and run it there"
     elif is_emulated(stand_in):

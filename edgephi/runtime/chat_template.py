@@ -11,6 +11,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 
+from edgephi.commands import pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.phi import CHAT_FORMATS
 from edgephi.runtime.checkpoint_text import render_chat
@@ -76,7 +77,7 @@ class ChatTemplate:
                 raise NotSupportedError(
                     f"{self._where}: a template that is not edgephi's own is rendered with jinja2, "
                     "which is not installed",
-                    hint="pip install 'jinja2>=3.1'",
+                    hint=pip_command("install", "jinja2>=3.1"),
                 )
             self._process = LimitedProcess(
                 "edgephi.runtime.template_process", memory_bytes=RENDER_MEMORY_BYTES

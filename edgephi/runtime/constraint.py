@@ -1,6 +1,6 @@
 """Answers that are JSON of a given schema: before each token, those that would break it are masked.
 
-The library `llguidance` (`pip install 'edgephi[serve]'`) says which tokens may come. It reads the bundle's
+The library `llguidance` (extra `serve`) says which tokens may come. It reads the bundle's
 `tokenizer.json`, so this works alike with every engine. It works in a process of its own, because a schema
 of a few hundred bytes can take minutes and gigabytes: see `edgephi.runtime.schema_process`.
 """
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.runtime.limited_process import LimitedProcess, LimitReachedError
 
@@ -43,7 +44,7 @@ class SchemaCompiler:
         if importlib.util.find_spec("llguidance") is None:
             raise NotSupportedError(
                 "answers of a JSON schema need the library llguidance, which is not installed",
-                hint="pip install 'edgephi[serve]'",
+                hint=install_command("serve"),
             )
         if not tokenizer_file.is_file():
             raise BadBundleError(

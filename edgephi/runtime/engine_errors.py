@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
 
 _KINDS = (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError, OSError)
@@ -49,4 +49,4 @@ def cannot_import(engine: str, cause: ImportError, *, extra: str) -> NotSupporte
         problem = f"this bundle runs on {engine}, which is not installed"
     else:  # installed, but not for this machine: a missing system library, another architecture
         problem = f"this bundle runs on {engine}, which cannot be loaded: {one_line(cause)}"
-    return NotSupportedError(problem, hint=f"pip install 'edgephi[{extra}]'")
+    return NotSupportedError(problem, hint=install_command(extra))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import Manifest
 
@@ -235,7 +235,8 @@ def check_version(engine: str, installed: str, allowed: str) -> None:
         if not compare[sign](_release(installed), _release(part.removeprefix(sign))):
             raise NotSupportedError(
                 f"the bundle needs {engine} {allowed}, found {installed}",
-                hint=f"pip install '{engine}{allowed}', or build the bundle again for this version",
+                hint=f"`{pip_command('install', f'{engine}{allowed}')}`, "
+                "or build the bundle again for this version",
             )
 
 

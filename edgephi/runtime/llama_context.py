@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never, TypeVar
 
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime.llama_library import (
     PACKAGE,
@@ -70,7 +70,7 @@ class LlamaContext:
         if not tokens <= allocated < tokens + _CONTEXT_STEP:
             raise NotSupportedError(
                 f"expected {PACKAGE} {installed_version()} to allocate {tokens} tokens, found {allocated}",
-                hint="pip install 'edgephi[gguf]' brings a version that this edgephi knows",
+                hint=f"`{install_command('gguf')}` brings a version that this edgephi knows",
             )
         threads = computing_threads()
         library.llama_set_n_threads(pointer, threads, threads)

@@ -1,4 +1,4 @@
-"""The adapter of llama.cpp (`pip install 'edgephi[gguf]'`), checked against xllamacpp 2026.10.11549.
+"""The adapter of llama.cpp (extra `gguf`), checked against xllamacpp 2026.10.11549.
 
 Two things llama.cpp does otherwise than the checkpoint, and we mend. It chooses LongRoPE's factors by the
 context that it has allocated, not by the length of the text: here a text within the original context gets a
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.commands import install_command
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.prefill import prefill
@@ -75,7 +76,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     if missing:
         raise NotSupportedError(
             f"this bundle runs on {NAME} with {' and '.join(missing)}, not installed",
-            hint=f"pip install 'edgephi[{extra(provider)}]'",
+            hint=install_command(extra(provider)),
         )
     version = installed_version()
     if version is not None:

@@ -24,6 +24,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from edgephi.commands import install_command, pip_command
 from edgephi.errors import NotSupportedError
 from edgephi.uninterrupted import uninterrupted
 
@@ -136,7 +137,7 @@ def load_library() -> ctypes.CDLL:
     if package is None or not package.submodule_search_locations:
         raise NotSupportedError(
             f"this bundle runs on llama.cpp, and its wheel {PACKAGE} is not installed",
-            hint="pip install 'edgephi[gguf]'",
+            hint=install_command("gguf"),
         )
     version = installed_version()
     files = sorted(Path(package.submodule_search_locations[0]).glob(f"{PACKAGE}*.so"))
@@ -145,7 +146,7 @@ def load_library() -> ctypes.CDLL:
     except (OSError, IndexError) as cause:
         raise NotSupportedError(
             f"this bundle runs on llama.cpp, and {PACKAGE} {version} cannot be loaded: {cause}",
-            hint="pip install --force-reinstall 'edgephi[gguf]'",
+            hint=pip_command("install", "--force-reinstall", f"{PACKAGE}=={version}"),
         ) from None
     for name, (result, *arguments) in _FUNCTIONS.items():
         try:
@@ -186,7 +187,7 @@ def _check_layout(library: ctypes.CDLL) -> None:
 def _unknown_layout(found: str) -> NotSupportedError:
     return NotSupportedError(
         f"expected the C interface of llama.cpp as of 2026, found {found} in {PACKAGE} {installed_version()}",
-        hint="pip install 'edgephi[gguf]' brings a version that this edgephi knows",
+        hint=f"`{install_command('gguf')}` brings a version that this edgephi knows",
     )
 
 

@@ -1,4 +1,4 @@
-"""The adapter of mlx-lm (`pip install 'edgephi[mlx]'`), checked against its version 0.31.
+"""The adapter of mlx-lm (extra `mlx`), checked against its version 0.31.
 
 Of mlx-lm it takes the model and the KV cache. The loop around them is ours, because mlx-lm's own is bound
 to the device that was the default when it was imported, and text goes through the `tokenizers` library.

@@ -1,7 +1,7 @@
 """The adapter of ONNX Runtime GenAI, checked against its version 0.18.
 
-Two packages hold the same module: onnxruntime-genai for CPUs (`pip install 'edgephi[cpu]'`) and
-onnxruntime-genai-cuda, which runs on CPUs too (`pip install 'edgephi[cuda]'`).
+Two packages hold the same module: onnxruntime-genai for CPUs (extra `cpu`) and
+onnxruntime-genai-cuda, which runs on CPUs too (extra `cuda`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def provider_problem(provider: str) -> str | None:
     except ImportError as cause:
         return f"the engine cannot be loaded: {one_line(cause)}"
     if not onnxruntime_genai.is_cuda_available():
-        return f"the installed {NAME} is made without CUDA (pip install 'edgephi[cuda]' in its place)"
+        return f"the installed {NAME} is made without CUDA (with it: edgephi's extra cuda in place of cpu)"
     from edgephi.runtime.accelerators import find_accelerators
 
     # The engine would only fail at the first allocation, and with a message about memory.

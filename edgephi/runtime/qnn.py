@@ -1,4 +1,4 @@
-"""The adapter of Qualcomm's NPU (`pip install 'edgephi[qnn]'`), checked against onnxruntime-qnn 2.7.
+"""The adapter of Qualcomm's NPU (extra `qnn`), checked against onnxruntime-qnn 2.7.
 
 onnxruntime drives the graphs through Qualcomm's plugin; the loop around them is ours (`qnn_decoder`), and
 text goes through the `tokenizers` library. On a Snapdragon the context binaries run on the Hexagon HTP. On
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.commands import install_command
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
@@ -89,7 +90,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     if version is not None and missing:
         raise NotSupportedError(
             f"this bundle runs on {PACKAGE} with {' and '.join(missing)}, not installed",
-            hint=f"pip install 'edgephi[{extra(provider)}]'",
+            hint=install_command(extra(provider)),
         )
     try:
         if version is None:

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, pip_command
 from edgephi.errors import NotSupportedError
 
 PACKAGE = "onnxruntime-qnn"
@@ -86,7 +86,8 @@ def check_qairt(needed: str, found: str, *, onnxruntime_qnn: str) -> None:
     raise NotSupportedError(
         f"the bundle was compiled by QAIRT {needed}, this machine has QAIRT {found or '(unknown)'}, "
         "and older versions cannot load it",
-        hint=f"pip install '{PACKAGE}>={onnxruntime_qnn}', or build the bundle with the older version",
+        hint=f"`{pip_command('install', f'{PACKAGE}>={onnxruntime_qnn}')}`, "
+        "or build the bundle with the older version",
     )
 
 

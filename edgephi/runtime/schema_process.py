@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.runtime.limited_process import Answer, answer_questions
 from edgephi.runtime.tokenizer_file import leaves_out_first_space
@@ -40,7 +41,7 @@ class Schemas:
         except ImportError as cause:
             raise NotSupportedError(
                 f"answers of a JSON schema need the library llguidance, found: {cause}",
-                hint="pip install 'edgephi[serve]'",
+                hint=install_command("serve"),
             ) from None
         self._library: Any = llguidance
         self._matchers: dict[int, Any] = {}

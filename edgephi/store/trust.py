@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.envelope import Envelope, decode_envelope, largest_envelope, signed_bytes
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
@@ -84,7 +84,7 @@ def _has_signed(key: PublicKey, envelope: Envelope) -> bool:
     except ModuleNotFoundError as cause:
         raise NotSupportedError(
             f"this store has a key, and checking signatures needs {cause.name}, which is not installed",
-            hint="pip install 'edgephi[trust]'",
+            hint=install_command("trust"),
         ) from None
     try:
         verifying = VerifyingKey.from_string(key.data, curve=Ed25519)

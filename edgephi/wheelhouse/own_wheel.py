@@ -18,7 +18,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from edgephi.commands import install_command, pip_command
 from edgephi.errors import BadInputError, NotSupportedError
+from edgephi.origin import requirement
 from edgephi.wheelhouse.pip import run_pip
 
 NAME = "edgephi"
@@ -28,7 +30,6 @@ _METADATA_FILES = ("METADATA", "WHEEL", "entry_points.txt")
 _LICENSES = "licenses/"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 _FILE_MODE = 0o100644 << 16
-_HINT = "pip install --force-reinstall edgephi"
 
 
 def write_own_wheel(folder: Path) -> Path:
@@ -41,7 +42,7 @@ def write_own_wheel(folder: Path) -> Path:
         distribution = importlib.metadata.distribution(NAME)
     except importlib.metadata.PackageNotFoundError:
         raise NotSupportedError(
-            "expected an installed edgephi, found none: there is no wheel to make", hint="pip install edgephi"
+            "expected an installed edgephi, found none: there is no wheel to make", hint=install_command()
         ) from None
     source = _editable_source(distribution)
     contents = _installed_files(distribution) if source is None else _built_files(source, folder)
@@ -106,12 +107,12 @@ def _installed_files(distribution: importlib.metadata.Distribution) -> dict[str,
             data = Path(str(file.locate())).read_bytes()
         except OSError as cause:
             raise BadInputError(
-                f"{file}: expected a file of the installed edgephi, found {cause.strerror}", hint=_HINT
+                f"{file}: expected a file of the installed edgephi, found {cause.strerror}", hint=_again()
             ) from None
         digest = file.hash
         if digest is not None and _encoded(hashlib.new(digest.mode, data).digest()) != digest.value:
             raise BadInputError(
-                f"{file}: expected the file as it was installed, found a changed one", hint=_HINT
+                f"{file}: expected the file as it was installed, found a changed one", hint=_again()
             )
         contents[file.as_posix()] = data
     return contents
@@ -135,3 +136,8 @@ def _record_hash(data: bytes) -> str:
 def _encoded(digest: bytes) -> str:
     """A digest as RECORD has it: base64 for URLs, without padding."""
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def _again() -> str:
+    """The command that installs edgephi once more, and nothing else."""
+    return pip_command("install", "--force-reinstall", "--no-deps", *requirement(()))

@@ -106,7 +106,7 @@ def test_another_engine_version_is_named(demo: Checkpoint, bundle: Path) -> None
     (bundle / "bundle.json").write_bytes(encode_manifest(dataclasses.replace(manifest, requires=requires)))
     with pytest.raises(CannotServeError, match="the bundle needs onnxruntime-genai >=99, found 0") as caught:
         measured(demo, bundle)
-    assert caught.value.hint.startswith("pip install 'onnxruntime-genai>=99'")
+    assert "pip install 'onnxruntime-genai>=99'" in caught.value.hint
 
 
 def test_a_graph_that_the_engine_cannot_read(demo: Checkpoint, bundle: Path) -> None:

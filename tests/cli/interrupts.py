@@ -9,6 +9,7 @@ as often.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -66,8 +67,9 @@ def interrupted(
     )
     _wait_until_ready(process)
     time.sleep(after_seconds)
-    was_over = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    os.killpg(process.pid, number)
+    was_over = process.poll() is not None
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
     try:
         _, err = process.communicate(timeout=_LONGEST_SECONDS)
         problems = _problems(process.returncode, err, folder, 128 + number)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
+from tests.installs import installs
 
 # What a terminal emulator does before it starts a shell, so that Ctrl-C becomes a signal.
 OWN_TERMINAL = """
@@ -110,7 +111,8 @@ metadata.version = version
     done = edgephi("build", "demo", "--target", "cpu", "-o", tmp_path / "bundle", before=not_installed)
     assert is_one_error(done, 3)
     assert "onnxruntime-genai, which is not installed" in done.stderr
-    assert "pip install 'edgephi[cpu]', or build without a proof: --verify off" in done.stderr
+    assert installs(done.stderr, "cpu")
+    assert "`, or build without a proof: --verify off" in done.stderr
     done = edgephi(
         "build", "demo", "--target", "cpu", "-o", tmp_path / "bundle", "--verify", "off", before=not_installed
     )

@@ -20,6 +20,7 @@ from edgephi.runtime.accelerators import find_accelerators
 from edgephi.runtime.availability import engine_states, run_problem
 from edgephi.runtime.bandwidth import last_level_cache_bytes, read_bandwidth
 from edgephi.runtime.host import describe_host, usable_cores
+from tests.installs import installs
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -276,7 +277,7 @@ class TestAvailability:
         problem = run_problem(self.ENGINE, "cpu", arch=[platform.machine()], allowed="", state=state)
         assert problem is not None
         assert problem.message == f"{self.ENGINE} is not installed"
-        assert problem.hint == "pip install 'edgephi[cpu]'"
+        assert installs(problem.hint, "cpu")
 
     def test_an_engine_that_does_not_load(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "onnxruntime_genai.py").write_text("raise ImportError('libgomp.so.1: cannot open')")

@@ -31,6 +31,7 @@ from edgephi.runtime.openvino_genai import OpenvinoEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
 from edgephi.target import read_target
+from tests.installs import installs
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -477,7 +478,7 @@ class TestOpening:
         code_, message, hint = done.stdout.strip().split("|")
         assert code_ == "3"
         assert message == "this bundle runs on openvino-genai, which is not installed"
-        assert hint == "pip install 'edgephi[openvino]'"
+        assert installs(hint, "openvino")
 
     def test_no_gpu_no_npu(self, bundle: Path) -> None:
         openvino, _ = adapter._import_engine()
