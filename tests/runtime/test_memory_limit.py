@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgephi.manifest import read_manifest
+from edgephi.manifest import MANIFEST_NAME, encode_manifest, read_manifest
 from tests.runtime.control_group import CannotLimitError, ControlGroup, limited_memory
 
 EDGEPHI = [sys.executable, "-c", "from edgephi.cli.main import main; main()"]
 PROMPT = "turn on the kitchen light"
-# Less than the demo asks for at its full context, which is 0.34 GB, and more than for a short one.
+# Less than the bundle asks for at its full context, and more than for a short one.
 LIMIT = 300 << 20
+NEEDED_BYTES, NEEDED_BYTES_PER_TOKEN = 341_000_000, 19_456
 FILE_BYTES = 240 << 20
 
 
 @pytest.fixture(autouse=True)
 def _engine() -> None:
     pytest.importorskip("onnxruntime_genai")
+
+
+@pytest.fixture(scope="module")
+def large(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo as a bundle that asks for more memory, and a larger share of it for its context."""
+    folder = shutil.copytree(demo_bundle, tmp_path_factory.mktemp("large") / "bundle")
+    manifest = read_manifest(folder)
+    requires = dataclasses.replace(
+        manifest.requires, memory_bytes=NEEDED_BYTES, memory_per_token_bytes=NEEDED_BYTES_PER_TOKEN
+    )
+    asking = dataclasses.replace(manifest, requires=requires)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(asking))
+    return folder
 
 
 @pytest.fixture
@@ -33,9 +49,9 @@ def group() -> Iterator[ControlGroup]:
         pytest.skip(str(cause))
 
 
-def test_run_refuses_a_context_that_does_not_fit(demo_bundle: Path, group: ControlGroup) -> None:
-    full = read_manifest(demo_bundle).limits.context
-    done = group.run([*EDGEPHI, "run", demo_bundle, PROMPT, "--context", full])
+def test_run_refuses_a_context_that_does_not_fit(large: Path, group: ControlGroup) -> None:
+    full = read_manifest(large).limits.context
+    done = group.run([*EDGEPHI, "run", large, PROMPT, "--context", full])
     assert (done.returncode, done.stdout) == (3, "")
     error, hint = done.stderr.splitlines()
     assert re.fullmatch(r"error: .*: a context of 4096 tokens needs 0\.34 GB .*, 0\.[23]\d GB are .*", error)
@@ -44,24 +60,24 @@ def test_run_refuses_a_context_that_does_not_fit(demo_bundle: Path, group: Contr
     assert group.kills == 0
 
     # And what the hint says is true.
-    done = group.run([*EDGEPHI, "run", demo_bundle, PROMPT, "--context", fitting[1]])
+    done = group.run([*EDGEPHI, "run", large, PROMPT, "--context", fitting[1]])
     assert done.returncode == 0, done.stderr
     assert "kitchen" in done.stdout
     assert group.kills == 0
 
 
-def test_run_serves_what_fits_and_says_so(demo_bundle: Path, group: ControlGroup) -> None:
-    done = group.run([*EDGEPHI, "run", demo_bundle, PROMPT])
+def test_run_serves_what_fits_and_says_so(large: Path, group: ControlGroup) -> None:
+    done = group.run([*EDGEPHI, "run", large, PROMPT])
     assert done.returncode == 0, done.stderr
     warning = done.stderr.splitlines()[0]
     assert re.fullmatch(r"warning: .*, 0\.[23]\d GB are available: it serves \d+ tokens", warning)
     assert group.kills == 0
 
 
-def test_serve_refuses_a_context_that_does_not_fit(demo_bundle: Path, group: ControlGroup) -> None:
+def test_serve_refuses_a_context_that_does_not_fit(large: Path, group: ControlGroup) -> None:
     pytest.importorskip("starlette")
-    full = read_manifest(demo_bundle).limits.context
-    done = group.run([*EDGEPHI, "serve", demo_bundle, "--port", 0, "--context", full])
+    full = read_manifest(large).limits.context
+    done = group.run([*EDGEPHI, "serve", large, "--port", 0, "--context", full])
     assert (done.returncode, done.stdout) == (3, "")
     assert "error: " in done.stderr
     assert "a context of 4096 tokens needs 0.34 GB of memory" in done.stderr
@@ -70,7 +86,7 @@ def test_serve_refuses_a_context_that_does_not_fit(demo_bundle: Path, group: Con
 
 
 def test_files_that_were_read_before_are_no_reason_to_refuse(
-    demo_bundle: Path, group: ControlGroup, tmp_path: Path
+    large: Path, group: ControlGroup, tmp_path: Path
 ) -> None:
     """As after a start of the service: what was read for it stays in the group, as cached files."""
     file = tmp_path / "weights"
@@ -90,6 +106,6 @@ def test_files_that_were_read_before_are_no_reason_to_refuse(
     statistics = (group.folder / "memory.stat").read_text()
     assert int(re.search(r"^active_file (\d+)$", statistics, re.MULTILINE)[1]) > FILE_BYTES // 2  # type: ignore[index]
 
-    done = group.run([*EDGEPHI, "run", demo_bundle, PROMPT, "--context", 512])
+    done = group.run([*EDGEPHI, "run", large, PROMPT, "--context", 512])
     assert done.returncode == 0, done.stderr
     assert group.kills == 0
