@@ -87,7 +87,6 @@ def lost_keys(
     That command begins with the statements `first`. `only`: one of the commands, by its name here.
     """
     signed = _signed(scratch, releases)
-    flashed, rolled = _prepared(scratch, signed)
 
     def flash(bundle: Path) -> Callable[[Box], list[str]]:
         return lambda box: box.flash_command(bundle)
@@ -96,17 +95,19 @@ def lost_keys(
         return box.command("rollback", box.root)
 
     commands = {
-        FLASH_UNSIGNED: (flashed, flash(signed.unsigned)),
-        "flash of a bundle by a key that was removed": (flashed, flash(signed.removed)),
-        "flash of a signed bundle": (flashed, flash(signed.releases.new)),
-        ROLL_BACK_TO_REMOVED: (rolled["removed"], rollback),
-        "roll-back to a signed bundle": (rolled["signed"], rollback),
+        FLASH_UNSIGNED: (_with_old, flash(signed.unsigned)),
+        "flash of a bundle by a key that was removed": (_with_old, flash(signed.removed)),
+        "flash of a signed bundle": (_with_old, flash(signed.releases.new)),
+        ROLL_BACK_TO_REMOVED: (_with_both_and_a_removed_key, rollback),
+        "roll-back to a signed bundle": (_with_both, rollback),
     }
+    chosen = [name for name in commands if only in (None, name)]
+    prepare = {commands[name][0] for name in chosen}
+    stores = {each: each(scratch / each.__name__, signed) for each in prepare}
     cases = []
-    for name, (prepared, command) in commands.items():
-        if only not in (None, name):
-            continue
-        points = _points(prepared, command, scratch, first)
+    for name in chosen:
+        prepared, command = commands[name]
+        points = _points(stores[prepared], command, scratch, first)
         # At rest, before the first call, in each way; then at the others in turns.
         cases += [(name, 1, loss) for loss in LOSSES]
         cases += [(name, number, LOSSES[number % len(LOSSES)]) for number in range(2, points + 1)[::every]]
@@ -114,7 +115,7 @@ def lost_keys(
     def one(case: tuple[str, int, str]) -> Verdict:
         name, number, loss = case
         prepared, command = commands[name]
-        with store_like(prepared, scratch) as box:
+        with store_like(stores[prepared], scratch) as box:
             lost = _LOST.format(root=f"{box.root}/", number=number, loss=loss, log="")
             done = ran(command(Box(box.root, first + lost)))
             if not ends_well(done):
@@ -127,7 +128,7 @@ def lost_keys(
 def killed_changes_of_keys(scratch: Path, releases: Releases, every: int = 1, first: str = "") -> Outcome:
     """Kill `trust add` and `trust remove` at each call; the same again, and the store is as it was told."""
     signed = _signed(scratch, releases)
-    flashed, _ = _prepared(scratch, signed)
+    flashed = _with_old(scratch / "keyed", signed)
     open_to_all = Box(scratch / "open")
     must_succeed(open_to_all.flash(signed.releases.old))
     two_keys = Box(scratch / "two-keys")
@@ -211,7 +212,9 @@ def _held(box: Box, signed: _Signed, case: object) -> Verdict:
 
 
 def _signed(scratch: Path, releases: Releases) -> _Signed:
-    old, new = (remade(bundle, scratch / f"signed-{bundle.name}", {}) for bundle in _both(releases))
+    old, new = (
+        remade(bundle, scratch / f"signed-{bundle.name}", {}) for bundle in (releases.old, releases.new)
+    )
     removed, unsigned = (
         remade(releases.new, scratch / name, {}, sequence=3) for name in ("by-a-removed-key", "unsigned")
     )
@@ -220,37 +223,39 @@ def _signed(scratch: Path, releases: Releases) -> _Signed:
     return _Signed(Releases(old, new), removed, unsigned, _public(scratch, "release", _RELEASE))
 
 
-def _both(releases: Releases) -> tuple[Path, Path]:
-    return releases.old, releases.new
-
-
 def _public(scratch: Path, name: str, key: Ed25519PrivateKey) -> Path:
     file = scratch / f"{name}.pub"
     file.write_bytes(public_half(key).pem)
     return file
 
 
-def _prepared(scratch: Path, signed: _Signed) -> tuple[Box, dict[str, Box]]:
-    """Stores with the key: one that has the old release, and two that have both and run the new one.
+def _with_old(folder: Path, signed: _Signed) -> Box:
+    """A store with the key, which runs the old release."""
+    box = Box(folder)
+    must_succeed(_trust(box, "add", signed.public))
+    must_succeed(box.flash(signed.releases.old))
+    return box
 
-    The old one of `removed` was signed by a key that was removed since.
-    """
-    flashed = Box(scratch / "keyed")
-    must_succeed(_trust(flashed, "add", signed.public))
-    must_succeed(flashed.flash(signed.releases.old))
-    both = Box(scratch / "keyed-both")
-    run("cp", "--archive", flashed.root, both.root)
-    must_succeed(both.flash(signed.releases.new))
-    old = remade(signed.releases.old, scratch / "old-by-a-removed-key", {})
+
+def _with_both(folder: Path, signed: _Signed) -> Box:
+    """A store with the key, which runs the new release and has the old one."""
+    box = _with_old(folder, signed)
+    must_succeed(box.flash(signed.releases.new))
+    return box
+
+
+def _with_both_and_a_removed_key(folder: Path, signed: _Signed) -> Box:
+    """The same, and the old release was signed by a key that was removed since."""
+    old = remade(signed.releases.old, folder.with_suffix(".old"), {})
     (old / "bundle.dsse.json").unlink()
     sign_bundle(old, _REMOVED)
-    removed = Box(scratch / "keyed-removed")
-    for public in (signed.public, _public(scratch, "removed", _REMOVED)):
-        must_succeed(_trust(removed, "add", public))
+    box = Box(folder)
+    for public in (signed.public, _public(folder.parent, "removed", _REMOVED)):
+        must_succeed(_trust(box, "add", public))
     for bundle in (old, signed.releases.new):
-        must_succeed(removed.flash(bundle))
-    must_succeed(_trust(removed, "remove", "removed"))
-    return flashed, {"signed": both, "removed": removed}
+        must_succeed(box.flash(bundle))
+    must_succeed(_trust(box, "remove", "removed"))
+    return box
 
 
 def _points(prepared: Box, command: Callable[[Box], list[str]], scratch: Path, first: str) -> int:

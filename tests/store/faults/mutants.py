@@ -99,7 +99,7 @@ MUTANTS = {
     ),
     "rollback-trial": Mutant(
         "a roll-back does not note its trial",
-        partial(killed.killed_rollbacks, every=2, first=_TRIAL_NOT_NOTED),
+        partial(killed.killed_rollbacks, every=3, first=_TRIAL_NOT_NOTED),
     ),
     "rollback-signature": Mutant(
         "a roll-back looks at no signature",
