@@ -26,17 +26,24 @@ def read_bandwidth(available_bytes: int, *, threads: int) -> float:
     """Bytes per second that `threads` threads together read from memory, in the best of a few short windows.
 
     The best, because whatever else runs here can only take away from it. Takes about a second and 256 MB:
-    more when the processor's cache is large, but never more than an eighth of `available_bytes`.
+    more when the processor's cache is large, but never more than an eighth of `available_bytes`. Raises
+    MemoryError when they cannot be had.
     """
     wanted = max(_BYTES, _CACHE_MULTIPLE * last_level_cache_bytes())
     chunks = max(2, min(wanted, available_bytes // 8) // threads // _CHUNK_BYTES)
     barrier = threading.Barrier(threads)
     rates: list[list[float]] = []
     workers = [threading.Thread(target=_read, args=(chunks, barrier, rates)) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except BaseException:  # Ctrl-C: those that run would wait for ever for one that never began
+        barrier.abort()
+        raise
+    if len(rates) < threads:
+        raise MemoryError
     together: list[float] = [sum(window) for window in zip(*rates, strict=True)]
     return max(together)
 
@@ -52,7 +59,15 @@ def last_level_cache_bytes() -> int:
 
 
 def _read(chunks: int, barrier: threading.Barrier, rates: list[list[float]]) -> None:
-    """In a thread: read a buffer of its own again and again; leave the bytes per second of each window."""
+    """In a thread: have it read as long as the others do, and end when one of them cannot."""
+    try:
+        rates.append(_windows(chunks, barrier))
+    except (OSError, MemoryError, threading.BrokenBarrierError):
+        barrier.abort()
+
+
+def _windows(chunks: int, barrier: threading.Barrier) -> list[float]:
+    """Read a buffer of one's own again and again; the bytes per second of each window."""
     compare = ctypes.CDLL(None).memcmp
     compare.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
     with mmap.mmap(-1, chunks * _CHUNK_BYTES) as memory:
@@ -64,15 +79,17 @@ def _read(chunks: int, barrier: threading.Barrier, rates: list[list[float]]) -> 
         # one page of zeros. Equal halves, so that `memcmp` reads to the end.
         ctypes.memset(start, 1, len(memory))
         own = []
-        for _ in range(_WINDOWS):
-            barrier.wait()
-            begin = now = time.perf_counter()
-            done = 0
-            while now - begin < _WINDOW_SECONDS:
-                chunk = start + done % chunks * _CHUNK_BYTES
-                compare(chunk, chunk + _CHUNK_BYTES // 2, _CHUNK_BYTES // 2)
-                done += 1
-                now = time.perf_counter()
-            own.append(done * _CHUNK_BYTES / (now - begin))
-        rates.append(own)
-        del buffer  # the map cannot be closed while something points into it
+        try:
+            for _ in range(_WINDOWS):
+                barrier.wait()
+                begin = now = time.perf_counter()
+                done = 0
+                while now - begin < _WINDOW_SECONDS:
+                    chunk = start + done % chunks * _CHUNK_BYTES
+                    compare(chunk, chunk + _CHUNK_BYTES // 2, _CHUNK_BYTES // 2)
+                    done += 1
+                    now = time.perf_counter()
+                own.append(done * _CHUNK_BYTES / (now - begin))
+        finally:
+            del buffer  # the map cannot be closed while something points into it
+    return own

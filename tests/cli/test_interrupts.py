@@ -182,3 +182,31 @@ def test_a_lock_is_not_left_by_ctrl_c_while_it_is_taken(tmp_path: Path) -> None:
     )
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "def begun(self):\n    start(self)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "start, threading.Thread.start = threading.Thread.start, begun\n",
+        "def refused(*_arguments):\n    raise OSError(12, 'Cannot allocate memory')\n"
+        "bandwidth.mmap.mmap = refused\n",
+        "made, maps = bandwidth.mmap.mmap, iter([1])\n"
+        "def once(*words):\n    if next(maps, None) is None: raise MemoryError\n    return made(*words)\n"
+        "bandwidth.mmap.mmap = once\n",
+    ],
+    ids=["Ctrl-C between two of its threads", "no memory", "memory for one of them"],
+)
+def test_a_measurement_of_memory_ends_when_a_thread_of_it_is_missing(fault: str) -> None:
+    """The others wait for it at a barrier, and Python's exit waits for them."""
+    program = (
+        "import os, signal, threading\n"
+        "from edgephi.runtime import bandwidth\n"
+        f"{fault}"
+        "try: bandwidth.read_bandwidth(1 << 30, threads=2)\n"
+        "except (KeyboardInterrupt, MemoryError): print('ends')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.stdout, done.stderr) == ("ends\n", "")
