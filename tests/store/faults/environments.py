@@ -5,10 +5,11 @@ What must hold after any flash must hold here as well, and every environment tha
 (`whole_environments.py`).
 """
 
+import dataclasses
 import random
 from pathlib import Path
 
-from tests.store.faults import bad_disks, killed, lost_cache, power_cut
+from tests.store.faults import bad_disks, failing_calls, killed, lost_cache, power_cut
 from tests.store.faults.bundles import Releases
 from tests.store.faults.outcome import Outcome
 from tests.store.wheel_bundles import RUNTIME, runtime_wheel, wheel, wheel_bundle
@@ -46,6 +47,12 @@ def failing_disks(scratch: Path, _releases: Releases, cases: int = 8) -> Outcome
     releases = releases_with_wheels(scratch)
     fault = "writing back fails in such a `flash`"
     return bad_disks.failing_disks(scratch, releases, cases, step_bytes=300_000, fault=fault)
+
+
+def failed_flashes(scratch: Path, _releases: Releases, error: str, every: int = 14) -> Outcome:
+    """Have each `every`-th call of such a flash fail with an error: most of them are much like others."""
+    outcome = failing_calls.failed_flashes(scratch, releases_with_wheels(scratch), error, every)
+    return dataclasses.replace(outcome, fault=f"{error} in such a `flash`, at each {every}th call")
 
 
 def releases_with_wheels(scratch: Path) -> Releases:

@@ -30,13 +30,15 @@ def failed_rollbacks(scratch: Path, releases: Releases, error: str, every: int =
 
 def _failed(name: str, scratch: Path, releases: Releases, error: str, every: int) -> Outcome:
     prepared = Box(scratch / f"failed-{name}-{error}")
-    must_succeed(prepared.flash(releases.old))
+    must_succeed(prepared.flash(releases.old, *releases.options))
     is_rollback = name == "rollback"
     if is_rollback:
-        must_succeed(prepared.flash(releases.new))
+        must_succeed(prepared.flash(releases.new, *releases.options))
 
     def command(box: Box) -> list[str]:
-        return box.command(name, box.root) if is_rollback else box.flash_command(releases.new)
+        if is_rollback:
+            return box.command(name, box.root)
+        return box.flash_command(releases.new, *releases.options)
 
     with store_like(prepared, scratch) as box:
         calls = traced.calls(command(box), _CALLS[error], box.root, environment())

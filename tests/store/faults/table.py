@@ -38,6 +38,8 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "environment-power-cut": environments.power_cuts,
     "environment-lost-cache": environments.lost_caches,
     "environment-failing-disk": environments.failing_disks,
+    "environment-enospc": partial(environments.failed_flashes, error="ENOSPC"),
+    "environment-eio": partial(environments.failed_flashes, error="EIO"),
     "environment-kill": environments.killed_flashes,
     "kill-flash": killed.killed_flashes,
     "kill-first": killed.killed_first_flashes,
