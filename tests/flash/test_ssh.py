@@ -106,6 +106,19 @@ class TestWhole:
         assert again["was_current"] and again["sent_bytes"] == 0
         assert again["saved_bytes"] == sum(entry.size for entry in read_manifest(demo_bundle).files)
 
+    def test_two_first_flashes_at_once_both_succeed(self, box: Sshd, demo_bundle: Path, root: Path) -> None:
+        """Each has an agent of its own there: one makes the store while the other waits."""
+        command = [*COMMAND, "flash", str(demo_bundle), box.destination(root), "--json"]
+        pipe = subprocess.PIPE
+        flashes = [
+            subprocess.Popen(command, env=box.environment, stdout=pipe, stderr=pipe, text=True)
+            for _ in range(2)
+        ]
+        said = [each.communicate(timeout=120) for each in flashes]
+        assert [each.returncode for each in flashes] == [0, 0], said
+        assert sorted(json.loads(output)["was_current"] for output, _ in said) == [False, True]
+        assert active(root) == digest_of(demo_bundle)
+
     def test_nothing_is_left_outside_the_store(self, box: Sshd, demo_bundle: Path, root: Path) -> None:
         assert edgephi(box, "flash", demo_bundle, box.destination(root)).returncode == 0
         # onnxruntime itself keeps notes, wherever it runs.

@@ -19,12 +19,10 @@ import pytest
 from edgephi.bundle import unfinished_bundle
 from edgephi.checkpoint import hub
 from edgephi.errors import StoreBusyError, TransportError
-from edgephi.file_lock import holder_of, open_lock, try_lock
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.opening import open_bundle
-from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from tests.second_user import (
     as_nobody,
@@ -107,10 +105,12 @@ class TestOfTheirOwnerAlone:
         lock.unlink()
         lock.symlink_to(tmp_path / "letter")
         with pytest.raises(Exception, match="lock: "):
-            roll_back(tmp_path / "store", prove=False)
+            collect_garbage(tmp_path / "store")
         assert (tmp_path / "letter").read_text() == "dear"
 
     def test_what_root_makes_in_the_folder_of_another_user_is_that_ones(self, place: Path) -> None:
+        from edgephi.file_lock import open_lock
+
         theirs = place / "theirs"
         theirs.mkdir()
         os.chown(theirs, 65534, 65534)
@@ -132,6 +132,8 @@ class TestWhoHoldsIt:
             assert steps.titles == [f"wait for process {pid} (user nobody, `sleep 600`)"]
 
     def test_a_command_is_told_as_it_was_typed(self, first: Path, tmp_path: Path) -> None:
+        from edgephi.file_lock import holder_of
+
         install(first, tmp_path)
         command = [sys.executable, "-P", "-m", "edgephi.cli", "flash", str(first), str(tmp_path)]
         with started(command) as process:
@@ -161,6 +163,8 @@ class TestWaiting:
     def test_a_download_is_waited_for_while_it_gets_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        from edgephi.file_lock import open_lock, try_lock
+
         monkeypatch.setattr(hub, "_STALLED_SECONDS", 1.0)
         partial = tmp_path / "blob.incomplete"
         descriptor = open_lock(partial)
@@ -182,6 +186,8 @@ class TestWaiting:
     def test_a_download_that_stands_still_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        from edgephi.file_lock import open_lock, try_lock
+
         monkeypatch.setattr(hub, "_STALLED_SECONDS", 0.3)
         descriptor = open_lock(tmp_path / "blob")
         assert try_lock(descriptor)

@@ -60,6 +60,7 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "lost-keys": lost_keys.lost_keys,
     "kill-trust": lost_keys.killed_changes_of_keys,
     "together": together.two_at_once,
+    "together-first": together.first_flashes_at_once,
     "clock": clocks.wrong_clocks,
     "boot": clocks.other_boots,
     "probe": bad_probes.bad_bundles,

@@ -181,6 +181,12 @@ def test_two_commands_at_once(tmp_path: Path, releases: Releases) -> None:
     assert holds(together.two_at_once(tmp_path, releases, times=1))
 
 
+@needs(*together.PROGRAMS)
+@pytest.mark.slow
+def test_two_first_flashes_at_once(tmp_path: Path, releases: Releases) -> None:
+    assert holds(together.first_flashes_at_once(tmp_path, releases, times=2))
+
+
 class TestClockAndBoot:
     @needs(*clocks.PROGRAMS)
     def test_other_years(self, tmp_path: Path, releases: Releases) -> None:

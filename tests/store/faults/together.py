@@ -5,12 +5,13 @@ store is whole, and what ended with 0 has happened.
 """
 
 import random
+import tempfile
 import time
 from pathlib import Path
 
 from tests.store.faults import traced
 from tests.store.faults.aftermath import aftermath
-from tests.store.faults.box import Box, ends_well, must_succeed, store_like
+from tests.store.faults.box import Box, BrokenStoreError, digest_of, ends_well, must_succeed, store_like
 from tests.store.faults.bundles import Releases
 from tests.store.faults.outcome import Outcome, Verdict, tried
 from tests.store.faults.processes import ended, started
@@ -48,3 +49,35 @@ def two_at_once(scratch: Path, releases: Releases, times: int = 4, seed: int = 1
 
     cases = [(other, chance.uniform(0, _LONGEST_WAIT_SECONDS)) for other in OTHERS for _ in range(times)]
     return tried("two commands at once", cases, one)
+
+
+def first_flashes_at_once(scratch: Path, releases: Releases, times: int = 8, seed: int = 23) -> Outcome:
+    """Begin a flash into a folder that is not there yet at a random moment of another that is slowed down.
+
+    Both must succeed: one makes the store while the other waits, and finds the bundle active.
+    """
+    chance = random.Random(seed)
+
+    def one(wait: float) -> Verdict:
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="first-") as folder:
+            box = Box(Path(folder) / "box")
+            command = box.flash_command(releases.new)
+            changing = (*traced.WRITING, *traced.NAMING, *traced.DURABLE)
+            with started(traced.slowed(command, changing, _PAUSE_MICROSECONDS)) as slow:
+                time.sleep(wait)
+                second = box.flash(releases.new)
+                first = ended(slow)
+            try:
+                must_succeed(first)
+                must_succeed(second)
+                must_succeed(box.on("status", "--scrub"))
+                if box.check() != digest_of(releases.new):
+                    raise BrokenStoreError("another bundle is active")
+                if left := box.leftovers():
+                    raise BrokenStoreError(f"left over: {', '.join(left)}")
+            except BrokenStoreError as broken:
+                return Verdict(broken=f"after {wait:.3f} s: {broken}")
+            return Verdict("new", finished=True)
+
+    cases = [chance.uniform(0, _LONGEST_WAIT_SECONDS) for _ in range(times)]
+    return tried("two first flashes at once", cases, one)
