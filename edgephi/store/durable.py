@@ -6,11 +6,14 @@ kernel forgets what it could not write, and would answer the second one with suc
 """
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _NEW = ".new"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <stdio.h>
 
 
 def sync(path: Path) -> None:
@@ -86,12 +89,57 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def replace_link(path: Path, target: str) -> None:
-    """Have `path` be a symbolic link to `target`: at any moment it leads to its old target or to the new."""
+    """Have `path` be a symbolic link to `target`: at any moment it leads to its old target or to the new.
+
+    A folder in its place goes, as one is that a copy has made of a link by following it.
+    """
     new = new_name(path)
+    if is_folder(new):  # one that was exchanged, by a process that died
+        shutil.rmtree(new)
     new.unlink(missing_ok=True)
     with _removed_on_error(new):
         new.symlink_to(target)
-        rename(new, path)
+        if not is_folder(path):
+            rename(new, path)
+        elif _exchanged(new, path):
+            sync(path.parent)
+            shutil.rmtree(new)
+        else:
+            shutil.rmtree(path)
+            rename(new, path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is at `path`, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def remove_folder(path: Path, aside: Path) -> None:
+    """Remove a folder: in one step first, by renaming it to `aside`, and then its files.
+
+    In the lower layer of an overlay no folder can be renamed: there, its files go at once.
+    """
+    if aside.exists():
+        shutil.rmtree(aside)
+    try:
+        rename(path, aside)
+    except OSError as cause:
+        if cause.errno != errno.EXDEV:
+            raise
+        aside = path
+    shutil.rmtree(aside)
+    sync(path.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Have two paths change their names, in one step; False where that cannot be."""
+    try:
+        import ctypes
+
+        places = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+        return bool(ctypes.CDLL(None).renameat2(*places, _RENAME_EXCHANGE) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
 
 
 def remove(path: Path) -> None:

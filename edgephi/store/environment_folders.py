@@ -10,12 +10,22 @@ Generations with the same wheels, vouched for by the same key, share an environm
 """
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgephi.store.durable import make_folder, remove, rename, replace_file, replace_link, sync
+from edgephi.store.durable import (
+    is_folder,
+    make_folder,
+    remove,
+    rename,
+    replace_file,
+    replace_link,
+    sync,
+)
+from edgephi.store.environment_record import RECORD_NAME
 from edgephi.store.generations import installed, is_digest, manifests
 from edgephi.store.layout import Layout
 from edgephi.store.state import change_state, read_state
@@ -79,7 +89,12 @@ def adopt(layout: Layout, key: str) -> None:
     folder, replaced = folder_of(layout, key), layout.environments / f"{_REPLACED}{key}"
     if os.path.lexists(folder):
         shutil.rmtree(replaced, ignore_errors=True)
-        rename(folder, replaced)  # what dies between these two has it back at the next start
+        try:
+            rename(folder, replaced)  # what dies between these two has it back at the next start
+        except OSError as cause:
+            if cause.errno != errno.EXDEV:  # in the lower layer of an overlay no folder can be renamed
+                raise
+            shutil.rmtree(folder)
     rename(trial_folder(layout, key), folder)
     shutil.rmtree(replaced, ignore_errors=True)
     damaged = read_state(layout).damaged_environments
@@ -117,6 +132,7 @@ def settle_environments(layout: Layout) -> None:
                 shutil.rmtree(path)
             else:
                 rename(path, folder)
+    _link_copies(layout)
     command = layout.environments / COMMAND
     if command.is_file() and _OLD_SCRIPT in command.read_text():
         _take_over(layout)
@@ -141,6 +157,33 @@ def collect_environments(layout: Layout, kept: Iterable[str], *, dry_run: bool =
             if not dry_run:
                 shutil.rmtree(path)
     return freed
+
+
+def _link_copies(layout: Layout) -> None:
+    """Have each generation's link again where a copy of the store, which followed links, has a folder.
+
+    Its Python is no link either then, so that the next flash makes the environment anew.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for copy in filter(is_folder, list((layout.environments / _OF).iterdir())):
+            record = _record_bytes(copy)
+            same = (
+                path.name
+                for path in layout.environments.iterdir()
+                if is_digest(path.name) and record is not None and _record_bytes(path) == record
+            )
+            key = next(same, None)
+            if key is None:
+                shutil.rmtree(copy)
+            else:
+                replace_link(copy, f"../{key}")
+
+
+def _record_bytes(environment: Path) -> bytes | None:
+    try:
+        return (environment / RECORD_NAME).read_bytes()
+    except OSError:
+        return None
 
 
 def _take_over(layout: Layout) -> None:

@@ -14,8 +14,23 @@ from pathlib import Path
 from edgephi.commands import edgephi_command
 from edgephi.envelope import largest_envelope
 from edgephi.errors import BadBundleError, EdgephiError
-from edgephi.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, Manifest, decode_manifest
-from edgephi.store.durable import new_name, rename, replace_file, sync, write_file
+from edgephi.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+)
+from edgephi.store.durable import (
+    is_folder,
+    new_name,
+    remove_folder,
+    rename,
+    replace_file,
+    sync,
+    write_file,
+)
 from edgephi.store.layout import Layout
 from edgephi.store.objects import READ_ONLY, plain_size
 
@@ -60,6 +75,16 @@ def manifest_bytes(layout: Layout, digest: str) -> bytes:
     if digest_of(data) != digest:
         raise BadBundleError(f"{path}: expected sha256 {digest}, found {digest_of(data)}", hint=hint)
     return data
+
+
+def copied_digest(layout: Layout, folder: Path) -> str | None:
+    """The generation of which a folder in a link's place is a copy; None when it is none of this store's."""
+    try:
+        with (folder / MANIFEST_NAME).open("rb") as file:
+            digest = digest_of(file.read(LARGEST_MANIFEST_BYTES + 1))
+    except OSError:
+        return None
+    return digest if digest in installed(layout) else None
 
 
 def signature_bytes(layout: Layout, digest: str) -> bytes | None:
@@ -115,16 +140,21 @@ def build_generation(layout: Layout, manifest: Manifest, data: bytes, signature:
 
 def relink(layout: Layout, digest: str, manifest: Manifest) -> None:
     """Have every file of a generation be its object again, where an object was replaced or a file is gone."""
-    generation = layout.generation(digest)
     for entry in manifest.files:
-        path, known = generation / entry.path, layout.object(entry.sha256)
-        if plain_size(known) is None or (path.exists() and path.samefile(known)):
-            continue
-        _make_parents(path, generation)
-        new = _replacement(layout)
-        new.unlink(missing_ok=True)
-        os.link(known, new, follow_symlinks=False)
-        rename(new, path)
+        relink_file(layout, digest, entry)
+
+
+def relink_file(layout: Layout, digest: str, entry: FileEntry) -> None:
+    """Have one file of a generation be its object again, where there is that object."""
+    generation = layout.generation(digest)
+    path, known = generation / entry.path, layout.object(entry.sha256)
+    if plain_size(known) is None or (path.exists() and path.samefile(known)):
+        return
+    _make_parents(path, generation)
+    new = _replacement(layout)
+    new.unlink(missing_ok=True)
+    os.link(known, new, follow_symlinks=False)
+    rename(new, path)
 
 
 def relink_all(layout: Layout, sha256s: Iterable[str]) -> None:
@@ -137,12 +167,7 @@ def relink_all(layout: Layout, sha256s: Iterable[str]) -> None:
 
 def remove_generation(layout: Layout, digest: str) -> None:
     """Remove a generation: in one step first, and then its files."""
-    leaving = layout.generations / f"{_BEING_REMOVED}{digest}"
-    if leaving.exists():
-        shutil.rmtree(leaving)
-    rename(layout.generation(digest), leaving)
-    shutil.rmtree(leaving)
-    sync(layout.generations)
+    remove_folder(layout.generation(digest), layout.generations / f"{_BEING_REMOVED}{digest}")
 
 
 def remove_leftovers(layout: Layout) -> None:
@@ -151,7 +176,9 @@ def remove_leftovers(layout: Layout) -> None:
         if path.name == _BEING_BUILT or path.name.startswith(_BEING_REMOVED):
             shutil.rmtree(path)
     for path in (_replacement(layout), *map(new_name, (layout.state, layout.current, layout.previous))):
-        if os.path.lexists(path):
+        if is_folder(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
             path.unlink()
 
 

@@ -9,10 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.errors import EdgephiError
-from edgephi.store.durable import make_folder, remove, replace_link
+from edgephi.errors import BadInputError, EdgephiError
+from edgephi.store.durable import is_folder, make_folder, remove, replace_link
 from edgephi.store.environment_folders import settle_environments
 from edgephi.store.generations import (
+    copied_digest,
     installed,
     is_digest,
     manifest_bytes,
@@ -70,13 +71,22 @@ def point_links(layout: Layout, state: State) -> None:
 
 
 def point_link(link: Path, digest: str | None) -> None:
-    """Have a link lead to a generation, in one step; to none: it goes."""
+    """Have a link lead to a generation, in one step; to none: it goes.
+
+    Where a copy of the store that followed links has a folder in its place, the link comes back. Raises
+    BadInputError for any other folder.
+    """
     if digest is None:
         if link.is_symlink():
             remove(link)
         return
     target = f"{GENERATIONS_FOLDER}/{digest}"
     if linked_digest(link) != digest:
+        if is_folder(link) and copied_digest(Layout(link.parent), link) is None:
+            raise BadInputError(
+                f"{link}: expected a link, found a folder that is no copy of a bundle of this store",
+                hint="move it away; the link is made anew then",
+            )
         replace_link(link, target)
 
 
@@ -154,8 +164,8 @@ def _rebuilt(layout: Layout) -> State:
         keys_required = keys_required or is_signed
         security[name] = max(manifest.security_floor if is_signed else 0, security.get(name, 0))
     return State(
-        current=linked_digest(layout.current),
-        previous=linked_digest(layout.previous),
+        current=linked_digest(layout.current) or copied_digest(layout, layout.current),
+        previous=linked_digest(layout.previous) or copied_digest(layout, layout.previous),
         sequence_floor=sequences,
         security_floor=security,
         keys_required=keys_required,

@@ -14,7 +14,7 @@ from edgephi.manifest import MANIFEST_NAME, FileEntry
 from edgephi.steps import Step
 from edgephi.store.environment_folders import environment_of
 from edgephi.store.environment_record import changes_in, size_of
-from edgephi.store.generations import installed, manifest_of
+from edgephi.store.generations import installed, manifest_of, relink_file
 from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.layout import Layout
 from edgephi.store.objects import damaged_chunks, plain_size
@@ -25,7 +25,7 @@ from edgephi.store.state import change_state
 class Damage:
     """What is not as it was installed: `size` bytes at `offset` of the file `path` of a generation.
 
-    `sha256` is what the whole file should have. A size of 0: the file is missing, or is not the store's own.
+    `sha256` is what the whole file should have. A size of 0: the file is missing, or is another one.
     With an `environment` it is a file of that, which the generation runs in, and what else it is is not told.
     """
 
@@ -43,6 +43,7 @@ def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...
     `note` writes it into the state; the caller then holds the store's lock.
     """
     damages: list[Damage] = []
+    apart: list[tuple[str, FileEntry]] = []
     users: dict[str, list[tuple[str, FileEntry]]] = defaultdict(list)
     for digest in installed(layout):
         try:
@@ -62,8 +63,11 @@ def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...
             ]
             path = layout.generation(digest) / entry.path
             known = layout.object(sha256)
-            if plain_size(path) is None or plain_size(known) is None or not path.samefile(known):
+            if plain_size(path) is None or plain_size(known) is None:
                 damages.append(Damage(digest, entry.path, sha256, 0, 0))
+            elif not path.samefile(known):
+                apart.append((digest, entry))
+    damages += _files_apart(layout, apart, step, mend=note)
     in_environments = _damaged_environments(layout, step)
     damages += in_environments
     if note:
@@ -71,6 +75,29 @@ def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...
         names = tuple(sorted({damage.environment for damage in in_environments}))
         change_state(layout, damaged=noted, damaged_environments=names)
     return tuple(damages)
+
+
+def _files_apart(
+    layout: Layout, apart: list[tuple[str, FileEntry]], step: Step, *, mend: bool
+) -> list[Damage]:
+    """Those files that are not their object itself, nor a copy of it.
+
+    With `mend` a copy is the object again: a copy of a store, or an overlay, has made one file into two.
+    """
+    if not apart:
+        return []
+    paths = {(digest, entry.path): layout.generation(digest) / entry.path for digest, entry in apart}
+    for path in paths.values():
+        forget_cached(path)
+    with step("scrub copies", sum(entry.size for _, entry in apart)) as done:
+        found = files_sha256(paths.values(), done)
+    damages = []
+    for digest, entry in apart:
+        if found[paths[digest, entry.path]] != entry.sha256:
+            damages.append(Damage(digest, entry.path, entry.sha256, 0, 0))
+        elif mend:
+            relink_file(layout, digest, entry)
+    return damages
 
 
 def _damaged_objects(

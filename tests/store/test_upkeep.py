@@ -197,11 +197,20 @@ class TestScrub:
         assert damages is not None
         assert [(each.digest, each.path) for each in damages] == [(digest_of(second), MANIFEST_NAME)]
 
-    def test_finds_a_file_that_is_not_the_stores_own(self, store: Path, second: Path) -> None:
+    def test_makes_a_copy_of_a_file_the_stores_own_again(self, store: Path, second: Path) -> None:
         path = store / "current" / BALLAST
         data = path.read_bytes()
         path.unlink()
         path.write_bytes(data)
+        assert status(store, scrub_too=True).damages == ()
+        sha256 = {entry.path: entry.sha256 for entry in read_manifest(second).files}[BALLAST]
+        assert path.samefile(Layout(store).object(sha256))
+
+    def test_finds_a_file_that_is_not_the_stores_own(self, store: Path, second: Path) -> None:
+        path = store / "current" / BALLAST
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         damages = status(store, scrub_too=True).damages
         assert damages is not None
         assert [(each.path, each.size) for each in damages] == [(BALLAST, 0)]
