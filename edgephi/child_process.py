@@ -32,13 +32,15 @@ def child_command(words: Sequence[Word], *, with_its_own: bool = False) -> list[
     of its own.
     """
     plain = [os.fspath(word) for word in words]
-    if sys.platform != "linux" or not sys.executable:
+    # The Python beneath a virtual environment: it needs no packages.
+    python = getattr(sys, "_base_executable", None) or sys.executable
+    if sys.platform != "linux" or not python:
         return plain
     parent = str(os.getpid())
     if plain[:3] == [sys.executable, "-P", "-m"] and plain[3].startswith(f"{__package__}."):
         return [*plain[:3], with_parent.__name__, parent, "module", *plain[3:]]
     kind = "group" if with_its_own else "program"
-    return [sys.executable, "-I", "-S", "-c", _starter(), parent, kind, *plain]
+    return [python, "-I", "-S", "-c", _starter(), parent, kind, *plain]
 
 
 @functools.cache
