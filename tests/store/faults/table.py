@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
-    """The outcomes as a table in Markdown, and below it where in a flash the faults fell."""
+    """The outcomes as a table in Markdown, and below it where in a flash or roll-back the faults fell."""
     lines = [
         "| fault | cases | old one active, whole | new one active, whole | then completed | broken |",
         "|---|---|---|---|---|---|",
@@ -101,12 +101,22 @@ def table(outcomes: list[Outcome]) -> list[str]:
         for each in outcomes
     ]
     phased = [each for each in outcomes if len(each.phases) > 2]
-    lines += ["", f"| phase of the flash or roll-back | {' | '.join(each.fault for each in phased)} |"]
-    lines += ["|---" * (len(phased) + 1) + "|"]
-    lines += [
-        f"| {phase.value} | {' | '.join(str(each.phases[phase]) for each in phased)} |" for phase in Phase
+    rollbacks = [each for each in phased if "rollback" in each.fault]
+    flashes = [each for each in phased if each not in rollbacks]
+    return lines + _phases("flash", flashes) + _phases("roll-back", rollbacks)
+
+
+def _phases(name: str, outcomes: list[Outcome]) -> list[str]:
+    """In which phases of a flash or roll-back the faults fell, those without any left out."""
+    if not outcomes:
+        return []
+    hit = [phase for phase in Phase if any(each.phases[phase] for each in outcomes)]
+    return [
+        "",
+        f"| phase of the {name} | {' | '.join(each.fault for each in outcomes)} |",
+        "|---" * (len(outcomes) + 1) + "|",
+        *(f"| {phase.value} | {' | '.join(str(each.phases[phase]) for each in outcomes)} |" for phase in hit),
     ]
-    return lines
 
 
 if __name__ == "__main__":
