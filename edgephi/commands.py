@@ -14,6 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from edgephi.extras import with_installed
 from edgephi.origin import requirement
 
 Word = str | os.PathLike[str]
@@ -44,9 +45,10 @@ def pip_command(*words: Word) -> str:
 def install_command(*extras: str) -> str:
     """The command that brings these extras of edgephi, from where it was installed itself.
 
-    pip looks at nothing but the requirements that it is given: name the extras that are here already, too.
+    It names the extras that are here already as well: pip looks at nothing but the requirements that it is
+    given, and would move a package that another extra shares out of that one's range.
     """
-    return pip_command("install", *requirement(extras))
+    return pip_command("install", *requirement(with_installed(extras)))
 
 
 def place(text: str) -> Word:

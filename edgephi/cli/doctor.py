@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ from edgephi.cli.say import say, say_document
 if TYPE_CHECKING:
     from edgephi.cli.this_machine import ThisMachine
     from edgephi.errors import NotSupportedError
+    from edgephi.extras import OutOfRange
 
 _WIDTH = 80
 
@@ -22,8 +23,9 @@ _WIDTH = 80
 def doctor(*, as_json: bool) -> None:
     """Say what this machine is, and what it can build and run.
 
-    Its processor, memory and accelerators, the engines installed, and each target: possible here, or why not
-    and what would help. Takes a few seconds, of which one reads memory as fast as it can.
+    Its processor, memory and accelerators, the engines installed, packages of a version that edgephi is not
+    made for, and each target: possible here, or why not and what would help. Takes a few seconds, of which
+    one reads memory as fast as it can.
     """
     from edgephi.cli.this_machine import survey
 
@@ -35,11 +37,14 @@ def doctor(*, as_json: bool) -> None:
 
 
 def _document(machine: "ThisMachine") -> dict[str, Any]:
+    from edgephi.extras import out_of_range
+
     host = dataclasses.asdict(machine.host)
     return {
         **host,
         "read_bytes_per_second": round(machine.bytes_per_second),
         "engines": [dataclasses.asdict(engine) for engine in machine.engines.values()],
+        "packages_out_of_range": [dataclasses.asdict(package) for package in out_of_range()],
         "targets": [
             {
                 "name": state.target.name,
@@ -62,6 +67,7 @@ def _verdict(problem: "NotSupportedError | None") -> dict[str, Any]:
 def _text(machine: "ThisMachine") -> str:
     """All of it in at most 80 columns."""
     from edgephi.cli.table import table
+    from edgephi.extras import out_of_range
 
     engines = [
         (state.engine, ", ".join(filter(None, (state.version or "not installed", state.details))))
@@ -71,6 +77,7 @@ def _text(machine: "ThisMachine") -> str:
         [
             "\n".join(_facts(machine)),
             table(engines, ("engine", "version")),
+            *(["\n".join(_packages(wrong))] if (wrong := out_of_range()) else []),
             "\n".join(_targets(machine)),
         ]
     )
@@ -107,6 +114,20 @@ def _facts(machine: "ThisMachine") -> Iterator[str]:
         label = ""
     if not host.accelerators:
         yield from _fact(label, "no GPU and no NPU found")
+
+
+def _packages(wrong: "Sequence[OutOfRange]") -> Iterator[str]:
+    """The packages whose version may not work, and what brings the right ones."""
+    from edgephi.cli.table import table
+    from edgephi.commands import install_command
+
+    rows = [
+        (each.package, each.installed, f"{each.allowed}{f' ({each.extra})' if each.extra else ''}")
+        for each in wrong
+    ]
+    yield from table(rows, ("wrong version", "here", "edgephi needs")).splitlines()
+    extras = sorted({each.extra for each in wrong} - {""})
+    yield from _wrapped("  ", install_command(*extras))
 
 
 def _targets(machine: "ThisMachine") -> Iterator[str]:

@@ -18,6 +18,7 @@ from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.child_process import run_child
 from edgephi.commands import pip_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.extras import with_installed
 from edgephi.origin import requirement
 from edgephi.recipe import Quant
 from edgephi.target import Target
@@ -49,7 +50,7 @@ class Upstream:
     @property
     def install(self) -> str:
         """The command that brings all of its distributions."""
-        own = requirement([self.extra]) if self.extra else ()
+        own = requirement(with_installed([self.extra] if self.extra else []))
         return pip_command("install", *own, *self.packages)
 
     @property

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from edgephi.commands import edgephi_command, pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.manifest import Manifest
+from edgephi.version_range import is_inside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,39 +217,17 @@ def check_version(engine: str, installed: str, allowed: str) -> None:
 
     Only release numbers are compared, which is all that engines use. Raises NotSupportedError.
     """
-    compare = {
-        ">=": lambda a, b: a >= b,
-        "<=": lambda a, b: a <= b,
-        "==": lambda a, b: a == b,
-        "!=": lambda a, b: a != b,
-        ">": lambda a, b: a > b,
-        "<": lambda a, b: a < b,
-    }
-    for part in filter(None, (part.strip() for part in allowed.split(","))):
-        sign = next((sign for sign in compare if part.startswith(sign)), None)
-        if sign is None:
-            raise BadBundleError(
-                f"bundle.json: requires: engines: {engine}: expected a version range like '>=0.18,<0.19', "
-                f"found {allowed!r}",
-                hint="build the bundle again",
-            )
-        if not compare[sign](_release(installed), _release(part.removeprefix(sign))):
-            raise NotSupportedError(
-                f"the bundle needs {engine} {allowed}, found {installed}",
-                hint=f"`{pip_command('install', f'{engine}{allowed}')}`, "
-                "or build the bundle again for this version",
-            )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The release numbers of a version, without the zeros at its end: "0.18.0rc1" -> (0, 18)."""
-    numbers: list[int] = []
-    for part in version.strip().split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if digits:
-            numbers.append(int(digits))
-        if digits != part:
-            break
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+    try:
+        is_right = is_inside(installed, allowed)
+    except ValueError:
+        raise BadBundleError(
+            f"bundle.json: requires: engines: {engine}: expected a version range like '>=0.18,<0.19', "
+            f"found {allowed!r}",
+            hint="build the bundle again",
+        ) from None
+    if not is_right:
+        raise NotSupportedError(
+            f"the bundle needs {engine} {allowed}, found {installed}",
+            hint=f"`{pip_command('install', f'{engine}{allowed}')}`, "
+            "or build the bundle again for this version",
+        )

@@ -21,6 +21,10 @@ def test_says_what_this_machine_is(edgephi: Edgephi) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
     assert document["memory_bytes"] == psutil.virtual_memory().total
+    assert all(
+        each.keys() == {"package", "installed", "allowed", "extra"}
+        for each in document["packages_out_of_range"]
+    )
     assert 0 < document["available_bytes"] <= document["memory_bytes"]
     assert document["processor"]["logical_cores"] == psutil.cpu_count()
     assert document["processor"]["architecture"] == platform.machine()

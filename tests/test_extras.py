@@ -1,0 +1,111 @@
+"""What is installed beside edgephi, read from metadata as pip wrote it, and what hints make of it."""
+
+import re
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from edgephi.commands import install_command
+from edgephi.extras import OutOfRange, installed_extras, out_of_range, with_installed
+from tests.cli.conftest import Edgephi, edgephi
+from tests.installs import installs
+
+__all__ = ["edgephi"]  # a fixture
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+BUILD_AND_CPU = {
+    "gguf": "0.19.0",
+    "httpx": "0.28.1",
+    "huggingface-hub": "1.21.0",
+    "numpy": "2.4.0",
+    "onnx": "1.20.0",
+    "onnxruntime": "1.32.0",
+    "onnxruntime-genai": "0.18.0",
+    "packaging": "26.0",
+    "threadpoolctl": "3.6.0",
+    "tokenizers": "0.22.2",
+}
+
+
+def install(folder: Path, versions: dict[str, str], requires: list[str] | None = None) -> Path:
+    """Write into a folder what pip notes of packages that it has installed."""
+    for name, version in versions.items():
+        noted = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        noted.mkdir(parents=True)
+        lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {each}" for each in requires or ()]
+        (noted / "METADATA").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of packages in which edgephi is, with what it really asks for, and nothing else."""
+    install(tmp_path, {"edgephi": "0.1.0"}, metadata.requires("edgephi"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    return tmp_path
+
+
+class TestInstalled:
+    def test_a_hint_names_the_extras_that_are_here_and_the_new_one(self, alone: Path) -> None:
+        assert installed_extras() == []
+        assert installs(install_command("mlx"), "mlx")
+        install(alone, BUILD_AND_CPU)
+        assert with_installed(["mlx"]) == ["build", "cpu", "mlx"]
+        assert "[build,cpu,mlx]" in install_command("mlx")
+
+    def test_an_extra_is_here_when_all_of_its_packages_are(self, alone: Path) -> None:
+        install(alone, {name: version for name, version in BUILD_AND_CPU.items() if name != "onnx"})
+        assert installed_extras() == ["cpu"]
+
+    def test_the_packages_of_two_extras_that_cannot_stand_side_by_side(self, alone: Path) -> None:
+        install(alone, BUILD_AND_CPU)
+        assert with_installed(["cuda"]) == ["build", "cuda"]
+
+    def test_without_metadata_nothing_is_known(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """As in the agent, which runs from memory."""
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        assert (installed_extras(), out_of_range(), with_installed(["trust"])) == ([], [], ["trust"])
+
+    def test_in_a_command_that_misses_something(self, edgephi: Edgephi) -> None:
+        pytest.importorskip("onnxruntime_genai")
+        blocked = "import sys; sys.modules['asyncssh'] = None"
+        done = edgephi("status", "ssh://box.invalid/srv/phi", before=blocked)
+        assert done.returncode == 3
+        assert installs(done.stderr, "build", "cpu", "flash"), done.stderr
+
+
+class TestRange:
+    def test_what_is_inside_is_not_named(self, alone: Path) -> None:
+        install(alone, BUILD_AND_CPU)
+        assert out_of_range() == []
+
+    @pytest.mark.parametrize(("version", "is_wrong"), [("0.99", True), ("1.0", False), ("1.22.0", True)])
+    def test_a_package_on_either_side(self, alone: Path, version: str, *, is_wrong: bool) -> None:
+        install(alone, {"huggingface-hub": version})
+        wrong = [OutOfRange("huggingface-hub", version, ">=1.0,<1.22", "build")]
+        assert out_of_range() == (wrong if is_wrong else [])
+
+    def test_every_extra_that_asks_for_it_is_named(self, alone: Path) -> None:
+        install(alone, {"onnxruntime": "1.33.0", "click": "8.0.0"})
+        found = [(each.package, each.extra) for each in out_of_range()]
+        assert found == [("click", ""), ("onnxruntime", "cpu"), ("onnxruntime", "qnn")]
+
+    def test_all_that_the_project_asks_for_is_read(self, alone: Path) -> None:
+        """With a version below every range each package is out of it, but for those of other platforms."""
+        asked = [*PROJECT["dependencies"]]
+        for extra, requirements in PROJECT["optional-dependencies"].items():
+            asked += requirements if extra not in ("all", "test") else []
+        names = {re.match(r"[\w.-]+", each)[0] for each in asked}  # type: ignore[index]
+        install(alone, dict.fromkeys(names, "0"))
+        assert {each.package for each in out_of_range()} >= names - {"onnxruntime-qnn"}
+
+
+def test_the_doctor_names_a_package_out_of_range_and_what_helps(tmp_path: Path, edgephi: Edgephi) -> None:
+    install(tmp_path, {"huggingface-hub": "1.30.0"})
+    said = edgephi("doctor", before=f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    assert said.returncode == 0, said.stderr
+    assert re.search(r"^huggingface-hub +1\.30\.0 +>=1\.0,<1\.22 \(build\)$", said.stdout, re.MULTILINE)
+    assert "pip install" in said.stdout
