@@ -50,7 +50,10 @@ def _noted() -> tuple[str, bool, str]:
 def _from_here(path: Path) -> str:
     """A path that pip takes for one, short where it lies in the working folder."""
     try:
-        below = path.relative_to(Path.cwd())
+        here = Path.cwd()
+        below = path.relative_to(here)
     except (ValueError, OSError):
+        return str(path)
+    if here == Path("/"):
         return str(path)
     return str(below) if below == Path() else f"./{below}"

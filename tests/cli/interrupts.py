@@ -112,9 +112,8 @@ def _problems(exit_code: int, said: str, folder: Path, expected: int) -> list[st
     problems = []
     if exit_code not in (0, expected):
         problems.append(f"exit code {exit_code}")
-    unclean = [line for line in said.splitlines() if _UNCLEAN.search(line)]
-    if unclean:
-        problems.append(f"says {unclean[0]!r}")
+    if _UNCLEAN.search(said):
+        problems.append(f"says\n{said}")
     left = {path.name for path in folder.iterdir()}
     if left - {_BUNDLE, _GIVEN}:
         problems.append(f"leaves {sorted(left)}")
