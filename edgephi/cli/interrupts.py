@@ -55,7 +55,13 @@ def handle_ending_signals() -> None:
 
 
 def let_go_of_signals() -> None:
-    """From here on a signal ends the process at once: nothing has begun, or all that is left is to exit."""
+    """From here on a signal ends the process at once: nothing has begun, or all that is left is to exit.
+
+    One that waits is dropped: what it could have ended is done.
+    """
+    if callable(signal.getsignal(signal.SIGALRM)):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, _pass_over)  # it may have come just now
     for number in (signal.SIGINT, *_ENDING):
         if callable(signal.getsignal(number)):
             signal.signal(number, _exit)
@@ -104,6 +110,10 @@ def _ignore_interrupts() -> None:
     """What is left of Python's own exit takes handlers away: Ctrl-C would end it by the signal."""
     if callable(signal.getsignal(signal.SIGINT)):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _pass_over(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing, where Python would complain about a handler that has gone."""
 
 
 def _exit(number: int, _frame: FrameType | None) -> NoReturn:

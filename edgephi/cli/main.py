@@ -131,13 +131,17 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that `edgephi.errors` gives to what happened."""
     code = INTERRUPTED
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C again, while an error is told
+    try:
         handle_ending_signals()
         code = _exit_code(arguments)
         problem = output_problem()
         if problem is not None and code == 0:
             code = _report(problem.message, problem.hint, problem.exit_code)
         let_go_of_signals()
+    except KeyboardInterrupt:  # again, while an error is told, or when all is done
+        pass
+    except Ended as ended:
+        code = ended.exit_code
     sys.exit(code)
 
 

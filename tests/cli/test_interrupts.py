@@ -164,6 +164,38 @@ def test_ctrl_c_when_all_is_done_changes_nothing_any_more(tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_waits_when_all_is_done_is_dropped(name: str) -> None:
+    """It came in the command's last import, and would be looked at in the middle of Python's exit."""
+    program = (
+        "import atexit, importlib.util, os, signal, time\n"
+        "import edgephi.cli.main as main\n"
+        "atexit.register(time.sleep, 0.1)\n"
+        "flush = main.output_problem\n"
+        "def flushed():\n"
+        f"    importing = compile('os.kill(os.getpid(), signal.{name})', 'import', 'exec')\n"
+        "    exec(importing, {'__name__': 'importlib', 'os': os, 'signal': signal})\n"
+        "    return flush()\n"
+        "main.output_problem = flushed\n"
+        "main.main(['targets'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_the_output_is_written_out_shows_no_traceback(name: str) -> None:
+    program = (
+        "import os, signal\n"
+        "import edgephi.cli.main as main\n"
+        f"main.output_problem = lambda: os.kill(os.getpid(), signal.{name})\n"
+        "main.main(['targets'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert done.returncode in (0, 128 + signal.Signals[name])
+    assert done.stderr == b""
+
+
 def test_a_lock_is_not_left_by_ctrl_c_while_it_is_taken(tmp_path: Path) -> None:
     program = (
         "import fcntl, os, signal, pathlib\n"
