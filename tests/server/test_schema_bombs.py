@@ -137,6 +137,29 @@ def test_many_at_once_are_tried_one_by_one_and_not_too_many_wait(demo_bundle: Pa
             assert server.end() == 0  # whatever is still tried
 
 
+@pytest.mark.slow
+def test_one_that_many_send_at_once_is_tried_once(quiet: Server) -> None:
+    schema = held_to(intersection(30, seed=400))
+    start = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(quiet.chat, response_format=schema) for _ in range(8)]
+        assert {each.result().status_code for each in asked} == {400}
+    assert time.monotonic() - start < 20.0  # eight trials take 40 s
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_the_schemas_of_others_for_long(quiet: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        start = time.monotonic()
+        asked = [
+            pool.submit(quiet.chat, response_format=held_to(intersection(30, seed=500 + 50 * i)))
+            for i in range(8)
+        ]
+        assert {each.result().status_code for each in asked} <= {400, 429}
+        assert time.monotonic() - start < MOST_SECONDS
+    assert quiet.get("/health").json()["compiling"] == 0
+
+
 def test_answers_of_a_schema_are_held_to_it_beside_the_engine(demo_bundle: Path, tmp_path: Path) -> None:
     with serving(demo_bundle, tmp_path, **slowly(0.05)) as server:
         for _ in range(2):

@@ -28,6 +28,7 @@ from edgephi.runtime.server.refusal import CLIENT_GONE, Refusal, refusal_of
 
 _MOST_WAITING = 16
 _MOST_REMEMBERED = 256
+_MOST_SECONDS = 20.0  # to wait for one's turn and for the trial: clients seldom wait longer than 30 s
 # A schema that took too long may have had a busy box against it: it gets another try after a while.
 _REFUSED_SECONDS = 60.0
 
@@ -60,11 +61,15 @@ class SchemaTrials:
         if schema is None or schema == ANY_OBJECT:
             return
         name = hashlib.sha256(schema.encode()).digest()
-        if name not in self._verdicts or self._is_stale(self._verdicts[name]):
-            await self._try(name, schema, receive)
+        verdict = self._known(name)
+        if verdict is None:
+            verdict = await self._try(name, schema, receive)
+        self._verdicts[name] = verdict
         self._verdicts.move_to_end(name)
-        if problem := self._verdicts[name].problem:
-            raise refusal_of(problem)
+        while len(self._verdicts) > _MOST_REMEMBERED:
+            self._verdicts.popitem(last=False)
+        if verdict.problem is not None:
+            raise refusal_of(verdict.problem)
 
     def close(self) -> None:
         """End what is tried, and refuse those that wait."""
@@ -73,8 +78,13 @@ class SchemaTrials:
             trial.give_up()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _try(self, name: bytes, schema: str, receive: Receive) -> None:
-        """Leave a verdict, or raise Refusal."""
+    def _known(self, name: bytes) -> _Verdict | None:
+        """What was found of a schema not too long ago."""
+        verdict = self._verdicts.get(name)
+        return None if verdict is None or self._is_stale(verdict) else verdict
+
+    async def _try(self, name: bytes, schema: str, receive: Receive) -> _Verdict:
+        """The verdict on a schema. Raises Refusal when it cannot be had in time."""
         self._check_open()
         if self.compiling >= _MOST_WAITING:
             raise Refusal(
@@ -86,23 +96,33 @@ class SchemaTrials:
         trial = _Trial(self._tokenizer_file, self._stop_token_ids, schema)
         self.compiling += 1
         self._trials.add(trial)
-        work = asyncio.get_running_loop().run_in_executor(self._thread, trial.problem)
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._verdict, name, trial)
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             waited_for: set[asyncio.Future[Any]] = {work, gone}
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited_for, timeout=_MOST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             self._check_open()
-            if not work.done():
+            if gone.done():
                 raise Refusal(CLIENT_GONE, "the client did not wait")
-            self._verdicts[name] = _Verdict(work.result(), time.monotonic())
-            while len(self._verdicts) > _MOST_REMEMBERED:
-                self._verdicts.popitem(last=False)
+            if not work.done():
+                found = f"the JSON schemas before this one were not compiled within {_MOST_SECONDS:.0f} s"
+                raise Refusal(429, found, code="queue_full", retry_after=5)
+            return work.result()
         finally:
             gone.cancel()
             trial.give_up()
             work.cancel()
             self._trials.discard(trial)
             self.compiling -= 1
+
+    def _verdict(self, name: bytes, trial: _Trial) -> _Verdict:
+        """What is found in the thread: nothing is tried again that was found while it waited there."""
+        known = self._known(name)
+        if known is None:
+            known = _Verdict(trial.problem(), time.monotonic())
+            if not trial.is_given_up:
+                self._verdicts[name] = known
+        return known
 
     def _check_open(self) -> None:
         if self._closed:
@@ -134,6 +154,11 @@ class _Trial:
         except EdgephiError as error:
             return Failed(type(error).__name__, error.message, error.hint)
         return None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether what it found may be wrong, because it was ended."""
+        return self._given_up.is_set()
 
     def give_up(self) -> None:
         """Nobody waits for it any more; called by another thread."""

@@ -56,7 +56,7 @@ def asked(port: int, data: bytes, *, half_close: bool = False) -> bytes:
     Who does not get to send them, because others need the place, comes back, as OpenAI's client does.
     """
     answer = b""
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
         with connected(port) as client:
             with contextlib.suppress(ConnectionError):  # it may refuse before it has all
                 client.sendall(data)
@@ -65,6 +65,7 @@ def asked(port: int, data: bytes, *, half_close: bool = False) -> bytes:
             answer = rest(client)
         if _NO_PLACE not in answer:
             break
+        time.sleep(0.1 * tried)
     return answer
 
 
