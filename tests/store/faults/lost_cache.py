@@ -11,12 +11,11 @@ import itertools
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.store.faults.aftermath import aftermath
-from tests.store.faults.box import Box, must_succeed
+from tests.store.faults.box import Box, must_succeed, ran
 from tests.store.faults.bundles import Releases
 from tests.store.faults.disks import EXT4_BYTES, format_ext4, mounted, run
 from tests.store.faults.outcome import Outcome, Verdict, tried
@@ -54,35 +53,62 @@ def lost_caches_of_rollbacks(
 def _lost_caches(
     command: str, scratch: Path, releases: Releases, cuts: int, seed: int, first: str = ""
 ) -> Outcome:
+    is_flash = command == "flash"
+
+    def prepare(box: Box) -> None:
+        must_succeed(box.flash(releases.old, *releases.options))
+        if not is_flash:
+            must_succeed(box.flash(releases.new, *releases.options))
+
+    def recorded(box: Box) -> list[str]:
+        flash = box.flash_command(releases.new, *releases.options)
+        return flash if is_flash else box.command("rollback", box.root)
+
+    def look(box: Box, case: str, has_ended: bool) -> Verdict:
+        done = ("new" if is_flash else "old") if has_ended else None
+        return aftermath(box, releases, case, done=done, in_rollback=not is_flash)
+
+    fault = f"power cut in `{command}`, part of the drive's cache lost"
+    return cut_off(fault, scratch, prepare, recorded, look, cuts=cuts, seed=seed, first=first)
+
+
+def cut_off(
+    fault: str,
+    scratch: Path,
+    prepare: Callable[[Box], None],
+    command: Callable[[Box], list[str]],
+    look: Callable[[Box, str, bool], Verdict],
+    *,
+    cuts: int,
+    seed: int,
+    first: str = "",
+) -> Outcome:
+    """Record a command, which begins with the statements `first`, on a store that `prepare` has made.
+
+    `look` is given the store as each of `cuts` power cuts leaves it, and whether the command had ended.
+    """
     record = scratch / "record"
     with _recording(scratch / "drive", record) as drive:
         format_ext4(drive)
         with mounted(drive, beside=scratch) as disk:
             box = Box(disk / "box")
-            must_succeed(box.flash(releases.old, *releases.options))
-            if command == "rollback":
-                must_succeed(box.flash(releases.new, *releases.options))
+            prepare(box)
             run("sync", "--file-system", disk)
             begin = sum(1 for _ in read_record(record))
-            recorded = Box(box.root, first)
-            flash = partial(recorded.flash, releases.new, *releases.options)
-            must_succeed(recorded.on("rollback") if command == "rollback" else flash())
+            must_succeed(ran(command(Box(box.root, first))))
             end = sum(1 for _ in read_record(record))
     chance = random.Random(seed)
-    # The last one is when the flash has said that it is done.
+    # The last one is when the command has said that it is done.
     moments = [*_moments(record, begin, end, cuts - 1, chance), end]
     images = _images(record, moments, chance, scratch)
 
-    def look(image: Path) -> Verdict:
+    def look_at(image: Path) -> Verdict:
         with mounted(image) as path:
-            box = Box(path / "box")
-            is_flash = command == "flash"
-            done = ("new" if is_flash else "old") if image.name.endswith(f"-{end}") else None
-            verdict = aftermath(box, releases, image.name, done=done, in_rollback=not is_flash)
+            verdict = look(Box(path / "box"), image.name, image.name.endswith(f"-{end}"))
         image.unlink()
         return verdict
 
-    outcome = tried(f"power cut in `{command}`, part of the drive's cache lost", images, look)
+    outcome = tried(fault, images, look_at)
     record.unlink()
     return outcome
 

@@ -31,6 +31,7 @@ from tests.store.faults.box import (
 )
 from tests.store.faults.bundles import Releases, remade
 from tests.store.faults.disks import run
+from tests.store.faults.lost_cache import cut_off
 from tests.store.faults.outcome import Outcome, Verdict, tried
 
 PROGRAMS = ("strace",)
@@ -162,6 +163,36 @@ def killed_changes_of_keys(scratch: Path, releases: Releases, every: int = 1, fi
             return _as_told(box, change, command(Box(box.root, first), change), signed, case)
 
     return tried("SIGKILL in `trust`", cases, kill)
+
+
+def lost_caches_of_new_keys(
+    scratch: Path, releases: Releases, cuts: int = 40, seed: int = 9, first: str = ""
+) -> Outcome:
+    """Cut the power in the `trust add` of a store's first key; a part of the drive's cache is lost.
+
+    Where it had ended, the key is known for good, also when its folder is lost afterwards.
+    """
+    signed = _signed(scratch, releases)
+
+    def prepare(box: Box) -> None:
+        must_succeed(box.flash(signed.releases.old))
+
+    def command(box: Box) -> list[str]:
+        return box.command("trust", "add", box.root, signed.public)
+
+    def look(box: Box, case: str, has_ended: bool) -> Verdict:
+        try:
+            if box.check() != digest_of(signed.releases.old):
+                raise BrokenStoreError("another release is active")
+            if not has_ended:
+                must_succeed(ran(command(box)))
+        except (BrokenStoreError, OSError) as broken:
+            return Verdict(broken=f"{case}: {broken}")
+        shutil.rmtree(box.root / "trust", ignore_errors=True)
+        return _held(box, signed, case)
+
+    fault = "power cut in `trust add`, part of the drive's cache lost"
+    return cut_off(fault, scratch, prepare, command, look, cuts=cuts, seed=seed, first=first)
 
 
 def _as_told(box: Box, change: str, again: list[str], signed: _Signed, case: object) -> Verdict:

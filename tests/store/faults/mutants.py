@@ -113,7 +113,7 @@ MUTANTS = {
     ),
     "new-key": Mutant(
         "the state is not told of a new key",
-        partial(lost_keys.killed_changes_of_keys, every=6, first=_KEY_NOT_NOTED),
+        partial(lost_keys.lost_caches_of_new_keys, cuts=1, first=_KEY_NOT_NOTED),
     ),
 }
 

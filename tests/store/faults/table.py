@@ -58,6 +58,7 @@ MACHINES: dict[str, Callable[[Path, Releases], Outcome]] = {
     "parts": damaged_records.damaged_transfers,
     "state": damaged_records.damaged_states,
     "lost-keys": lost_keys.lost_keys,
+    "lost-cache-trust": lost_keys.lost_caches_of_new_keys,
     "kill-trust": lost_keys.killed_changes_of_keys,
     "together": together.two_at_once,
     "together-first": together.first_flashes_at_once,

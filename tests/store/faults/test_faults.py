@@ -169,6 +169,11 @@ class TestKeys:
     def test_lost_at_points_of_a_command(self, tmp_path: Path, releases: Releases) -> None:
         assert holds(lost_keys.lost_keys(tmp_path, releases, every=40, only=lost_keys.ROLL_BACK_TO_REMOVED))
 
+    @needs(*lost_cache.PROGRAMS)
+    @pytest.mark.slow
+    def test_a_new_key_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
+        assert holds(lost_keys.lost_caches_of_new_keys(tmp_path, releases, cuts=4))
+
     @needs(*lost_keys.PROGRAMS)
     @pytest.mark.slow
     def test_a_change_that_is_cut_short(self, tmp_path: Path, releases: Releases) -> None:
