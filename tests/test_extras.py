@@ -10,10 +10,9 @@ import pytest
 
 from edgephi.commands import install_command
 from edgephi.extras import OutOfRange, installed_extras, out_of_range, with_installed
-from tests.cli.conftest import Edgephi, edgephi
+from tests.installed_packages import install
 from tests.installs import installs
 
-__all__ = ["edgephi"]  # a fixture
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BUILD_AND_CPU = {
     "gguf": "0.19.0",
@@ -27,17 +26,6 @@ BUILD_AND_CPU = {
     "threadpoolctl": "3.6.0",
     "tokenizers": "0.22.2",
 }
-
-
-def install(folder: Path, versions: dict[str, str], requires: list[str] | None = None) -> Path:
-    """Write into a folder what pip notes of packages that it has installed."""
-    for name, version in versions.items():
-        noted = folder / f"{name.replace('-', '_')}-{version}.dist-info"
-        noted.mkdir(parents=True)
-        lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
-        lines += [f"Requires-Dist: {each}" for each in requires or ()]
-        (noted / "METADATA").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture
@@ -69,13 +57,6 @@ class TestInstalled:
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
         assert (installed_extras(), out_of_range(), with_installed(["trust"])) == ([], [], ["trust"])
 
-    def test_in_a_command_that_misses_something(self, edgephi: Edgephi) -> None:
-        pytest.importorskip("onnxruntime_genai")
-        blocked = "import sys; sys.modules['asyncssh'] = None"
-        done = edgephi("status", "ssh://box.invalid/srv/phi", before=blocked)
-        assert done.returncode == 3
-        assert installs(done.stderr, "build", "cpu", "flash"), done.stderr
-
 
 class TestRange:
     def test_what_is_inside_is_not_named(self, alone: Path) -> None:
@@ -101,11 +82,3 @@ class TestRange:
         names = {re.match(r"[\w.-]+", each)[0] for each in asked}  # type: ignore[index]
         install(alone, dict.fromkeys(names, "0"))
         assert {each.package for each in out_of_range()} >= names - {"onnxruntime-qnn"}
-
-
-def test_the_doctor_names_a_package_out_of_range_and_what_helps(tmp_path: Path, edgephi: Edgephi) -> None:
-    install(tmp_path, {"huggingface-hub": "1.30.0"})
-    said = edgephi("doctor", before=f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
-    assert said.returncode == 0, said.stderr
-    assert re.search(r"^huggingface-hub +1\.30\.0 +>=1\.0,<1\.22 \(build\)$", said.stdout, re.MULTILINE)
-    assert "pip install" in said.stdout
