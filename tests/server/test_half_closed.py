@@ -57,7 +57,7 @@ def test_and_several_that_it_has_asked_for(server: Server) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_and_one_that_takes_its_time(slow: Server, stream: bool) -> None:
-    answer = half_closed(slow, request(stream=stream, max_tokens=5))
+    answer = half_closed(slow, request(stream=stream, max_tokens=2))
     while answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
         answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")

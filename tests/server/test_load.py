@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from tests.server.serving import PATIENCE, Server, serving, slowly, until
+from tests.server.test_places import HELD, held
 
 STEP = 0.05  # seconds of each token
 # The demo model stops early, unless it must go on.
@@ -98,6 +99,15 @@ class TestQueue:
             assert slow.get("/health").status_code == 200
             assert slow.get("/v1/models").status_code == 200
             assert time.monotonic() - start < 10 * STEP
+
+    def test_one_that_is_answered_or_waits_never_makes_room(self, slow: Server) -> None:
+        """For connections that only take places: see `test_places`."""
+        until(lambda: is_idle(slow), "idle")
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(slow.chat, max_tokens=6) for _ in range(3)]
+            until(lambda: slow.metric("edgephi_queue_length") == 2, "the queue")
+            with held(slow, 600, HELD["within the body"]):
+                assert [each.result().status_code for each in asked] == [200, 200, 200]
 
 
 class TestClientsThatGoAway:

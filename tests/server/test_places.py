@@ -6,12 +6,11 @@ import contextlib
 import resource
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.server.serving import PATIENCE, Server, serving, slowly, until
+from tests.server.serving import PATIENCE, Server, serving, until
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HELD: dict[str, bytes] = {
@@ -70,14 +69,6 @@ def test_the_one_that_has_waited_longest_makes_room_and_is_told(server: Server) 
         clients[-1].settimeout(0.2)
         with pytest.raises(TimeoutError):
             clients[-1].recv(1)
-
-
-def test_one_that_is_answered_never_makes_room(demo_bundle: Path, tmp_path: Path) -> None:
-    with serving(demo_bundle, tmp_path, **slowly(0.1)) as server, ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(server.chat, max_tokens=5) for _ in range(3)]
-        until(lambda: server.metric("edgephi_queue_length") == 2, "the queue")
-        with held(server, 600, HELD["within the body"]):
-            assert [each.result().status_code for each in asked] == [200, 200, 200]
 
 
 def test_a_storm_is_a_line_in_the_log(demo_bundle: Path, tmp_path: Path) -> None:

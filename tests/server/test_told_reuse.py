@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
-import pytest
 
 from edgephi.runtime.server.messages import Progress
-from tests.server.serving import PATIENCE, Server, serving, slowly
+from tests.server.serving import PATIENCE, Server
 
 SECRET = "my code is nine seven three, and the alarm is off. " * 8
 REUSED = 'edgephi_tokens_total{kind="reused"}'
-
-
-@pytest.fixture(scope="module")
-def quiet(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that nobody else asks."""
-    options = ("--context", 512)
-    with serving(demo_bundle, tmp_path_factory.mktemp("server"), *options, **slowly(0.01)) as running:
-        yield running
 
 
 def told(server: Server, guess: str) -> set[int]:
@@ -35,31 +24,31 @@ def told(server: Server, guess: str) -> set[int]:
     }
 
 
-def test_a_guess_is_not_confirmed_token_by_token(quiet: Server) -> None:
+def test_a_guess_is_not_confirmed_token_by_token(server: Server) -> None:
     numbers = []
     for length in range(60, 120, 12):
-        assert quiet.chat(SECRET, max_tokens=1).status_code == 200  # what the guess can be compared with
-        numbers.append(told(quiet, SECRET[:length] + "?"))
+        assert server.chat(SECRET, max_tokens=1).status_code == 200  # what the guess can be compared with
+        numbers.append(told(server, SECRET[:length] + "?"))
     assert all(len(each) == 1 and next(iter(each)) % 32 == 0 for each in numbers)
     assert len(set(map(frozenset, numbers))) <= 2  # all but one word more told nothing
 
 
-def test_nor_by_how_far_the_prompt_was_read(quiet: Server) -> None:
-    assert quiet.chat(SECRET, max_tokens=1).status_code == 200
+def test_nor_by_how_far_the_prompt_was_read(server: Server) -> None:
+    assert server.chat(SECRET, max_tokens=1).status_code == 200
     body = {
         "messages": [{"role": "user", "content": SECRET[:70] + "turn on the light, " * 40}],
         "stream": True,
         "max_tokens": 1,
     }
-    response = httpx.post(f"{quiet.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE)
     steps = [tuple(map(int, each)) for each in re.findall(r": prefill (\d+)/(\d+)", response.text)]
     assert len(steps) > 2
     assert all(done % 32 == 0 or done == total for done, total in steps)
 
 
-def test_long_beginnings_are_still_told(quiet: Server) -> None:
-    quiet.chat(SECRET, max_tokens=1)
-    (number,) = told(quiet, SECRET + "?")
+def test_long_beginnings_are_still_told(server: Server) -> None:
+    server.chat(SECRET, max_tokens=1)
+    (number,) = told(server, SECRET + "?")
     assert number >= 64
 
 
