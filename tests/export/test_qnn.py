@@ -29,6 +29,7 @@ from tests.counted_steps import CountedSteps
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.export.qnn_emulator import Emulator, embedding, htp_session
 from tests.export.qnn_operators import convolution_error, product_error, quantised_operator
+from tests.installs import installs
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 MODERN, OLD = "snapdragon-8-gen-3", "qcs6490"
@@ -380,7 +381,7 @@ class TestRefusals:
         )
         with pytest.raises(NotSupportedError, match="onnxruntime-qnn") as caught:
             export(tmp_path, "medium", MODERN, layers=1)
-        assert "edgephi[qnn]" in caught.value.hint
+        assert installs(caught.value.hint, "build", "qnn")
 
 
 class TestProcessors:
