@@ -26,23 +26,24 @@ def told(server: Server, guess: str) -> set[int]:
 
 def test_a_guess_is_not_confirmed_token_by_token(server: Server) -> None:
     numbers = []
-    for length in range(60, 120, 12):
+    for length in range(208, 264, 8):
         assert server.chat(SECRET, max_tokens=1).status_code == 200  # what the guess can be compared with
         numbers.append(told(server, SECRET[:length] + "?"))
     assert all(len(each) == 1 and next(iter(each)) % 32 == 0 for each in numbers)
+    assert all(max(each) >= 64 for each in numbers)  # enough was found for a number to tell something
     assert len(set(map(frozenset, numbers))) <= 2  # all but one word more told nothing
 
 
 def test_nor_by_how_far_the_prompt_was_read(server: Server) -> None:
     assert server.chat(SECRET, max_tokens=1).status_code == 200
     body = {
-        "messages": [{"role": "user", "content": SECRET[:70] + "turn on the light, " * 40}],
+        "messages": [{"role": "user", "content": SECRET[:306] + "turn on the light, " * 40}],
         "stream": True,
         "max_tokens": 1,
     }
     response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE)
     steps = [tuple(map(int, each)) for each in re.findall(r": prefill (\d+)/(\d+)", response.text)]
-    assert len(steps) > 2
+    assert len(steps) > 2 and steps[0][0] >= 96  # it went on from what it found
     assert all(done % 32 == 0 or done == total for done, total in steps)
 
 
