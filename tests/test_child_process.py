@@ -15,6 +15,7 @@ import pytest
 
 import edgephi
 from edgephi.child_process import child_command, run_child, start_child
+from edgephi.flash.agent_archive import agent_archive
 from tests.processes import lives
 
 PACKAGE = Path(edgephi.__file__).parent
@@ -102,6 +103,20 @@ class TestTheWay:
         for script, code in (("exit 7", 7), ("kill -TERM $$", -signal.SIGTERM), ("kill -KILL $$", -9)):
             with start_child(["sh", "-c", script], with_its_own=True, start_new_session=True) as process:
                 assert process.wait() == code
+
+    def test_an_agent_starts_no_module_of_another_edgephi(self, tmp_path: Path) -> None:
+        """It runs from an archive, by a Python whose own edgephi may be of any version."""
+        (tmp_path / "agent.zip").write_bytes(agent_archive()[4:])
+        code = (
+            f"import sys; sys.path.insert(0, {str(tmp_path / 'agent.zip')!r})\n"
+            "from edgephi.child_process import child_command, run_child\n"
+            "command = [sys.executable, '-P', '-m', 'edgephi.none']\n"
+            "print(child_command(command)[6:], run_child(['sh', '-c', 'exit 7']).returncode)"
+        )
+        words = [sys.executable, "-I", "-S", "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        expected = ["program", sys.executable, "-P", "-m", "edgephi.none"]
+        assert (done.stdout.strip(), done.stderr) == (f"{expected} 7", "")
 
     def test_a_module_of_ours_is_started_once(self) -> None:
         words = [sys.executable, "-P", "-m", "edgephi.cli", "--version"]

@@ -1,5 +1,6 @@
 """Bundles onto a box over ssh: a real sshd, a real agent, the real engine."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgephi.chunks import CHUNK_BYTES, chunks_of
@@ -23,6 +25,7 @@ from edgephi.runtime.bundle_files import check_files
 from edgephi.store.layout import Layout
 from edgephi.store.lock import holder
 from tests.flash.sshd import Sshd, make_key
+from tests.processes import is_gone
 from tests.store.bundles import BALLAST, digest_of, flip_bit
 
 COMMAND = [sys.executable, "-P", "-m", "edgephi.cli"]
@@ -228,6 +231,29 @@ class TestCuts:
         assert result.error is None and result.transfer.cuts == len(killed) == 1
         assert "SIGKILL ended it" in watch.notes[0]
         assert active(root) == digest_of(large)
+
+    @pytest.mark.slow
+    def test_an_agent_that_dies_leaves_no_probe(self, box: Sshd, demo_bundle: Path, root: Path) -> None:
+        command = [*COMMAND, "flash", str(demo_bundle), box.destination(root)]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=box.environment, stdout=pipe, stderr=pipe, text=True) as flash:
+            probes: list[psutil.Process] = []
+            while not probes and flash.poll() is None:
+                for agent in box.agents():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        for child in psutil.Process(agent).children():
+                            if child.cmdline()[2:5] == ["-m", "edgephi.cli", "run"]:
+                                child.suspend()  # so that it cannot come to its end by itself
+                                probes.append(child)
+                                os.kill(agent, signal.SIGKILL)
+            said = flash.communicate(timeout=60)
+        assert probes, said
+        end = time.monotonic() + 20
+        while time.monotonic() < end and not is_gone(probes[0]):
+            time.sleep(0.02)
+        assert is_gone(probes[0])
+        assert flash.returncode == 0, said
+        assert active(root) == digest_of(demo_bundle)
 
     def test_a_box_that_stays_away_is_given_up_and_goes_on_later(
         self, box: Sshd, large: Path, root: Path, monkeypatch: pytest.MonkeyPatch
