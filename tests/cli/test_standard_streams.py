@@ -50,6 +50,12 @@ def of_every_command(ending: str, folder: Path, *, with_help: bool = False) -> l
         ]
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, Done]]:
+    """How every command ends with all of its streams."""
+    return of_every_command("", tmp_path_factory.mktemp("given"))
+
+
 def unclean(done: Done) -> bool:
     return any(word in done.stderr for word in ("Traceback", "bug in edgephi", "Exception ignored"))
 
@@ -72,12 +78,12 @@ def test_run_without_input_says_that_the_prompt_is_missing(demo_bundle: Path, tm
     assert done.stderr.startswith("error: expected messages on standard input, found it closed\nhint: ")
 
 
-def test_no_command_fails_in_another_way_because_its_input_is_closed(tmp_path: Path) -> None:
-    for (line, closed), (_, given) in zip(
-        of_every_command("<&-", tmp_path), of_every_command("", tmp_path), strict=True
-    ):
+def test_no_command_fails_in_another_way_because_its_input_is_closed(
+    given: list[tuple[str, Done]], tmp_path: Path
+) -> None:
+    for (line, closed), (_, ended) in zip(of_every_command("<&-", tmp_path), given, strict=True):
         if "$edgephi run" not in line and "$edgephi chat" not in line:
-            assert closed.returncode == given.returncode, line
+            assert closed.returncode == ended.returncode, line
         assert not unclean(closed), line
 
 
@@ -88,11 +94,9 @@ def test_no_command_works_for_an_output_that_is_closed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_closed_error_output_changes_no_exit_code(tmp_path: Path) -> None:
-    for (line, closed), (_, given) in zip(
-        of_every_command("2>&-", tmp_path), of_every_command("", tmp_path), strict=True
-    ):
-        assert closed.returncode == given.returncode, line
+def test_a_closed_error_output_changes_no_exit_code(given: list[tuple[str, Done]], tmp_path: Path) -> None:
+    for (line, closed), (_, ended) in zip(of_every_command("2>&-", tmp_path), given, strict=True):
+        assert closed.returncode == ended.returncode, line
 
 
 def test_a_full_disk_for_the_output_is_told(tmp_path: Path) -> None:
