@@ -16,7 +16,7 @@ from edgephi.errors import BadInputError
 SUFFIX = ".pub"
 _DER_BEGINNING = bytes.fromhex("302a300506032b6570032100")
 _KEY_BYTES = 32
-_LARGEST_FILE_BYTES = 4096
+LARGEST_FILE_BYTES = 4096
 # The curve of Ed25519: -x² + y² = 1 + d·x²·y² modulo p (RFC 8032, section 5.1).
 _P = 2**255 - 19
 _D = -121665 * pow(121666, -1, _P) % _P
@@ -51,8 +51,8 @@ def decode_public_key(data: bytes, *, where: str) -> PublicKey:
     hint = f"give the file NAME.pub that `{edgephi_command('keygen')}` wrote"
     if b"PRIVATE KEY" in data:
         raise BadInputError(f"{where}: expected a public key, found a private one", hint=f"keep it; {hint}")
-    found = _PEM.fullmatch(data[: _LARGEST_FILE_BYTES + 1].decode("ascii", errors="replace"))
-    if found is None or len(data) > _LARGEST_FILE_BYTES:
+    found = _PEM.fullmatch(data[: LARGEST_FILE_BYTES + 1].decode("ascii", errors="replace"))
+    if found is None or len(data) > LARGEST_FILE_BYTES:
         raise BadInputError(f"{where}: expected a public key in PEM, found other text", hint=hint)
     try:
         der = base64.b64decode("".join(found[1].split()), validate=True)

@@ -15,13 +15,14 @@ from pathlib import Path
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError, UsageError
 from edgephi.store import durable
-from edgephi.store.public_key import SUFFIX, PublicKey, decode_public_key
+from edgephi.store.public_key import LARGEST_FILE_BYTES, SUFFIX, PublicKey, decode_public_key
 
 _KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _SHOWN_DIGITS = 12
 _FEWEST_DIGITS = 8
 # What is wrong with the folder, and not with the disk that it is on.
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
+_NO_FILE = (*_NO_FOLDER, errno.EISDIR, errno.ENXIO)
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,28 @@ def _add_command() -> str:
 
 
 def read_key_file(path: Path) -> TrustedKey:
-    """The key in file `path`, called as it would be in a store. Raises BadInputError."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would wait forever
-        raise BadInputError(f"{path}: expected a file with a public key, found none", hint="give NAME.pub")
-    return decode_key_file(path, path.read_bytes())
+    """The key in file `path`, called as it would be in a store. Raises BadInputError.
+
+    Also for a link that leads nowhere, and a file that we may not read: whoever only looks at the store can
+    say then that it is closed, and why.
+    """
+    hint = "give NAME.pub, which can be read; what is no key belongs elsewhere"
+    try:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadInputError(f"{path}: expected a file with a public key, found none", hint=hint)
+            data = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as cause:
+        if cause.errno not in _NO_FILE:
+            raise
+        found = f"found that it cannot be read: {cause.strerror}"
+        raise BadInputError(f"{path}: expected a file with a public key, {found}", hint=hint) from None
+    return decode_key_file(path, data)
+
+
+def _at_once(name: str, flags: int) -> int:
+    """Open a file; a pipe would wait for ever."""
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def decode_key_file(path: Path, data: bytes) -> TrustedKey:

@@ -1,19 +1,24 @@
 """A store says which of its generations no key vouches for, whatever has become of the keys since."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.errors import BadBundleError
+from edgephi.errors import BadBundleError, BadInputError
 from edgephi.flash.keys import public_half
 from edgephi.store.opening import open_bundle
+from edgephi.store.rollback import roll_back
 from edgephi.store.status import GenerationStatus, status
 from edgephi.store.trusted_keys import remove_key
 from edgephi.store.trusting import distrust_key, trust_key
+from tests.second_user import edgephi_as_nobody, with_second_user
 from tests.store.bundles import digest_of
 from tests.store.test_lost_keys import RELEASE, flash, released
 
@@ -60,6 +65,40 @@ def test_each_generation_names_the_key_that_vouches_for_it(store: Path) -> None:
     }
     assert not any(each.unvouched for each in found.values())
     assert status(store).keys_problem == ""
+
+
+NO_KEYS: dict[str, Callable[[Path], object]] = {
+    "a link that leads nowhere": lambda path: path.symlink_to("/nowhere/key.pub"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a file without an end": lambda path: path.symlink_to("/dev/zero"),
+    "a file larger than any key": lambda path: path.write_bytes(bytes(1 << 20)),
+}
+
+
+@pytest.mark.parametrize("make", NO_KEYS.values(), ids=NO_KEYS)
+def test_a_store_that_is_closed_by_what_is_no_key_says_so(
+    store: Path, make: Callable[[Path], object]
+) -> None:
+    """And is not merely an error of `status`, which shows all else."""
+    make(store / "trust" / "usb.pub")
+    assert "usb.pub: expected a" in status(store).keys_problem
+    assert all(each.unvouched for each in by_role(store).values())
+    with pytest.raises(BadInputError, match=r"usb\.pub: expected a"):
+        roll_back(store)
+
+
+def test_a_user_who_may_not_read_a_key_sees_all_else(store: Path) -> None:
+    """The user of a service: the key was copied there under a umask of 077."""
+    with_second_user()
+    (store / "trust" / "release.pub").chmod(0o600)
+    with tempfile.TemporaryDirectory() as shown:
+        Path(shown).chmod(0o755)
+        subprocess.run(["cp", "--archive", store, f"{shown}/store"], check=True)
+        done = edgephi_as_nobody("status", f"{shown}/store", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "release.pub: expected a file with a public key, found that it cannot be read" in done.stdout
 
 
 def test_removing_a_key_names_what_nobody_vouches_for_now(store: Path, bundles: list[Path]) -> None:
