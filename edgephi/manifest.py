@@ -37,6 +37,7 @@ LARGEST_PROBE_TOKENS = 4096
 _LARGEST_FILE_BYTES = 1 << 50
 _LARGEST_FILE_WITHOUT_CHUNKS = 1 << 36
 _LONGEST_NAME = 200
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 VerifyLevel = Literal["quick", "full", "off"]
@@ -260,12 +261,7 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     _check_release(manifest, where=where, hint=hint)
     _check_files(manifest.files, where=where, hint=hint)
     _check_probe(manifest.probe, where=where, hint=hint)
-    paths = {entry.path for entry in manifest.files}
-    for wheelhouse in manifest.wheels:
-        if wheelhouse.requirements not in paths:
-            raise BadBundleError(
-                f"{where}: wheels: expected {wheelhouse.requirements} among the files, found none", hint=hint
-            )
+    _check_wheels(manifest, where=where, hint=hint)
     return manifest
 
 
@@ -340,6 +336,22 @@ def _check_probe(probe: Probe | None, *, where: str, hint: str) -> None:
         raise BadBundleError(
             f"{where}: probe: expected a minimum_tokens_per_second of 0 or more, found {speed}", hint=hint
         )
+
+
+def _check_wheels(manifest: Manifest, *, where: str, hint: str) -> None:
+    """Raise BadBundleError when nobody could say where the wheels of a bundle are, or what they run on."""
+    paths = {entry.path for entry in manifest.files}
+    for wheelhouse in manifest.wheels:
+        if wheelhouse.requirements not in paths:
+            raise BadBundleError(
+                f"{where}: wheels: expected {wheelhouse.requirements} among the files, found none", hint=hint
+            )
+        for what, version in (("python", wheelhouse.python), ("glibc", wheelhouse.glibc)):
+            if _VERSION.fullmatch(version) is None:
+                raise BadBundleError(
+                    f"{where}: wheels: expected a version of {what} such as 2.36, found {version[:80]!r}",
+                    hint=hint,
+                )
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -290,6 +290,20 @@ def test_a_probe_that_no_answer_can_be_held_against(probe: dict[str, object], me
         decode_manifest(changed("probe", value={**good, **probe}))
 
 
+@pytest.mark.parametrize("version", ["", "9" * 5000, "3.11/../..", "\N{SUPERSCRIPT TWO}", "2.", "latest"])
+@pytest.mark.parametrize("what", ["python", "glibc"])
+def test_wheels_for_a_version_that_is_none(what: str, version: str) -> None:
+    """It is compared as numbers, and names a folder."""
+    path = "wheels/linux-x86_64-cp311"
+    plain = {"platform": path[7:], "python": "3.11", "glibc": "2.17", "extras": [], "installed_bytes": 1}
+    data = json.loads(changed("wheels", value=[plain]))
+    data["files"].append({"path": f"{path}/requirements.txt", "size": 0, "sha256": "0" * 64})
+    assert decode_manifest(json.dumps(data).encode()).wheels[0].python == "3.11"
+    data["wheels"][0][what] = version
+    with pytest.raises(BadBundleError, match=f"wheels: expected a version of {what} such as 2.36, found"):
+        decode_manifest(json.dumps(data).encode())
+
+
 def test_a_manifest_without_chunks_and_probe_is_one_too() -> None:
     data = json.loads(encode_manifest(tiny_manifest()))
     del data["probe"]
