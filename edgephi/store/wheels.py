@@ -9,14 +9,14 @@ file that is there.
 import contextlib
 import errno
 import hashlib
-import lzma
+import itertools
 import os
 import stat
 import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -28,9 +28,13 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _BLOCK_BYTES = 4096
 # What reading an archive raises that is none, is damaged, or is made to confuse.
 _NO_WHEEL = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
     *(NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError),
 )
+# What `zipfile` unpacks a piece at a time. A kilobyte of another method may take gigabytes of memory.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Python walks and removes folders by calling itself for each one below: none could be much deeper.
+_DEEPEST = 64
 _IN_THE_WAY = (FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -92,7 +96,8 @@ def unpack_wheels(
         # The last wheel has the last word on a path that several have, as with pip.
         owners = {path: each for each in opened for path in each.entries}
         sizes = (each.entries[path].file_size for path, each in owners.items())
-        check_room(sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES + _BLOCK_BYTES for size in sizes))
+        blocks = sum(-(-size // _BLOCK_BYTES) + 1 for size in sizes) + _count_folders(owners)
+        check_room(blocks * _BLOCK_BYTES)
         digests = {}
         for path, each in owners.items():
             entry = each.entries[path]
@@ -129,10 +134,29 @@ def _entries(
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise _bad(wheel, f"found {entry.filename!r}, which leaves the folder")
+        if len(path.parts) > _DEEPEST:
+            raise _bad(wheel, f"found {entry.filename[:80]!r}…, which lies more than {_DEEPEST} folders deep")
+        if entry.compress_type not in _METHODS:
+            raise _bad(
+                wheel,
+                f"found {entry.filename[:80]!r} compressed by method {entry.compress_type}, not by deflate",
+            )
         if path in entries:
             raise _bad(wheel, f"found {entry.filename!r} twice")
         entries[path] = entry
     return entries
+
+
+def _count_folders(paths: Iterable[PurePosixPath]) -> int:
+    """How many folders all of these lie in. Each takes a block, and a name of a few bytes has dozens."""
+    before: tuple[str, ...] = ()
+    count = 0
+    for path in sorted(paths):
+        folders = path.parts[:-1]
+        shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(folders, before, strict=False))
+        count += len(folders) - sum(1 for _ in shared)
+        before = folders
+    return count
 
 
 def _destination(name: str, version: str) -> str | None:
@@ -196,8 +220,7 @@ def _no_wheel(wheel: SealedWheel) -> Iterator[None]:
     except _NO_WHEEL as cause:
         raise _bad(wheel, f"found {cause or type(cause).__name__}") from None
     except OSError as cause:
-        # bz2 has no other name for bad data; a place before the file's beginning is an invalid argument.
-        if cause.errno not in (None, errno.EINVAL):
+        if cause.errno != errno.EINVAL:  # a place before the file's beginning
             raise
         raise _bad(wheel, f"found {cause}") from None
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -240,10 +241,18 @@ class TestWhatAWheelWrites:
             flash(bundle, root)
         assert not environments(root)
 
-    def test_a_thousand_empty_files_take_room_too(
-        self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        "names",
+        [
+            [f"many/{number}.py" for number in range(3000)],
+            ["/".join([f"m{number}", *"abcdefghijklmnopqrstuvwxyz"]) for number in range(100)],
+        ],
+        ids=["files", "folders"],
+    )
+    def test_a_thousand_empty_ones_take_room_too(
+        self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
     ) -> None:
-        many = wheel({f"many/{number}.py": "" for number in range(3000)})
+        many = wheel(dict.fromkeys(names, ""))
         wheels = {RUNTIME: runtime_wheel("good"), "many-1-py3-none-any.whl": many}
         bundle = signed(wheel_bundle(tmp_path / "bundle", wheels), RELEASE)
         real = os.statvfs
@@ -263,6 +272,9 @@ class TestWhatAWheelWrites:
             wheel({"a" * 300: ""}),
             b"not a zip",
             wheel({"a": b"x" * 5000})[:-200],
+            wheel({"a/" * 1500 + "b": ""}),  # deeper than Python can remove
+            wheel({"a": bytes(1 << 20)}, method=zipfile.ZIP_BZIP2),  # 1,674 such bytes took 4 GB of memory
+            wheel({"a": bytes(1 << 20)}, method=zipfile.ZIP_LZMA),
             wheel({"a.py": "1"}).replace(b"a.py", b"b.py", 1),
         ],
     )
@@ -273,6 +285,7 @@ class TestWhatAWheelWrites:
         with pytest.raises(BadBundleError, match="expected a wheel, found"):
             flash(signed(wheel_bundle(tmp_path / "bundle", wheels), RELEASE), root)
         assert not environments(root)
+        assert status(root).generations == ()
 
     def test_everybody_may_read_it_whatever_the_umask(self, root: Path, tmp_path: Path) -> None:
         before = os.umask(0o077)

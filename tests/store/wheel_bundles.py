@@ -48,12 +48,12 @@ def runtime_wheel(word: str, *, answer: str = EXPECTED, log: Path | None = None)
     )
 
 
-def wheel(files: Mapping[str, str | bytes]) -> bytes:
+def wheel(files: Mapping[str, str | bytes], *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A wheel of these files."""
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(data, "w", method) as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return data.getvalue()
 
 
