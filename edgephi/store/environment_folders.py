@@ -39,7 +39,9 @@ _BLOCK_BYTES = 512
 _SCRIPT = """#!/bin/sh
 # Runs the edgephi of the current generation: edgephi run ROOT/current "hello"
 here=$(dirname "$(readlink -f "$0")")
-generation=$(basename "$(readlink "$here/../current")")
+# In a copy of the store that followed links, current is the bundle itself: its name is that of its manifest.
+generation=$(readlink "$here/../current" || sha256sum < "$here/../current/bundle.json" | cut -c 1-64)
+generation=$(basename "$generation")
 python="$(readlink -f "$here/of/$generation")/bin/python"
 [ -x "$python" ] && exec "$python" -P -m edgephi.cli "$@"
 echo "error: expected an environment for the current generation in $here, found none" >&2
@@ -47,7 +49,7 @@ echo "hint: flash the bundle again" >&2
 exit 3
 """
 # Of an edgephi that called environments by the digest of their requirements, and kept no links to them.
-_OLD_SCRIPT = "sha256sum"
+_OLD_SCRIPT = "/requirements.txt"
 
 
 def folder_of(layout: Layout, key: str) -> Path:

@@ -439,6 +439,16 @@ class TestAfterAProcessThatDied:
         assert answer(root).returncode == 0
 
 
+def test_the_command_of_a_copy_that_followed_links_answers_at_once(root: Path, tmp_path: Path) -> None:
+    """On a device without another edgephi nothing else could put the links right."""
+    flash(signed(wheel_bundle(tmp_path / "bundle", {RUNTIME: runtime_wheel("good")}), RELEASE), root)
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)  # as `cp -rL` does
+    assert '"word": "good"' in answer(copy).stdout
+    assert status(copy).generations[0].problem == ""
+    assert '"word": "good"' in answer(copy).stdout
+
+
 OLD_SCRIPT = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 for file in "$here"/../current/wheels/*/requirements.txt; do
