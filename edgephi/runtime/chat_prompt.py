@@ -68,14 +68,14 @@ class ChatPrompts:
                 hint="remove them from the message",
             )
         if self._bound is not None:
-            self._bound.check_text(content)
+            self._bound.check_text(content.strip())  # the template's tokens may take the space at its ends
         places = [match.start() + 1 for match in self._places.finditer(content)]
         if not places:
             return content
         bounds = [0, *places, len(content)]
         parts = [content[start:end] for start, end in itertools.pairwise(bounds)]
         marked = _MARK.join(parts)
-        if not self._special.isdisjoint(self.encode(marked)):
+        if not self._special.isdisjoint(self.encode(marked.strip())):
             raise _not_apart(content[places[0] - 1 :])
         return marked
 
@@ -90,7 +90,7 @@ class ChatPrompts:
         """
         parts = rendered.split(_MARK)
         if self._bound is not None:
-            self._bound.check_text("".join(parts), len(parts))
+            self._bound.check_text(*parts)
         if len(parts) == 1:
             return self._engine.encode(rendered)
         token_ids = self._encode_together(rendered, parts)

@@ -25,21 +25,16 @@ class PromptBound:
         self._file = tokenizer_file
         self._context = context
 
-    def check_text(self, text: str, pieces: int = 1) -> None:
-        """Raise PastContextError when `text` is more tokens than the context has, however it is encoded.
-
-        `pieces` of it are encoded by themselves, each of which is a token at least.
-        """
-        if pieces >= self._context:
-            raise self._past(f"the prompt has {pieces} tokens at least")
-        if len(text) <= self._context * _CERTAINLY_QUICK // 4:  # a letter has four bytes at most
+    def check_text(self, *parts: str) -> None:
+        """Raise PastContextError when `parts`, each encoded by itself, cannot fit into the context."""
+        if len(parts) >= self._context:
+            raise self._past(f"the prompt has {len(parts)} tokens at least")
+        if sum(map(len, parts)) <= self._context * _CERTAINLY_QUICK // 4:  # a letter has four bytes at most
             return
-        size = _bytes(text)
+        size = sum(len(part.encode(errors="surrogatepass")) for part in parts)
         if size <= self._context * _CERTAINLY_QUICK or self._coverage is None:
             return
-        if self._coverage.swallows_space:
-            size = sum(map(_bytes, text.split()))
-        least = -(-size // self._coverage.longest_token_bytes)
+        least = sum(map(self._coverage.least_tokens, parts))
         if least >= self._context:
             raise self._past(f"the prompt has {size} bytes, which are {least} tokens at least")
 
@@ -57,7 +52,3 @@ class PromptBound:
             f"{found}, the context is {self._context} tokens, prompt and answer together",
             hint="shorten the prompt, or build the bundle for a target with a larger context",
         )
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode(errors="surrogatepass"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 _ADDED = b'"added_tokens"'
 _MOST_ADDED_BYTES = 1 << 20
+_SPACES = re.compile(r"\s+")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 
 
@@ -63,11 +65,24 @@ def token_bytes(file: Path) -> dict[int, bytes]:
 class Coverage:
     """How much text tokens can stand for: no token for more than `longest_token_bytes` of UTF-8.
 
-    `swallows_space`: some special tokens take the white space beside them, however much it is.
+    But special tokens that `end_in_space` or `begin_with_space` take the white space beside them, however
+    much it is.
     """
 
     longest_token_bytes: int
-    swallows_space: bool
+    end_in_space: tuple[str, ...] = ()
+    begin_with_space: tuple[str, ...] = ()
+
+    def least_tokens(self, text: str) -> int:
+        """As many tokens as `text` has at least, however it is encoded."""
+        size = _utf8_bytes(text)
+        if self.end_in_space or self.begin_with_space:
+            size -= sum(_utf8_bytes(run[0]) for run in _SPACES.finditer(text) if self._swallows(run))
+        return -(-size // self.longest_token_bytes)
+
+    def _swallows(self, run: re.Match[str]) -> bool:
+        text, (start, end) = run.string, run.span()
+        return text.endswith(self.end_in_space, 0, start) or text.startswith(self.begin_with_space, end)
 
 
 def coverage(file: Path) -> Coverage | None:
@@ -80,13 +95,19 @@ def coverage(file: Path) -> Coverage | None:
     try:
         steps = [*_steps(content.get("normalizer")), *_steps(content.get("pre_tokenizer"))]
         model, added = content["model"], content.get("added_tokens", [])
+        if any(_SPACES.search(text) for text, _ in _entries(file, added)):
+            return None  # one that is white space itself could end in more of it
         by_letter = any(step["type"] == "ByteLevel" for step in steps)
         if not all(map(_keeps_all_bytes, steps)) or not (by_letter or model.get("byte_fallback")):
             return None
         # In byte-level vocabularies each letter is a byte; in others the sign for a space may be a letter.
         longest = max(len(token) if by_letter else len(token.encode()) for token in model["vocab"])
         longest = max([longest, *(len(text.encode()) for text, _ in _entries(file, added))])
-        return Coverage(longest, any(token.get("lstrip") or token.get("rstrip") for token in added))
+        return Coverage(
+            longest,
+            end_in_space=tuple(token["content"] for token in added if token.get("rstrip")),
+            begin_with_space=tuple(token["content"] for token in added if token.get("lstrip")),
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as cause:
         raise _broken(file, f"{type(cause).__name__}: {cause}") from None
 
@@ -100,6 +121,10 @@ def leaves_out_first_space(file: Path) -> bool:
         return not {"Strip", "Metaspace"}.isdisjoint(_step_types(_parse(file, _read(file)).get("decoder")))
     except (AttributeError, KeyError, TypeError) as cause:
         raise _broken(file, f"{type(cause).__name__}: {cause}") from None
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _read(file: Path, size: int = -1) -> bytes:

@@ -48,7 +48,10 @@ def prompts(engine: CountedEngine, file: Path, context: int = CONTEXT) -> ChatPr
 
 
 class TestWhatCannotFit:
-    @pytest.mark.parametrize("letters", ["a", "<|end|>", "\u4e2d", "1234567890", "x\n"])
+    @pytest.mark.parametrize(
+        "letters",
+        ["a", "<|end|>", "\u4e2d", "1234567890", "x\n", "x" + " " * 950, "<|end|>" + " " * 950],
+    )
     def test_is_refused_before_the_tokenizer_reads_it(
         self, engine: tuple[CountedEngine, Path], letters: str
     ) -> None:
@@ -81,10 +84,22 @@ class TestWhatCannotFit:
     def test_white_space_that_the_template_swallows_is_no_reason(self, demo_for: DemoFor) -> None:
         session = edgephi.runtime.load(demo_for("cpu"))
         assert len(session.encode_chat(conversation(" " * 200_000))) < 20
+        assert len(session.encode_chat(conversation(" " * 200_000 + "a"))) < 20
+
+    def test_white_space_that_nothing_swallows_is_refused(self, demo_for: DemoFor) -> None:
+        session = edgephi.runtime.load(demo_for("cpu"))
+        for text in (" " * 200_000, ("x" + " " * 900) * 400, "\u3000" * 200_000 + "x"):
+            with pytest.raises(PastContextError, match=r"the prompt has \d+ bytes"):
+                session.complete(text)
+
+    def test_white_space_that_a_special_token_swallows_is_no_reason(self, demo_for: DemoFor) -> None:
+        session = edgephi.runtime.load(demo_for("cpu"))
+        with session.complete(("<|end|>" + " " * 50_000) * 4) as answer:
+            next(answer)
 
 
 @settings(deadline=None, max_examples=examples(60))
-@given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES), repeated=st.integers(1, 50))
+@given(text=texts(WORDS, HARD, SPACES, OTHER_SPACES, SPECIAL), repeated=st.integers(1, 50))
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "no-strip"])
 def test_no_text_has_fewer_tokens_than_the_bound_says(
     kind: str, text: str, repeated: int, tmp_path_factory: pytest.TempPathFactory
@@ -94,9 +109,8 @@ def test_no_text_has_fewer_tokens_than_the_bound_says(
     found = coverage(file)
     assert found is not None
     text = text * repeated
-    size = len("".join(text.split()) if found.swallows_space else text)  # letters are bytes or more
     engine = _ENGINES.setdefault(kind, TextEngine(file, KINDS[kind].template))
-    assert len(engine.encode(text)) * found.longest_token_bytes >= size
+    assert len(engine.encode(text)) >= found.least_tokens(text)
 
 
 _FILES: dict[str, Path] = {}
