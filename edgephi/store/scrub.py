@@ -18,7 +18,7 @@ from edgephi.store.generations import installed, manifest_of, relink_file
 from edgephi.store.hashing import files_sha256, forget_cached
 from edgephi.store.layout import Layout
 from edgephi.store.objects import damaged_chunks, plain_size
-from edgephi.store.state import change_state
+from edgephi.store.state import change_state, read_state
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ def scrub(layout: Layout, step: Step, *, note: bool = True) -> tuple[Damage, ...
     if note:
         noted = {sha256: tuple(chunk.offset for chunk in chunks) for sha256, chunks in damaged.items()}
         names = tuple(sorted({damage.environment for damage in in_environments}))
-        change_state(layout, damaged=noted, damaged_environments=names)
+        state = read_state(layout)
+        if (dict(state.damaged), state.damaged_environments) != (noted, names):
+            change_state(layout, damaged=noted, damaged_environments=names)
     return tuple(damages)
 
 

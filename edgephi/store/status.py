@@ -22,7 +22,7 @@ from edgephi.store.state import Role, State, role_of
 from edgephi.store.vouching import keys_problem, vouched
 
 _BLOCK_BYTES = 512
-_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_WRITTEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ def status(
             who = holder(layout)
             busy_with = who.purpose if who else described(layout)
         except OSError as cause:
-            if cause.errno not in _NOT_OURS:
+            if cause.errno not in _NOT_WRITTEN:
                 raise
-            # A store that we may not write to is looked at all the same; its lock we cannot even open.
+            # One that we cannot write to, for it is not ours or its disk is full, is looked at all the same;
+            # the lock of one that is not ours we cannot even open.
             working = holder_of(layout.lock)
             busy_with = str(working) if working else ""
             damages = scrub(layout, step, note=False) if scrub_too else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from edgephi.chunks import CHUNK_BYTES
 from edgephi.errors import StoreBusyError
 from edgephi.manifest import MANIFEST_NAME, read_manifest
 from edgephi.runtime.bundle_files import check_files
+from edgephi.store.activation import mark_trial
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
@@ -216,6 +219,45 @@ class TestScrub:
         assert [(each.path, each.size) for each in damages] == [(BALLAST, 0)]
         install(second, store)
         assert status(store, scrub_too=True).damages == ()
+
+
+@pytest.fixture
+def full_disk(store: Path, tmp_path: Path) -> Iterator[Path]:
+    """That store on a disk of its own, which has no room for another byte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting: list[str | Path] = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk]
+    if os.geteuid() or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to mount a small disk")
+    try:
+        subprocess.run(["cp", "-a", store, disk / "store"], check=True)
+        yield disk / "store"
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def filled(root: Path) -> None:
+    """Fill the disk of a store, to the last byte."""
+    with contextlib.suppress(OSError), (root.parent / "more").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+class TestOnAFullDisk:
+    def test_a_scrub_tells_what_it_finds(self, full_disk: Path, second: Path) -> None:
+        """It cannot be noted for later."""
+        filled(full_disk)
+        assert status(full_disk, scrub_too=True).damages == ()
+        flip_bit(full_disk / "current" / BALLAST, 1)
+        damages = status(full_disk, scrub_too=True).damages
+        assert {each.digest for each in damages or ()} == {digest_of(second)}
+
+    def test_status_tells_of_a_store_that_cannot_be_put_right(self, full_disk: Path, second: Path) -> None:
+        mark_trial(Layout(full_disk), "0" * 64)
+        filled(full_disk)
+        assert status(full_disk).generations[0].digest == digest_of(second)
+        (full_disk.parent / "more").unlink()
+        assert status(full_disk).recovery.ended_trial == "0" * 64
 
 
 def test_unproven_generations_are_forgotten_with_their_files(store: Path, first: Path, third: Path) -> None:
