@@ -21,6 +21,7 @@ Word = str | os.PathLike[str]
 """A word of a command. A path, which is not a `str`, cannot be taken for an option or for another machine."""
 
 _PROGRAM = "edgephi"
+_STORES_ENVIRONMENTS = "envs"
 _ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -85,7 +86,11 @@ def _this_program() -> tuple[Word, ...]:
     """The words that start the edgephi that runs."""
     called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     if called.parts[-3:] == (_PROGRAM, "cli", "__main__.py"):
-        return (_from_here(Path(sys.executable)), "-m", f"{_PROGRAM}.cli")
+        python = Path(sys.executable)
+        of_store = python.parent.parent.parent / _PROGRAM
+        if of_store.parent.name == _STORES_ENVIRONMENTS and _is_program(of_store, _PROGRAM):
+            return (_from_here(of_store),)  # the environment goes with its bundle, this command stays
+        return (_from_here(python), "-m", f"{_PROGRAM}.cli")
     return _program(_PROGRAM, (_PROGRAM,), called)
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -260,6 +261,22 @@ class TestTheProgram:
             check=False,
         )
         assert f"see `'{environment}/python' -m edgephi.cli build --help`" in done.stderr
+
+    def test_the_command_of_a_store(self, environment: Path, tmp_path: Path) -> None:
+        """Its environments come and go with their bundles; the command in `envs` stays."""
+        folder = tmp_path / "envs"
+        folder.mkdir()
+        shutil.copy(environment / "edgephi", folder / "edgephi")
+        environment.parent.rename(folder / "0123")
+        done = subprocess.run(
+            [folder / "0123" / "bin" / "python", "-m", "edgephi.cli", "build", "demo", "--target", "cpu"],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            env={"PATH": "/bin", "PYTHONPATH": ":".join([str(PACKAGE.parent), *sys.path[1:]])},
+            check=False,
+        )
+        assert f"see `{folder}/edgephi build --help`" in done.stderr
 
 
 class TestInstalling:

@@ -55,10 +55,11 @@ def choose_runtime(
     """Find what will run a bundle, writing nothing. Raises NotSupportedError when nothing will.
 
     A Python that has edgephi and the engine already comes first: `interpreter`, or this very one and the one
-    on the path. An environment that is there is looked at when it is used: it may still have to be made anew.
+    on the path. An environment of the store is none, also when it runs this: it is of other bundles, and goes
+    with them. One that is there for this bundle is looked at when it is used: it may have to be made anew.
     """
     problems = []
-    for candidate in _interpreters(interpreter):
+    for candidate in _interpreters(layout, interpreter):
         problem = _problem(candidate, manifest)
         if problem is None:
             return Runtime(candidate, None, vouched_by=vouched_by)
@@ -91,16 +92,25 @@ def has_unsigned_environment(layout: Layout, digest: str, manifest: Manifest) ->
     return folder is not None and folder.name in names
 
 
-def _interpreters(asked: str | None) -> Iterator[str]:
+def _interpreters(layout: Layout, asked: str | None) -> Iterator[str]:
     """The Pythons of the device that may have edgephi."""
     if asked is not None:
         yield asked
         return
-    if sys.executable:
-        yield sys.executable
+    own = base_interpreter() if _is_of_store(layout, sys.executable) else sys.executable
+    if own:
+        yield own
     on_path = shutil.which("python3")
-    if on_path is not None and Path(on_path).resolve() != Path(sys.executable).resolve():
+    if on_path is None or _is_of_store(layout, on_path):
+        return
+    if Path(on_path).resolve() != Path(own).resolve():
         yield on_path
+
+
+def _is_of_store(layout: Layout, interpreter: str) -> bool:
+    """Whether a Python is that of an environment in the store. It is a link: where it leads says nothing."""
+    folder = Path(os.path.realpath(Path(interpreter).parent))
+    return folder.is_relative_to(os.path.realpath(layout.environments))
 
 
 def _problem(interpreter: str, manifest: Manifest) -> str | None:

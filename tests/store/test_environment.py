@@ -12,6 +12,7 @@ from edgephi.manifest import FileEntry, Manifest, Wheelhouse
 from edgephi.store.environment import choose_runtime
 from edgephi.store.environment_folders import collect_environments, link, prepare_folder
 from edgephi.store.layout import Layout
+from edgephi.store.wheels import base_interpreter
 from tests.store.conftest import install
 from tests.tiny_bundle import tiny_manifest
 
@@ -56,6 +57,27 @@ class TestChoosing:
             choose_runtime(Layout(tmp_path), with_wheels(name, python, glibc))
         assert "the bundle needs onnxruntime-genai >=9,<10" in refused.value.message
         assert f"the bundle's wheels are for {name}" in refused.value.hint
+
+    @pytest.mark.parametrize("place", ["sys.executable", "PATH"])
+    def test_an_environment_of_the_store_is_no_python_of_the_device(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        """`ROOT/envs/edgephi flash` runs in that of another bundle, which nobody may have signed."""
+        python = tmp_path / "store" / "envs" / ("0" * 64) / "bin" / "python3"
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\nexec echo \'{"version": "9.0", "problems": {"cpu": null}}\'\n')
+        python.chmod(0o755)
+        (tmp_path / "link").symlink_to("store")
+        seen = tmp_path / "link" / python.relative_to(tmp_path / "store")
+        elsewhere = choose_runtime(Layout(tmp_path / "other"), with_wheels(HERE), interpreter=str(seen))
+        assert elsewhere.interpreter == str(seen), "it has the engine"
+        if place == "PATH":
+            monkeypatch.setenv("PATH", str(seen.parent))
+        else:
+            monkeypatch.setattr(sys, "executable", str(seen))
+        chosen = choose_runtime(Layout(tmp_path / "store"), with_wheels(HERE))
+        assert chosen.interpreter is None
+        assert chosen.wheelhouse is not None and chosen.base == base_interpreter()
 
     def test_nothing_is_written(self, tmp_path: Path) -> None:
         choose_runtime(Layout(tmp_path), with_wheels(HERE))
