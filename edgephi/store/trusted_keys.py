@@ -144,7 +144,7 @@ def find_key(folder: Path, which: str) -> TrustedKey:
     found = [known for known in keys if known.name == which]
     if not found and len(which) >= _FEWEST_DIGITS:
         found = [known for known in keys if known.key.fingerprint.startswith(which.lower())]
-    if len(found) != 1:
+    if len({known.key for known in found}) != 1:
         listed = ", ".join(map(str, keys)) or "none"
         raise UsageError(
             f"{folder}: expected the name or fingerprint of one of its keys ({listed}), found {which!r}",
@@ -156,14 +156,22 @@ def find_key(folder: Path, which: str) -> TrustedKey:
 def remove_key(folder: Path, which: str, *, also_the_last: bool) -> TrustedKey:
     """Trust a key no longer: `which` is its name or the beginning of its fingerprint. Returns it.
 
-    Raises UsageError when there is no such key, or when it is the last one and that was not said.
+    It goes under all of its names: its file may have been put there by hand once more. Raises UsageError when
+    there is no such key, or when it is the last one and that was not said.
     """
     found = find_key(folder, which)
-    if len(read_trusted_keys(folder)) == 1 and not also_the_last:
+    if is_last(folder, found) and not also_the_last:
         raise UsageError(
             f"{folder}: expected another key to stay, found that {found} is the last: "
             "without a key, bundles that nobody signed are taken",
             hint="add the new key first, or say --last if that is what you want",
         )
-    durable.remove(folder / f"{found.name}{SUFFIX}")
+    for known in read_trusted_keys(folder):
+        if known.key == found.key:
+            durable.remove(folder / f"{known.name}{SUFFIX}")
     return found
+
+
+def is_last(folder: Path, key: TrustedKey) -> bool:
+    """Whether the store trusts no other key, under whatever names it has this one."""
+    return all(known.key == key.key for known in read_trusted_keys(folder))

@@ -23,6 +23,7 @@ from edgephi.store.trusted_keys import (
     add_key,
     decode_key_file,
     find_key,
+    is_last,
     read_trusted_keys,
     remove_key,
 )
@@ -95,7 +96,7 @@ def distrust_key(root: Path, which: str, *, also_the_last: bool) -> KeyChange:
             return _changed(layout, remove_key(layout.trust, which, also_the_last=False))
         with _locked(layout):
             found = find_key(layout.trust, which)
-            if read_trusted_keys(layout.trust) == (found,):
+            if is_last(layout.trust, found):
                 _remember(layout, keys_required=False)
             return _changed(layout, remove_key(layout.trust, which, also_the_last=True))
 

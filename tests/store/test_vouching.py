@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.errors import BadBundleError, BadInputError
+from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import public_half
 from edgephi.store.opening import open_bundle
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import GenerationStatus, status
-from edgephi.store.trusted_keys import remove_key
+from edgephi.store.trusted_keys import read_trusted_keys, remove_key
 from edgephi.store.trusting import distrust_key, trust_key
 from tests.second_user import edgephi_as_nobody, with_second_user
 from tests.store.bundles import digest_of
@@ -127,6 +127,20 @@ def test_the_first_key_names_what_came_before_it(bundles: list[Path], tmp_path: 
     found = {each.role: each.reason.partition(", found ")[2].split()[-2:] for each in change.unvouched}
     fingerprint = f"{public_half(BACKUP).fingerprint[:12]}…"
     assert found == {"current": ["by", fingerprint], "previous": ["unsigned", "bundle"]}
+
+
+@pytest.mark.parametrize("which", ["backup", "again", public_half(BACKUP).fingerprint[:8]])
+def test_a_key_goes_under_all_of_its_names(store: Path, bundles: list[Path], which: str) -> None:
+    """It leaked, and its file was put there by hand once more."""
+    shutil.copy(store / "trust" / "backup.pub", store / "trust" / "again.pub")
+    change = distrust_key(store, which, also_the_last=False)
+    assert [known.name for known in read_trusted_keys(store / "trust")] == ["release"]
+    assert [each.digest for each in change.unvouched] == [digest_of(bundles[1])]
+    shutil.copy(store / "trust" / "release.pub", store / "trust" / "again.pub")
+    with pytest.raises(UsageError, match="is the last"):
+        distrust_key(store, "again", also_the_last=False)
+    distrust_key(store, "again", also_the_last=True)
+    assert status(store).keys_problem == ""
 
 
 def test_without_the_last_key_nobody_asks(store: Path) -> None:
