@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,11 +25,21 @@ from tests.server.serving import PATIENCE, Server, command_line, serving, slowly
 
 PROMPT = "turn on the kitchen light"
 RESTARTS = "edgephi_engine_restarts_total"
+# In half a second, so that others come to wait.
+FAILS_LATE = (
+    "{% if messages[-1].content == 'fail' %}"
+    "{% for a in range(200) %}{% for b in range(20000) %}{% endfor %}{% endfor %}{{ a.b.c }}"
+    "{% endif %}"
+)
 
 
 def gone(pid: int) -> bool:
     """Whether a process has ended, or is only waiting to be buried."""
     return command_line(pid) == b""
+
+
+def _is_restarting(health: httpx.Response) -> bool:
+    return health.status_code == 503 and health.json()["status"] == "restarting"
 
 
 def answers(server: Server) -> bool:
@@ -61,9 +72,23 @@ class TestEngine:
             assert victim.result().status_code == 503
             assert victim.result().json()["error"]["code"] == "engine_restarted"
             assert "retry-after" in victim.result().headers
-            until(lambda: server.get("/health").json()["status"] == "restarting", "the restart")
-            assert server.get("/health").status_code == 503
+            until(lambda: _is_restarting(server.get("/health")), "the restart")
             assert waiting.result().status_code == 200
+
+    def test_one_that_gives_up_is_given_nobody_elses_request(self, demo_bundle: Path, tmp_path: Path) -> None:
+        bundle = tmp_path / "bundle"
+        shutil.copytree(demo_bundle, bundle)
+        manifest = json.loads((bundle / "bundle.json").read_text())
+        manifest["chat"]["template"] = FAILS_LATE + manifest["chat"]["template"]
+        (bundle / "bundle.json").write_text(json.dumps(manifest))
+        with serving(bundle, tmp_path) as server, ThreadPoolExecutor(2) as pool:
+            victim = pool.submit(server.chat, "fail")
+            until(lambda: server.metric("edgephi_engine_busy") == 1, "the start")
+            waiting = pool.submit(server.chat)
+            assert victim.result().status_code == 500
+            assert waiting.result().status_code == 200
+            assert server.metric(RESTARTS) == 1
+            assert "is started again: bundle.json: chat:" in server.log
 
     def test_killed_in_the_middle_of_a_stream(self, demo_bundle: Path, tmp_path: Path) -> None:
         with serving(demo_bundle, tmp_path, **slowly(0.1)) as server:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edgephi import errors
 from edgephi.commands import edgephi_command
-from edgephi.errors import CannotServeError, EdgephiError
+from edgephi.errors import BadBundleError, CannotServeError, EdgephiError
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.engine_process import EngineProcess
 from edgephi.runtime.server.messages import (
@@ -144,7 +144,7 @@ class Supervisor:
     async def _give_jobs(self, process: EngineProcess) -> tuple[bool, str]:
         """Give the engine jobs until it ends. Returns whether it has finished one, and why it ended."""
         answered, stuck = False, ""
-        while not stuck and not process.ended.done():
+        while not stuck and not process.ended.done() and self._failure is None:
             take = asyncio.ensure_future(self._queue.take())
             waited_for: set[asyncio.Future[Any]] = {take, process.ended}
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
@@ -152,7 +152,7 @@ class Supervisor:
                 take.cancel()
                 break
             job = take.result()
-            if process.ended.done():
+            if process.ended.done() or self._failure is not None:
                 self._queue.put_back()
                 break
             process.send(job.ask)
@@ -209,6 +209,8 @@ class Supervisor:
                     self._observer.answer_ended(job, message)
                 if isinstance(message, End | Failed):
                     self._job_done.set()
+            if isinstance(message, Failed) and issubclass(getattr(errors, message.kind), BadBundleError):
+                self._failure = message  # the process ends behind it, and must get no other job
 
     def _error(self, code: int) -> EdgephiError:
         """Why a process ended with `code`, as it said itself if it could."""
