@@ -1,6 +1,7 @@
 """The plan of a build: everything that it will make and need, computed from shapes alone. Writes nothing."""
 
 import dataclasses
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,10 +89,11 @@ def make_plan(
         )
     served = context or min(target.limits.context, computable)
     footprint = exporter.footprint(target)
+    packed_bytes = _groups(architecture, schemes) * footprint.packed_bytes_per_group
 
     def memory_for(tokens: int) -> Memory:
         size = exporter.artifact_bytes(architecture, schemes, target, tokens)
-        return _memory(architecture, footprint, size, tokens)
+        return _memory(architecture, footprint, size, packed_bytes, tokens)
 
     memory = memory_for(served)
     artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
@@ -192,8 +194,22 @@ def shape_of(architecture: Architecture) -> Shape:
     )
 
 
+def _groups(architecture: Architecture, schemes: Mapping[str, Scheme | None]) -> int:
+    """The groups of all matrices that something is multiplied by; rows of the embedding are looked up."""
+    counted = 0
+    for name, shape in architecture.tensor_shapes().items():
+        scheme = schemes[name]
+        if scheme is not None and (name != _EMBEDDING or architecture.tied_embeddings):
+            counted += math.prod(shape) // scheme.group_size
+    return counted
+
+
 def _memory(
-    architecture: Architecture, footprint: engines.Footprint, artifact_bytes: int, context: int
+    architecture: Architecture,
+    footprint: engines.Footprint,
+    artifact_bytes: int,
+    packed_bytes: int,
+    context: int,
 ) -> Memory:
     cached_numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
     cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
@@ -204,7 +220,7 @@ def _memory(
         first = architecture.rotary.original_context + 1
         computed = max(computed, _computed_bytes(architecture, footprint, first, seen=first))
     return Memory(
-        weights=round(artifact_bytes * footprint.weight_copies),
+        weights=round(artifact_bytes * footprint.weight_copies) + packed_bytes,
         kv_cache=context * cache_per_token,
         scratch=footprint.engine_bytes + computed,
         per_token=cache_per_token + scores_per_token,

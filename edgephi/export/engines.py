@@ -42,6 +42,7 @@ class Footprint:
     file_copies: how many times the files hold the weights
     logits_copies: copies of the logits of all tokens that are computed at once
     keeps_scores: whether the scores of attention for all of them are in memory at the same time
+    packed_bytes_per_group: what the kernels make for each group of a matrix when the model is loaded
     """
 
     engine_bytes: int
@@ -52,6 +53,7 @@ class Footprint:
     file_copies: int = 1
     logits_copies: int = 2
     keeps_scores: bool = True
+    packed_bytes_per_group: int = 0
 
 
 @dataclass(frozen=True)
