@@ -38,6 +38,16 @@ def edgephi_command(*words: Word) -> str:
     return shell_command(*_this_program(), *words)
 
 
+def command_of_store() -> Path | None:
+    """The command `ROOT/envs/edgephi` of the store whose environment the Python that runs is from, if it is.
+
+    The environment goes with its bundle; this command stays, and starts that of whatever bundle is active.
+    """
+    command = Path(sys.executable or "/").parent.parent.parent / _PROGRAM
+    is_one = command.parent.name == _STORES_ENVIRONMENTS and _is_program(command, _PROGRAM)
+    return command if is_one else None
+
+
 def pip_command(*words: Word) -> str:
     """The command that calls the pip of the Python that runs, which a shell may find by no name."""
     return shell_command(*_program("pip", (Path(sys.executable), "-m", "pip")), *words)
@@ -86,11 +96,10 @@ def _this_program() -> tuple[Word, ...]:
     """The words that start the edgephi that runs."""
     called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
     if called.parts[-3:] == (_PROGRAM, "cli", "__main__.py"):
-        python = Path(sys.executable)
-        of_store = python.parent.parent.parent / _PROGRAM
-        if of_store.parent.name == _STORES_ENVIRONMENTS and _is_program(of_store, _PROGRAM):
-            return (_from_here(of_store),)  # the environment goes with its bundle, this command stays
-        return (_from_here(python), "-m", f"{_PROGRAM}.cli")
+        of_store = command_of_store()
+        if of_store is not None:
+            return (_from_here(of_store),)
+        return (_from_here(Path(sys.executable)), "-m", f"{_PROGRAM}.cli")
     return _program(_PROGRAM, (_PROGRAM,), called)
 
 

@@ -26,7 +26,7 @@ from edgephi.cli.options import (
     served_system_option,
 )
 from edgephi.cli.say import say, say_exactly
-from edgephi.commands import shell_command
+from edgephi.commands import command_of_store, shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
 from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
 
@@ -168,10 +168,16 @@ def _existing_secret(file: Path | None) -> Path | None:
 
 
 def _this_python() -> PythonHome:
-    """The Python that runs this, with all the folders that its modules and libraries come from."""
+    """The Python that runs this, with all the folders that its modules and libraries come from.
+
+    One that was made from a bundle's wheels goes with that bundle: then it is the command of its store.
+    """
     # The link in a virtual environment stays: Python finds the environment by it.
     executable = Path(sys.executable).parent.resolve() / Path(sys.executable).name
     folders = {Path(sys.prefix), Path(sys.base_prefix), Path(edgephi.__file__).parent}
+    command = command_of_store()
+    if command is not None:
+        folders = {command.resolve().parent.parent, Path(sys.base_prefix)}
     link = executable
     while link.is_symlink():
         link = Path(os.path.normpath(link.parent / link.readlink()))
@@ -180,6 +186,8 @@ def _this_python() -> PythonHome:
     if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
         user_base = Path(site.getuserbase())
         folders.add(Path(site.getusersitepackages()))
+    if command is not None:
+        return PythonHome(command.resolve(), tuple(sorted(folders)), of_store=True)
     return PythonHome(executable, tuple(sorted(folders)), user_base)
 
 

@@ -35,12 +35,14 @@ class PythonHome:
     """The Python environment that the service runs in: absolute paths.
 
     `folders` is all that it reads; `user_base` is set when packages lie in a user's own folder (PEP 370),
-    which the service's user would not look into.
+    which the service's user would not look into. `of_store`: the executable is the command of a store, which
+    starts the Python of the bundle that is active there.
     """
 
     executable: Path
     folders: tuple[Path, ...]
     user_base: Path | None = None
+    of_store: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
 
 
 def _exec_start(options: UnitOptions) -> str:
-    words = [str(options.python.executable), "-P", "-m", "edgephi.cli", "serve", str(options.bundle)]
+    module = () if options.python.of_store else ("-P", "-m", "edgephi.cli")
+    words = [str(options.python.executable), *module, "serve", str(options.bundle)]
     words += ["--host", options.host, "--port", str(options.port), "--grace", str(options.grace)]
     if options.context is not None:
         words += ["--context", str(options.context)]

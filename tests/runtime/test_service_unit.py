@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -276,6 +277,27 @@ def test_says_what_to_do_next(edgephi: Edgephi, demo_bundle: Path, tmp_path: Pat
     assert file.read_text() == edgephi("service", demo_bundle, "--name", "phi").stdout
     assert is_one_error(edgephi("service", demo_bundle, "--name", "a/b"), 2)
     assert is_one_error(edgephi("service", demo_bundle, "--output", tmp_path / "none" / "unit"), 4)
+
+
+def test_the_environment_of_a_store_may_go(demo_bundle: Path, tmp_path: Path) -> None:
+    """It was made from one release's wheels; the store's own command runs whatever is active."""
+    programs = tmp_path / "store" / "envs" / "0123" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (programs.parent / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
+    command = tmp_path / "store" / "envs" / "edgephi"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    done = subprocess.run(
+        [programs / "python", "-P", "-m", "edgephi.cli", "service", demo_bundle],
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (words,) = setting(done.stdout, "ExecStart")
+    assert words.startswith(f"{command} serve {demo_bundle} ")
+    assert "0123" not in done.stdout
 
 
 def test_what_others_cannot_read_is_named(edgephi: Edgephi, demo_bundle: Path, tmp_path: Path) -> None:  # noqa: F811
