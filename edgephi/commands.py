@@ -38,12 +38,13 @@ def edgephi_command(*words: Word) -> str:
     return shell_command(*_this_program(), *words)
 
 
-def command_of_store() -> Path | None:
-    """The command `ROOT/envs/edgephi` of the store whose environment the Python that runs is from, if it is.
+def command_of_store(python: str | None = None) -> Path | None:
+    """The command `ROOT/envs/edgephi` of the store whose environment a Python is from, if it is from one.
 
-    The environment goes with its bundle; this command stays, and starts that of whatever bundle is active.
+    By default that which runs. The environment goes with its bundle; this command stays, and starts that of
+    whatever bundle is active.
     """
-    command = Path(sys.executable or "/").parent.parent.parent / _PROGRAM
+    command = Path(python or sys.executable or "/").parent.parent.parent / _PROGRAM
     is_one = command.parent.name == _STORES_ENVIRONMENTS and _is_program(command, _PROGRAM)
     return command if is_one else None
 

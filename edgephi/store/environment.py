@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.child_process import run_child
+from edgephi.commands import command_of_store
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.runtime.engines import check_version, is_emulated
@@ -55,7 +56,7 @@ def choose_runtime(
     """Find what will run a bundle, writing nothing. Raises NotSupportedError when nothing will.
 
     A Python that has edgephi and the engine already comes first: `interpreter`, or this very one and the one
-    on the path. An environment of the store is none, also when it runs this: it is of other bundles, and goes
+    on the path. An environment of a store is none, also when it runs this: it is of other bundles, and goes
     with them. One that is there for this bundle is looked at when it is used: it may have to be made anew.
     """
     problems = []
@@ -108,7 +109,12 @@ def _interpreters(layout: Layout, asked: str | None) -> Iterator[str]:
 
 
 def _is_of_store(layout: Layout, interpreter: str) -> bool:
-    """Whether a Python is that of an environment in the store. It is a link: where it leads says nothing."""
+    """Whether a Python is that of an environment in this store, or in another.
+
+    It is a link: where it leads says nothing.
+    """
+    if command_of_store(interpreter) is not None:
+        return True
     folder = Path(os.path.realpath(Path(interpreter).parent))
     return folder.is_relative_to(os.path.realpath(layout.environments))
 

@@ -69,8 +69,8 @@ class TestChoosing:
         python.chmod(0o755)
         (tmp_path / "link").symlink_to("store")
         seen = tmp_path / "link" / python.relative_to(tmp_path / "store")
-        elsewhere = choose_runtime(Layout(tmp_path / "other"), with_wheels(HERE), interpreter=str(seen))
-        assert elsewhere.interpreter == str(seen), "it has the engine"
+        asked = choose_runtime(Layout(tmp_path / "store"), with_wheels(HERE), interpreter=str(seen))
+        assert asked.interpreter == str(seen), "it has the engine"
         if place == "PATH":
             monkeypatch.setenv("PATH", str(seen.parent))
         else:
@@ -78,6 +78,8 @@ class TestChoosing:
         chosen = choose_runtime(Layout(tmp_path / "store"), with_wheels(HERE))
         assert chosen.interpreter is None
         assert chosen.wheelhouse is not None and chosen.base == base_interpreter()
+        prepare_folder(Layout(tmp_path / "store"))
+        assert choose_runtime(Layout(tmp_path / "another"), with_wheels(HERE)).interpreter is None
 
     def test_nothing_is_written(self, tmp_path: Path) -> None:
         choose_runtime(Layout(tmp_path), with_wheels(HERE))
