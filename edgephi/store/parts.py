@@ -30,6 +30,9 @@ WRITE_BYTES = 32 << 10
 of up to eight pages the kernel has at hand; longer ones it may have to make, in up to three times the time.
 """
 
+# What is not yet known to be the bundle's may be anything that we can read: a link in the bundle's folder may
+# lead there by now, and the store is everybody's to read.
+_OURS_ONLY = 0o600
 _LINE = re.compile(r"([0-9a-f]{64}) ([0-9]{1,18}) ([0-9]{1,7}) ([0-9a-f]{64})", re.ASCII)
 
 Journal = dict[str, dict[int, Chunk]]
@@ -100,7 +103,7 @@ class Parts:
                     self._follow(sha256, offset, data)
                     self._missing[sha256].discard(offset)
             if self._missing[sha256]:
-                part.chmod(0o644)  # it may have been whole, and read-only already
+                part.chmod(_OURS_ONLY)  # it may have been whole, and read-only already
         finally:
             os.close(descriptor)
 
@@ -221,7 +224,7 @@ class Parts:
             found = self._open.get(file.sha256)
             if found is None:
                 path = self._layout.part(file.sha256)
-                found = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                found = os.open(path, os.O_RDWR | os.O_CREAT, _OURS_ONLY)
                 self._open[file.sha256] = found
                 self._named_files = True
                 os.ftruncate(found, file.size)
@@ -241,7 +244,7 @@ class Parts:
 
     def _append(self, chunks: Iterable[tuple[str, Chunk]]) -> None:
         is_new = not self._layout.journal.exists()
-        descriptor = os.open(self._layout.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(self._layout.journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _OURS_ONLY)
         try:
             text = memoryview("".join(_line(sha256, chunk) for sha256, chunk in chunks).encode())
             while text:
@@ -276,7 +279,7 @@ def read_journal(layout: Layout) -> Journal:
 def write_journal(layout: Layout, journal: Journal) -> None:
     """Replace the journal."""
     lines = [_line(sha256, chunk) for sha256, chunks in journal.items() for chunk in chunks.values()]
-    replace_file(layout.journal, "".join(lines).encode())
+    replace_file(layout.journal, "".join(lines).encode(), mode=_OURS_ONLY)
 
 
 def clear_parts(layout: Layout) -> int:

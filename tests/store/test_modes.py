@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
+from edgephi.errors import BadBundleError
+from edgephi.flash.folder import flash_source, folder_source
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from tests.second_user import edgephi_as_nobody, folder_for_all, umask, with_second_user
-from tests.store.conftest import install
+from tests.store.bundles import BALLAST
+from tests.store.conftest import UNPROVEN, install
 from tests.store.test_install import begin, send
 
 OURS_ALONE = {"lock"}
@@ -55,3 +59,20 @@ def test_another_user_runs_what_root_has_flashed_under_umask_077(demo_bundle: Pa
         assert seen.returncode == 0, seen.stderr
         assert "right now: flash" not in seen.stdout, "only its owner may read the lock"
         assert "right now: process " in seen.stdout
+
+
+def test_what_may_not_be_the_bundles_is_its_owners_alone(first: Path, tmp_path: Path) -> None:
+    """A link that comes after the bundle was looked at leads to a file that nobody else may read."""
+    bundle, root, secret = tmp_path / "bundle", tmp_path / "store", tmp_path / "secret"
+    shutil.copytree(first, bundle)
+    source = folder_source(bundle)
+    secret.write_bytes(b"nobody's business" * (1 + (bundle / BALLAST).stat().st_size // 17))
+    (bundle / BALLAST).unlink()
+    (bundle / BALLAST).symlink_to(secret)
+    with pytest.raises(BadBundleError):
+        flash_source(source, root, UNPROVEN)
+    open_to_others = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mode & 0o044]
+    assert open_to_others
+    assert not any(b"nobody's business" in path.read_bytes() for path in open_to_others)
+    install(first, root)
+    assert list((root / "parts").iterdir()) == []
