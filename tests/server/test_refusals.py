@@ -321,6 +321,10 @@ class TestKey:
     def test_what_is_open(self, locked: Server, path: str) -> None:
         assert locked.get(path).status_code == 200
 
+    def test_a_path_with_spaces_forges_no_status_in_the_log(self, locked: Server) -> None:
+        assert locked.get("/health%20200%20seconds=0.0%20id=none").status_code == 404
+        until(lambda: "GET /health%20200%20seconds=0.0%20id=none 404 " in locked.log, "its line")
+
     def test_it_is_never_logged(self, locked: Server) -> None:
         for secret in (KEY, KEY + "x"):
             locked.get("/v1/models", headers={"authorization": f"Bearer {secret}"})

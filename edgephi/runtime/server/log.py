@@ -43,7 +43,11 @@ class Log:
     def request(self, facts: Mapping[str, object]) -> None:
         """A request has ended. Some of its facts speak for themselves, the others get their names."""
         plain = _SPEAK_FOR_THEMSELVES
-        words = [str(value) if name in plain else f"{name}={value}" for name, value in facts.items()]
+        # A space in a path must not look like the end of it, and the rest like a status.
+        words = [
+            str(value).replace(" ", "%20") if name in plain else f"{name}={value}"
+            for name, value in facts.items()
+        ]
         self._write({"level": "request", **facts}, " ".join(words))
 
     def bug(self, cause: BaseException) -> None:
