@@ -142,7 +142,7 @@ async def _silent(_process: Process) -> None:
 async def _only_alive(process: Process) -> None:
     for _ in range(4):
         process.stdout.write(frame(Kind.PING))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
     await _silent(process)
 
 
