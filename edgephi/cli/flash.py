@@ -223,7 +223,9 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
         lines += answered(outcome.probe, outcome.signer)
     elif outcome.signer is not None:
         lines.append(f"signed by {visible(outcome.signer)}")
-    if outcome.previous is not None:
+    if outcome.previous is not None and outcome.previous_unvouched:
+        lines.append(f"before: {outcome.previous[:12]}; no key vouches for it: nothing goes back to it")
+    elif outcome.previous is not None:
         back = edgephi_command("rollback", place(destination))
         lines.append(f"before: {outcome.previous[:12]}; `{back}` goes back to it")
     if outcome.still_open:

@@ -41,7 +41,8 @@ from edgephi.store.preflight import Admitted, InstallOptions, check_identity, ch
 from edgephi.store.probe import ProbeResult
 from edgephi.store.proof import prove_generation
 from edgephi.store.sources import find_sources, read_source
-from edgephi.store.state import change_state, read_state
+from edgephi.store.state import State, change_state, read_state
+from edgephi.store.vouching import vouched
 
 BATCH_BYTES = 64 << 20
 """Bytes between two acknowledgements: less than a second of a fast disk, a minute of a slow network."""
@@ -62,7 +63,8 @@ class Outcome:
 
     `was_current`: it was installed and active before. `probe` None: it did not have to be proven again, or
     another machine will have to. `signer`: the trusted key that vouches for it. `still_open`: a process that
-    began with the previous bundle goes on with it.
+    began with the previous bundle goes on with it. `previous_unvouched`: why nothing goes back to that one,
+    because no key vouches for it now, else "".
     """
 
     digest: str
@@ -75,6 +77,7 @@ class Outcome:
     probe: ProbeResult | None
     signer: str | None
     still_open: bool = False
+    previous_unvouched: str = ""
 
 
 class Install:
@@ -247,6 +250,7 @@ class Install:
             probe=result,
             signer=signer,
             still_open=after.previous is not None and is_open(layout, after.previous),
+            previous_unvouched=_unvouched(layout, after),
         )
 
     def close(self) -> None:
@@ -367,6 +371,13 @@ class Install:
                 else self.layout.part(entry.sha256)
             ),
         )
+
+
+def _unvouched(layout: Layout, state: State) -> str:
+    """Why no key vouches for the previous generation, where one is asked for; "" where nobody can say."""
+    with contextlib.suppress(OSError):  # the bundle is active already
+        return vouched(layout, state.previous, state)[1] if state.previous else ""
+    return ""
 
 
 def _distinct(admitted: Admitted) -> dict[str, PartFile]:

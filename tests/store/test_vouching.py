@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.cli.flash import summary
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import public_half
 from edgephi.store.opening import open_bundle
@@ -20,6 +21,7 @@ from edgephi.store.trusted_keys import read_trusted_keys, remove_key
 from edgephi.store.trusting import distrust_key, trust_key
 from tests.second_user import edgephi_as_nobody, with_second_user
 from tests.store.bundles import digest_of
+from tests.store.conftest import install
 from tests.store.test_lost_keys import RELEASE, flash, released
 
 BACKUP = Ed25519PrivateKey.from_private_bytes(bytes([23]) * 32)
@@ -141,6 +143,19 @@ def test_a_key_goes_under_all_of_its_names(store: Path, bundles: list[Path], whi
         distrust_key(store, "again", also_the_last=False)
     distrust_key(store, "again", also_the_last=True)
     assert status(store).keys_problem == ""
+
+
+def test_a_flash_says_when_nothing_goes_back_to_the_one_before(
+    store: Path, bundles: list[Path], tmp_path: Path
+) -> None:
+    remove_key(store / "trust", "backup", also_the_last=False)
+    outcome = install(bundles[2], store)
+    assert "expected a signature by release" in outcome.previous_unvouched
+    assert "nothing goes back to it" in summary("store", outcome, 1.0, 0, 0)
+    assert "rollback" not in summary("store", outcome, 1.0, 0, 0)
+    outcome = install(released(tmp_path / "fourth", 4, RELEASE), store)
+    assert outcome.previous_unvouched == ""
+    assert "edgephi rollback store` goes back to it" in summary("store", outcome, 1.0, 0, 0)
 
 
 def test_without_the_last_key_nobody_asks(store: Path) -> None:
