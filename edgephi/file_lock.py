@@ -56,6 +56,8 @@ def open_lock(path: Path) -> int:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
             raise OSError(errno.EINVAL, "expected a plain file to lock, found something else", str(path))
+        if not _is_named_only(facts, path):
+            return descriptor
         if facts.st_mode & _OTHERS:
             with contextlib.suppress(PermissionError):  # another user's, who has to do it
                 os.fchmod(descriptor, _OURS_ONLY)
@@ -67,6 +69,18 @@ def open_lock(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_named_only(facts: os.stat_result, path: Path) -> bool:
+    """Whether an open file has this name and no other, as far as one look can tell.
+
+    Else it may be root's own, of which the folder's owner has had a second name there for a moment.
+    """
+    try:
+        named = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(facts, named) and named.st_nlink == 1
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:

@@ -13,18 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgephi.bundle import unfinished_bundle
 from edgephi.checkpoint import hub
 from edgephi.errors import StoreBusyError, TransportError
+from edgephi.file_lock import open_lock
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.opening import open_bundle
 from edgephi.store.status import status
 from tests.second_user import (
+    NOBODY,
     as_nobody,
     edgephi_as_nobody,
     folder_for_all,
@@ -107,6 +110,29 @@ class TestOfTheirOwnerAlone:
         with pytest.raises(Exception, match="lock: "):
             collect_garbage(tmp_path / "store")
         assert (tmp_path / "letter").read_text() == "dear"
+
+    def test_a_name_that_comes_and_goes_gives_away_no_file_of_roots(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The folder's owner has a second name there for a file of root's, until root has opened it."""
+        with_second_user()
+        theirs, secret = tmp_path / "theirs", tmp_path / "secret"
+        theirs.mkdir()
+        os.chown(theirs, NOBODY, NOBODY)
+        secret.write_text("root's")
+        secret.chmod(0o644)
+        (theirs / "lock").hardlink_to(secret)
+        opened = os.open
+
+        def gone_then(*words: Any, **options: Any) -> int:
+            descriptor = opened(*words, **options)
+            (theirs / "lock").unlink(missing_ok=True)
+            return descriptor
+
+        monkeypatch.setattr(os, "open", gone_then)
+        os.close(open_lock(theirs / "lock"))
+        facts = secret.stat()
+        assert (facts.st_uid, stat.S_IMODE(facts.st_mode)) == (0, 0o644)
 
     def test_what_root_makes_in_the_folder_of_another_user_is_that_ones(self, place: Path) -> None:
         from edgephi.file_lock import open_lock
