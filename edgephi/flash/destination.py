@@ -1,5 +1,6 @@
 """Where a store is: a folder here, or `ssh://[user@]host[:port]/path` on a box."""
 
+import dataclasses
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ class Box:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port else ""
         return f"{user}{host}{port}"
+
+    @property
+    def url(self) -> str:
+        """As a destination, which `read_box` reads as this box again."""
+        user = f"{urllib.parse.quote(self.user, safe='')}@" if self.user else ""
+        place = str(dataclasses.replace(self, user=None))
+        root = f"/{self.root}" if self.root.startswith("~") else self.root
+        return f"{_SCHEME}{user}{place}{urllib.parse.quote(root, safe='/~')}"
 
 
 def is_box(text: str) -> bool:

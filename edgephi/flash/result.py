@@ -12,7 +12,6 @@ from edgephi.manifest import Manifest
 from edgephi.store.install import Outcome
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_HINT = f"see what is there: `{edgephi_command('status')}` says it; use the same edgephi on both sides"
 
 
 def check_outcome(
@@ -25,7 +24,11 @@ def check_outcome(
 
     def check(what: str, expected: object, found: object, *, holds: bool | None = None) -> None:
         if not (expected == found if holds is None else holds):
-            raise TransportError(f"{box}: its result: expected {what} {expected}, found {found}", hint=_HINT)
+            raise TransportError(
+                f"{box}: its result: expected {what} {expected}, found {found}",
+                hint=f"see what is there: `{edgephi_command('status', box.url)}` says it; "
+                "use the same edgephi on both sides",
+            )
 
     check("the bundle", hashlib.sha256(source.manifest).hexdigest()[:12], outcome.digest[:12])
     check("the bundle", hashlib.sha256(source.manifest).hexdigest(), outcome.digest)

@@ -37,6 +37,7 @@ class TestDestination:
     )
     def test_is_read(self, text: str, box: Box) -> None:
         assert read_box(text) == box
+        assert read_box(box.url) == box
 
     @pytest.mark.parametrize(
         "text",

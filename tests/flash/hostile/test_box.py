@@ -72,6 +72,12 @@ class TestItsResultIsHeldAgainstWhatWasSent:
         ended = flashed(demo_bundle, box, home, place="early", way="")
         assert ended.code == 6 and "a result after all chunks" in ended.message, ended.errors
 
+    def test_and_the_hint_names_the_box_that_lied(
+        self, demo_bundle: Path, box: HostileBox, home: Path
+    ) -> None:
+        ended = flashed(demo_bundle, box, home, place="lies", way="another-name")
+        assert f"status ssh://127.0.0.1:{box.port}/store`".encode() in ended.errors, ended.errors
+
     @pytest.mark.parametrize("way", ["wants-all-again", "wants-nothing-said"])
     def test_and_it_gets_each_chunk_of_the_bundle_once(
         self, demo_bundle: Path, box: HostileBox, home: Path, way: str
