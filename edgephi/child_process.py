@@ -3,7 +3,7 @@
 Whoever is killed tells nobody. So a child is started by way of `edgephi.with_parent`, which asks the kernel
 to kill it with its parent (PR_SET_PDEATHSIG) and then becomes what is meant. The kernel takes a thread's end
 for the parent's: therefore a thread that lasts starts the children of those that may not. Linux only;
-elsewhere a child is merely started. Standard library only.
+elsewhere, and where our Python may not be executed, a child is merely started. Standard library only.
 """
 
 import errno
@@ -34,7 +34,8 @@ def child_command(words: Sequence[Word], *, with_its_own: bool = False) -> list[
     plain = [os.fspath(word) for word in words]
     # The Python beneath a virtual environment: it needs no packages.
     python = getattr(sys, "_base_executable", None) or sys.executable
-    if sys.platform != "linux" or not python:
+    # A process that has become another user may not start the Python that it came from.
+    if sys.platform != "linux" or not python or not os.access(python, os.X_OK):
         return plain
     parent = str(os.getpid())
     is_ours = plain[:3] == [sys.executable, "-P", "-m"] and plain[3].startswith(f"{__package__}.")
