@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -301,15 +302,18 @@ def test_garbage_in_place_of_every_answer(make_bundle: MakeBundle, tmp_path: Pat
         answer_of("418 \x1b[31mTeapot", body=b"\x1b[2J{'a':1}"),
         answer_of("400 Bad Request", body=b'{"errors":[{"message":"\\u001b[31mred\\nerror: none"}]}'),
     ]
-    for answer in answers:
-        with always(answer) as port:
+
+    def asked(pushes: bool, answer: bytes) -> None:
+        with always(answer) as port, pytest.raises(EdgephiError) as refused:
             reference = read_reference(f"127.0.0.1:{port}/phi:1")
-            for act in (
-                lambda to=reference: pull_bundle(to, tmp_path / "out", silent),
-                lambda to=reference: push_bundle(bundle, to, silent),
-            ):
-                with pytest.raises(EdgephiError) as refused:
-                    act()
-                assert refused.value.exit_code in (4, 6), answer
-                assert refused.value.message.isprintable(), answer
-        assert [path.name for path in tmp_path.iterdir()] == ["bundle"], answer
+            if pushes:
+                push_bundle(bundle, reference, silent)
+            else:
+                pull_bundle(reference, tmp_path / f"out-{port}", silent)
+        assert refused.value.exit_code in (4, 6), answer
+        assert refused.value.message.isprintable(), answer
+
+    with ThreadPoolExecutor(2 * len(answers)) as pool:  # most of them is waiting
+        for _ in pool.map(asked, [False, True] * len(answers), [each for each in answers for _ in range(2)]):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
