@@ -498,7 +498,7 @@ class TestOpening:
             "socket.socket.connect = refuse\n"
             "import edgephi.runtime\n"
             "text = edgephi.runtime.load(sys.argv[1]).generate('who are you?').text\n"
-            "print(json.dumps([text, sorted(sys.modules)]))"
+            "print(json.dumps([text, sorted(name for name, module in sys.modules.items() if module)]))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(bundle)], capture_output=True, text=True, check=True
@@ -506,7 +506,7 @@ class TestOpening:
         text, modules = json.loads(done.stdout)
         assert "demo" in text
         assert done.stderr == ""
-        assert not [name for name in modules if "telemetry" in name or name.startswith("openvino.tools")]
+        assert not [name for name in modules if name.startswith(("openvino_telemetry", "openvino.tools"))]
         assert not {"torch", "transformers", "tokenizers", "edgephi.export"} & set(modules)
 
     def test_the_converter_can_be_had_afterwards(self) -> None:

@@ -174,15 +174,17 @@ async def _serve(
     listener, room = door.listener, door.room
     log = Log(as_json=options.log_json, prompts=options.log_prompts)
     queue = Queue(options.queue)
-    told = False
+    url, told = url_of(listener), False
 
     def ready(facts: Ready) -> None:
         nonlocal told
+        if service.stopping:  # nobody can come in any more
+            return
         give_back_memory()
         tell_service_manager("READY=1")
         if not told:
             told = True
-            on_ready(Listening(url_of(listener), facts))
+            on_ready(Listening(url, facts))
         else:
             log.event("info", "the engine answers again")
 
