@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.property_profile import examples
 from tests.server.serving import PATIENCE, Server, serving
 
-QUICK, MANY = 400, 10_000
+QUICK, MANY = 400, 2_000
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LOSSLESS = settings(
     deadline=None,
@@ -177,7 +178,7 @@ def hold(target: Server, count: int) -> dict[int, int]:
     statuses: dict[int, int] = {}
     with httpx.Client(base_url=target.url, timeout=PATIENCE) as client:
 
-        @settings(LOSSLESS, max_examples=count)
+        @settings(LOSSLESS, max_examples=examples(count))
         @given(nearly_right(components))
         def send(request: tuple[str, bytes]) -> None:
             path, data = request
@@ -225,7 +226,7 @@ def test_the_description_is_true(target: Server, path: str, mode: str) -> None:
     if mode == "negative":
         held.append(checks.negative_data_rejection)
 
-    @settings(LOSSLESS, max_examples=60)
+    @settings(LOSSLESS, max_examples=examples(60))
     @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
     def send(case: Any) -> None:
         case.call_and_validate(base_url=target.url, checks=held, timeout=PATIENCE)

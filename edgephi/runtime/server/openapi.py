@@ -133,9 +133,9 @@ def _operation(name: str, summary: str, success: tuple[str, type], errors: tuple
 def _generation(name: str, summary: str, request: type, response: type, chunk: type) -> dict[str, Any]:
     operation = _operation(name, summary, ("200", response), tuple(_ERRORS))
     operation["requestBody"] = {"required": True, "content": _json(request)}
+    # Without a type: some readers hold it against the whole text, and others against each event.
     operation["responses"]["200"]["content"]["text/event-stream"] = {
         "schema": {
-            "type": "string",
             "description": f"With `stream`: server-sent events, each a {chunk.__name__} or an ErrorObject, "
             "and at last [DONE]",
         }
