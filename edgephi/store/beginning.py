@@ -26,8 +26,9 @@ def lock_store(layout: Layout, purpose: str, *, wait_seconds: float = 0.0, step:
                 raise
             continue
         break
+    is_refused = False
     try:
-        is_refused = not layout.state.exists()
+        is_refused = not layout.state.exists()  # which a disk that fails may not tell
         check_file_system(layout)
         is_refused = False
         make_store(layout)

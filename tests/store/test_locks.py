@@ -273,3 +273,13 @@ class TestTheFirstFlash:
             assert ended(one).returncode == 3
         assert done.returncode == 0, done.stderr
         assert box.check() == digest_of(first)
+
+    def test_a_disk_that_does_not_tell_is_an_error_of_the_disk(self, first: Path, tmp_path: Path) -> None:
+        """Nothing is told of a state that cannot be looked for, and the lock is let go of."""
+        fail = "import pathlib\nlook = pathlib.Path.exists\ndef exists(path, **options):\n"
+        fail += "    if path.name == 'state.json':\n        raise OSError(5, 'Input/output error')\n"
+        fail += "    return look(path, **options)\npathlib.Path.exists = exists\n"
+        done = Box(tmp_path / "store", fail).flash(first, "--elsewhere")
+        assert done.returncode == 6 and "Input/output error" in done.stderr, done.stderr
+        assert "bug" not in done.stderr
+        assert Box(tmp_path / "store").flash(first, "--elsewhere").returncode == 0
