@@ -15,8 +15,9 @@ import pytest
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
 _IDENTITY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-# The Python of these tests may lie where others may not look: it is shown to that user elsewhere.
-_SHOWN = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+# The Python of these tests and its packages may lie where others may not look, as those of a clone in a folder that
+# `mktemp -d` made: they are shown to that user elsewhere. Pairs of what and where, then `--`, then the command.
+_SHOWN = 'until [ "$1" = -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
 
 
 def with_second_user() -> None:
@@ -46,14 +47,21 @@ def locked_by_nobody(path: Path, *options: str) -> Iterator[int]:
 
 def edgephi_as_nobody(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """`edgephi …` as that user, with the Python and the packages of these tests."""
-    packages = os.pathsep.join(path for path in sys.path if path)
-    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folders = [sys.base_prefix, *(path for path in sys.path if path and Path(path).is_dir())]
     with tempfile.TemporaryDirectory(prefix="edgephi-python-") as shown:
         Path(shown).chmod(0o755)
-        command = [Path(shown) / "bin" / python.name, "-P", "-m", "edgephi.cli", *arguments]
-        as_they = as_nobody("env", f"PYTHONPATH={packages}", "HOME=/nonexistent", *command)
+        places = [Path(shown) / str(number) for number in range(len(folders))]
+        for place in places:
+            place.mkdir()
+        binds = [word for pair in zip(folders, places, strict=True) for word in pair]
+        packages = os.pathsep.join(map(str, places[1:]))
+        as_they = as_nobody(
+            *("env", f"PYTHONPATH={packages}", "HOME=/nonexistent"),
+            *(places[0] / "bin" / python, "-P", "-m", "edgephi.cli", *arguments),
+        )
         return subprocess.run(
-            ["unshare", "-m", "sh", "-c", _SHOWN, "sh", sys.base_prefix, shown, *as_they],
+            ["unshare", "-m", "sh", "-c", _SHOWN, "sh", *binds, "--", *as_they],
             capture_output=True,
             text=True,
             check=False,
