@@ -15,8 +15,9 @@ import pytest
 NOBODY = pwd.getpwnam("nobody").pw_uid
 
 _IDENTITY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-# The Python of these tests and its packages may lie where others may not look, as those of a clone in a folder that
-# `mktemp -d` made: they are shown to that user elsewhere. Pairs of what and where, then `--`, then the command.
+# The Python of these tests and its packages may lie where others may not look, as those of a clone in a
+# folder that `mktemp -d` made: they are shown to that user elsewhere. Pairs of what and where, then `--`,
+# then the command.
 _SHOWN = 'until [ "$1" = -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
 
 
