@@ -188,8 +188,11 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
 
 def _report_bug(bug: Exception, arguments: Sequence[str]) -> int:
     summary = f"{type(bug).__name__}: {bug}"
-    again = edgephi_command("--debug", *arguments)
-    return _report(f"bug in edgephi: {summary}", f"run `{again}` and report what it shows", 1)
+    if cli.debug:
+        hint = "report it with the traceback above"
+    else:
+        hint = f"run `{edgephi_command('--debug', *arguments)}` and report what it shows"
+    return _report(f"bug in edgephi: {summary}", hint, 1)
 
 
 def _report(message: str, hint: str, code: int) -> int:

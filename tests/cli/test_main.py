@@ -55,14 +55,21 @@ def test_debug_shows_the_traceback(edgephi: Edgephi) -> None:
     assert loud.stderr.endswith(quiet.stderr)
 
 
+BUG = "import edgephi.cli.inspect as m\ndef read(bundle): raise KeyError('a\\nb')\nm.read_manifest = read"
+
+
 def test_a_bug_is_one_line_too(edgephi: Edgephi) -> None:
-    before = (
-        "import edgephi.cli.inspect as m\ndef read(bundle): raise KeyError('a\\nb')\nm.read_manifest = read"
-    )
-    done = edgephi("inspect", "x", before=before)
+    done = edgephi("inspect", "x", before=BUG)
     assert is_one_error(done, 1)
     assert "bug in edgephi: KeyError" in done.stderr
-    assert "--debug" in done.stderr
+    assert "--debug inspect x`" in done.stderr
+
+
+def test_whose_traceback_is_shown_is_told_to_report_it(edgephi: Edgephi) -> None:
+    done = edgephi("--debug", "inspect", "x", before=BUG)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("hint: report it with the traceback above\n")
 
 
 @pytest.mark.parametrize(
