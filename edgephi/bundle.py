@@ -10,9 +10,9 @@ from pathlib import Path
 from edgephi.chunks import ChunkHashes, cut
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
-from edgephi.file_lock import holder_of, is_open_as, open_lock, try_lock
 from edgephi.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
-from edgephi.uninterrupted import uninterrupted
+from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, try_lock
+from edgephi.processes.uninterrupted import uninterrupted
 
 _BUFFER_BYTES = 1 << 20
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
-from edgephi.child_process import start_child
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -25,6 +24,7 @@ from edgephi.errors import (
 )
 from edgephi.export.engines import exporter
 from edgephi.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
+from edgephi.processes.child_process import start_child
 from edgephi.recipe import Gate, Question
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import (

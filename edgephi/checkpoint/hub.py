@@ -25,7 +25,7 @@ from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensor
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, TransportError, UsageError
-from edgephi.file_lock import holder_of, is_open_as, open_lock, wait_for_lock
+from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, wait_for_lock
 
 if TYPE_CHECKING:
     from edgephi.wire_watch import WireWatch

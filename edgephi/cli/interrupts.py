@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from edgephi.uninterrupted import is_uninterrupted
+from edgephi.processes.uninterrupted import is_uninterrupted
 
 _SIGNALLED = 128  # what a shell adds to the number of the signal that ended a process
 # A service manager or the end of a remote shell ends a command as tidily as Ctrl-C does.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgephi.answer_stream import take_standard_output
-from edgephi.child_process import run_child
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
+from edgephi.processes.answer_stream import take_standard_output
+from edgephi.processes.child_process import run_child
 
 PROVIDER = "QNNExecutionProvider"
 """The name that the plugin must be registered under: its devices go by it, and its binaries too."""

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.child_process import start_child
 from edgephi.errors import DoesNotFitError
 from edgephi.export.quantized_block import BlockQuantizer, Pack, QuantizedBlock
+from edgephi.processes.child_process import start_child
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.child_process import run_child
 from edgephi.commands import pip_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.extras import with_installed
 from edgephi.origin import requirement
+from edgephi.processes.child_process import run_child
 from edgephi.recipe import Quant
 from edgephi.target import Target
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from edgephi.child_process import run_child
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.processes.child_process import run_child
 
 BLOCK_BYTES = 4096
 

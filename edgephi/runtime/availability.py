@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from edgephi.answer_stream import take_standard_output
-from edgephi.child_process import start_child
 from edgephi.commands import install_command
 from edgephi.errors import EdgephiError, NotSupportedError
+from edgephi.processes.answer_stream import take_standard_output
+from edgephi.processes.child_process import start_child
 from edgephi.runtime.engines import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
 
 _TIMEOUT_SECONDS = 60

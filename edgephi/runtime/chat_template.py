@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from edgephi.commands import pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.phi import CHAT_FORMATS
+from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
 from edgephi.runtime.checkpoint_text import render_chat
-from edgephi.runtime.limited_process import LimitedProcess, LimitReachedError
 
 RENDER_SECONDS = 3.0
 RENDER_MEMORY_BYTES = 256 << 20

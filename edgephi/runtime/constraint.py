@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
-from edgephi.runtime.limited_process import LimitedProcess, LimitReachedError
+from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
 
 if TYPE_CHECKING:
     import numpy as np

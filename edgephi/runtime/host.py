@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.child_process import run_child
+from edgephi.processes.child_process import run_child
 from edgephi.runtime.accelerators import Accelerator, find_accelerators
 from edgephi.runtime.memory import available_memory
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgephi.commands import install_command, pip_command
 from edgephi.errors import NotSupportedError
-from edgephi.uninterrupted import uninterrupted
+from edgephi.processes.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     import numpy as np

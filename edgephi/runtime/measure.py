@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import edgephi.runtime
-from edgephi.answer_stream import take_standard_output
-from edgephi.child_process import start_child
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -30,6 +28,8 @@ from edgephi.errors import (
 )
 from edgephi.manifest import Manifest, read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
+from edgephi.processes.answer_stream import take_standard_output
+from edgephi.processes.child_process import start_child
 from edgephi.records import read_record, write_record
 from edgephi.runtime.accelerators import find_accelerators
 from edgephi.runtime.engines import Engine

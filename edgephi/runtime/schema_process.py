@@ -17,7 +17,7 @@ from typing import Any
 
 from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
-from edgephi.runtime.limited_process import Answer, answer_questions
+from edgephi.processes.limited_process import Answer, answer_questions
 from edgephi.runtime.tokenizer_file import leaves_out_first_space
 
 # Tokenizers of SentencePiece's kind leave out a space at the start of an answer, and models are used to begin

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 
+from edgephi.processes.limited_process import Answer, answer_questions
 from edgephi.runtime.checkpoint_text import render_chat
-from edgephi.runtime.limited_process import Answer, answer_questions
 
 _LONGEST_FRAME = 1 << 20  # letters around the messages
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.child_process import run_child
 from edgephi.commands import command_of_store
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
+from edgephi.processes.child_process import run_child
 from edgephi.runtime.engines import check_version, is_emulated
 from edgephi.store.environment_folders import environment_of, folder_of
 from edgephi.store.environment_record import UNSIGNED, environment_key, wheels_of

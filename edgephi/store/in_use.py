@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgephi.file_lock import try_lock, wait_for_lock
+from edgephi.processes.file_lock import try_lock, wait_for_lock
 from edgephi.store.layout import Layout
 
 _PROCESSES = Path("/proc")

@@ -1,8 +1,8 @@
 """One process at a time changes a store.
 
-The lock is the kernel's (`edgephi.file_lock`): it ends with the process that holds it, however that ends, so
-that none is left over after a power cut. What is written into the file is for people, and for `recover` to
-tell whether whoever began a trial still lives.
+The lock is the kernel's (`edgephi.processes.file_lock`): it ends with the process that holds it, however that
+ends, so that none is left over after a power cut. What is written into the file is for people, and for
+`recover` to tell whether whoever began a trial still lives.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Self
 
 from edgephi.commands import shell_command
 from edgephi.errors import StoreBusyError
-from edgephi.file_lock import holder_of, is_open_as, open_lock, process, wait_for_lock
+from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, process, wait_for_lock
 from edgephi.steps import Step, silent
 from edgephi.store.layout import Layout
 

@@ -17,9 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.child_process import start_child
 from edgephi.errors import ProbeFailedError
 from edgephi.manifest import Manifest, Probe
+from edgephi.processes.child_process import start_child
 from edgephi.runtime.memory import available_memory
 from edgephi.store.memory_group import limited_memory
 

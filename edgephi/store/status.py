@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.errors import EdgephiError, StoreBusyError
-from edgephi.file_lock import holder_of
 from edgephi.manifest import Manifest
+from edgephi.processes.file_lock import holder_of
 from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.device_errors import device_errors

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgephi.child_process import start_child
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, TransportError
+from edgephi.processes.child_process import start_child
 
 _NO_WHEEL = re.compile(r"No matching distribution found for (.+?)(?: \(from .*\))?$", re.MULTILINE)
 _CONFLICT = re.compile(r"The conflict is caused by:\n((?:[ \t]+.+\n)+)")

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from tests.processes import is_gone
+from tests.processes.living import is_gone
 from tests.store.bundles import remade
 
 EDGEPHI = [sys.executable, "-P", "-m", "edgephi.cli"]

@@ -25,7 +25,7 @@ from edgephi.runtime.bundle_files import check_files
 from edgephi.store.layout import Layout
 from edgephi.store.lock import holder
 from tests.flash.sshd import Sshd, make_key
-from tests.processes import is_gone
+from tests.processes.living import is_gone
 from tests.store.bundles import BALLAST, digest_of, flip_bit
 
 COMMAND = [sys.executable, "-P", "-m", "edgephi.cli"]

@@ -4,7 +4,7 @@ import errno
 import resource
 import time
 
-from edgephi.runtime.limited_process import Answer, answer_questions
+from edgephi.processes.limited_process import Answer, answer_questions
 
 
 def _forbidden(*_: object) -> None:

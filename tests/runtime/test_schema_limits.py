@@ -15,8 +15,8 @@ import pytest
 
 from edgephi.errors import BadInputError
 from edgephi.manifest import read_manifest
+from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
 from edgephi.runtime.constraint import SchemaCompiler
-from edgephi.runtime.limited_process import LimitedProcess, LimitReachedError
 
 BOMB = json.dumps({"allOf": [{"type": "string", "pattern": f".*a{i}.*"} for i in range(30)]})
 MANY_STATES = json.dumps({"type": "string", "pattern": "^(.*a.{30})$"})

@@ -20,7 +20,7 @@ import pytest
 from edgephi.bundle import unfinished_bundle
 from edgephi.checkpoint import hub
 from edgephi.errors import StoreBusyError, TransportError
-from edgephi.file_lock import open_lock
+from edgephi.processes.file_lock import open_lock
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
@@ -135,7 +135,7 @@ class TestOfTheirOwnerAlone:
         assert (facts.st_uid, stat.S_IMODE(facts.st_mode)) == (0, 0o644)
 
     def test_what_root_makes_in_the_folder_of_another_user_is_that_ones(self, place: Path) -> None:
-        from edgephi.file_lock import open_lock
+        from edgephi.processes.file_lock import open_lock
 
         theirs = place / "theirs"
         theirs.mkdir()
@@ -158,7 +158,7 @@ class TestWhoHoldsIt:
             assert steps.titles == [f"wait for process {pid} (user nobody, `sleep 600`)"]
 
     def test_a_command_is_told_as_it_was_typed(self, first: Path, tmp_path: Path) -> None:
-        from edgephi.file_lock import holder_of
+        from edgephi.processes.file_lock import holder_of
 
         install(first, tmp_path)
         command = [sys.executable, "-P", "-m", "edgephi.cli", "flash", str(first), str(tmp_path)]
@@ -189,7 +189,7 @@ class TestWaiting:
     def test_a_download_is_waited_for_while_it_gets_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from edgephi.file_lock import open_lock, try_lock
+        from edgephi.processes.file_lock import open_lock, try_lock
 
         monkeypatch.setattr(hub, "_STALLED_SECONDS", 1.0)
         partial = tmp_path / "blob.incomplete"
@@ -212,7 +212,7 @@ class TestWaiting:
     def test_a_download_that_stands_still_is_given_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from edgephi.file_lock import open_lock, try_lock
+        from edgephi.processes.file_lock import open_lock, try_lock
 
         monkeypatch.setattr(hub, "_STALLED_SECONDS", 0.3)
         descriptor = open_lock(tmp_path / "blob")

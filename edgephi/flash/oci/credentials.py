@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgephi.child_process import run_child
 from edgephi.commands import shell_command
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.reference import Reference
+from edgephi.processes.child_process import run_child
 from edgephi.secret_file import check_secret_file
 
 USER_VARIABLE = "EDGEPHI_REGISTRY_USER"

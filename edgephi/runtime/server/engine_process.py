@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgephi.child_process import child_command
+from edgephi.processes.child_process import child_command
 from edgephi.runtime.server.messages import (
     End,
     Failed,

@@ -1,9 +1,9 @@
 """The one way to start a process: it ends when we do, however we end.
 
-Whoever is killed tells nobody. So a child is started by way of `edgephi.with_parent`, which asks the kernel
-to kill it with its parent (PR_SET_PDEATHSIG) and then becomes what is meant. The kernel takes a thread's end
-for the parent's: therefore a thread that lasts starts the children of those that may not. Linux only;
-elsewhere, and where our Python may not be executed, a child is merely started. Standard library only.
+Whoever is killed tells nobody. So a child is started by way of `edgephi.processes.with_parent`, which asks
+the kernel to kill it with its parent (PR_SET_PDEATHSIG) and then becomes what is meant. The kernel takes a
+thread's end for the parent's: therefore a thread that lasts starts the children of those that may not. Linux
+only; elsewhere, and where our Python may not be executed, a child is merely started. Standard library only.
 """
 
 import errno
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgephi import with_parent
+from edgephi.processes import with_parent
 
 _NO_SUCH_PROGRAM = os.strerror(errno.ENOENT)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import edgephi
-from edgephi.child_process import child_command, run_child, start_child
 from edgephi.flash.agent_archive import agent_archive
-from tests.processes import lives
+from edgephi.processes.child_process import child_command, run_child, start_child
+from tests.processes.living import lives
 
 PACKAGE = Path(edgephi.__file__).parent
 ONE_WAY = {"child_process.py", "with_parent.py"}
@@ -44,7 +44,7 @@ class TestTheWay:
     def test_a_parent_that_ends_at_once_leaves_nothing(self) -> None:
         """Whoever has ended before the kernel was asked for a signal sends none."""
         code = (
-            "import os, sys\nfrom edgephi.child_process import start_child\n"
+            "import os, sys\nfrom edgephi.processes.child_process import start_child\n"
             "for _ in range(3): print(start_child(['sleep', '600']).pid, flush=True)\n"
             "print(start_child(['sh', '-c', 'sleep 600'], with_its_own=True, start_new_session=True).pid)\n"
             "sys.stdout.flush(); os.kill(os.getpid(), 9)"
@@ -59,7 +59,7 @@ class TestTheWay:
 
     def test_what_a_child_starts_can_end_with_us_too(self) -> None:
         code = (
-            "import sys\nfrom edgephi.child_process import start_child\n"
+            "import sys\nfrom edgephi.processes.child_process import start_child\n"
             "start_child(['sh', '-c', 'sleep 601 & echo $!; wait'], with_its_own=True,"
             " start_new_session=True).wait()"
         )
@@ -109,7 +109,7 @@ class TestTheWay:
         (tmp_path / "agent.zip").write_bytes(agent_archive()[4:])
         code = (
             f"import sys; sys.path.insert(0, {str(tmp_path / 'agent.zip')!r})\n"
-            "from edgephi.child_process import child_command, run_child\n"
+            "from edgephi.processes.child_process import child_command, run_child\n"
             "command = [sys.executable, '-P', '-m', 'edgephi.none']\n"
             "print(child_command(command)[6:], run_child(['sh', '-c', 'exit 7']).returncode)"
         )
@@ -121,7 +121,7 @@ class TestTheWay:
     def test_a_module_of_ours_is_started_once(self) -> None:
         words = [sys.executable, "-P", "-m", "edgephi.cli", "--version"]
         command = child_command(words)
-        assert command[:4] == [*words[:3], "edgephi.with_parent"]
+        assert command[:4] == [*words[:3], "edgephi.processes.with_parent"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         plain = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.stdout, done.stderr, done.returncode) == (plain.stdout, plain.stderr, 0)

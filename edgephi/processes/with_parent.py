@@ -1,7 +1,8 @@
 """Becomes another program, which ends when its parent does, however that ends.
 
-Started as `python -m edgephi.with_parent PARENT module NAME …`, or by its text where Python knows no edgephi:
-`python -c TEXT PARENT program WORD …`. See `edgephi.child_process`. It must be quick, and needs only Python.
+Started as `python -m edgephi.processes.with_parent PARENT module NAME …`, or by its text where Python knows
+no edgephi: `python -c TEXT PARENT program WORD …`. See `edgephi.processes.child_process`. It must be quick,
+and needs only Python.
 """
 
 import os

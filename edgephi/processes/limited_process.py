@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi import errors
-from edgephi.child_process import start_child
 from edgephi.errors import BadInputError, CannotServeError, EdgephiError
+from edgephi.processes.child_process import start_child
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
