@@ -1,6 +1,6 @@
 """edgephi: build, prove and run Phi-3-family models on edge devices."""
 
-from edgephi.no_telemetry import switch_off
+from edgephi.guards.no_telemetry import switch_off
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, Tr
 from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, wait_for_lock
 
 if TYPE_CHECKING:
-    from edgephi.wire_watch import WireWatch
+    from edgephi.guards.wire_watch import WireWatch
 
 DEMO = "demo"
 DEMO_ID = "edgephi/demo"
@@ -128,7 +128,7 @@ def _watched_hub() -> "Iterator[WireWatch]":
     """End what the hub's client waits for where next to nothing comes, and answers that are too long."""
     from huggingface_hub import get_session
 
-    from edgephi.wire_watch import WireWatch
+    from edgephi.guards.wire_watch import WireWatch
 
     with contextlib.closing(WireWatch(get_session(), longest=_LARGEST_SMALL_FILE_BYTES)) as watch:
         yield watch
@@ -298,7 +298,7 @@ def _receive(url: str, file: BinaryIO, watch: "WireWatch", *, size: int) -> Iter
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-    from edgephi.wire_watch import allowing
+    from edgephi.guards.wire_watch import allowing
 
     headers = build_hf_headers(library_name="edgephi", library_version=edgephi.__version__)
     failures = 0

@@ -16,7 +16,7 @@ from edgephi.cli.say import say, say_document
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.steps import CLEAR_LINE, REDRAW_SECONDS, bar, rate_and_rest, terminal_columns, transfer
 from edgephi.cli.table import table
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError

@@ -13,7 +13,7 @@ from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.say import say, say_document
 from edgephi.cli.sizes import read_size
 from edgephi.commands import edgephi_command, place
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.flash.source import Source

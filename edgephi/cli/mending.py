@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from edgephi.commands import edgephi_command, place
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus

@@ -5,7 +5,7 @@ import click
 from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 from edgephi.errors import UsageError
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 
 @click.command(no_args_is_help=True)

@@ -1,4 +1,6 @@
-"""How the commands print: whatever stands in a text, it does not steer the terminal (see `edgephi.visible`).
+"""How the commands print: whatever stands in a text, it does not steer the terminal.
+
+See `edgephi.guards.visible`.
 
 Only what draws by itself (bars, the line that an answer is awaited on) writes to a terminal in another way,
 and makes the words in it visible before.
@@ -10,7 +12,7 @@ from typing import Any
 
 import click
 
-from edgephi.visible import VisibleAnswer, visible, visible_json, visible_lines
+from edgephi.guards.visible import VisibleAnswer, visible, visible_json, visible_lines
 
 
 def say(text: str = "", *, err: bool = False, nl: bool = True, dim: bool = False) -> None:

@@ -186,7 +186,7 @@ def _api_key(file: Path | None) -> str | None:
         if key is None:
             return None
     else:
-        from edgephi.secret_file import read_secret_file
+        from edgephi.guards.secret_file import read_secret_file
 
         place, key = str(file), _text(read_secret_file(file, "an API key", group_may=True), file)
     key = key.strip()

@@ -159,7 +159,7 @@ def _existing(file: Path | None) -> Path | None:
 
 def _existing_secret(file: Path | None) -> Path | None:
     """The same of a file that others must not be able to read. Raises BadInputError when they are."""
-    from edgephi.secret_file import check_secret_file
+    from edgephi.guards.secret_file import check_secret_file
 
     absolute = _existing(file)
     if absolute is not None and os.access(absolute.parent, os.X_OK):

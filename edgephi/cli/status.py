@@ -8,7 +8,7 @@ from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import BadBundleError
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus, StoreStatus

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from edgephi.cli.sizes import human_bytes
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 CLEAR_LINE = "\r\x1b[K"
 REDRAW_SECONDS = 0.2

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), *, right: Sequence[int] = ()) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
 
 from edgephi.commands import edgephi_command, place
-from edgephi.visible import visible
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus

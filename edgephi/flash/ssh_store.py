@@ -8,12 +8,12 @@ from edgephi.flash.cancelled import run_until_cancelled
 from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import Watcher, show_step
+from edgephi.guards.visible import visible
 from edgephi.store.frames import Kind, read_message
 from edgephi.store.garbage import Collected
 from edgephi.store.rollback import RolledBack
 from edgephi.store.status import StoreStatus
 from edgephi.store.trusting import KeyChange, Trusted
-from edgephi.visible import visible
 
 Record = TypeVar("Record")
 

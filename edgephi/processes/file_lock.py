@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.commands import shell_command
+from edgephi.guards.visible import visible
 from edgephi.steps import Step, silent
-from edgephi.visible import visible
 
 _OURS_ONLY = 0o600
 _OTHERS = 0o077

@@ -13,8 +13,8 @@ from math import ceil
 from pathlib import Path
 
 from edgephi.errors import UsageError
+from edgephi.guards.no_telemetry import VARIABLES
 from edgephi.manifest import Manifest
-from edgephi.no_telemetry import VARIABLES
 
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """Folders that the service sees empty, but for what is bound into them."""

@@ -16,6 +16,7 @@ from typing import Any
 from edgephi import __version__
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError, TransportError, UsageError
+from edgephi.guards.visible import visible
 from edgephi.records import write_record
 from edgephi.store.arrivals import receive_chunks
 from edgephi.store.device_errors import device_errors
@@ -28,7 +29,6 @@ from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
 from edgephi.store.trusting import distrust_key, require_no_key, trust_key, trusted
-from edgephi.visible import visible
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""docs/files.md says where edgephi writes, in a form that tests/runtime/test_nothing_leaves.py reads."""
+"""docs/files.md says where edgephi writes, in a form that tests/guards/test_nothing_leaves.py reads."""
 
 import re
 from pathlib import Path

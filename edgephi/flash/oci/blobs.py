@@ -8,7 +8,7 @@ import httpx
 from edgephi.errors import TransportError
 from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection, UnavailableError
 from edgephi.flash.oci.manifests import digest_of
-from edgephi.wire_watch import allowing
+from edgephi.guards.wire_watch import allowing
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 

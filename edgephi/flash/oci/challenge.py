@@ -20,7 +20,7 @@ from edgephi.errors import BadInputError
 from edgephi.flash.oci.credentials import Credentials
 from edgephi.flash.oci.origin import HINT_OPERATOR, is_same_host, origin_of, to_token_server
 from edgephi.flash.oci.reference import is_loopback
-from edgephi.wire_watch import allowing
+from edgephi.guards.wire_watch import allowing
 
 _CHALLENGE = re.compile(r"\s*(?P<scheme>[A-Za-z]+)\s+(?P<parameters>.*)", re.DOTALL)
 _PARAMETER = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,]+))')

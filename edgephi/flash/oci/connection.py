@@ -22,8 +22,8 @@ from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE, find
 from edgephi.flash.oci.origin import OriginGuard
 from edgephi.flash.oci.reference import Reference
 from edgephi.flash.oci.retry_after import retry_after_seconds
-from edgephi.visible import visible
-from edgephi.wire_watch import MOST_CUTS, WireWatch
+from edgephi.guards.visible import visible
+from edgephi.guards.wire_watch import MOST_CUTS, WireWatch
 
 HINT_AGAIN = "run the same command again: it goes on where it was"
 

@@ -25,8 +25,8 @@ from typing import Any
 from edgephi.commands import shell_command
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.reference import Reference
+from edgephi.guards.secret_file import check_secret_file
 from edgephi.processes.child_process import run_child
-from edgephi.secret_file import check_secret_file
 
 USER_VARIABLE = "EDGEPHI_REGISTRY_USER"
 PASSWORD_VARIABLE = "EDGEPHI_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable

@@ -7,7 +7,7 @@ import httpx
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.flash.oci.connection import Connection, UnavailableError
-from edgephi.wire_watch import allowing
+from edgephi.guards.wire_watch import allowing
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 

@@ -14,7 +14,7 @@ import httpx
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.blobs import has_blob
 from edgephi.flash.oci.connection import RETRIED, Connection, UnavailableError
-from edgephi.wire_watch import WireWatch, allowing
+from edgephi.guards.wire_watch import WireWatch, allowing
 
 Progress = Callable[[int], None]
 

@@ -55,7 +55,7 @@ def test_a_config_without_a_secret_may_be_read_by_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "group_may"), [(0o600, False), (0o400, False), (0o440, True)])
 def test_one_that_nobody_else_can_read_is_taken(tmp_path: Path, mode: int, group_may: bool) -> None:
-    from edgephi.secret_file import read_secret_file
+    from edgephi.guards.secret_file import read_secret_file
 
     file = tmp_path / "key"
     file.write_bytes(b"secret")
@@ -68,7 +68,7 @@ def test_one_that_nobody_else_can_read_is_taken(tmp_path: Path, mode: int, group
     [*((mode, True) for mode in OPEN_TO_OTHERS), (0o640, False), (0o620, False), (0o644, False)],
 )
 def test_one_that_others_can_read_or_change_is_not(tmp_path: Path, mode: int, group_may: bool) -> None:
-    from edgephi.secret_file import check_secret_file, read_secret_file
+    from edgephi.guards.secret_file import check_secret_file, read_secret_file
 
     file = tmp_path / "key"
     file.write_bytes(b"secret")
@@ -80,7 +80,7 @@ def test_one_that_others_can_read_or_change_is_not(tmp_path: Path, mode: int, gr
 
 def test_a_pipe_is_taken(tmp_path: Path) -> None:
     """As from `--api-key-file <(pass show key)`."""
-    from edgephi.secret_file import read_secret_file
+    from edgephi.guards.secret_file import read_secret_file
 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -91,7 +91,7 @@ def test_a_pipe_is_taken(tmp_path: Path) -> None:
 
 
 def test_one_without_end_is_not_read_to_it() -> None:
-    from edgephi.secret_file import read_secret_file
+    from edgephi.guards.secret_file import read_secret_file
 
     with pytest.raises(EdgephiError, match="more than 1048576 bytes"):
         read_secret_file(Path("/dev/zero"), "a key")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.visible import VisibleAnswer, visible, visible_json, visible_lines
+from edgephi.guards.visible import VisibleAnswer, visible, visible_json, visible_lines
 
 HOSTILE = "a\x1b]0;title\x07b\x9b31m\r\x7f\u202ec\u2066d\u2028e"
 
