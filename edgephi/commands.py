@@ -14,8 +14,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from edgephi.extras import with_installed
-from edgephi.origin import requirement
+from edgephi.installed.extras import with_installed
+from edgephi.installed.origin import requirement
 
 Word = str | os.PathLike[str]
 """A word of a command. A path, which is not a `str`, cannot be taken for an option or for another machine."""

@@ -13,7 +13,7 @@ from edgephi.cli.say import say, say_document
 if TYPE_CHECKING:
     from edgephi.cli.this_machine import ThisMachine
     from edgephi.errors import NotSupportedError
-    from edgephi.extras import OutOfRange
+    from edgephi.installed.extras import OutOfRange
 
 _WIDTH = 80
 
@@ -37,7 +37,7 @@ def doctor(*, as_json: bool) -> None:
 
 
 def _document(machine: "ThisMachine") -> dict[str, Any]:
-    from edgephi.extras import out_of_range
+    from edgephi.installed.extras import out_of_range
 
     host = dataclasses.asdict(machine.host)
     return {
@@ -67,7 +67,7 @@ def _verdict(problem: "NotSupportedError | None") -> dict[str, Any]:
 def _text(machine: "ThisMachine") -> str:
     """All of it in at most 80 columns."""
     from edgephi.cli.table import table
-    from edgephi.extras import out_of_range
+    from edgephi.installed.extras import out_of_range
 
     engines = [
         (state.engine, ", ".join(filter(None, (state.version or "not installed", state.details))))

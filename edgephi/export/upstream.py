@@ -17,8 +17,8 @@ from pathlib import Path
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import pip_command
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.extras import with_installed
-from edgephi.origin import requirement
+from edgephi.installed.extras import with_installed
+from edgephi.installed.origin import requirement
 from edgephi.processes.child_process import run_child
 from edgephi.recipe import Quant
 from edgephi.target import Target

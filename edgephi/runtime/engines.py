@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from edgephi.commands import edgephi_command, pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
+from edgephi.installed.version_range import is_inside
 from edgephi.manifest import Manifest
-from edgephi.version_range import is_inside
 
 if TYPE_CHECKING:
     import numpy as np

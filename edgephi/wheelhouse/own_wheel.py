@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from edgephi.commands import install_command, pip_command
 from edgephi.errors import BadInputError, NotSupportedError
-from edgephi.origin import requirement
+from edgephi.installed.origin import requirement
 from edgephi.wheelhouse.pip import run_pip
 
 NAME = "edgephi"

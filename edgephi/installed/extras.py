@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgephi.version_range import is_inside
+from edgephi.installed.version_range import is_inside
 
 _NAME = "edgephi"
 # These stand for others.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.commands import install_command
-from edgephi.extras import OutOfRange, installed_extras, out_of_range, with_installed
+from edgephi.installed.extras import OutOfRange, installed_extras, out_of_range, with_installed
 from tests.installed_packages import install
 from tests.installs import installs
 

@@ -1,0 +1,1 @@
+"""Ground floor, what is installed of edgephi and of the packages that its extras ask for."""
