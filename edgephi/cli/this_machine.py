@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from edgephi.cli.say import say
 from edgephi.commands import install_command
+from edgephi.engines.prerequisites import build_problem
 from edgephi.errors import NotSupportedError
 from edgephi.measurement import Room
-from edgephi.prerequisites import build_problem
 from edgephi.runtime.availability import EngineState, engine_states, run_problem
 from edgephi.runtime.bandwidth import read_bandwidth
 from edgephi.runtime.engines import ADAPTERS

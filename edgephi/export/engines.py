@@ -13,9 +13,9 @@ from typing import Protocol, cast
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import edgephi_command
+from edgephi.engines.prefill import Prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream import StreamReport
-from edgephi.prefill import Prefill
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
 from edgephi.steps import Step, silent

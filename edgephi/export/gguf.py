@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.gguf_reader import GgufWeights
@@ -37,7 +38,6 @@ from edgephi.export.gguf_tokenizer import (
 )
 from edgephi.export.modelfile import MODELFILE, modelfile
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
-from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.safetensors import read_bytes, read_header
+from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.mlx_config import mlx_config, rotary_lengths, tokenizer_config
 from edgephi.export.stream import PackedTensor, StreamReport, align, place, stream_tensors
-from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme

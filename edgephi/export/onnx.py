@@ -16,13 +16,13 @@ from onnx import helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.genai_config import genai_config
 from edgephi.export.onnx_graph import build_graph
 from edgephi.export.onnx_layout import DATA_FILE, EMBEDDING, data_bytes, float_type, lay_out, packer
 from edgephi.export.stream import StreamReport, stream_tensors
-from edgephi.prefill import prefill
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 from edgephi.quantize.scheme import Scheme

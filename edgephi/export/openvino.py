@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.engines.prefill import prefill
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.openvino_graph import build_graph
 from edgephi.export.openvino_ir import Graph, StoredLayer, read_constant, read_layers
 from edgephi.export.openvino_tokenizer import tokenizer_files
 from edgephi.export.stream import PackedTensor, Region, StreamReport, align, place, stream_tensors
-from edgephi.prefill import prefill
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme

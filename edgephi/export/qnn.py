@@ -18,6 +18,7 @@ import numpy as np
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
+from edgephi.engines.prefill import Prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.qnn_activations import encodings, precision_of
@@ -33,7 +34,6 @@ from edgephi.export.qnn_layout import (
 from edgephi.export.qnn_nodes import DATA_FILE, Model
 from edgephi.export.qnn_weights import CONFIG_FILE, GRAPHS, ArtifactWeights
 from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
-from edgephi.prefill import Prefill
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges

@@ -18,8 +18,8 @@ from typing import Any, Never
 import onnx
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.engines.qnn_artifact import CONFIG_FILE, SCHEMA
 from edgephi.errors import BadDeclarationError, BadInputError
-from edgephi.runtime.qnn_artifact import CONFIG_FILE, SCHEMA
 from edgephi.runtime.qnn_library import binary_qairt_version
 from edgephi.soc import Soc, read_soc
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi.commands import install_command
+from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.prefill import prefill
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engines import TextStream, check_version

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.commands import install_command
+from edgephi.engines.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.errors import NotSupportedError
 from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version
-from edgephi.runtime.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.runtime.qnn_library import (
     PACKAGE,
     HtpSessions,

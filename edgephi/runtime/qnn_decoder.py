@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgephi.commands import edgephi_command
+from edgephi.engines.qnn_artifact import Graph, Head, QnnArtifact
 from edgephi.errors import BadBundleError
-from edgephi.runtime.qnn_artifact import Graph, Head, QnnArtifact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

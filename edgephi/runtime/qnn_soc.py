@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgephi.commands import edgephi_command
+from edgephi.engines.qnn_artifact import ArtifactSoc
 from edgephi.errors import NotSupportedError
-from edgephi.runtime.qnn_artifact import ArtifactSoc
 from edgephi.runtime.qnn_library import emulates, platform_problem
 
 _ROOT = Path("/")

@@ -16,7 +16,7 @@ BUILD_ROOMS = {
     "edgephi.demo",
     "edgephi.recipe",
     "edgephi.target",
-    "edgephi.prerequisites",
+    "edgephi.engines.prerequisites",
     "edgephi.plan",
     "edgephi.rank",
     "edgephi.build",

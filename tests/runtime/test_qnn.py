@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from edgephi.engines.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
 from edgephi.export.qnn_compile import Graph, compile_graphs
 from edgephi.manifest import read_manifest
@@ -20,7 +21,6 @@ from edgephi.runtime import load
 from edgephi.runtime import qnn as adapter
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.qnn import QnnEngine
-from edgephi.runtime.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.runtime.qnn_library import (
     HtpSessions,
     binary_qairt_version,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.engines.prerequisites import BUILD_MODULES, build_problem
 from edgephi.export.engines import _EXPORTERS
-from edgephi.prerequisites import BUILD_MODULES, build_problem
 from tests.installs import installs
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_missing_here() -> None:
 def test_the_missing_module_and_its_extra_are_named() -> None:
     code = (
         "import sys; sys.modules['onnx'] = sys.modules['tokenizers'] = None\n"
-        "from edgephi.prerequisites import build_problem\n"
+        "from edgephi.engines.prerequisites import build_problem\n"
         "problem = build_problem('onnxruntime-genai'); print(problem.message, problem.hint, sep='\\n')"
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
