@@ -7,7 +7,15 @@ from pathlib import Path
 
 from edgephi.build_manifest import manifest_of, time_of_build
 from edgephi.build_request import BuildRequest
-from edgephi.bundle import check_room, file_sha256, seal, unfinished_bundle, write_manifest
+from edgephi.bundle.manifest import (
+    ARTIFACT_FOLDER,
+    WHEELS_FOLDER,
+    Certificate,
+    Manifest,
+    Probe,
+    Wheelhouse,
+)
+from edgephi.bundle.unfinished import check_room, file_sha256, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
@@ -17,14 +25,6 @@ from edgephi.export.engines import exporter
 from edgephi.export.stream import StreamReport, TensorError
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
-from edgephi.manifest import (
-    ARTIFACT_FOLDER,
-    WHEELS_FOLDER,
-    Certificate,
-    Manifest,
-    Probe,
-    Wheelhouse,
-)
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel

@@ -8,14 +8,7 @@ from pathlib import Path
 
 import edgephi
 from edgephi.build_request import BuildRequest
-from edgephi.bundle import file_sha256, list_files
-from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.hub import DEMO, DEMO_ID
-from edgephi.commands import shell_command
-from edgephi.errors import UsageError
-from edgephi.export.stream import StreamReport
-from edgephi.export.upstream import upstream
-from edgephi.manifest import (
+from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
@@ -30,6 +23,13 @@ from edgephi.manifest import (
     Requires,
     TargetFacts,
 )
+from edgephi.bundle.unfinished import file_sha256, list_files
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.hub import DEMO, DEMO_ID
+from edgephi.commands import shell_command
+from edgephi.errors import UsageError
+from edgephi.export.stream import StreamReport
+from edgephi.export.upstream import upstream
 from edgephi.plan import Plan
 from edgephi.recipe import DEFAULT
 

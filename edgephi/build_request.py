@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import VerifyLevel
+from edgephi.bundle.manifest import VerifyLevel
 from edgephi.recipe import Recipe
 from edgephi.target import Target
 from edgephi.wheelhouse.platform import Platform

@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from edgephi.bundle.chat_formats import RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export import engines
-from edgephi.phi import RotaryEmbedding
 from edgephi.quantize.scheme import Scheme
 from edgephi.recipe import Quant, Recipe, Shape
 from edgephi.target import Target

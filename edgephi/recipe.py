@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
 from edgephi.declarations import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
-from edgephi.manifest import LARGEST_PROBE_TOKENS
 
 FOLDER = "recipes"
 DEFAULT = "default"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.errors import (
@@ -23,7 +24,6 @@ from edgephi.errors import (
     QualityGateError,
 )
 from edgephi.export.engines import exporter
-from edgephi.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
 from edgephi.processes.child_process import start_child
 from edgephi.recipe import Gate, Question
 from edgephi.reference.divergence import divergences

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.bundle.chat_formats import MODEL_TYPE, NOT_YET_SUPPORTED, RotaryEmbedding
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
-from edgephi.phi import MODEL_TYPE, NOT_YET_SUPPORTED, RotaryEmbedding
 
 _HINT = "give a Phi-3-family checkpoint as its makers published it"
 _HINT_SUPPORTED = f"`{edgephi_command('recipes')}` lists the models that edgephi builds"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.bundle.chat_formats import ChatFormat, chat_format
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.errors import BadCheckpointError
-from edgephi.phi import ChatFormat, chat_format
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer  # type: ignore[import-untyped]

@@ -97,9 +97,9 @@ def bench(
     several bundles alternate. The limit is what memory bandwidth allows, because every token reads all
     weights. Memory is what the longest prompt takes, or all of --context where that is given.
     """
+    from edgephi.bundle.manifest import read_manifest
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import measured_host, room, warn_when_busy
-    from edgephi.manifest import read_manifest
     from edgephi.measurement import BenchRequest
     from edgephi.runtime.bench import bench as measure_bundles
     from edgephi.runtime.engines import is_emulated

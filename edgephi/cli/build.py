@@ -21,7 +21,7 @@ from edgephi.commands import edgephi_command
 if TYPE_CHECKING:
     from edgephi.build import Built
     from edgephi.build_request import WheelsRequest
-    from edgephi.manifest import VerifyLevel
+    from edgephi.bundle.manifest import VerifyLevel
     from edgephi.quantize.scheme import Method
     from edgephi.target import Target
 
@@ -120,7 +120,7 @@ def build(
     from edgephi.build import build as build_bundle
     from edgephi.build import find_checkpoint
     from edgephi.build_request import BuildRequest
-    from edgephi.bundle import check_destination
+    from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import check_proof, chosen_target
     from edgephi.cli.wheels import install_command, wheels_summary

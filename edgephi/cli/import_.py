@@ -50,7 +50,7 @@ def qnn(
     config.json and tokenizer, and a description: see docs/targets/qnn.md. Versions, chip, shapes and files
     are checked, and where the graphs are there too, the bundle answers a question in the emulator.
     """
-    from edgephi.bundle import check_destination
+    from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.steps import step
     from edgephi.qnn_import.bundle import import_qnn

@@ -69,9 +69,9 @@ def _say(text: str) -> None:
 
 def _is_demo_bundle(folder: Path) -> bool:
     """Whether the folder is what an earlier quickstart has written, and holds nothing else."""
+    from edgephi.bundle.files import check_files
+    from edgephi.bundle.manifest import read_manifest
     from edgephi.errors import BadBundleError
-    from edgephi.manifest import read_manifest
-    from edgephi.runtime.bundle_files import check_files
 
     try:
         manifest = read_manifest(folder)

@@ -125,7 +125,7 @@ def serve(
     When the model is loaded and has generated its first token, one line on standard output says where. The
     log goes to standard error. SIGTERM and Ctrl-C end it after what is begun is answered.
     """
-    from edgephi.manifest import read_manifest
+    from edgephi.bundle.manifest import read_manifest
 
     manifest = read_manifest(bundle)
     _check_packages(manifest.target.engine, provider or manifest.target.provider)

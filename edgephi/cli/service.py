@@ -82,7 +82,7 @@ def service(
     The service has a user of its own, and can read the bundle and this Python environment, listen on its
     port and do nothing else. What to do with the unit is said on standard error.
     """
-    from edgephi.manifest import read_manifest
+    from edgephi.bundle.manifest import read_manifest
 
     generation = opened(bundle)
     manifest = read_manifest(generation)

@@ -26,12 +26,12 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
     Every file is first held against the manifest, then the manifest is signed: bundle.dsse.json. Devices
     that trust the key take the bundle, see `edgephi trust`. Signatures of other keys stay beside it.
     """
+    from edgephi.bundle.files import check_files
+    from edgephi.bundle.manifest import MODEL_SIGNING_NAME, SIGNATURE_NAME, read_manifest
     from edgephi.cli.steps import step
     from edgephi.errors import UsageError
     from edgephi.flash.keys import check_model_signing_key, read_signing_key
     from edgephi.flash.sign import sign_bundle, sign_model
-    from edgephi.manifest import MODEL_SIGNING_NAME, SIGNATURE_NAME, read_manifest
-    from edgephi.runtime.bundle_files import check_files
 
     if key is None and model_signing_key is None:
         raise UsageError("expected a key to sign with, found none", hint="add --key NAME.key")

@@ -54,12 +54,12 @@ def verify(
     Every file is held against the manifest, then the bundle against the checkpoint that it was made from.
     Exit code 4 names the file that is missing, changed or too much, 5 the number that is past the limit.
     """
+    from edgephi.bundle.files import check_files
+    from edgephi.bundle.foreign_files import check_artifact
+    from edgephi.bundle.manifest import read_manifest
     from edgephi.cli.certificate import certificate_table
     from edgephi.cli.steps import step
-    from edgephi.manifest import read_manifest
     from edgephi.records import write_record
-    from edgephi.runtime.artifact import check_artifact
-    from edgephi.runtime.bundle_files import check_files
 
     manifest = read_manifest(bundle)
     signer = None if key_file is None else _signer(bundle, key_file)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest, Wheelhouse
 from edgephi.cli.sizes import human_bytes
 from edgephi.commands import shell_command
-from edgephi.manifest import Manifest, Wheelhouse
 
 
 def wheels_summary(manifest: Manifest, wheelhouse: Wheelhouse) -> str:

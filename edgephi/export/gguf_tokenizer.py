@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never
 
+from edgephi.bundle.chat_formats import ChatFormat
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
-from edgephi.phi import ChatFormat
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

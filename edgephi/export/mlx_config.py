@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edgephi.bundle.chat_formats import MODEL_TYPE, RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.errors import NotSupportedError
-from edgephi.phi import MODEL_TYPE, RotaryEmbedding
 from edgephi.quantize.scheme import Scheme
 from edgephi.target import Kernels
 

@@ -9,7 +9,7 @@ Source: Ollama's `docs/modelfile.md`, `parser/parser.go` and `template/template.
 
 from collections.abc import Iterable, Mapping
 
-from edgephi.phi import ChatFormat
+from edgephi.bundle.chat_formats import ChatFormat
 
 MODELFILE = "Modelfile"
 

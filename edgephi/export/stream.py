@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.bundle.chunks import ChunkHashes, cut
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, read_bytes, to_float32
-from edgephi.chunks import ChunkHashes, cut
 from edgephi.errors import BadCheckpointError
 from edgephi.export.quantized_block import BlockQuantizer, Pack
 from edgephi.export.quantizing_process import QuantizingProcess

@@ -11,14 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from edgephi.bundle import unfinished_bundle
+from edgephi.bundle.files import check_architecture
+from edgephi.bundle.manifest import Manifest, decode_manifest
+from edgephi.bundle.unfinished import unfinished_bundle
 from edgephi.commands import shell_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError, UsageError
 from edgephi.flash.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
 from edgephi.flash.folder import flash_source
 from edgephi.flash.source import Source
-from edgephi.manifest import Manifest, decode_manifest
-from edgephi.runtime.bundle_files import check_architecture
 from edgephi.steps import Step, silent
 from edgephi.store.disk_room import reserve_bytes
 from edgephi.store.durable import make_folder, rename, sync

@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import re
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import TransportError
 from edgephi.flash.destination import Box
 from edgephi.flash.source import Source
-from edgephi.manifest import Manifest
 from edgephi.store.install import Outcome
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.commands import install_command
-from edgephi.envelope import (
+from edgephi.bundle.envelope import (
     MOST_SIGNATURES,
     Envelope,
     Signature,
@@ -19,9 +18,10 @@ from edgephi.envelope import (
     encode_envelope,
     signed_bytes,
 )
+from edgephi.bundle.manifest import MANIFEST_NAME, MODEL_SIGNING_NAME, SIGNATURE_NAME
+from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.flash.keys import public_half
-from edgephi.manifest import MANIFEST_NAME, MODEL_SIGNING_NAME, SIGNATURE_NAME
 
 
 def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgephi.chunks import chunks_of
+from edgephi.bundle.chunks import chunks_of
+from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.errors import EdgephiError, TransportError
 from edgephi.flash.agent import Agent, agent_on
 from edgephi.flash.connection import is_worth_another_try
@@ -18,7 +19,6 @@ from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.result import check_outcome
 from edgephi.flash.source import Source
-from edgephi.manifest import Manifest, decode_manifest
 from edgephi.store.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
 from edgephi.store.install import Outcome, WantedFile
 from edgephi.store.lock import LOCK_WAIT_SECONDS

@@ -11,12 +11,8 @@ from typing import Any
 
 import edgephi
 from edgephi.build_manifest import time_of_build
-from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle, write_manifest
-from edgephi.checkpoint.architecture import Architecture, load_architecture
-from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
-from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
-from edgephi.errors import BadInputError, NotSupportedError
-from edgephi.manifest import (
+from edgephi.bundle.foreign_files import check_artifact
+from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
     Certificate,
@@ -30,10 +26,14 @@ from edgephi.manifest import (
     Requires,
     TargetFacts,
 )
+from edgephi.bundle.onnx_names import named_files
+from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
+from edgephi.checkpoint.architecture import Architecture, load_architecture
+from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
+from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
+from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.qnn_import.binaries import describe
 from edgephi.recipe import Question
-from edgephi.runtime.artifact import check_artifact
-from edgephi.runtime.onnx_names import named_files
 from edgephi.runtime.qnn_library import emulates, installed_version
 from edgephi.runtime.qnn_soc import check_soc, npu_problem
 from edgephi.steps import Step

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.bundle.manifest import Divergence
 from edgephi.errors import QualityGateError
-from edgephi.manifest import Divergence
 
 FLOAT64_BLOCK_BYTES = 4 << 20
 """Size of the largest float64 copy of logits; a few of them exist at a time."""

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from edgephi.bundle.chat_formats import RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.phi import RotaryEmbedding
 
 REFERENCE = "edgephi NumPy float32"
 """How a certificate names this forward pass."""

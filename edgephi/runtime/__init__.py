@@ -45,9 +45,9 @@ def load(
     and NotSupportedError for a bundle of another architecture, without the right engine, or when the provider
     cannot be used here.
     """
-    from edgephi.manifest import read_manifest
-    from edgephi.runtime.artifact import check_artifact
-    from edgephi.runtime.bundle_files import check_architecture, check_files
+    from edgephi.bundle.files import check_architecture, check_files
+    from edgephi.bundle.foreign_files import check_artifact
+    from edgephi.bundle.manifest import read_manifest
     from edgephi.runtime.chat_template import ChatTemplate
     from edgephi.runtime.memory import available_memory, check_memory
     from edgephi.runtime.session import Session

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import Manifest, read_manifest
+from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.runtime.bandwidth import last_level_cache_bytes
 from edgephi.runtime.measure import measure

@@ -11,9 +11,9 @@ import importlib.util
 import json
 from collections.abc import Sequence
 
+from edgephi.bundle.chat_formats import CHAT_FORMATS
 from edgephi.commands import pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.phi import CHAT_FORMATS
 from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
 from edgephi.runtime.checkpoint_text import render_chat
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.commands import edgephi_command, pip_command
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.installed.version_range import is_inside
-from edgephi.manifest import Manifest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import install_command
 from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engines import TextStream, check_version

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
 from edgephi.errors import DoesNotFitError, EdgephiError, from_os_error
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
 from edgephi.processes.answer_stream import take_standard_output
 from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.clear_answer import clear_answer

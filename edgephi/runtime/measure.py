@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 import edgephi.runtime
+from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -26,7 +27,6 @@ from edgephi.errors import (
     EdgephiError,
     from_os_error,
 )
-from edgephi.manifest import Manifest, read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.processes.answer_stream import take_standard_output
 from edgephi.processes.child_process import start_child

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.errors import DoesNotFitError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 
 _GRAPHS = f"{ARTIFACT_FOLDER}/graphs"  # what a QNN artifact's binaries were compiled from
 _SMALLEST_CONTEXT = 256  # tokens; with less no chat template leaves room for an answer

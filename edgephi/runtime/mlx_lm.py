@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.engines.prefill import prefill
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated

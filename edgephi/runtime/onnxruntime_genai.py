@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import edgephi_command
 from edgephi.engines.prefill import Prefill, prefill
 from edgephi.errors import BadInputError, NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, one_line, translated
 from edgephi.runtime.engines import TextStream, check_version

@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import edgephi_command
 from edgephi.engines.prefill import prefill
 from edgephi.errors import BadInputError, NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.engine_errors import cannot_import, translated
 from edgephi.runtime.engines import TextStream, check_version

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import install_command
 from edgephi.engines.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.errors import NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.chat_template import ChatTemplate
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.engine_errors import cannot_import, translated

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import UsageError
 from edgephi.guards.no_telemetry import VARIABLES
-from edgephi.manifest import Manifest
 
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 """Folders that the service sees empty, but for what is bound into them."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.errors import BadInputError, PastContextError, UsageError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.answer import Answer, Generation, OnPrefill, Piece, StopReason, Work
 from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.conversation import Conversation

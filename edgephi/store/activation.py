@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 
-from edgephi.manifest import Manifest
+from edgephi.bundle.manifest import Manifest
 from edgephi.store.floors import Floors, raised
 from edgephi.store.layout import Layout
 from edgephi.store.lock import boot_id

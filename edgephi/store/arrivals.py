@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from edgephi.chunks import LARGEST_CHUNK_BYTES
+from edgephi.bundle.chunks import LARGEST_CHUNK_BYTES
 from edgephi.errors import TransportError
 from edgephi.store.frames import CHUNK_HEAD, Kind
 from edgephi.store.install import BATCH_BYTES, Install

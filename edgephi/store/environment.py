@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.commands import command_of_store
 from edgephi.errors import EdgephiError, NotSupportedError
-from edgephi.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.processes.child_process import run_child
 from edgephi.runtime.engines import check_version, is_emulated
 from edgephi.store.environment_folders import environment_of, folder_of
@@ -26,7 +26,7 @@ _QUESTION = """
 import json, os, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints, also behind the answer
-from edgephi.manifest import decode_manifest
+from edgephi.bundle.manifest import decode_manifest
 decode_manifest(sys.stdin.buffer.read())
 import edgephi.cli.run
 from edgephi.runtime.availability import main

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest, Wheelhouse
 from edgephi.errors import BadInputError
-from edgephi.manifest import Manifest, Wheelhouse
 from edgephi.records import read_record, write_record
 from edgephi.store.durable import write_file
 from edgephi.store.hashing import files_sha256, forget_cached

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import BadBundleError
-from edgephi.manifest import Manifest
 from edgephi.steps import Step
 from edgephi.store.disk_room import check_free_disk
 from edgephi.store.durable import syncing_all

@@ -11,8 +11,8 @@ well signed as ever. So a store remembers two numbers for each bundle name, whic
 
 from dataclasses import dataclass
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import BadBundleError
-from edgephi.manifest import Manifest
 
 
 @dataclass(frozen=True)

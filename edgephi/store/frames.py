@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from edgephi.chunks import LARGEST_CHUNK_BYTES
-from edgephi.envelope import largest_envelope
+from edgephi.bundle.chunks import LARGEST_CHUNK_BYTES
+from edgephi.bundle.envelope import largest_envelope
+from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES
+from edgephi.bundle.strict_json import decode_strictly
 from edgephi.errors import TransportError
-from edgephi.manifest import LARGEST_MANIFEST_BYTES
 from edgephi.records import read_record
-from edgephi.strict_json import decode_strictly
 
 MAGIC = b"edgephi-agent/1\n"
 """Comes before the agent's first frame: a shell's own greeting may come before it."""

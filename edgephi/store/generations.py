@@ -11,10 +11,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgephi.commands import edgephi_command
-from edgephi.envelope import largest_envelope
-from edgephi.errors import BadBundleError, EdgephiError
-from edgephi.manifest import (
+from edgephi.bundle.envelope import largest_envelope
+from edgephi.bundle.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -22,6 +20,8 @@ from edgephi.manifest import (
     Manifest,
     decode_manifest,
 )
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.store.durable import (
     is_folder,
     new_name,

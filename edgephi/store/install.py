@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from edgephi.chunks import Chunk, chunks_of
+from edgephi.bundle.chunks import Chunk, chunks_of
+from edgephi.bundle.foreign_files import check_artifact
 from edgephi.errors import BadBundleError
-from edgephi.runtime.artifact import check_artifact
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate
 from edgephi.store.beginning import lock_store

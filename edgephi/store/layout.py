@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
 GENERATIONS_FOLDER = "gens"
 

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgephi.chunks import Chunk
+from edgephi.bundle.chunks import Chunk
 from edgephi.store.durable import sync
 from edgephi.store.hashing import read_at
 from edgephi.store.layout import Layout

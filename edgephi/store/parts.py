@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from edgephi.chunks import Chunk
+from edgephi.bundle.chunks import Chunk
 from edgephi.errors import BadBundleError
 from edgephi.store.durable import replace_file, sync
 from edgephi.store.hashing import RunningHash, read_at

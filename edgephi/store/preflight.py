@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.files import check_architecture
+from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
-from edgephi.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_manifest
-from edgephi.runtime.bundle_files import check_architecture
 from edgephi.runtime.engines import ADAPTERS
 from edgephi.runtime.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of

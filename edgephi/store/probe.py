@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.manifest import Manifest, Probe
 from edgephi.errors import ProbeFailedError
-from edgephi.manifest import Manifest, Probe
 from edgephi.processes.child_process import start_child
 from edgephi.runtime.memory import available_memory
 from edgephi.store.memory_group import limited_memory

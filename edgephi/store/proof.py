@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from edgephi.manifest import Manifest
+from edgephi.bundle.manifest import Manifest
 from edgephi.steps import Step
 from edgephi.store.environment import Runtime
 from edgephi.store.environment_trial import python_on_trial

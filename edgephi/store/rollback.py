@@ -9,11 +9,11 @@ flipped, the engine may be another one. Whatever is refused leaves the store as 
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.foreign_files import check_artifact
+from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.manifest import Manifest, decode_manifest
-from edgephi.runtime.artifact import check_artifact
-from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate, floors_of
 from edgephi.store.device_errors import device_errors

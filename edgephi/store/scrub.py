@@ -8,9 +8,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.chunks import Chunk, chunks_of
+from edgephi.bundle.chunks import Chunk, chunks_of
+from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry
 from edgephi.errors import EdgephiError
-from edgephi.manifest import MANIFEST_NAME, FileEntry
 from edgephi.steps import Step
 from edgephi.store.environment_folders import environment_of
 from edgephi.store.environment_record import changes_in, size_of

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.chunks import chunks_of
+from edgephi.bundle.chunks import chunks_of
 from edgephi.store.generations import manifests
 from edgephi.store.hashing import read_at
 from edgephi.store.layout import Layout

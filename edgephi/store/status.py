@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import EdgephiError, StoreBusyError
-from edgephi.manifest import Manifest
 from edgephi.processes.file_lock import holder_of
-from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step, silent
 from edgephi.store.device_errors import device_errors
 from edgephi.store.environment_folders import environment_of

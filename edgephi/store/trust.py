@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgephi.bundle.envelope import Envelope, decode_envelope, largest_envelope, signed_bytes
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.commands import edgephi_command, install_command
-from edgephi.envelope import Envelope, decode_envelope, largest_envelope, signed_bytes
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.store.public_key import PublicKey
 from edgephi.store.trusted_keys import TrustedKey, read_trusted_keys
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from edgephi.bundle import file_sha256
+from edgephi.bundle.manifest import REQUIREMENTS_NAME, Wheelhouse
+from edgephi.bundle.unfinished import file_sha256
 from edgephi.errors import NotSupportedError
-from edgephi.manifest import REQUIREMENTS_NAME, Wheelhouse
 from edgephi.wheelhouse.dependencies import Closure, Wheel, follow, read_wheel
 from edgephi.wheelhouse.own_wheel import NAME
 from edgephi.wheelhouse.pip import run_pip

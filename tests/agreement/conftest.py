@@ -7,7 +7,7 @@ import pytest
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from edgephi.recipe import Gate, Quant, Recipe
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.steps import silent

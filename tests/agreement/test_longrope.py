@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.runtime.session import Session
 from tests.agreement.conftest import PROVIDER, build_for, engine_of
 from tests.export.oracle import Floats, expected_logits, transformers_model

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgephi.build import find_checkpoint
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.export.engines import exporter
-from edgephi.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.reference.evaluation_text import evaluation_tokens
 from tests.agreement.conftest import RECIPE, TARGETS, Bundle, engine_of
 from tests.agreement.formats import weights_of

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgephi.manifest import ARTIFACT_FOLDER
+from edgephi.bundle.manifest import ARTIFACT_FOLDER
 from tests.bench.engine_loop import Side
 from tests.bench.measure import report
 

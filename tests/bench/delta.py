@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from tests.bench.measure import edgephi, report
 
 TARGETS = ("cpu", "gguf", "openvino", "mlx")

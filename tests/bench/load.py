@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from tests.bench.measure import edgephi, report
 from tests.server.serving import Server, serving
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from tests.bench.flash import BALLAST, with_ballast
 from tests.bench.measure import Cost, edgephi, folder_bytes, report, run
 from tests.flash.oci.registry_server import serve_registry

@@ -11,7 +11,7 @@ import pytest
 import edgephi as package
 import edgephi.runtime
 from edgephi.build import Built
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from edgephi.runtime.session import Options
 from tests.build.conftest import Here, names
 from tests.checkpoint.hub_server import serve_hub

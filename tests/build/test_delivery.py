@@ -13,10 +13,10 @@ import pytest
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.chat_formats import PHI_3_CHAT
+from edgephi.bundle.chunks import chunks_of
+from edgephi.bundle.manifest import FileEntry, Manifest, Probe, read_manifest
 from edgephi.checkpoint import tokenizer as tokenizer_module
-from edgephi.chunks import chunks_of
-from edgephi.manifest import FileEntry, Manifest, Probe, read_manifest
-from edgephi.phi import PHI_3_CHAT
 from edgephi.recipe import Question, Recipe, read_recipe
 from edgephi.steps import silent
 from edgephi.target import Target, read_target

@@ -14,8 +14,8 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from edgephi.manifest import read_manifest
-from edgephi.runtime.bundle_files import check_files
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import read_manifest
 from tests.build.conftest import Here, building, fill, grown, names, verifying, wait_until
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.tiny_checkpoint import TinyShape, tiny_weights, write_tiny_checkpoint, write_weights

@@ -10,7 +10,7 @@ import pytest
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from edgephi.measurement import BenchRequest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.measure import measure

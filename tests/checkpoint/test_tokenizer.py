@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgephi import phi
+from edgephi.bundle import chat_formats as phi
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.checkpoint.tokenizer import encode, read_tokenizer
 from edgephi.errors import BadCheckpointError

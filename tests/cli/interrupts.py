@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import EdgephiError
-from edgephi.manifest import read_manifest
-from edgephi.runtime.bundle_files import check_files
 from tests.build_demo import build_demo
 
 QUICKSTART = ("quickstart",)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import read_manifest
 from edgephi.cli.bench_page import bench_page
-from edgephi.manifest import read_manifest
 from edgephi.runtime.bench import BundleSummary, Range, SpeedSummary
 from edgephi.runtime.host import describe_host
 from tests.cli.conftest import Edgephi, is_one_error

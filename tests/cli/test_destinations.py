@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import read_manifest
 from edgephi.cli.main import cli
 from edgephi.errors import UsageError
 from edgephi.flash import destination
 from edgephi.flash.destination import Box
-from edgephi.manifest import read_manifest
-from edgephi.runtime.bundle_files import check_files
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from edgephi.manifest import Probe, decode_manifest
+from edgephi.bundle.manifest import Probe, decode_manifest
+from tests.bundle.tiny import tiny_manifest, write_tiny_bundle
 from tests.cli.conftest import Edgephi, is_one_error
-from tests.tiny_bundle import tiny_manifest, write_tiny_bundle
 
 
 def test_shows_the_manifest_in_80_columns(edgephi: Edgephi, tmp_path: Path) -> None:

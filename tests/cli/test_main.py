@@ -10,9 +10,9 @@ import pytest
 
 import edgephi as package
 from edgephi.cli.main import COMMANDS, cli
+from tests.bundle.tiny import write_tiny_bundle
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.installs import installs
-from tests.tiny_bundle import write_tiny_bundle
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
+from tests.bundle.tiny import write_tiny_bundle
 from tests.cli.conftest import MAIN, Edgephi
 from tests.cli.inactive_environment import pasted, write_environment
-from tests.tiny_bundle import write_tiny_bundle
 
 ACTION = {"action": "set_brightness", "room": "kitchen", "device": "light", "value": 30}
 OFFLINE = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}

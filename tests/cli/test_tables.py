@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
+from edgephi.bundle.manifest import Certificate
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
-from edgephi.manifest import Certificate
 from edgephi.verify import NOT_ON_PROVIDER
-from tests.tiny_bundle import tiny_manifest
+from tests.bundle.tiny import tiny_manifest
 
 
 @pytest.mark.parametrize(

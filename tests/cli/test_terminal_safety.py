@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import edgephi
-from edgephi.bundle import write_manifest
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
+from edgephi.bundle.unfinished import write_manifest
 from tests.cli.conftest import Edgephi
 from tests.cli.terminal import Terminal
 from tests.store.bundles import remade

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgephi.build import find_checkpoint
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError, DoesNotFitError
-from edgephi.manifest import read_manifest
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.plan import architecture_of
 from edgephi.recipe import read_recipe

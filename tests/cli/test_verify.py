@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

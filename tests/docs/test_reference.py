@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import pytest
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.cli.main import cli
 from edgephi.errors import EdgephiError
 from edgephi.export.stream import ALIGNMENT
-from edgephi.manifest import Manifest
 from tests.docs.generate_reference import REFERENCE, reference
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,6 +28,8 @@ from transformers import AutoModelForCausalLM
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
+from edgephi.bundle.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
@@ -35,8 +37,6 @@ from edgephi.export import onnx as onnx_exporter
 from edgephi.export.gguf_reader import read_tensors
 from edgephi.export.gguf_tokenizer import breaks_after, chat_template, read_gguf_tokenizer
 from edgephi.export.modelfile import go_template
-from edgephi.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
-from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
@@ -45,10 +45,10 @@ from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
 from edgephi.steps import silent
 from edgephi.target import read_target
+from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
 from tests.property_profile import examples
 from tests.runtime.cache_behaviour import greedy
-from tests.tiny_bundle import tiny_manifest
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
 

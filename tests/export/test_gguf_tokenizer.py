@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from jinja2 import Environment
 
+from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
 from edgephi.export.gguf_tokenizer import chat_template, read_gguf_tokenizer, suited_name
-from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.plan import choose_schemes
 from edgephi.recipe import Quant
 from edgephi.runtime.llama_library import collected_errors, load_library, token_array

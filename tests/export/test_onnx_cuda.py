@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgephi.build import find_checkpoint
+from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.errors import NotSupportedError
 from edgephi.export import onnx as exporter
-from edgephi.manifest import Manifest
 from edgephi.plan import choose_schemes, make_plan
 from edgephi.recipe import Quant, read_recipe
 from edgephi.target import read_target

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgephi.bundle.chunks import chunks_of
+from edgephi.bundle.manifest import FileEntry
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
-from edgephi.chunks import chunks_of
 from edgephi.errors import BadCheckpointError
 from edgephi.export import stream
 from edgephi.export.onnx_layout import pack, region_sizes
 from edgephi.export.stream import ALIGNMENT, PackedTensor, Region, StreamReport, place, stream_tensors
-from edgephi.manifest import FileEntry
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from tests.tiny_checkpoint import FloatKind, write_safetensors

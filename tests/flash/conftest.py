@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.chunks import CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES
 from tests.flash.sshd import SSHD, Sshd
 from tests.store.bundles import BALLAST, remade
 

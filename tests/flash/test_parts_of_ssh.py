@@ -22,7 +22,7 @@ from edgephi.flash.ssh import _wanted_files
 from edgephi.store.frames import CHUNK_HEAD, HEADER, MAGIC, Kind, frame, frame_of, read_header, read_value
 from edgephi.store.link import Link
 from edgephi.store.wheels import SealedWheel, base_interpreter, make_environment, unpack_wheels
-from tests.tiny_bundle import tiny_manifest
+from tests.bundle.tiny import tiny_manifest
 
 
 class TestDestination:

@@ -15,14 +15,14 @@ from securesystemslib.dsse import Envelope as ReferenceEnvelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
-from edgephi.envelope import PAYLOAD_TYPE, decode_envelope
+from edgephi.bundle.envelope import PAYLOAD_TYPE, decode_envelope
+from edgephi.bundle.files import check_files
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import KeyFiles, check_model_signing_key, read_signing_key, write_key_pair
 from edgephi.flash.sign import sign_bundle, sign_model
-from edgephi.runtime.bundle_files import check_files
 from edgephi.store.trust import authenticate
 from edgephi.store.trusted_keys import add_key, read_key_file
-from tests.tiny_bundle import write_tiny_bundle
+from tests.bundle.tiny import write_tiny_bundle
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from edgephi.chunks import CHUNK_BYTES, chunks_of
+from edgephi.bundle.chunks import CHUNK_BYTES, chunks_of
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import EdgephiError
 from edgephi.flash.destination import read_box
 from edgephi.flash.folder import folder_source
 from edgephi.flash.many import BoxResult, flash_all
 from edgephi.flash.ssh import TransferSettings
-from edgephi.manifest import read_manifest
-from edgephi.runtime.bundle_files import check_files
 from edgephi.store.layout import Layout
 from edgephi.store.lock import holder
 from tests.flash.sshd import Sshd, make_key

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError
-from edgephi.manifest import read_manifest
 from edgephi.measurement import BenchRequest
 from edgephi.runtime.availability import engine_states
 from edgephi.runtime.measure import measure

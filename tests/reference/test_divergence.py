@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgephi.bundle.manifest import Divergence
 from edgephi.errors import QualityGateError
-from edgephi.manifest import Divergence
 from edgephi.reference import divergence as module
 from edgephi.reference.divergence import divergence, divergences
 

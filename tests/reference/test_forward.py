@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from edgephi.bundle.chat_formats import RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.phi import RotaryEmbedding
 from edgephi.reference import forward
 from edgephi.reference.forward import final_hidden_states, logits, logits_blocks
 

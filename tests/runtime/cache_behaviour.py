@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.export.engines import exporter
-from edgephi.manifest import read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import Engine, KvCache, open_engine
 from edgephi.runtime.sequence_cache import SequenceCache
@@ -76,7 +76,7 @@ def taken_at_opening(bundle: Path) -> tuple[bool, int, int]:
     """
     code = (
         "import pathlib, psutil, sys\n"
-        "from edgephi.manifest import read_manifest\n"
+        "from edgephi.bundle.manifest import read_manifest\n"
         "from edgephi.runtime.engines import open_engine\n"
         "bundle = pathlib.Path(sys.argv[1])\n"
         "def taken(): return psutil.Process().memory_info().rss\n"

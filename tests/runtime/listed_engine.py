@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgephi.manifest import Limits, Requires
+from edgephi.bundle.manifest import Limits, Requires
 from edgephi.runtime import session as session_module
 from edgephi.runtime.sequence_cache import SequenceCache
 from edgephi.runtime.session import Session
-from tests.tiny_bundle import tiny_manifest
+from tests.bundle.tiny import tiny_manifest
 
 if TYPE_CHECKING:
     import numpy as np

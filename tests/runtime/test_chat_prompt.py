@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import edgephi.runtime
+from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.errors import BadInputError
-from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 from edgephi.runtime.session import Options

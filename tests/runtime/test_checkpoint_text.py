@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edgephi as package
+from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.phi import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.runtime.checkpoint_text import CheckpointTokenizer, render_chat
 
 DEMO = Path(package.__file__).parent / "demo"

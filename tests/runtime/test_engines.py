@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import TargetFacts
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.manifest import TargetFacts
 from edgephi.runtime.engines import check_version, open_engine
-from tests.tiny_bundle import tiny_manifest
+from tests.bundle.tiny import tiny_manifest
 
 
 @pytest.mark.parametrize(

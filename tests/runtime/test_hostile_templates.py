@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.chat_formats import PHI_3_CHAT
 from edgephi.errors import BadBundleError
-from edgephi.phi import PHI_3_CHAT
 from tests.cli.conftest import MAIN
 from tests.cli.terminal import CTRL_C, Terminal
 from tests.runtime.conftest import DemoFor
@@ -150,13 +150,13 @@ def test_a_harmless_one_of_somebody_else_is_rendered_as_edgephis_own(
 
 
 def test_edgephis_own_need_no_process_and_no_jinja() -> None:
-    from edgephi.phi import CHAT_FORMATS
+    from edgephi.bundle.chat_formats import CHAT_FORMATS
     from edgephi.runtime.chat_template import ChatTemplate
 
     code = (
         "import sys; sys.modules['jinja2'] = None\n"
         "from edgephi.errors import NotSupportedError\n"
-        "from edgephi.phi import CHAT_FORMATS\n"
+        "from edgephi.bundle.chat_formats import CHAT_FORMATS\n"
         "from edgephi.runtime.chat_template import ChatTemplate\n"
         "for chat in CHAT_FORMATS: ChatTemplate(chat.template).check()\n"
         "try: ChatTemplate('{{ messages }}').check()\n"

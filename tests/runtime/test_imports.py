@@ -21,7 +21,7 @@ BUILD_ROOMS = {
     "edgephi.rank",
     "edgephi.build",
     "edgephi.verify",
-    "edgephi.bundle",
+    "edgephi.bundle.unfinished",
     "edgephi.tune",
     "edgephi.wheelhouse",
 }
@@ -38,7 +38,7 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import edgephi.runtime",
-        "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.runtime.bundle_files",
+        "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.bundle.files",
         "import edgephi.runtime.host, edgephi.runtime.bandwidth, edgephi.runtime.availability",
         "import edgephi.runtime.measure, edgephi.runtime.bench",
         "import edgephi.cli.run, edgephi.cli.inspect, edgephi.cli.doctor, edgephi.cli.bench",

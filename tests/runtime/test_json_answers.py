@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgephi.runtime
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.manifest import read_manifest
 from edgephi.runtime.constraint import SchemaCompiler
 from edgephi.runtime.session import Options, Session
 from tests.installs import installs

@@ -18,8 +18,8 @@ import pytest
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.manifest import Requires, read_manifest
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
-from edgephi.manifest import Requires, read_manifest
 from edgephi.recipe import Quant, read_recipe
 from edgephi.runtime import llama_cpp, llama_library, load
 from edgephi.runtime.engines import Engine, open_engine
@@ -163,7 +163,7 @@ class TestAnswers:
     def test_ctrl_c_stops_it(self, bundle: Path) -> None:
         code = (
             "import pathlib, sys\n"
-            "from edgephi.manifest import read_manifest\n"
+            "from edgephi.bundle.manifest import read_manifest\n"
             "from edgephi.runtime.engines import open_engine\n"
             f"bundle = pathlib.Path({str(bundle)!r})\n"
             "cache = open_engine(bundle, read_manifest(bundle)).open_cache(4096)\n"
@@ -252,7 +252,7 @@ class TestContext:
         code = (
             "import pathlib, resource, psutil\n"
             "from edgephi.errors import DoesNotFitError\n"
-            "from edgephi.manifest import read_manifest\n"
+            "from edgephi.bundle.manifest import read_manifest\n"
             "from edgephi.runtime.engines import open_engine\n"
             f"bundle = pathlib.Path({str(bundle)!r})\n"
             "engine = open_engine(bundle, read_manifest(bundle), context=1 << 18)\n"

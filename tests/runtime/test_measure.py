@@ -14,8 +14,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 import edgephi.runtime
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadInputError, CannotServeError, DoesNotFitError
-from edgephi.manifest import read_manifest
 from edgephi.measurement import BenchRequest, Measurement
 from edgephi.runtime.bench import bench
 from edgephi.runtime.measure import DEFAULT_PROMPT_LENGTHS, fitting_lengths, measure, peak_memory_bytes

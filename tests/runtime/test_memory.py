@@ -6,7 +6,7 @@ import pytest
 
 from edgephi.errors import DoesNotFitError
 from edgephi.runtime import memory
-from tests.tiny_bundle import FILES, tiny_manifest
+from tests.bundle.tiny import FILES, tiny_manifest
 
 WEIGHTS = sum(map(len, FILES.values()))
 

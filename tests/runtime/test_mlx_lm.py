@@ -14,8 +14,8 @@ import pytest
 
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.manifest import Limits, Requires, read_manifest
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.manifest import Limits, Requires, read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime import load
 from edgephi.runtime import mlx_lm as adapter

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import edgephi.runtime
+from edgephi.bundle.manifest import Requires, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
-from edgephi.manifest import Requires, read_manifest
 from edgephi.runtime import accelerators
 from edgephi.runtime import onnxruntime_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine

@@ -20,8 +20,8 @@ import pytest
 import edgephi.runtime
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
-from edgephi.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.recipe import read_recipe
 from edgephi.runtime import openvino_decoder
 from edgephi.runtime import openvino_genai as adapter

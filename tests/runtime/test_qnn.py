@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from edgephi.bundle.manifest import read_manifest
 from edgephi.engines.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
 from edgephi.export.qnn_compile import Graph, compile_graphs
-from edgephi.manifest import read_manifest
 from edgephi.runtime import load
 from edgephi.runtime import qnn as adapter
 from edgephi.runtime.engines import Engine, open_engine

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadInputError
-from edgephi.manifest import read_manifest
 from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
 from edgephi.runtime.constraint import SchemaCompiler
 

@@ -20,14 +20,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import UsageError
-from edgephi.manifest import Manifest
 from edgephi.runtime.server.process_facts import resident_bytes
 from edgephi.runtime.service_unit import PythonHome, UnitOptions, bound_paths, memory_limit, service_unit
+from tests.bundle.tiny import tiny_manifest
 from tests.cli.conftest import Edgephi, edgephi, is_one_error  # noqa: F401 - a fixture
 from tests.property_profile import examples
 from tests.server.serving import Server
-from tests.tiny_bundle import tiny_manifest
 
 MANAGERS = [Path("/usr/lib/systemd/systemd"), Path("/lib/systemd/systemd")]
 MANAGER = next((path for path in MANAGERS if path.exists()), None)

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 import edgephi.runtime
-from edgephi.manifest import read_manifest
+from edgephi.bundle.manifest import read_manifest
 from tests.server.conftest import CONTEXT
 from tests.server.serving import Server
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgephi.bundle import write_manifest
-from edgephi.chunks import ChunkHashes, cut
-from edgephi.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from edgephi.bundle.chunks import ChunkHashes, cut
+from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from edgephi.bundle.unfinished import write_manifest
 from edgephi.store.generations import digest_of as digest_of_manifest
 
 BALLAST = "model/ballast.bin"

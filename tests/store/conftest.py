@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.chunks import CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES
 from edgephi.flash.folder import flash_folder
 from edgephi.store.install import Outcome
 from edgephi.store.preflight import InstallOptions

@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from edgephi.manifest import encode_manifest
-from tests.tiny_bundle import tiny_manifest
+from edgephi.bundle.manifest import encode_manifest
+from tests.bundle.tiny import tiny_manifest
 
 Plain = dict[str, Any]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import FileEntry, Manifest, Wheelhouse
 from edgephi.errors import NotSupportedError
-from edgephi.manifest import FileEntry, Manifest, Wheelhouse
 from edgephi.store.environment import choose_runtime
 from edgephi.store.environment_folders import collect_environments, link, prepare_folder
 from edgephi.store.layout import Layout
 from edgephi.store.wheels import base_interpreter
+from tests.bundle.tiny import tiny_manifest
 from tests.store.conftest import install
-from tests.tiny_bundle import tiny_manifest
 
 PYTHON = f"3.{sys.version_info.minor}"
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"

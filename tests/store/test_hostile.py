@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import edgephi.runtime
+from edgephi.bundle.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.cli.main import main
-from edgephi.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.errors import BadBundleError
 from edgephi.flash.keys import public_half
 from edgephi.store.install import Install

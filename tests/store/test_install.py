@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, encode_manifest, read_manifest
 from edgephi.errors import BadBundleError, EdgephiError, StoreBusyError, UsageError
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, encode_manifest, read_manifest
-from edgephi.runtime.bundle_files import check_files
 from edgephi.store.install import Install, WantedFile
 from edgephi.store.layout import Layout
 from edgephi.store.lock import StoreLock
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.state import read_state
+from tests.bundle.tiny import tiny_manifest
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 from tests.store.conftest import UNPROVEN, install
-from tests.tiny_bundle import tiny_manifest
 
 
 def begin(bundle: Path, root: Path, options: InstallOptions = UNPROVEN) -> Install:

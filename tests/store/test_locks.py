@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from edgephi.bundle import unfinished_bundle
+from edgephi.bundle.unfinished import unfinished_bundle
 from edgephi.checkpoint import hub
 from edgephi.errors import StoreBusyError, TransportError
 from edgephi.processes.file_lock import open_lock

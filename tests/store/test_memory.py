@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgephi.chunks import CHUNK_BYTES, ChunkHashes, cut
-from edgephi.manifest import MANIFEST_NAME, FileEntry, encode_manifest
+from edgephi.bundle.chunks import CHUNK_BYTES, ChunkHashes, cut
+from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, encode_manifest
+from tests.bundle.tiny import tiny_manifest
 from tests.cli.conftest import MAIN
-from tests.tiny_bundle import tiny_manifest
 
 MOST_BYTES = 150_000_000
 HOLE = bytes(CHUNK_BYTES)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
-from edgephi.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 from edgephi.store.disk_room import reserve_bytes
 from edgephi.store.install import Install
 from edgephi.store.layout import Layout

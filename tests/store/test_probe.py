@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.errors import ProbeFailedError
-from edgephi.manifest import Manifest, read_manifest
 from edgephi.store import probe
 from edgephi.store.install import Outcome
 from edgephi.store.memory_group import limited_memory

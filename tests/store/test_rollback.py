@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError, ProbeFailedError, UsageError
 from edgephi.flash.keys import public_half
 from edgephi.flash.sign import sign_bundle
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.store.layout import Layout
 from edgephi.store.rollback import roll_back
 from edgephi.store.state import change_state, read_state

@@ -14,15 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from edgephi.envelope import Envelope, Signature, encode_envelope, signed_bytes
+from edgephi.bundle.envelope import Envelope, Signature, encode_envelope, signed_bytes
+from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, encode_manifest
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import public_half
-from edgephi.manifest import LARGEST_MANIFEST_BYTES, encode_manifest
 from edgephi.store.frames import HEADER, Kind, frame, read_header
 from edgephi.store.public_key import PublicKey, decode_public_key
 from edgephi.store.trust import authenticate
 from edgephi.store.trusted_keys import TrustedKey, add_key, read_trusted_keys, remove_key
-from tests.tiny_bundle import tiny_manifest
+from tests.bundle.tiny import tiny_manifest
 
 MANIFEST = encode_manifest(tiny_manifest())
 RELEASE, STRANGER = (Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32) for seed in (1, 2))
@@ -167,7 +167,7 @@ def test_a_broken_envelope_is_refused_in_one_short_line(trust: Path, envelope: b
 
 @given(st.binary(max_size=300))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
-    from edgephi.envelope import decode_envelope
+    from edgephi.bundle.envelope import decode_envelope
 
     with pytest.raises(BadBundleError):
         decode_envelope(data, where="x")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.chunks import CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgephi.errors import StoreBusyError
-from edgephi.manifest import MANIFEST_NAME, read_manifest
-from edgephi.runtime.bundle_files import check_files
 from edgephi.store.activation import mark_trial
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.layout import Layout

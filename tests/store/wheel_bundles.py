@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.bundle.manifest import SIGNATURE_NAME, Probe, Requires, Wheelhouse
 from edgephi.flash.keys import public_half
 from edgephi.flash.sign import sign_bundle
-from edgephi.manifest import SIGNATURE_NAME, Probe, Requires, Wheelhouse
 from edgephi.store.trusted_keys import read_trusted_keys
 from edgephi.store.trusting import distrust_key, trust_key
 from edgephi.store.wheels import base_interpreter
+from tests.bundle.tiny import write_tiny_bundle
 from tests.store.good_bundle import GOOD_FILES
-from tests.tiny_bundle import write_tiny_bundle
 
 PYTHON = f"3.{sys.version_info.minor}"
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.manifest import Wheelhouse
 from edgephi.errors import NotSupportedError, TransportError
-from edgephi.manifest import Wheelhouse
 from edgephi.wheelhouse.collect import collect
 from edgephi.wheelhouse.platform import read_platform
 from tests.build.conftest import names

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import parse_wheel_filename
 
+from edgephi.bundle.files import check_files
 from edgephi.cli.wheels import install_command
-from edgephi.runtime.bundle_files import check_files
 from tests.wheelhouse.conftest import BuildWithWheels, without_network
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"

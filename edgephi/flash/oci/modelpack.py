@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgephi.commands import edgephi_command
-from edgephi.envelope import largest_envelope
-from edgephi.errors import BadBundleError
-from edgephi.flash.oci.manifests import MANIFEST_TYPE, digest_of
-from edgephi.manifest import (
+from edgephi.bundle.envelope import largest_envelope
+from edgephi.bundle.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
     MODEL_SIGNING_NAME,
@@ -26,6 +23,9 @@ from edgephi.manifest import (
     WHEELS_FOLDER,
     Manifest,
 )
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError
+from edgephi.flash.oci.manifests import MANIFEST_TYPE, digest_of
 
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle import check_destination, seal, unfinished_bundle
+from edgephi.bundle.manifest import MANIFEST_NAME, Manifest, decode_manifest
+from edgephi.bundle.unfinished import check_destination, seal, unfinished_bundle
 from edgephi.flash.oci.blobs import read_blob, read_whole_blob
 from edgephi.flash.oci.connection import Connection, connect
 from edgephi.flash.oci.manifests import digest_of, read_manifest
 from edgephi.flash.oci.modelpack import Layer, check_layers, read_layers
 from edgephi.flash.oci.reference import Reference
-from edgephi.manifest import MANIFEST_NAME, Manifest, decode_manifest
 from edgephi.steps import Step
 
 _BUFFER_BYTES = 1 << 20

@@ -4,6 +4,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import UsageError
 from edgephi.flash.oci.blobs import has_blob
 from edgephi.flash.oci.connection import Connection, connect
@@ -11,8 +13,6 @@ from edgephi.flash.oci.manifests import digest_of, has_manifest, write_manifest
 from edgephi.flash.oci.modelpack import Artifact, make_artifact
 from edgephi.flash.oci.reference import Reference
 from edgephi.flash.oci.upload import write_blob
-from edgephi.manifest import read_manifest
-from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import Step
 
 

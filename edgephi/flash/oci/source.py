@@ -5,14 +5,14 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
-from edgephi.chunks import Chunk
+from edgephi.bundle.chunks import Chunk
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.flash.oci.blobs import read_blob, read_whole_blob
 from edgephi.flash.oci.connection import Connection, connect
 from edgephi.flash.oci.manifests import read_manifest
 from edgephi.flash.oci.modelpack import read_layers
 from edgephi.flash.oci.reference import Reference
 from edgephi.flash.source import Source
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.store.install import WantedFile
 
 

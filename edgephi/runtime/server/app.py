@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
-from edgephi.manifest import Manifest
+from edgephi.bundle.manifest import Manifest
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.answers import JobResponse
 from edgephi.runtime.server.guard import Gate, GateOptions, Journal

@@ -20,9 +20,9 @@ from typing import cast
 
 from uvicorn import Config, Server
 
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
-from edgephi.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.runtime.server.admission import Job, Queue
 from edgephi.runtime.server.app import Service, ServiceOptions, make_app
 from edgephi.runtime.server.connection import KEEP_ALIVE_SECONDS, Connection

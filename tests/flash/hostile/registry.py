@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgephi.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgephi.flash.oci.manifests import MANIFEST_TYPE
 from edgephi.flash.oci.modelpack import make_artifact
-from edgephi.manifest import MANIFEST_NAME, read_manifest
 
 STEERING = "\x1b[2J\x1b]0;title\x07 \u202e denied"
 ELSEWHERE = "127.0.0.2"

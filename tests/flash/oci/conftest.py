@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle import write_manifest
-from edgephi.chunks import ChunkHashes, cut
+from edgephi.bundle.chunks import ChunkHashes, cut
+from edgephi.bundle.unfinished import write_manifest
 from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE
+from tests.bundle.tiny import write_tiny_bundle
 from tests.cli.conftest import edgephi  # noqa: F401 - a fixture
 from tests.flash.oci.registry_server import HTPASSWD, RegistryServer, serve_registry
-from tests.tiny_bundle import write_tiny_bundle
 
 MakeBundle = Callable[..., Path]
 WEIGHTS = "model/model.onnx.data"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.bundle.manifest import SIGNATURE_NAME
 from edgephi.flash.folder import flash_folder, flash_source
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.oci.source import open_source
 from edgephi.flash.sign import sign_bundle
-from edgephi.manifest import SIGNATURE_NAME
 from edgephi.steps import silent
 from edgephi.store.preflight import InstallOptions
 from tests.cli.conftest import Edgephi, is_one_error

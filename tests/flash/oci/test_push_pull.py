@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.errors import BadInputError, UsageError
 from edgephi.flash.oci.manifests import MANIFEST_TYPE
 from edgephi.flash.oci.pull import Pulled, pull_bundle
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.sign import sign_bundle
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
-from edgephi.runtime.bundle_files import check_files
 from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import WEIGHTS, MakeBundle, folder_bytes

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.manifest import Manifest, read_manifest
+from edgephi.bundle.manifest import Manifest, read_manifest
 from tests.store.faults.aftermath import aftermath
 from tests.store.faults.box import Box, ends_well, must_succeed, store_like
 from tests.store.faults.bundles import Releases, remade

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgephi.bundle import write_manifest
-from edgephi.chunks import ChunkHashes, cut
-from edgephi.manifest import FileEntry, read_manifest
+from edgephi.bundle.chunks import ChunkHashes, cut
+from edgephi.bundle.manifest import FileEntry, read_manifest
+from edgephi.bundle.unfinished import write_manifest
 from edgephi.recipe import read_recipe
 from tests.build_demo import build_demo
 

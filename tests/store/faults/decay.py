@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from edgephi.chunks import LARGEST_CHUNK_BYTES
+from edgephi.bundle.chunks import LARGEST_CHUNK_BYTES
 from tests.store.faults.box import Box, BrokenStoreError, digest_of, must_succeed, store_like
 from tests.store.faults.bundles import Releases
 from tests.store.faults.outcome import Outcome, Verdict, tried

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.chunks import CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES
 from edgephi.store.parts import WRITE_BYTES
 
 DURABLE = ("fsync", "fdatasync", "syncfs", "sync_file_range")

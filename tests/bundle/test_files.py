@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.bundle.files import check_files
 from edgephi.errors import BadBundleError
-from edgephi.runtime.bundle_files import check_files
-from tests.tiny_bundle import FILES, write_tiny_bundle
+from tests.bundle.tiny import FILES, write_tiny_bundle
 
 
 def replace_by_link(bundle: Path) -> None:

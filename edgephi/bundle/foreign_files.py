@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgephi.bundle.manifest import FileEntry, Manifest
+from edgephi.bundle.onnx_names import named_files
 from edgephi.engines.qnn_artifact import CONFIG_FILE, decode_artifact
 from edgephi.errors import BadBundleError
-from edgephi.manifest import FileEntry, Manifest
-from edgephi.runtime.onnx_names import named_files
 
 Locate = Callable[[FileEntry], Path]
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.errors import BadBundleError
-from edgephi.manifest import (
+from edgephi.bundle.manifest import (
     Certificate,
     Chat,
     Divergence,
@@ -27,7 +26,8 @@ from edgephi.manifest import (
     encode_manifest,
     read_manifest,
 )
-from tests.tiny_bundle import tiny_manifest, write_tiny_bundle
+from edgephi.errors import BadBundleError
+from tests.bundle.tiny import tiny_manifest, write_tiny_bundle
 
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 name = st.from_regex(r"[a-z][a-z0-9._ -]{0,19}[a-z0-9]", fullmatch=True)

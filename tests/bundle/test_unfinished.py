@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle import file_sha256, list_files, seal, unfinished_bundle
+from edgephi.bundle.manifest import FileEntry
+from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle
 from edgephi.errors import DoesNotFitError, UsageError
-from edgephi.manifest import FileEntry
 from tests.build.conftest import names
 
 

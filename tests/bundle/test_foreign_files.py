@@ -10,10 +10,10 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
-from edgephi.manifest import read_manifest
-from edgephi.runtime.artifact import check_artifact
-from edgephi.runtime.onnx_names import named_files
-from tests.tiny_bundle import tiny_manifest
+from edgephi.bundle.foreign_files import check_artifact
+from edgephi.bundle.manifest import read_manifest
+from edgephi.bundle.onnx_names import named_files
+from tests.bundle.tiny import tiny_manifest
 
 
 def check(folder: Path, *names: str) -> None:

@@ -5,7 +5,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from edgephi.manifest import (
+from edgephi.bundle.chat_formats import PHI_3_CHAT
+from edgephi.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     Certificate,
@@ -21,7 +22,6 @@ from edgephi.manifest import (
     TargetFacts,
     encode_manifest,
 )
-from edgephi.phi import PHI_3_CHAT
 
 FILES = {"model/genai_config.json": b"{}", "model/model.onnx": b"graph", "model/model.onnx.data": bytes(3000)}
 

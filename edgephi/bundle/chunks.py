@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgephi.errors import BadBundleError
 
 if TYPE_CHECKING:
-    from edgephi.manifest import FileEntry
+    from edgephi.bundle.manifest import FileEntry
 
 CHUNK_BYTES = 1 << 20
 LARGEST_CHUNK_BYTES = 4 << 20

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Never
 
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAMES, FileEntry, Manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.manifest import MANIFEST_NAME, SIGNATURE_NAMES, FileEntry, Manifest
 
 _BUFFER_BYTES = 1 << 20
 

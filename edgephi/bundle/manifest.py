@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgephi.bundle_paths import collision, path_problem
-from edgephi.chunks import check_chunks
+from edgephi.bundle.chunks import check_chunks
+from edgephi.bundle.paths import collision, path_problem
+from edgephi.bundle.strict_json import decode_strictly
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record, write_record
-from edgephi.strict_json import decode_strictly
 
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
@@ -114,7 +114,7 @@ class Requires:
 class FileEntry:
     """One file of the bundle, `path` relative to the bundle's folder with forward slashes.
 
-    `chunks`, "SIZE:SHA256" each, are the parts that a device asks for; see `edgephi.chunks.chunks_of`.
+    `chunks`, "SIZE:SHA256" each, are the parts that a device asks for; see `edgephi.bundle.chunks.chunks_of`.
     """
 
     path: str
