@@ -20,16 +20,16 @@ from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.hub import Located, locate
+from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
+from edgephi.declared.target import Target
 from edgephi.errors import BadCheckpointError
 from edgephi.export.engines import exporter
 from edgephi.export.stream import StreamReport, TensorError
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of
-from edgephi.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
-from edgephi.target import Target
 from edgephi.verify import certify, check_gate, logits_bytes
 
 

@@ -27,11 +27,11 @@ from edgephi.bundle.unfinished import file_sha256, list_files
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.hub import DEMO, DEMO_ID
 from edgephi.commands import shell_command
+from edgephi.declared.recipe import DEFAULT
 from edgephi.errors import UsageError
 from edgephi.export.stream import StreamReport
 from edgephi.export.upstream import upstream
 from edgephi.plan import Plan
-from edgephi.recipe import DEFAULT
 
 
 def manifest_of(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.bundle.manifest import VerifyLevel
-from edgephi.recipe import Recipe
-from edgephi.target import Target
+from edgephi.declared.recipe import Recipe
+from edgephi.declared.target import Target
 from edgephi.wheelhouse.platform import Platform
 
 

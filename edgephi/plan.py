@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from edgephi.bundle.chat_formats import RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.declared.recipe import Quant, Recipe, Shape
+from edgephi.declared.target import Target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export import engines
 from edgephi.quantize.scheme import Scheme
-from edgephi.recipe import Quant, Recipe, Shape
-from edgephi.target import Target
 
 _EMBEDDING = "model.embed_tokens.weight"
 # Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
+from edgephi.declared.recipe import Recipe
+from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.measurement import Room
 from edgephi.plan import Plan, make_plan
-from edgephi.recipe import Recipe
-from edgephi.target import Target
 
 _Shares = dict[tuple[str, str], float]
 """By engine and provider: the share of the decode limit that was reached."""

@@ -18,12 +18,12 @@ from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.hub import Located
 from edgephi.commands import edgephi_command
+from edgephi.declared.recipe import Recipe
+from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
 from edgephi.measurement import BenchRequest, Measurement
 from edgephi.plan import Plan, make_plan
-from edgephi.recipe import Recipe
 from edgephi.steps import Step
-from edgephi.target import Target
 
 GroupSize = Literal[32, 64, 128]
 GROUP_SIZES: tuple[GroupSize, ...] = (32, 128)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
+from edgephi.declared.recipe import Gate, Question
 from edgephi.errors import (
     BadInputError,
     CannotServeError,
@@ -25,7 +26,6 @@ from edgephi.errors import (
 )
 from edgephi.export.engines import exporter
 from edgephi.processes.child_process import start_child
-from edgephi.recipe import Gate, Question
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,

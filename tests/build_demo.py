@@ -5,9 +5,9 @@ from typing import Any
 
 from edgephi.build import Built, build, find_checkpoint
 from edgephi.build_request import BuildRequest
-from edgephi.recipe import Recipe, read_recipe
+from edgephi.declared.recipe import Recipe, read_recipe
+from edgephi.declared.target import Target, read_target
 from edgephi.steps import silent
-from edgephi.target import Target, read_target
 
 
 def build_demo(target: str | Target, output: Path, *, recipe: Recipe | None = None, **options: Any) -> Built:

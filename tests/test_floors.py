@@ -21,10 +21,7 @@ FLOORS: dict[str, int] = {
     "processes": 0,
     "records": 0,
     "steps": 0,
-    "declarations": 1,
-    "recipe": 1,
-    "soc": 1,
-    "target": 1,
+    "declared": 1,
     "checkpoint": 2,
     "quantize": 3,
     "reference": 3,
@@ -119,7 +116,7 @@ def test_this_test_sees_imports_wherever_they_stand(tmp_path: Path) -> None:
     )
     assert sorted(imported_rooms(file)) == [(1, ""), (2, ""), (2, "plan"), (4, "cli"), (6, "export")]
     assert not may_import("quantize", "plan")
-    assert not may_import("runtime", "recipe")
+    assert not may_import("runtime", "declared")
     assert may_import("runtime", "bundle")
     assert may_import("reference", "quantize")
     assert may_import("store", "runtime")

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.measurement import Room
 from edgephi.plan import architecture_of, make_plan
 from edgephi.rank import Candidate, Prospect, check_choice, rank, reason
-from edgephi.recipe import read_recipe
-from edgephi.target import Target, read_target
 
 CPU = read_target("cpu")
 BOARD = read_target("raspberry-pi-5-8gb")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from edgephi.build import Built
     from edgephi.build_request import WheelsRequest
     from edgephi.bundle.manifest import VerifyLevel
+    from edgephi.declared.target import Target
     from edgephi.quantize.scheme import Method
-    from edgephi.target import Target
 
 
 @click.command(no_args_is_help=True)
@@ -124,11 +124,11 @@ def build(
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import check_proof, chosen_target
     from edgephi.cli.wheels import install_command, wheels_summary
+    from edgephi.declared.recipe import read_recipe, recipe_for
+    from edgephi.declared.target import for_soc
     from edgephi.errors import UsageError
-    from edgephi.recipe import read_recipe, recipe_for
     from edgephi.records import write_record
     from edgephi.runtime.memory import available_memory
-    from edgephi.target import for_soc
 
     if security_floor > sequence:
         raise UsageError(

@@ -9,7 +9,7 @@ from edgephi.cli.argument_types import NAME
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document, say_exactly
 from edgephi.cli.table import table
-from edgephi.declarations import find_file
+from edgephi.declared.toml_files import find_file
 
 
 class Declared(Protocol):

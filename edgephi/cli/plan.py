@@ -56,8 +56,8 @@ def plan(
     with the reason.
     """
     from edgephi.build import plan_model
-    from edgephi.recipe import read_recipe, recipe_for
-    from edgephi.target import for_soc, read_target
+    from edgephi.declared.recipe import read_recipe, recipe_for
+    from edgephi.declared.target import for_soc, read_target
 
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if target_name == "auto":
@@ -195,7 +195,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
 
 
 def _chip(name: str) -> str:
-    from edgephi.soc import read_soc
+    from edgephi.declared.soc import read_soc
 
     soc = read_soc(name)
     return f"{soc.name} ({soc.chips[0]}), Hexagon v{soc.htp_arch}"

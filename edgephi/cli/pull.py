@@ -48,7 +48,7 @@ def _pull_checkpoint(
     model: str, revision: str | None, output: Path | None, *, insecure: bool
 ) -> dict[str, str | int]:
     from edgephi.build import find_checkpoint
-    from edgephi.recipe import recipe_for
+    from edgephi.declared.recipe import recipe_for
 
     if output is not None or insecure:
         raise UsageError(

@@ -34,8 +34,8 @@ def quickstart(output: Path) -> None:
     from edgephi.build_request import BuildRequest
     from edgephi.cli.build import summary
     from edgephi.cli.steps import step
-    from edgephi.recipe import read_recipe
-    from edgephi.target import read_target
+    from edgephi.declared.recipe import read_recipe
+    from edgephi.declared.target import read_target
 
     start = time.perf_counter()
     recipe, target = read_recipe("demo"), read_target("cpu")

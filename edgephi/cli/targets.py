@@ -4,8 +4,8 @@ from edgephi.cli.declared import list_command
 from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document
 from edgephi.cli.table import table
-from edgephi.target import FOLDER
-from edgephi.target import targets as all_targets
+from edgephi.declared.target import FOLDER
+from edgephi.declared.target import targets as all_targets
 
 targets = list_command(FOLDER, all_targets, "List the devices and what each can take.")
 
@@ -14,8 +14,8 @@ targets = list_command(FOLDER, all_targets, "List the devices and what each can 
 @json_option
 def socs(*, as_json: bool) -> None:
     """List the chips that `--target qnn` compiles for, by the names that `--soc` takes."""
+    from edgephi.declared.soc import socs as all_socs
     from edgephi.records import write_record
-    from edgephi.soc import socs as all_socs
 
     known = all_socs()
     if as_json:

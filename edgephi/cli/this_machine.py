@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgephi.cli.say import say
 from edgephi.commands import install_command
+from edgephi.declared.target import Target, read_target, targets
 from edgephi.engines.prerequisites import build_problem
 from edgephi.errors import NotSupportedError
 from edgephi.measurement import Room
@@ -14,11 +15,10 @@ from edgephi.runtime.availability import EngineState, engine_states, run_problem
 from edgephi.runtime.bandwidth import read_bandwidth
 from edgephi.runtime.engines import ADAPTERS
 from edgephi.runtime.host import Host, describe_host
-from edgephi.target import Target, read_target, targets
 
 if TYPE_CHECKING:
+    from edgephi.declared.recipe import Recipe
     from edgephi.rank import Prospect
-    from edgephi.recipe import Recipe
 
 AUTO = "auto"
 """Stands for a target's name: the best one for this machine."""

@@ -69,7 +69,7 @@ def verify(
     certificate = manifest.certificate
     if model is not None:
         from edgephi.build import verify_against
-        from edgephi.recipe import read_recipe, recipe_for
+        from edgephi.declared.recipe import read_recipe, recipe_for
 
         recipe = read_recipe(recipe_name) if recipe_name else recipe_for(manifest.model.variant)
         certificate = verify_against(bundle, manifest, model, recipe, level=level, step=step)

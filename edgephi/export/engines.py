@@ -13,13 +13,13 @@ from typing import Protocol, cast
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import edgephi_command
+from edgephi.declared.target import Target
 from edgephi.engines.prefill import Prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream import StreamReport
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import Weights
 from edgephi.steps import Step, silent
-from edgephi.target import Target
 
 _EXPORTERS = {
     "onnxruntime-genai": "edgephi.export.onnx",

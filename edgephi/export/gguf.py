@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.declared.target import Target
 from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
@@ -41,7 +42,6 @@ from edgephi.export.stream import PackedTensor, Region, StreamReport, align, pla
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-from edgephi.target import Target
 
 MODEL_FILE = "model.gguf"
 TOKENIZER_FILE = "tokenizer.json"

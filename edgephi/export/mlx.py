@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.safetensors import read_bytes, read_header
+from edgephi.declared.target import Kernels, Target
 from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
@@ -36,7 +37,6 @@ from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-from edgephi.target import Kernels, Target
 
 DATA_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

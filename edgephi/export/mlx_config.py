@@ -11,9 +11,9 @@ from typing import Any
 from edgephi.bundle.chat_formats import MODEL_TYPE, RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts
+from edgephi.declared.target import Kernels
 from edgephi.errors import NotSupportedError
 from edgephi.quantize.scheme import Scheme
-from edgephi.target import Kernels
 
 
 def mlx_config(

@@ -16,6 +16,7 @@ from onnx import helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.declared.target import Target
 from edgephi.engines.prefill import prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
@@ -27,7 +28,6 @@ from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-from edgephi.target import Target
 
 GRAPH_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"

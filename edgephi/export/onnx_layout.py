@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.declared.target import Kernels
 from edgephi.export.quantized_block import Pack
 from edgephi.export.stream import PackedTensor, Region, align, place
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
-from edgephi.target import Kernels
 
 DATA_FILE = "model.onnx.data"
 EMBEDDING = "model.embed_tokens.weight"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.declared.target import Target
 from edgephi.engines.prefill import prefill
 from edgephi.export.engines import ContextLimit, Footprint
 from edgephi.export.openvino_graph import build_graph
@@ -25,7 +26,6 @@ from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-from edgephi.target import Target
 
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"

@@ -18,6 +18,8 @@ import numpy as np
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
+from edgephi.declared.soc import Soc, read_soc
+from edgephi.declared.target import Target
 from edgephi.engines.prefill import Prefill
 from edgephi.errors import NotSupportedError
 from edgephi.export.engines import ContextLimit, Footprint
@@ -37,9 +39,7 @@ from edgephi.export.stream import BLOCK_WEIGHTS, StreamReport, align, stream_ten
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
-from edgephi.soc import Soc, read_soc
 from edgephi.steps import Step, silent
-from edgephi.target import Target
 
 EMBEDDING_FILE = "embedding.bin"
 ROPE_FILE = "rope.bin"

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import pip_command
+from edgephi.declared.recipe import Quant
+from edgephi.declared.target import Target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.installed.extras import with_installed
 from edgephi.installed.origin import requirement
 from edgephi.processes.child_process import run_child
-from edgephi.recipe import Quant
-from edgephi.target import Target
 
 Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
 """Checkpoint's folder, folder to write, cache folder, quantisation, target -> a module and its arguments."""

@@ -30,14 +30,14 @@ from edgephi.bundle.onnx_names import named_files
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture, load_architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
+from edgephi.declared.recipe import Question
+from edgephi.declared.target import read_target
 from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.qnn_import.binaries import describe
-from edgephi.recipe import Question
 from edgephi.runtime.qnn_library import emulates, installed_version
 from edgephi.runtime.qnn_soc import check_soc, npu_problem
 from edgephi.steps import Step
-from edgephi.target import read_target
 from edgephi.verify import run_engine
 
 EXPORTER = "imported"

@@ -8,10 +8,10 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
-from edgephi.recipe import Gate, Quant, Recipe
+from edgephi.declared.recipe import Gate, Quant, Recipe
+from edgephi.declared.target import read_target
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.steps import silent
-from edgephi.target import read_target
 
 PROVIDER = "cpu"
 TARGETS = ("cpu", "cuda", "openvino", "mlx", "gguf")

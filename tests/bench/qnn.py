@@ -23,15 +23,15 @@ import numpy as np
 
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.soc import read_soc
+from edgephi.declared.target import read_target
 from edgephi.export import qnn
 from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.row_scales import RowQuantizer
 from edgephi.quantize.scheme import Scheme
-from edgephi.recipe import read_recipe
 from edgephi.reference.forward import final_hidden_states, logits
-from edgephi.soc import read_soc
-from edgephi.target import read_target
 from tests.bench.measure import Cost, folder_bytes, report, run
 from tests.export.qnn_answers import held_out_answers
 from tests.export.qnn_emulator import Emulator

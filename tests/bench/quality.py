@@ -18,12 +18,12 @@ from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.tokenizer import encode
-from edgephi.recipe import read_recipe
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.reference.divergence import divergence
 from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.reference.forward import final_hidden_states, logits
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.bench.measure import report
 
 _BUILDER_OPTIONS = {

@@ -17,9 +17,9 @@ from edgephi.bundle.chat_formats import PHI_3_CHAT
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import FileEntry, Manifest, Probe, read_manifest
 from edgephi.checkpoint import tokenizer as tokenizer_module
-from edgephi.recipe import Question, Recipe, read_recipe
+from edgephi.declared.recipe import Question, Recipe, read_recipe
+from edgephi.declared.target import Target, read_target
 from edgephi.steps import silent
-from edgephi.target import Target, read_target
 from tests.runtime.conftest import TARGETS
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

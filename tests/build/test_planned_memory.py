@@ -11,11 +11,11 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.measurement import BenchRequest
-from edgephi.recipe import read_recipe
 from edgephi.runtime.measure import measure
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 SLACK_BYTES = 130e6  # the plan has room for the tokenizer of a larger vocabulary

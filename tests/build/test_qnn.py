@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgephi.build import Built
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import DoesNotFitError
-from edgephi.recipe import read_recipe
-from edgephi.target import read_target
 from edgephi.verify import NOT_ON_PROVIDER
 from tests.build_demo import build_demo
 from tests.export.qnn_answers import held_out_answers

@@ -11,9 +11,9 @@ import pytest
 
 from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.checkpoint.checkpoint import open_checkpoint
+from edgephi.declared.recipe import Quant
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export import upstream
-from edgephi.recipe import Quant
 from tests.build.conftest import names
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 

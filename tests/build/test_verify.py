@@ -11,8 +11,8 @@ import pytest
 from edgephi.build import find_checkpoint
 from edgephi.bundle.manifest import Certificate, Divergence, encode_manifest, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.declared.recipe import Gate, read_recipe
 from edgephi.errors import BadInputError, CannotServeError, QualityGateError
-from edgephi.recipe import Gate, read_recipe
 from edgephi.steps import silent
 from edgephi.verify import certify, check_gate
 from tests.build.conftest import Here, names

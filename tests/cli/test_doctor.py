@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from edgephi.declared.target import targets
 from edgephi.runtime.engines import ADAPTERS
-from edgephi.target import targets
 from tests.cli.conftest import Edgephi
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.recipe import recipes
+from edgephi.declared.recipe import recipes
 from tests.cli.conftest import Edgephi, is_one_error
 
 OFFLINE = {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.declarations import shipped, shipped_names
-from edgephi.recipe import read_recipe
-from edgephi.target import read_target
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
+from edgephi.declared.toml_files import shipped, shipped_names
 from tests.cli.conftest import Edgephi, is_one_error
 
 

@@ -8,13 +8,13 @@ import pytest
 
 from edgephi.build import find_checkpoint
 from edgephi.bundle.manifest import read_manifest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.measurement import BenchRequest, Measurement, Speed
 from edgephi.plan import architecture_of
-from edgephi.recipe import read_recipe
 from edgephi.runtime.measure import measure
 from edgephi.steps import silent
-from edgephi.target import read_target
 from edgephi.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint

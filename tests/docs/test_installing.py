@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from edgephi.declared.target import read_target
 from edgephi.runtime.engines import adapter_of
-from edgephi.target import read_target
 from tests.cli.conftest import MAIN
 from tests.docs.test_reference import DOCUMENTS, ROOT
 

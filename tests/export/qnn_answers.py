@@ -12,10 +12,10 @@ import numpy as np
 
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.hub import locate
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.export import onnx, qnn
 from edgephi.plan import choose_schemes
-from edgephi.recipe import read_recipe
-from edgephi.target import read_target
 from tests.demo.commands import Command, held_out_commands
 from tests.demo.examine import exact_match, greedy_answers
 from tests.export.oracle import Engine

@@ -31,6 +31,8 @@ from edgephi.build_request import BuildRequest
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.bundle.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.declared.recipe import Quant, read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
 from edgephi.export import onnx as onnx_exporter
@@ -40,11 +42,9 @@ from edgephi.export.modelfile import go_template
 from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
-from edgephi.recipe import Quant, read_recipe
 from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
 from tests.property_profile import examples

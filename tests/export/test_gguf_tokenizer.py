@@ -19,13 +19,13 @@ from jinja2 import Environment
 
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
+from edgephi.declared.recipe import Quant
+from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
 from edgephi.export.gguf_tokenizer import chat_template, read_gguf_tokenizer, suited_name
 from edgephi.plan import choose_schemes
-from edgephi.recipe import Quant
 from edgephi.runtime.llama_library import collected_errors, load_library, token_array
-from edgephi.target import read_target
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tokenizer_texts import (

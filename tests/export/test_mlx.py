@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.declared.recipe import Quant, read_recipe
+from edgephi.declared.target import Kernels, read_target
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export import mlx as exporter
 from edgephi.export import onnx as onnx_exporter
 from edgephi.plan import choose_schemes, make_plan
 from edgephi.quantize.groups import Groups, Quantizer, dequantize
 from edgephi.quantize.scheme import Scheme
-from edgephi.recipe import Quant, read_recipe
-from edgephi.target import Kernels, read_target
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.property_profile import examples
 from tests.tiny_checkpoint import SHAPES, tiny_weights, write_tiny_checkpoint, write_weights

@@ -17,12 +17,12 @@ import pytest
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.declared.recipe import Quant
+from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.export import onnx as exporter
 from edgephi.export.onnx_layout import lay_out
 from edgephi.export.stream import ALIGNMENT
 from edgephi.plan import choose_schemes
-from edgephi.recipe import Quant
-from edgephi.target import Kernels, Target, read_target
 from tests.export.oracle import Engine, expected_logits, mean_kl, tensors_of, transformers_model
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 

@@ -24,11 +24,11 @@ from onnx import TensorProto, numpy_helper
 from edgephi.build import find_checkpoint
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.declared.recipe import Quant, read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export import onnx as exporter
 from edgephi.plan import choose_schemes, make_plan
-from edgephi.recipe import Quant, read_recipe
-from edgephi.target import read_target
 from edgephi.verify import check_gate
 from tests.build_demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model

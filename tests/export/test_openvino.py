@@ -17,12 +17,12 @@ import torch
 
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.hub import locate
+from edgephi.declared.recipe import Quant
+from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.export import onnx as onnx_exporter
 from edgephi.export import openvino as exporter
 from edgephi.export.stream import ALIGNMENT
 from edgephi.plan import choose_schemes
-from edgephi.recipe import Quant
-from edgephi.target import Kernels, Target, read_target
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino_oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
@@ -526,8 +526,8 @@ from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.hub import locate
 from edgephi.export import openvino
 from edgephi.plan import choose_schemes
-from edgephi.recipe import Quant
-from edgephi.target import read_target
+from edgephi.declared.recipe import Quant
+from edgephi.declared.target import read_target
 checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")
 schemes = choose_schemes(checkpoint.architecture, Quant())
 openvino.write_artifact(Path(sys.argv[1]), checkpoint, schemes, read_target("openvino"), 64)

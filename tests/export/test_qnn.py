@@ -15,16 +15,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
+from edgephi.declared.recipe import Quant, Recipe
+from edgephi.declared.soc import read_soc, socs
+from edgephi.declared.target import Target, read_target
 from edgephi.errors import BadDeclarationError, NotSupportedError
 from edgephi.export import qnn as exporter
 from edgephi.export.qnn_compile import Graph, compile_graphs
 from edgephi.export.stream import StreamReport
 from edgephi.plan import choose_schemes, make_plan
 from edgephi.quantize.scheme import Scheme
-from edgephi.recipe import Quant, Recipe
 from edgephi.reference.forward import final_hidden_states, logits
-from edgephi.soc import read_soc, socs
-from edgephi.target import Target, read_target
 from tests.counted_steps import CountedSteps
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.export.qnn_emulator import Emulator, embedding, htp_session

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import Kernels, read_target, targets
 from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.export.engines import exporter
-from edgephi.recipe import read_recipe
 from edgephi.runtime.engines import Engine, KvCache, open_engine
 from edgephi.runtime.sequence_cache import SequenceCache
 from edgephi.steps import silent
-from edgephi.target import Kernels, read_target, targets
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -19,15 +19,15 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import Requires, read_manifest
+from edgephi.declared.recipe import Quant, read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
-from edgephi.recipe import Quant, read_recipe
 from edgephi.runtime import llama_cpp, llama_library, load
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.llama_cpp import LlamaEngine
 from edgephi.runtime.llama_library import ContextParameters, load_library
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.build_demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.installs import installs

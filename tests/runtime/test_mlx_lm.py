@@ -15,15 +15,15 @@ import pytest
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import Limits, Requires, read_manifest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.recipe import read_recipe
 from edgephi.runtime import load
 from edgephi.runtime import mlx_lm as adapter
 from edgephi.runtime.engines import open_engine
 from edgephi.runtime.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.build_demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.installs import installs

@@ -21,8 +21,9 @@ import edgephi.runtime
 from edgephi.build import build, find_checkpoint
 from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Requires, read_manifest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
-from edgephi.recipe import read_recipe
 from edgephi.runtime import openvino_decoder
 from edgephi.runtime import openvino_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine
@@ -30,7 +31,6 @@ from edgephi.runtime.openvino_decoder import _PagedDecoder, _StatefulDecoder, op
 from edgephi.runtime.openvino_genai import OpenvinoEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
-from edgephi.target import read_target
 from tests.installs import installs
 from tests.runtime.cache_behaviour import (
     CacheBehaviour,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from edgephi.bundle.chunks import ChunkHashes, cut
 from edgephi.bundle.manifest import FileEntry, read_manifest
 from edgephi.bundle.unfinished import write_manifest
-from edgephi.recipe import read_recipe
+from edgephi.declared.recipe import read_recipe
 from tests.build_demo import build_demo
 
 BALLAST = "model/ballast.bin"  # no engine opens it

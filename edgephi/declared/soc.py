@@ -9,7 +9,7 @@ import difflib
 from dataclasses import dataclass
 
 from edgephi.commands import edgephi_command
-from edgephi.declarations import find_file, read_all, read_toml
+from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
 FOLDER = "targets/socs"

@@ -5,9 +5,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edgephi.declarations import find_file, read_all, read_toml
+from edgephi.declared.soc import read_soc
+from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError, UsageError
-from edgephi.soc import read_soc
 
 FOLDER = "targets"
 

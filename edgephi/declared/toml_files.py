@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import edgephi
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadDeclarationError
 from edgephi.records import read_record
 
 Declared = TypeVar("Declared")
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(edgephi.__file__).parent
 
 
 def shipped(folder: str) -> Path:

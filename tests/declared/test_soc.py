@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.declarations import shipped_names
+from edgephi.declared.soc import FOLDER, read_soc, socs
+from edgephi.declared.target import for_soc, read_target
+from edgephi.declared.toml_files import shipped_names
 from edgephi.errors import BadDeclarationError, UsageError
-from edgephi.soc import FOLDER, read_soc, socs
-from edgephi.target import for_soc, read_target
 
 # Compiles one small graph for a chip, of which nothing but its number is told.
 COMPILE = """

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
-from edgephi.declarations import find_file, read_all, read_toml
+from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
 FOLDER = "recipes"

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.commands import edgephi_command
-from edgephi.declarations import read_toml, shipped, shipped_names
+from edgephi.declared.recipe import Model, Recipe, Shape, read_recipe, recipe_for, recipes
+from edgephi.declared.target import Target, read_target, targets
+from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
 from edgephi.export.engines import exporter
 from edgephi.plan import architecture_of, shape_of
-from edgephi.recipe import Model, Recipe, Shape, read_recipe, recipe_for, recipes
-from edgephi.target import Target, read_target, targets
 
 CONFIGS = Path(__file__).resolve().parents[2] / "shared" / "configs"
 RECIPE = 'name = "own"\nsummary = "One of my own"\n'
