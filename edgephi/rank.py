@@ -9,7 +9,7 @@ from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError
-from edgephi.measurement import Room
+from edgephi.machine.measurement import Room
 from edgephi.plan import Plan, make_plan
 
 _Shares = dict[tuple[str, str], float]

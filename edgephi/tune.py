@@ -21,7 +21,7 @@ from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
-from edgephi.measurement import BenchRequest, Measurement
+from edgephi.machine.measurement import BenchRequest, Measurement
 from edgephi.plan import Plan, make_plan
 from edgephi.steps import Step
 

@@ -17,7 +17,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "guards": 0,
     "installed": 0,
-    "measurement": 0,
+    "machine": 0,
     "processes": 0,
     "records": 0,
     "steps": 0,

@@ -7,7 +7,7 @@ import pytest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.measurement import Room
+from edgephi.machine.measurement import Room
 from edgephi.plan import architecture_of, make_plan
 from edgephi.rank import Candidate, Prospect, check_choice, rank, reason
 

@@ -16,8 +16,8 @@ from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgephi.machine.host import Host
     from edgephi.runtime.bench import BundleSummary, SpeedSummary
-    from edgephi.runtime.host import Host
 
     LengthsType = click.ParamType[tuple[int, ...]]
 else:
@@ -100,7 +100,7 @@ def bench(
     from edgephi.bundle.manifest import read_manifest
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import measured_host, room, warn_when_busy
-    from edgephi.measurement import BenchRequest
+    from edgephi.machine.measurement import BenchRequest
     from edgephi.runtime.bench import bench as measure_bundles
     from edgephi.runtime.engines import is_emulated
     from edgephi.runtime.measure import check_lengths, fitting_lengths

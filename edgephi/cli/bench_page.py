@@ -12,9 +12,9 @@ import edgephi
 from edgephi.cli.numbers import rate, seconds
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.this_machine import machine_line
+from edgephi.machine.host import Host
 from edgephi.runtime.bench import BundleSummary, Range, SpeedSummary
 from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
-from edgephi.runtime.host import Host
 
 # All lengths are units of the drawing, one to a pixel on a telephone.
 _WIDTH = 360

@@ -127,8 +127,8 @@ def build(
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.errors import UsageError
+    from edgephi.machine.memory import available_memory
     from edgephi.records import write_record
-    from edgephi.runtime.memory import available_memory
 
     if security_floor > sequence:
         raise UsageError(

@@ -10,11 +10,11 @@ from edgephi.commands import install_command
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.engines.prerequisites import build_problem
 from edgephi.errors import NotSupportedError
-from edgephi.measurement import Room
+from edgephi.machine.bandwidth import read_bandwidth
+from edgephi.machine.host import Host, describe_host
+from edgephi.machine.measurement import Room
 from edgephi.runtime.availability import EngineState, engine_states, run_problem
-from edgephi.runtime.bandwidth import read_bandwidth
 from edgephi.runtime.engines import ADAPTERS
-from edgephi.runtime.host import Host, describe_host
 
 if TYPE_CHECKING:
     from edgephi.declared.recipe import Recipe

@@ -83,8 +83,8 @@ def tune(
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import room, survey, warn_when_busy
     from edgephi.declared.recipe import read_recipe, recipe_for
-    from edgephi.measurement import BenchRequest
-    from edgephi.runtime.bandwidth import last_level_cache_bytes
+    from edgephi.machine.bandwidth import last_level_cache_bytes
+    from edgephi.machine.measurement import BenchRequest
     from edgephi.runtime.measure import measure
     from edgephi.tune import cut_depths, variants
     from edgephi.tune import tune as tune_model

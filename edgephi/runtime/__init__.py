@@ -48,8 +48,8 @@ def load(
     from edgephi.bundle.files import check_architecture, check_files
     from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
+    from edgephi.machine.memory import available_memory, check_memory
     from edgephi.runtime.chat_template import ChatTemplate
-    from edgephi.runtime.memory import available_memory, check_memory
     from edgephi.runtime.session import Session
 
     folder = Path(bundle)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest, read_manifest
-from edgephi.measurement import BenchRequest, Measurement, Speed
-from edgephi.runtime.bandwidth import last_level_cache_bytes
+from edgephi.machine.bandwidth import last_level_cache_bytes
+from edgephi.machine.measurement import BenchRequest, Measurement, Speed
+from edgephi.machine.memory import loaded_bytes
 from edgephi.runtime.measure import measure
-from edgephi.runtime.memory import loaded_bytes
 from edgephi.steps import Step
 
 
@@ -27,7 +27,7 @@ class Range:
 
 @dataclass(frozen=True)
 class SpeedSummary:
-    """One prompt length in all runs; see `edgephi.measurement.Speed`.
+    """One prompt length in all runs; see `edgephi.machine.measurement.Speed`.
 
     `decode_limit` is what memory bandwidth allows when each token reads all weights and the cache once: None
     where that is not known, or all of it fits into the processor's cache. `share_of_limit` is the part of

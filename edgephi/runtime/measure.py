@@ -27,11 +27,11 @@ from edgephi.errors import (
     EdgephiError,
     from_os_error,
 )
-from edgephi.measurement import BenchRequest, Measurement, Speed
+from edgephi.machine.accelerators import find_accelerators
+from edgephi.machine.measurement import BenchRequest, Measurement, Speed
 from edgephi.processes.answer_stream import take_standard_output
 from edgephi.processes.child_process import start_child
 from edgephi.records import read_record, write_record
-from edgephi.runtime.accelerators import find_accelerators
 from edgephi.runtime.engines import Engine
 
 DEFAULT_PROMPT_LENGTHS = (32, 128, 512)

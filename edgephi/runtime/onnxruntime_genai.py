@@ -62,7 +62,7 @@ def provider_problem(provider: str) -> str | None:
         return f"the engine cannot be loaded: {one_line(cause)}"
     if not onnxruntime_genai.is_cuda_available():
         return f"the installed {NAME} is made without CUDA (with it: edgephi's extra cuda in place of cpu)"
-    from edgephi.runtime.accelerators import find_accelerators
+    from edgephi.machine.accelerators import find_accelerators
 
     # The engine would only fail at the first allocation, and with a message about memory.
     gpus = [gpu for gpu in find_accelerators() if gpu.vendor == "NVIDIA"]

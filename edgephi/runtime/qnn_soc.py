@@ -45,7 +45,7 @@ def npu_problem(root: Path = _ROOT) -> str | None:
     if not chips:
         return "no Qualcomm chip found: neither /sys/devices/soc0 nor the device tree names one"
     # Looks into the whole machine: not before it is needed.
-    from edgephi.runtime.accelerators import find_accelerators
+    from edgephi.machine.accelerators import find_accelerators
 
     npus = [found for found in find_accelerators(root) if found.name == "Qualcomm Hexagon"]
     if not npus:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.errors import BadInputError, PastContextError, UsageError
+from edgephi.machine.memory import available_to
 from edgephi.runtime.answer import Answer, Generation, OnPrefill, Piece, StopReason, Work
 from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.conversation import Conversation
 from edgephi.runtime.engines import Engine, open_engine
-from edgephi.runtime.memory import available_to
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
 from edgephi.runtime.prompt_bound import PromptBound

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest, Probe
 from edgephi.errors import ProbeFailedError
+from edgephi.machine.memory import available_memory
 from edgephi.processes.child_process import start_child
-from edgephi.runtime.memory import available_memory
 from edgephi.store.memory_group import limited_memory
 
 # A bundle of an older edgephi says nothing about its answers: any answer proves that it loads and generates.

@@ -15,8 +15,8 @@ from edgephi.checkpoint.architecture import load_architecture
 from edgephi.cli.steps import step
 from edgephi.cli.this_machine import room, survey, warn_when_busy
 from edgephi.declared.recipe import recipe_for
-from edgephi.measurement import BenchRequest
-from edgephi.runtime.bandwidth import last_level_cache_bytes
+from edgephi.machine.bandwidth import last_level_cache_bytes
+from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.measure import measure
 from edgephi.tune import Tuning, cut_depths, tune, variants
 from tests.bench.measure import report

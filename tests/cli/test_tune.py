@@ -11,7 +11,7 @@ from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import CannotServeError, DoesNotFitError
-from edgephi.measurement import BenchRequest, Measurement, Speed
+from edgephi.machine.measurement import BenchRequest, Measurement, Speed
 from edgephi.plan import architecture_of
 from edgephi.runtime.measure import measure
 from edgephi.steps import silent

@@ -13,7 +13,7 @@ import pytest
 
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError
-from edgephi.measurement import BenchRequest
+from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.availability import engine_states
 from edgephi.runtime.measure import measure
 from edgephi.store.environment import choose_runtime

@@ -39,7 +39,7 @@ def modules_after(code: str) -> set[str]:
     [
         "import edgephi.runtime",
         "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.bundle.files",
-        "import edgephi.runtime.host, edgephi.runtime.bandwidth, edgephi.runtime.availability",
+        "import edgephi.machine.host, edgephi.machine.bandwidth, edgephi.runtime.availability",
         "import edgephi.runtime.measure, edgephi.runtime.bench",
         "import edgephi.cli.run, edgephi.cli.inspect, edgephi.cli.doctor, edgephi.cli.bench",
         "from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)",

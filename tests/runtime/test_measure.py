@@ -16,7 +16,7 @@ import pytest
 import edgephi.runtime
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadInputError, CannotServeError, DoesNotFitError
-from edgephi.measurement import BenchRequest, Measurement
+from edgephi.machine.measurement import BenchRequest, Measurement
 from edgephi.runtime.bench import bench
 from edgephi.runtime.measure import DEFAULT_PROMPT_LENGTHS, fitting_lengths, measure, peak_memory_bytes
 from edgephi.runtime.session import Options
@@ -128,7 +128,8 @@ class TestProblems:
     def test_an_interrupted_bench_leaves_no_process(self, demo_bundle: Path) -> None:
         code = (
             "import signal, sys; from pathlib import Path\n"
-            "from edgephi.measurement import BenchRequest; from edgephi.runtime.measure import measure\n"
+            "from edgephi.machine.measurement import BenchRequest\n"
+            "from edgephi.runtime.measure import measure\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "while True: measure(Path(sys.argv[1]), BenchRequest((2000,), 96))"
         )

@@ -12,7 +12,7 @@ import pytest
 import edgephi.runtime
 from edgephi.bundle.manifest import Requires, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
-from edgephi.runtime import accelerators
+from edgephi.machine import accelerators
 from edgephi.runtime import onnxruntime_genai as adapter
 from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.onnxruntime_genai import GenaiEngine

@@ -15,11 +15,11 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from edgephi.runtime import accelerators, bandwidth
-from edgephi.runtime.accelerators import find_accelerators
+from edgephi.machine import accelerators, bandwidth
+from edgephi.machine.accelerators import find_accelerators
+from edgephi.machine.bandwidth import last_level_cache_bytes, read_bandwidth
+from edgephi.machine.host import describe_host, usable_cores
 from edgephi.runtime.availability import engine_states, run_problem
-from edgephi.runtime.bandwidth import last_level_cache_bytes, read_bandwidth
-from edgephi.runtime.host import describe_host, usable_cores
 from tests.installs import installs
 
 
@@ -100,7 +100,7 @@ class TestHost:
     def test_affinity_limits_the_cores(self) -> None:
         code = (
             "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-            "from edgephi.runtime.host import usable_cores; print(usable_cores())"
+            "from edgephi.machine.host import usable_cores; print(usable_cores())"
         )
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
 
@@ -160,7 +160,7 @@ class TestAccelerators:
     def test_a_device_that_this_user_may_not_open(self) -> None:
         code = (
             "import grp, os, sys; from pathlib import Path  # before Python's files are closed to it\n"
-            "from edgephi.runtime.accelerators import _access_problem\n"
+            "from edgephi.machine.accelerators import _access_problem\n"
             "os.setuid(65534); print(_access_problem(Path(sys.argv[1])))"
         )
         with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users

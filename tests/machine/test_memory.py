@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.errors import DoesNotFitError
-from edgephi.runtime import memory
+from edgephi.machine import memory
 from tests.bundle.tiny import FILES, tiny_manifest
 
 WEIGHTS = sum(map(len, FILES.values()))

@@ -42,7 +42,7 @@ def available_to(provider: str) -> int:
     A GPU without memory of its own, or whose driver does not tell, takes the machine's.
     """
     if provider not in ("cpu", "metal"):
-        from edgephi.runtime.accelerators import find_accelerators
+        from edgephi.machine.accelerators import find_accelerators
 
         free = [gpu.free_bytes for gpu in find_accelerators() if gpu.free_bytes is not None]
         if free:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.bundle.manifest import MANIFEST_NAME, encode_manifest, read_manifest
-from tests.runtime.control_group import CannotLimitError, ControlGroup, limited_memory
+from tests.machine.control_group import CannotLimitError, ControlGroup, limited_memory
 
 EDGEPHI = [sys.executable, "-c", "from edgephi.cli.main import main; main()"]
 PROMPT = "turn on the kitchen light"

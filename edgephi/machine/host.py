@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.machine.accelerators import Accelerator, find_accelerators
+from edgephi.machine.memory import available_memory
 from edgephi.processes.child_process import run_child
-from edgephi.runtime.accelerators import Accelerator, find_accelerators
-from edgephi.runtime.memory import available_memory
 
 _ROOT = Path("/")
 _WATCH_SECONDS = 0.3
