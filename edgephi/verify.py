@@ -179,7 +179,7 @@ def run_engine(
     `done` is told the bytes that have been written since it was last told.
     """
     # -P: a module of the user's working directory must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "edgephi.runtime.logits", str(bundle), str(output)]
+    command = [sys.executable, "-P", "-m", "edgephi.runtime.proof.logits", str(bundle), str(output)]
     pipe = subprocess.PIPE
     with start_child(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         asked = {"tokens": tokens, "question": None if question is None else dataclasses.asdict(question)}

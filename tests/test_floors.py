@@ -101,7 +101,7 @@ def test_imports_go_down_only(path: Path) -> None:
 def test_the_names_of_engines_go_down_too() -> None:
     """Adapters and exporters are imported by name: the names must lie in the room that holds them."""
     from edgephi.export.engines import _EXPORTERS
-    from edgephi.runtime.engines import ADAPTERS
+    from edgephi.runtime.adapter import ADAPTERS
 
     assert {room_of(module) for module in ADAPTERS.values()} == {DEVICE}
     assert {room_of(module) for module in _EXPORTERS.values()} == {"export"}

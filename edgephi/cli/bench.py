@@ -17,7 +17,7 @@ from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
     from edgephi.machine.host import Host
-    from edgephi.runtime.bench import BundleSummary, SpeedSummary
+    from edgephi.runtime.proof.bench import BundleSummary, SpeedSummary
 
     LengthsType = click.ParamType[tuple[int, ...]]
 else:
@@ -101,9 +101,9 @@ def bench(
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import measured_host, room, warn_when_busy
     from edgephi.machine.measurement import BenchRequest
-    from edgephi.runtime.bench import bench as measure_bundles
-    from edgephi.runtime.engines import is_emulated
-    from edgephi.runtime.measure import check_lengths, fitting_lengths
+    from edgephi.runtime.adapter import is_emulated
+    from edgephi.runtime.proof.bench import bench as measure_bundles
+    from edgephi.runtime.proof.measure import check_lengths, fitting_lengths
 
     if compare and len(bundles) < 2:
         raise UsageError("--compare: expected two bundles or more, found one", hint="name the others too")
@@ -162,7 +162,7 @@ def _text(
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.table import table
     from edgephi.cli.this_machine import machine_line
-    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
+    from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
 
     lines = textwrap.wrap(machine_line(host, bandwidth), _WIDTH)
     width = max(map(len, names))

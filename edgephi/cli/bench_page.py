@@ -13,8 +13,8 @@ from edgephi.cli.numbers import rate, seconds
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.this_machine import machine_line
 from edgephi.machine.host import Host
-from edgephi.runtime.bench import BundleSummary, Range, SpeedSummary
-from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
+from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
+from edgephi.runtime.proof.bench import BundleSummary, Range, SpeedSummary
 
 # All lengths are units of the drawing, one to a pixel on a telephone.
 _WIDTH = 360

@@ -181,7 +181,7 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
         return None
     from edgephi.build_request import WheelsRequest
     from edgephi.errors import NotSupportedError
-    from edgephi.runtime.engines import adapter_of
+    from edgephi.runtime.adapter import adapter_of
     from edgephi.wheelhouse.platform import read_platform
 
     read = tuple(read_platform(name) for name in dict.fromkeys(platforms))

@@ -133,7 +133,7 @@ def _stats(chat: Chat, _argument: str) -> str:
 
 def engine_text(chat: Chat) -> str:
     """Which engine computes, and on what."""
-    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
+    from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
 
     engine = chat.session.engine
     text = f"{engine.name} {engine.version} on {engine.provider}"

@@ -49,7 +49,7 @@ def run(
         checked_utf8(system, "system message")
 
     import edgephi.runtime
-    from edgephi.runtime.engines import EMULATION_NOTE, is_emulated
+    from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
     from edgephi.runtime.session import Options
 
     options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, system=system)

@@ -167,7 +167,7 @@ def serve(
 
 def _check_packages(engine: str, provider: str) -> None:
     """Raise NotSupportedError when the extra `serve` is not installed."""
-    from edgephi.runtime.engines import ADAPTERS, adapter_of
+    from edgephi.runtime.adapter import ADAPTERS, adapter_of
 
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

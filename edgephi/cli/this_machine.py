@@ -13,8 +13,8 @@ from edgephi.errors import NotSupportedError
 from edgephi.machine.bandwidth import read_bandwidth
 from edgephi.machine.host import Host, describe_host
 from edgephi.machine.measurement import Room
-from edgephi.runtime.availability import EngineState, engine_states, run_problem
-from edgephi.runtime.engines import ADAPTERS
+from edgephi.runtime.adapter import ADAPTERS
+from edgephi.runtime.engines.availability import EngineState, engine_states, run_problem
 
 if TYPE_CHECKING:
     from edgephi.declared.recipe import Recipe
@@ -155,7 +155,7 @@ def chosen_target(
 
 def check_proof(target: Target) -> None:
     """Raise NotSupportedError when the engine that would prove a bundle is not here, before a long build."""
-    from edgephi.runtime.engines import adapter_of
+    from edgephi.runtime.adapter import adapter_of
 
     if target.engine not in ADAPTERS:
         return  # which is for the exporters to say

@@ -85,7 +85,7 @@ def tune(
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.machine.bandwidth import last_level_cache_bytes
     from edgephi.machine.measurement import BenchRequest
-    from edgephi.runtime.measure import measure
+    from edgephi.runtime.proof.measure import measure
     from edgephi.tune import cut_depths, variants
     from edgephi.tune import tune as tune_model
 

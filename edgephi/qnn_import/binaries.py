@@ -21,7 +21,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.engines.qnn_artifact import CONFIG_FILE, SCHEMA
 from edgephi.errors import BadDeclarationError, BadInputError
-from edgephi.runtime.qnn_library import binary_qairt_version
+from edgephi.runtime.engines.qnn.library import binary_qairt_version
 
 _HINT = "docs/targets/qnn.md says what the folder must hold"
 _CHIP = re.compile(rb"soc_type=(\w+);arch=(\d+);")

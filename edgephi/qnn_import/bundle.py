@@ -35,8 +35,8 @@ from edgephi.declared.target import read_target
 from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.qnn_import.binaries import describe
-from edgephi.runtime.qnn_library import emulates, installed_version
-from edgephi.runtime.qnn_soc import check_soc, npu_problem
+from edgephi.runtime.engines.qnn.chip import check_soc, npu_problem
+from edgephi.runtime.engines.qnn.library import emulates, installed_version
 from edgephi.steps import Step
 from edgephi.verify import run_engine
 

@@ -49,8 +49,8 @@ def load(
     from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
     from edgephi.machine.memory import available_memory, check_memory
-    from edgephi.runtime.chat_template import ChatTemplate
     from edgephi.runtime.session import Session
+    from edgephi.runtime.text.chat_template import ChatTemplate
 
     folder = Path(bundle)
     if folder.is_symlink():  # it may lead to another bundle before this one is read to its end

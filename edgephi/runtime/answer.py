@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 from edgephi.errors import EdgephiError
-from edgephi.runtime.engines import Engine, KvCache
+from edgephi.runtime.adapter import Engine, KvCache
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
 from edgephi.runtime.prefix_cache import PrefixCache
-from edgephi.runtime.sampling import Sampler, Sampling
-from edgephi.runtime.scores import Scorer, TokenScore
-from edgephi.runtime.stop_texts import StopTexts
+from edgephi.runtime.text.sampling import Sampler, Sampling
+from edgephi.runtime.text.scores import Scorer, TokenScore
+from edgephi.runtime.text.stop_texts import StopTexts
 
 if TYPE_CHECKING:
-    from edgephi.runtime.constraint import Constraint
+    from edgephi.runtime.text.constraint import Constraint
 
 StopReason = Literal["stop", "length", "context", "closed"]
 

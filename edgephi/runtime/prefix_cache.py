@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edgephi.errors import DoesNotFitError, EdgephiError
-from edgephi.runtime.engines import Engine, KvCache
+from edgephi.runtime.adapter import Engine, KvCache
 
 # A single prompt's cache is opened a little larger, so that the next one, with the same system message, fits.
 _CAPACITY_STEP = 32  # tokens

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
+from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.answer import Answer, Generation, OnPrefill, Piece, StopReason, Work
-from edgephi.runtime.chat_prompt import ChatPrompts
 from edgephi.runtime.conversation import Conversation
-from edgephi.runtime.engines import Engine, open_engine
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
-from edgephi.runtime.prompt_bound import PromptBound
-from edgephi.runtime.scores import Alternative, Scorer, TokenScore
-from edgephi.runtime.tokenizer_file import TOKENIZER_FILE, added_tokens, token_bytes
+from edgephi.runtime.text.chat_prompt import ChatPrompts
+from edgephi.runtime.text.prompt_bound import PromptBound
+from edgephi.runtime.text.scores import Alternative, Scorer, TokenScore
+from edgephi.runtime.text.tokenizer_file import TOKENIZER_FILE, added_tokens, token_bytes
 
 if TYPE_CHECKING:
-    from edgephi.runtime.constraint import SchemaCompiler
+    from edgephi.runtime.text.constraint import SchemaCompiler
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -231,7 +231,7 @@ class Session:
 
     @functools.cached_property
     def _schemas(self) -> SchemaCompiler:
-        from edgephi.runtime.constraint import SchemaCompiler
+        from edgephi.runtime.text.constraint import SchemaCompiler
 
         return SchemaCompiler(self._tokenizer_file, self.manifest.chat.stop_token_ids)
 

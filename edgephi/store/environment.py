@@ -14,7 +14,7 @@ from edgephi.bundle.manifest import Manifest, Wheelhouse, encode_manifest
 from edgephi.commands import command_of_store
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.processes.child_process import run_child
-from edgephi.runtime.engines import check_version, is_emulated
+from edgephi.runtime.adapter import check_version, is_emulated
 from edgephi.store.environment_folders import environment_of, folder_of
 from edgephi.store.environment_record import UNSIGNED, environment_key, wheels_of
 from edgephi.store.layout import Layout
@@ -29,7 +29,7 @@ os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints, also behi
 from edgephi.bundle.manifest import decode_manifest
 decode_manifest(sys.stdin.buffer.read())
 import edgephi.cli.run
-from edgephi.runtime.availability import main
+from edgephi.runtime.engines.availability import main
 print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers, flush=True)
 """
 

@@ -8,7 +8,7 @@ from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_man
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.machine.memory import available_memory, check_memory
-from edgephi.runtime.engines import ADAPTERS
+from edgephi.runtime.adapter import ADAPTERS
 from edgephi.store.activation import floors_of
 from edgephi.store.disk_room import check_free_disk
 from edgephi.store.environment import Runtime, choose_runtime, has_unsigned_environment

@@ -10,7 +10,7 @@ from edgephi.build_request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import Gate, Quant, Recipe
 from edgephi.declared.target import read_target
-from edgephi.runtime.engines import Engine, open_engine
+from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.steps import silent
 
 PROVIDER = "cpu"

@@ -14,7 +14,7 @@ from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.runtime.session import Session
 from tests.agreement.conftest import PROVIDER, build_for, engine_of
 from tests.export.oracle import Floats, expected_logits, transformers_model
-from tests.runtime.cache_behaviour import greedy, grow
+from tests.runtime.engines.cache_behaviour import greedy, grow
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 ORIGINAL = 4096

@@ -79,8 +79,8 @@ def _mlx(session: Session, _capacity: int) -> dict[str, Any]:
 
 
 def _llama_cpp(session: Session, capacity: int) -> dict[str, Any]:
-    from edgephi.runtime.llama_context import computing_threads
-    from edgephi.runtime.llama_library import READ_INTO_MEMORY
+    from edgephi.runtime.engines.llama_cpp.context import computing_threads
+    from edgephi.runtime.engines.llama_cpp.library import READ_INTO_MEMORY
 
     engine: Any = session.engine
     return {

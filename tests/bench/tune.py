@@ -17,7 +17,7 @@ from edgephi.cli.this_machine import room, survey, warn_when_busy
 from edgephi.declared.recipe import recipe_for
 from edgephi.machine.bandwidth import last_level_cache_bytes
 from edgephi.machine.measurement import BenchRequest
-from edgephi.runtime.measure import measure
+from edgephi.runtime.proof.measure import measure
 from edgephi.tune import Tuning, cut_depths, tune, variants
 from tests.bench.measure import report
 

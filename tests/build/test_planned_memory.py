@@ -14,7 +14,7 @@ from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.machine.measurement import BenchRequest
-from edgephi.runtime.measure import measure
+from edgephi.runtime.proof.measure import measure
 from edgephi.steps import silent
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -144,7 +144,7 @@ def test_the_gate_compares_each_number_with_its_limit() -> None:
 def test_the_logits_of_the_engine_are_float32_rows(
     demo: Checkpoint, demo_bundle: Path, tmp_path: Path
 ) -> None:
-    from edgephi.runtime import logits
+    from edgephi.runtime.proof import logits
 
     output = tmp_path / "logits"
     tokens = list(range(3, 40))

@@ -14,7 +14,7 @@ import pytest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.cli.bench_page import bench_page
 from edgephi.machine.host import describe_host
-from edgephi.runtime.bench import BundleSummary, Range, SpeedSummary
+from edgephi.runtime.proof.bench import BundleSummary, Range, SpeedSummary
 from tests.cli.conftest import Edgephi, is_one_error
 
 QUICK = ("--prompt-tokens", "8,24", "--generate", 6, "--runs", 2)

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgephi.declared.target import targets
-from edgephi.runtime.engines import ADAPTERS
+from edgephi.runtime.adapter import ADAPTERS
 from tests.cli.conftest import Edgephi
 
 

@@ -78,17 +78,17 @@ class TestCommands:
         ("words", "among"),
         [
             (["flash", "BUNDLE", "new"], "edgephi.cli run"),
-            (["build", "demo", "--target", "cpu", "-o", "built"], "edgephi.runtime.logits"),
-            (["bench", "BUNDLE"], "edgephi.runtime.measure"),
+            (["build", "demo", "--target", "cpu", "-o", "built"], "edgephi.runtime.proof.logits"),
+            (["bench", "BUNDLE"], "edgephi.runtime.proof.measure"),
             (["serve", "BUNDLE", "--port", "0"], "edgephi.runtime.worker"),
             *(
                 pytest.param(words, among, marks=pytest.mark.slow)
                 for words, among in (
-                    (["flash", "BUNDLE", "new"], "edgephi.runtime.availability"),
+                    (["flash", "BUNDLE", "new"], "edgephi.runtime.engines.availability"),
                     (["rollback", "STORE"], "edgephi.cli run"),
-                    (["verify", "BUNDLE", "--against", "demo"], "edgephi.runtime.logits"),
-                    (["tune", "demo"], "edgephi.runtime.availability"),
-                    (["doctor"], "edgephi.runtime.availability"),
+                    (["verify", "BUNDLE", "--against", "demo"], "edgephi.runtime.proof.logits"),
+                    (["tune", "demo"], "edgephi.runtime.engines.availability"),
+                    (["doctor"], "edgephi.runtime.engines.availability"),
                 )
             ),
         ],

@@ -22,7 +22,7 @@ PROMPT = "turn on the kitchen light"
 # A generation that takes seconds however fast the model is, and a Ctrl-C that works in a background job too.
 SLOWLY = """
 import signal, time
-from edgephi.runtime.sequence_cache import SequenceCache
+from edgephi.runtime.engines.sequence_cache import SequenceCache
 signal.signal(signal.SIGINT, signal.default_int_handler)
 quick = SequenceCache.append
 def append(*arguments):

@@ -13,7 +13,7 @@ from edgephi.declared.target import read_target
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.machine.measurement import BenchRequest, Measurement, Speed
 from edgephi.plan import architecture_of
-from edgephi.runtime.measure import measure
+from edgephi.runtime.proof.measure import measure
 from edgephi.steps import silent
 from edgephi.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from tests.cli.conftest import Edgephi, is_one_error

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edgephi.declared.target import read_target
-from edgephi.runtime.engines import adapter_of
+from edgephi.runtime.adapter import adapter_of
 from tests.cli.conftest import MAIN
 from tests.docs.test_reference import DOCUMENTS, ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgephi.runtime.openvino_genai import _import_engine
+from edgephi.runtime.engines.openvino_genai.adapter import _import_engine
 from tests.export.oracle import Floats
 
 openvino, openvino_genai = _import_engine()

@@ -43,12 +43,12 @@ from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.evaluation_text import evaluation_tokens
-from edgephi.runtime.llama_cpp import LlamaEngine, open_engine
+from edgephi.runtime.engines.llama_cpp.adapter import LlamaEngine, open_engine
 from edgephi.steps import silent
 from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
 from tests.property_profile import examples
-from tests.runtime.cache_behaviour import greedy
+from tests.runtime.engines.cache_behaviour import greedy
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
 

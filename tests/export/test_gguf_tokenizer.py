@@ -25,7 +25,7 @@ from edgephi.errors import NotSupportedError
 from edgephi.export import gguf as exporter
 from edgephi.export.gguf_tokenizer import chat_template, read_gguf_tokenizer, suited_name
 from edgephi.plan import choose_schemes
-from edgephi.runtime.llama_library import collected_errors, load_library, token_array
+from edgephi.runtime.engines.llama_cpp.library import collected_errors, load_library, token_array
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tokenizer_texts import (

@@ -19,7 +19,7 @@ from edgephi.machine import accelerators, bandwidth
 from edgephi.machine.accelerators import find_accelerators
 from edgephi.machine.bandwidth import last_level_cache_bytes, read_bandwidth
 from edgephi.machine.host import describe_host, usable_cores
-from edgephi.runtime.availability import engine_states, run_problem
+from edgephi.runtime.engines.availability import engine_states, run_problem
 from tests.installs import installs
 
 

@@ -14,8 +14,8 @@ import pytest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError
 from edgephi.machine.measurement import BenchRequest
-from edgephi.runtime.availability import engine_states
-from edgephi.runtime.measure import measure
+from edgephi.runtime.engines.availability import engine_states
+from edgephi.runtime.proof.measure import measure
 from edgephi.store.environment import choose_runtime
 from edgephi.store.layout import Layout
 from edgephi.verify import run_engine

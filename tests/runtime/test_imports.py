@@ -38,9 +38,9 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import edgephi.runtime",
-        "import edgephi.runtime.session, edgephi.runtime.onnxruntime_genai, edgephi.bundle.files",
-        "import edgephi.machine.host, edgephi.machine.bandwidth, edgephi.runtime.availability",
-        "import edgephi.runtime.measure, edgephi.runtime.bench",
+        "import edgephi.runtime.session, edgephi.runtime.engines.onnxruntime_genai, edgephi.bundle.files",
+        "import edgephi.machine.host, edgephi.machine.bandwidth, edgephi.runtime.engines.availability",
+        "import edgephi.runtime.proof.measure, edgephi.runtime.proof.bench",
         "import edgephi.cli.run, edgephi.cli.inspect, edgephi.cli.doctor, edgephi.cli.bench",
         "from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)",
     ],
@@ -52,7 +52,7 @@ def test_light_imports(code: str) -> None:
 
 def test_the_engines_process_brings_only_what_it_needs() -> None:
     """Each of these is a megabyte, more or less, of a device's memory."""
-    loaded = modules_after("import edgephi.runtime.worker, edgephi.runtime.onnxruntime_genai")
+    loaded = modules_after("import edgephi.runtime.worker, edgephi.runtime.engines.onnxruntime_genai")
     assert not loaded & {"asyncio", "logging", "importlib.metadata", "email", "_hashlib", "psutil", "click"}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.runtime.prefix_cache import PrefixCache
 from tests.property_profile import examples
-from tests.runtime.listed_engine import ListedEngine
+from tests.runtime.engines.listed_engine import ListedEngine
 
 CONTEXT = 1000
 TOKEN_BYTES = 10

@@ -10,7 +10,7 @@ import pytest
 
 from edgephi.errors import BadInputError, DoesNotFitError, EdgephiError, UsageError
 from edgephi.runtime.session import Options, Session
-from tests.runtime.listed_engine import END, ListedEngine, open_session
+from tests.runtime.engines.listed_engine import END, ListedEngine, open_session
 
 HI = "<user>hi"
 

@@ -12,7 +12,7 @@ import pytest
 from edgephi.build import Built
 from edgephi.build_request import WheelsRequest
 from edgephi.declared.target import read_target
-from edgephi.runtime.engines import adapter_of
+from edgephi.runtime.adapter import adapter_of
 from edgephi.wheelhouse.pip import run_pip
 from edgephi.wheelhouse.platform import read_platform
 from tests.build_demo import build_demo

@@ -1,8 +1,8 @@
 """Tries each new JSON schema in a process of its own before its request may wait for the engine.
 
 A schema can take more time and memory than a box has. Here it is found out beside the engine, which answers
-others meanwhile: one schema at a time, within the limits of `edgephi.runtime.constraint`. What was found is
-remembered, so that a program's own schema is tried once.
+others meanwhile: one schema at a time, within the limits of `edgephi.runtime.text.constraint`. What was found
+is remembered, so that a program's own schema is tried once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 from starlette.types import Receive
 
 from edgephi.errors import EdgephiError
-from edgephi.runtime.constraint import SchemaCompiler
 from edgephi.runtime.server.messages import Failed
 from edgephi.runtime.server.openai_requests import ANY_OBJECT
 from edgephi.runtime.server.refusal import CLIENT_GONE, Refusal, refusal_of
+from edgephi.runtime.text.constraint import SchemaCompiler
 
 _MOST_WAITING = 16
 _MOST_REMEMBERED = 256

@@ -38,7 +38,7 @@ from edgephi.runtime.server.service_manager import tell_service_manager, watchdo
 from edgephi.runtime.server.spare_memory import give_back_memory
 from edgephi.runtime.server.supervisor import Supervisor
 from edgephi.runtime.server.tally import Tally
-from edgephi.runtime.tokenizer_file import TOKENIZER_FILE
+from edgephi.runtime.text.tokenizer_file import TOKENIZER_FILE
 
 _BACKLOG = 1024
 # asyncio takes in so many connections before it turns to those that it has: each needs a file meanwhile.

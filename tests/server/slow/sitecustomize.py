@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 
-from edgephi.runtime.sequence_cache import SequenceCache
+from edgephi.runtime.engines.sequence_cache import SequenceCache
 
 DELAY = float(os.environ["EDGEPHI_TEST_DELAY"])
 quick = SequenceCache.append

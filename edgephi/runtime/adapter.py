@@ -1,0 +1,233 @@
+"""The engines that can run a bundle, and what each of their adapters offers.
+
+An engine is one file beside this one. It is imported only when a bundle that needs it is opened, because
+a device installs exactly one engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from edgephi.bundle.manifest import Manifest
+from edgephi.commands import edgephi_command, pip_command
+from edgephi.errors import BadBundleError, NotSupportedError
+from edgephi.installed.version_range import is_inside
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ADAPTERS: dict[str, str] = {
+    "onnxruntime-genai": "edgephi.runtime.engines.onnxruntime_genai",
+    "llama.cpp": "edgephi.runtime.engines.llama_cpp.adapter",
+    "mlx-lm": "edgephi.runtime.engines.mlx_lm",
+    "openvino-genai": "edgephi.runtime.engines.openvino_genai.adapter",
+    "qnn": "edgephi.runtime.engines.qnn.adapter",
+}
+"""Module of each engine's adapter, by the name that a manifest gives the engine."""
+
+_EMULATION = "-emulation"
+EMULATION_NOTE = "emulated here: the answers are the device's, the speed is not"
+"""What every report says of a bundle whose provider `is_emulated`."""
+
+
+def is_emulated(provider: str) -> bool:
+    """Whether a provider computes in software what a device's hardware would, with the same results.
+
+    Its speed says nothing about any device, and must not be shown as if it did.
+    """
+    return provider.endswith(_EMULATION)
+
+
+class Adapter(Protocol):
+    """What the file of an engine offers. Importing it imports no engine."""
+
+    NAME: str
+    PROVIDERS: tuple[str, ...]
+    """The engine's device back ends that this adapter can drive, by the names that targets use."""
+    STAND_INS: Mapping[str, str]
+    """Provider -> another one that computes the same artifact where the first is missing.
+
+    Only a certificate may be measured with it, and then it says so; nothing else runs on it unasked, but on
+    an emulator of the first: see `is_emulated`.
+    """
+
+    def extra(self, provider: str) -> str:
+        """The extra of edgephi that installs the engine for `provider`."""
+
+    def installed_version(self) -> str | None:
+        """The version of the engine that is installed, None without one; costs no import of the engine."""
+
+    def provider_problem(self, provider: str) -> str | None:
+        """Why the installed engine cannot use `provider` on this machine, in a few words; None when it can.
+
+        None, too, when none is installed: that is for `open_engine` to say. May import the engine.
+        """
+
+    def open_engine(self, bundle: Path, manifest: Manifest, *, context: int, provider: str) -> Engine:
+        """Load the model of a bundle for at most `context` tokens on exactly that provider.
+
+        Raises NotSupportedError when the engine is missing, cannot be loaded or has the wrong version.
+        """
+
+
+class Engine(Protocol):
+    """A loaded model with its tokenizer. One call at a time; every failure is an EdgephiError."""
+
+    name: str
+    version: str
+    provider: str
+    """What really computes: never another one than was asked for."""
+    allocates_ahead: bool
+    """Whether a KV cache takes the memory of its whole capacity when it is opened; else as tokens come."""
+    copies_caches: bool
+    """Whether `KvCache.fork` gives copies."""
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt text of a conversation, ready for the model's answer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written in it become their ids."""
+
+    def decode_stream(self, before: int) -> TextStream:
+        """A decoder for the tokens that follow the token `before`."""
+
+    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+        """Logits after each of `token_ids`, `step` tokens at a time: arrays of (step, vocabulary)."""
+
+    def open_cache(self, capacity: int) -> KvCache:
+        """An empty cache for at most `capacity` tokens; any number of them can be open side by side.
+
+        Raises DoesNotFitError when that is more than the engine was opened for, or more than memory allows.
+        """
+
+
+class KvCache(Protocol):
+    """Keys and values of one sequence of tokens, and the logits after its last one.
+
+    Whatever was rewound, stopped or forked before: the logits are those of a fresh prefill of `tokens`, up
+    to rounding. What that takes is done inside; where keys and values cannot be used again (LongRoPE's other
+    factors hold for the new length, or they have left a sliding window), they are computed again.
+    """
+
+    capacity: int
+    """The most tokens that it can hold."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What it holds, in order. Not a copy: look at it, and keep no hold of it."""
+
+    def rewind(self, count: int) -> None:
+        """Keep only the first `count` tokens. Takes no time; there are no logits until the next `append`."""
+
+    def append(self, tokens: Sequence[int]) -> Iterator[int]:
+        """Compute `tokens` after those held, piece by piece.
+
+        After each piece it yields how many of `tokens` are done; 0 while tokens before them are computed
+        again. A caller may stop between two pieces and close the iterator: the cache then holds the tokens
+        that are done, and can be used on. Nothing is computed before the first piece is asked for. One token
+        is one piece. Raises DoesNotFitError at once, and leaves the cache as it was, when there would be
+        more than `capacity` tokens.
+        """
+
+    def logits(self) -> NDArray[np.float32]:
+        """Logits after the last token, [vocabulary]; valid until the next `append` or `rewind`.
+
+        Only after an `append` of one token or more that ran to its end: else EdgephiError.
+        """
+
+    def next_greedy(self) -> int:
+        """The most likely token after the last one, as `logits().argmax()` but quicker where that can be.
+
+        It is not appended. An engine may begin to compute what follows it, so ask only when `append` of
+        that token is likely to come next.
+        """
+
+    def fork(self) -> KvCache | None:
+        """A copy with the same tokens and capacity, which goes its own way; its memory is its own.
+
+        It has no logits until the next `append`, as after `rewind`. None where the engine cannot copy.
+        """
+
+    def close(self) -> None:
+        """Give its memory back; it cannot be used after that. Closing again does nothing."""
+
+
+class TextStream(Protocol):
+    """Turns tokens into text; a token that ends inside a character gives the empty string."""
+
+    def decode(self, token: int) -> str:
+        """The text that is complete after `token`."""
+
+
+def adapter_of(engine: str) -> Adapter:
+    """The adapter of an engine in ADAPTERS."""
+    return cast("Adapter", importlib.import_module(ADAPTERS[engine]))
+
+
+def open_engine(
+    bundle: Path, manifest: Manifest, *, context: int | None = None, provider: str | None = None
+) -> Engine:
+    """Load the model of a bundle with its engine.
+
+    `context` and `provider` are the manifest's when they are not given; another provider is only ever used
+    when it is named here, but for an emulator of it where the device is missing. Raises NotSupportedError
+    when the engine is unknown, not installed or of the wrong version or when the provider cannot be used
+    here, and BadBundleError when the engine cannot read the model.
+    """
+    engine = manifest.target.engine
+    if engine not in ADAPTERS:
+        raise NotSupportedError(
+            f"{bundle}: made for the engine {engine!r}, this edgephi runs {', '.join(ADAPTERS)}",
+            hint="use the edgephi version that wrote this bundle, or build it for another target",
+        )
+    adapter = adapter_of(engine)
+    provider = provider or _own_provider(adapter, manifest.target.provider)
+    if provider not in adapter.PROVIDERS:
+        raise NotSupportedError(
+            f"{engine}: expected one of the providers {', '.join(adapter.PROVIDERS)}, found {provider!r}",
+            hint="leave --provider out to use the bundle's own",
+        )
+    problem = adapter.provider_problem(provider)
+    if problem is not None:
+        stand_in = adapter.STAND_INS.get(provider)
+        instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
+        raise NotSupportedError(
+            f"{engine} on {provider}: {problem}",
+            hint=f"`{edgephi_command('doctor')}` shows what this machine can use{instead}",
+        )
+    return adapter.open_engine(
+        bundle, manifest, context=context or manifest.limits.context, provider=provider
+    )
+
+
+def _own_provider(adapter: Adapter, provider: str) -> str:
+    """The provider of a bundle or, where it is missing and can be emulated, its emulator."""
+    emulator = adapter.STAND_INS.get(provider, "")
+    if not is_emulated(emulator) or adapter.provider_problem(provider) is None:
+        return provider
+    return emulator if adapter.provider_problem(emulator) is None else provider
+
+
+def check_version(engine: str, installed: str, allowed: str) -> None:
+    """Check that `installed` is inside `allowed`, a PEP 440 range of ">=", ">", "<", "<=", "==" or "!=".
+
+    Only release numbers are compared, which is all that engines use. Raises NotSupportedError.
+    """
+    try:
+        is_right = is_inside(installed, allowed)
+    except ValueError:
+        raise BadBundleError(
+            f"bundle.json: requires: engines: {engine}: expected a version range like '>=0.18,<0.19', "
+            f"found {allowed!r}",
+            hint="build the bundle again",
+        ) from None
+    if not is_right:
+        raise NotSupportedError(
+            f"the bundle needs {engine} {allowed}, found {installed}",
+            hint=f"`{pip_command('install', f'{engine}{allowed}')}`, "
+            "or build the bundle again for this version",
+        )

@@ -1,0 +1,318 @@
+"""The adapter of mlx-lm (extra `mlx`), checked against its version 0.31.
+
+Of mlx-lm it takes the model and the KV cache. The loop around them is ours, because mlx-lm's own is bound
+to the device that was the default when it was imported, and text goes through the `tokenizers` library.
+The package mlx-lm itself is never imported: it pulls in transformers, and PyTorch where there is one, which
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.engines.prefill import prefill
+from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.engines.errors import cannot_import, one_line, translated
+from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.text.chat_template import ChatTemplate
+from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = "mlx-lm"
+PROVIDERS = ("metal", "cpu")
+STAND_INS = {"metal": "cpu"}
+
+_PACKAGE = "mlx_lm"
+_DATA_FILE = "model.safetensors"
+_CONFIG_FILE = "config.json"
+_TOKENIZER_FILE = "tokenizer.json"
+_DEVICES = {"metal": "gpu", "cpu": "cpu"}  # as MLX calls them
+# MLX keeps freed memory for the next computation; it is given back once in so many tokens.
+_TOKENS_BETWEEN_CLEANING = 256
+
+
+def extra(provider: str) -> str:  # noqa: ARG001 - one package for both
+    """The extra of edgephi that installs the engine."""
+    return "mlx"
+
+
+def installed_version() -> str | None:
+    """The version of the engine that is installed, None without one."""
+    try:
+        return metadata.version(NAME)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def provider_problem(provider: str) -> str | None:
+    """Why the installed engine cannot use `provider` here; None when it can."""
+    try:
+        import mlx.core as mx
+    except ModuleNotFoundError:
+        return None  # what to install is for `open_engine` to say
+    except ImportError as cause:
+        return f"MLX cannot be loaded: {one_line(cause)}"
+    if provider == "metal" and not mx.metal.is_available():
+        return "Metal is not available: it needs a Mac with an Apple chip"
+    return None
+
+
+def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> MlxEngine:
+    """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
+    try:
+        import mlx.core
+        import mlx.nn
+        import tokenizers  # type: ignore[import-untyped] # noqa: F401 - found missing here, not later
+
+        modules = _engine_modules()
+    except ImportError as cause:
+        raise cannot_import(NAME, cause, extra=extra(provider)) from None
+    version = installed_version() or "unknown"
+    check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
+    return MlxEngine(
+        mlx=mlx,
+        modules=modules,
+        artifact=bundle / ARTIFACT_FOLDER,
+        manifest=manifest,
+        version=version,
+        provider=provider,
+        context=context,
+    )
+
+
+def _engine_modules() -> tuple[ModuleType, ModuleType]:
+    """mlx-lm's Phi-3 model and its KV cache, without what the package imports for its command line.
+
+    They lie in a package of our own name with mlx-lm's path, so that `import mlx_lm` elsewhere in this
+    process still gets the whole of it.
+    """
+    alias = f"_edgephi_{_PACKAGE}"
+    if alias not in sys.modules:
+        found = importlib.util.find_spec(_PACKAGE)  # does not run the package
+        if found is None or found.submodule_search_locations is None:
+            raise ModuleNotFoundError(f"No module named {_PACKAGE!r}", name=_PACKAGE)
+        package = ModuleType(alias)
+        package.__path__ = list(found.submodule_search_locations)
+        sys.modules[alias] = package
+    phi3 = importlib.import_module(f"{alias}.models.phi3")
+    return phi3, importlib.import_module(f"{alias}.models.cache")
+
+
+class MlxEngine:
+    """One loaded model with its tokenizer."""
+
+    name = NAME
+    allocates_ahead = False
+    copies_caches = True
+
+    def __init__(
+        self,
+        *,
+        mlx: Any,
+        modules: tuple[ModuleType, ModuleType],
+        artifact: Path,
+        manifest: Manifest,
+        version: str,
+        provider: str,
+        context: int,
+    ) -> None:
+        self.version = version
+        self.provider = provider
+        self._limit = context
+        self.mx = mlx.core
+        self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
+        phi3, self._cache = modules
+        self._template = ChatTemplate(manifest.chat.template)
+        with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
+            self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
+            with mlx.core.stream(self._device):
+                self._model = _load_model(mlx, phi3, artifact, provider)
+        if provider == "metal":
+            # As mlx-lm does: weights that are to be read for every token are not paged out.
+            mlx.core.set_wired_limit(mlx.core.device_info()["max_recommended_working_set_size"])
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt text of a conversation, rendered with the template of the manifest."""
+        return self._template.render(messages)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written in it become their ids."""
+        return self._tokenizer.encode(text)
+
+    def decode_stream(self, before: int) -> TextStream:
+        """A decoder for the tokens that follow `before`, which decides about a space at the start."""
+        return self._tokenizer.decode_stream(before)
+
+    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+        """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter."""
+        import numpy as np
+
+        if len(token_ids) > self._limit:
+            raise too_many(len(token_ids), self._limit)
+        mx = self.mx
+        layers = self.empty_layers()
+        for start in range(0, len(token_ids), step):
+            with _translated("expected logits"), self.computing():
+                piece = mx.array([list(token_ids[start : start + step])])
+                block = self._model(piece, cache=layers)[0].astype(mx.float32)
+                array = np.array(block)  # (step, vocabulary)
+            yield array
+
+    def open_cache(self, capacity: int) -> MlxCache:
+        """An empty KV cache; nothing is set aside for its `capacity`."""
+        if capacity > self._limit:
+            raise too_many(capacity, self._limit)
+        return MlxCache(self, self.empty_layers(), capacity)
+
+    def empty_layers(self) -> list[Any]:
+        """An empty KVCache of mlx-lm's for each layer."""
+        layers: list[Any] = self._cache.make_prompt_cache(self._model)
+        return layers
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, MLX computes on this engine's device."""
+        stream: contextlib.AbstractContextManager[Any] = self.mx.stream(self._device)
+        return stream
+
+    def last_logits(self, tokens: Any, layers: list[Any]) -> Any:
+        """Logits after the last of `tokens` [count], [1, vocabulary]. Nothing is computed yet.
+
+        `layers` take the keys and values. The head is not asked about the other tokens.
+        """
+        model = self._model
+        hidden = model.model(tokens[None], layers)[:, -1, :]  # [1, hidden]
+        if model.args.tie_word_embeddings:
+            return model.model.embed_tokens.as_linear(hidden)
+        return model.lm_head(hidden)
+
+
+class MlxCache(SequenceCache):
+    """The KV cache of mlx-lm, a KVCache for each layer.
+
+    MLX computes in the background what it is asked for. So that a GPU never waits for Python, what follows
+    the most likely token is begun before that one is told. On a CPU Python takes no time that matters, and
+    what is computed in vain at the end of an answer does.
+    """
+
+    def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
+        super().__init__(capacity, piece_tokens=prefill(NAME, engine.provider).tokens, long_above=None)
+        self._engine = engine
+        self._layers = layers
+        self.begins_ahead = engine.provider == "metal"
+        self._step: _Step | None = None  # of the last token
+        self._next: tuple[int, _Step] | None = None  # a token that is not appended, and its step
+
+    def next_greedy(self) -> int:
+        """See KvCache."""
+        self._check_logits()
+        step = self._step
+        assert step is not None  # noqa: S101 - for the type checker
+        with _translated("expected a next token"):
+            if self.begins_ahead and self._next is None and len(self._tokens) < self.capacity:
+                following = self._begin(step.most_likely)
+                self._next = int(step.most_likely.item()), following
+            return self._next[0] if self._next else int(step.most_likely.item())
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        mx = self._engine.mx
+        begun, self._next = self._next, None
+        if begun is not None and [begun[0]] == tokens:
+            self._step = begun[1]
+            return
+        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+            self._keep(past)
+            self._step = self._begin(mx.array(tokens))
+            if len(tokens) > 1:
+                mx.eval([layer.state for layer in self._layers])
+            if len(tokens) > 1 or past % _TOKENS_BETWEEN_CLEANING == 0:
+                mx.clear_cache()
+
+    def _begin(self, tokens: Any) -> _Step:
+        """Begin to compute `tokens`, [count]. What comes after more than one waits until it is asked for."""
+        mx = self._engine.mx
+        with self._engine.computing():
+            logits = self._engine.last_logits(tokens, self._layers)
+            step = _Step(logits, mx.argmax(logits, axis=-1))
+            if tokens.size == 1:
+                mx.async_eval(step.most_likely)
+        return step
+
+    def _keep(self, count: int) -> int:
+        self._next = None
+        for layer in self._layers:
+            layer.offset = min(layer.offset, count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        import numpy as np
+
+        assert self._step is not None  # noqa: S101 - for the type checker
+        with _translated("expected logits"), self._engine.computing():
+            logits: NDArray[np.float32] = np.array(self._step.logits[0].astype(self._engine.mx.float32))
+        return logits
+
+    def _copy(self) -> MlxCache:
+        layers = self._engine.empty_layers()
+        for copied, layer in zip(layers, self._layers, strict=True):
+            if layer.keys is not None:
+                # Arrays of their own, over the same memory: MLX copies that when one of the two is written.
+                copied.keys, copied.values = layer.keys[..., :, :], layer.values[..., :, :]
+                copied.offset = self._computed
+        return MlxCache(self._engine, layers, self.capacity)
+
+    def _free(self) -> None:
+        self._layers.clear()
+        self._step = self._next = None
+        self._engine.mx.clear_cache()
+
+
+class _Step(NamedTuple):
+    """What comes after a token, computed or not: logits [1, vocabulary], and the most likely token, [1]."""
+
+    logits: Any
+    most_likely: Any
+
+
+def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> Any:
+    """What `mlx_lm.load` makes of the artifact.
+
+    On a CPU everything that is float16 becomes float32 first, which changes no weight: outside of Apple's
+    processors MLX computes float16 in software, 37 times slower.
+    """
+    mx = mlx.core
+    config = json.loads((artifact / _CONFIG_FILE).read_bytes())
+    model = phi3.Model(phi3.ModelArgs.from_dict(config))
+    weights = mx.load(str(artifact / _DATA_FILE))
+    quantization = config["quantization"]
+    mlx.nn.quantize(
+        model,
+        group_size=quantization["group_size"],
+        bits=quantization["bits"],
+        class_predicate=lambda path, _: quantization.get(path, f"{path}.scales" in weights),
+    )
+    if provider == "cpu":
+        weights = {
+            name: array.astype(mx.float32) if array.dtype == mx.float16 else array
+            for name, array in weights.items()
+        }
+    model.load_weights(list(weights.items()), strict=True)
+    mx.eval(model.parameters())
+    return model
+
+
+def _translated(doing: str) -> contextlib.AbstractContextManager[None]:
+    # What a file leads mlx-lm into may be any exception, a KeyError too.
+    return translated(doing, kinds=(Exception,))

@@ -1,0 +1,212 @@
+"""The adapter of ONNX Runtime GenAI, checked against its version 0.18.
+
+Two packages hold the same module: onnxruntime-genai for CPUs (extra `cpu`) and
+onnxruntime-genai-cuda, which runs on CPUs too (extra `cuda`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.commands import edgephi_command
+from edgephi.engines.prefill import Prefill, prefill
+from edgephi.errors import BadInputError, NotSupportedError
+from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.engines.errors import cannot_import, one_line, translated
+from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.text.chat_template import ChatTemplate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = "onnxruntime-genai"
+PROVIDERS = ("cpu", "cuda")
+STAND_INS = {"cuda": "cpu"}
+
+_PACKAGES = (NAME, f"{NAME}-cuda")  # the same module; a machine has one of the two
+# Failures come back as exceptions; the engine must not print them to the user's terminal as well.
+_QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
+
+
+def extra(provider: str) -> str:
+    """The extra of edgephi that installs the engine for `provider`."""
+    return provider
+
+
+def installed_version() -> str | None:
+    """The version of the engine that is installed, None without one."""
+    # Brings in a fifth of Python's library: not for a process that only wants to run the engine.
+    from importlib import metadata
+
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
+
+
+def provider_problem(provider: str) -> str | None:
+    """Why the installed engine cannot use `provider` here; None when it can."""
+    if provider == "cpu":
+        return None
+    try:
+        import onnxruntime_genai
+    except ModuleNotFoundError:
+        return None  # what to install is for `open_engine` to say
+    except ImportError as cause:
+        return f"the engine cannot be loaded: {one_line(cause)}"
+    if not onnxruntime_genai.is_cuda_available():
+        return f"the installed {NAME} is made without CUDA (with it: edgephi's extra cuda in place of cpu)"
+    from edgephi.machine.accelerators import find_accelerators
+
+    # The engine would only fail at the first allocation, and with a message about memory.
+    gpus = [gpu for gpu in find_accelerators() if gpu.vendor == "NVIDIA"]
+    if not gpus:
+        return "this machine has no NVIDIA GPU"
+    return None if any(not gpu.problem for gpu in gpus) else gpus[0].problem
+
+
+def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> GenaiEngine:
+    """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
+    try:
+        import onnxruntime_genai
+    except ImportError as cause:
+        raise cannot_import(NAME, cause, extra=extra(provider)) from None
+    check_version(
+        f"{NAME}-cuda" if provider == "cuda" else NAME,  # the package that the hint tells to install
+        onnxruntime_genai.__version__,
+        manifest.requires.engines.get(NAME, ""),
+    )
+    onnxruntime_genai.disable_telemetry_events()
+    return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest, context, provider)
+
+
+class GenaiEngine:
+    """One loaded model with its tokenizer."""
+
+    name = NAME
+    allocates_ahead = True
+    copies_caches = False
+
+    def __init__(self, engine: Any, artifact: Path, manifest: Manifest, context: int, provider: str) -> None:
+        self.version: str = engine.__version__
+        self.provider = provider
+        self._engine = engine
+        self._template = ChatTemplate(manifest.chat.template)
+        self._context = context
+        self._long_above = manifest.limits.whole_prefill_above
+        with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
+            config = engine.Config(str(artifact))
+            config.overlay(_QUIET)
+            # Exactly the provider that was asked for, whatever the artifact's own configuration names.
+            config.clear_providers()
+            if provider != "cpu":
+                config.append_provider(provider)
+            self._model = engine.Model(config)
+            self._tokenizer = engine.Tokenizer(self._model)
+        device: str = self._model.device_type.lower()
+        if device != provider:
+            raise NotSupportedError(
+                f"expected {NAME} to run on {provider}, found it on {device}",
+                hint=f"`{edgephi_command('doctor')}` shows what this machine can use",
+            )
+
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """The prompt text of a conversation, rendered with the template of the manifest."""
+        for message in messages:
+            # The engine takes C strings: everything after a NUL would be lost without a word.
+            if "\0" in message["content"]:
+                raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
+        if not self._template.is_own:
+            return self._template.render(messages)
+        with translated("bundle.json: chat: expected a template that renders the prompt"):
+            return cast(
+                "str",
+                self._tokenizer.apply_chat_template(
+                    messages=json.dumps(messages),
+                    template_str=self._template.text,
+                    add_generation_prompt=True,
+                ),
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written in it become their ids."""
+        with translated("expected text that the tokenizer can encode"):
+            return [int(token) for token in self._tokenizer.encode(text)]
+
+    def decode_stream(self, before: int) -> TextStream:
+        """A decoder for the tokens that follow `before`, which decides about a space at the start."""
+        stream = self._tokenizer.create_stream()
+        stream.decode(before)
+        return cast("TextStream", stream)
+
+    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+        """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
+
+        Memory is `step` x vocabulary floats, twice. For a LongRoPE model a prompt past the original
+        context is one prefill only when its first step is past it too.
+        """
+        generator = self._generator(len(token_ids))
+        for start in range(0, len(token_ids), step):
+            piece = list(token_ids[start : start + step])
+            with translated(f"expected to compute {len(piece)} tokens"):
+                generator.append_tokens(piece)
+                block = generator.get_output("logits")[0]  # in the type of the graph's activations
+            yield block.astype("float32", copy=False)
+
+    def open_cache(self, capacity: int) -> GenaiCache:
+        """An empty KV cache, allocated at once for `capacity` tokens."""
+        return GenaiCache(
+            self._generator(capacity),
+            capacity,
+            prefill=prefill(NAME, self.provider),
+            long_above=self._long_above,
+        )
+
+    def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after every token of one prefill, (tokens, vocabulary)."""
+        return next(self.logits(token_ids, step=len(token_ids)))
+
+    def _generator(self, capacity: int) -> Any:
+        """The engine's empty KV cache, allocated for `capacity` tokens."""
+        if capacity > self._context:
+            raise too_many(capacity, self._context)
+        with translated(f"expected a KV cache for {capacity} tokens"):
+            parameters = self._engine.GeneratorParams(self._model)
+            parameters.set_search_options(max_length=capacity, do_sample=False)
+            return self._engine.Generator(self._model, parameters)
+
+
+class GenaiCache(SequenceCache):
+    """The KV cache of a `Generator` of the engine, which is used for nothing else. It cannot be copied."""
+
+    def __init__(self, generator: Any, capacity: int, *, prefill: Prefill, long_above: int | None) -> None:
+        super().__init__(
+            capacity,
+            piece_tokens=prefill.tokens,
+            long_above=long_above,
+            told_factors=prefill.told_factors,
+        )
+        self._generator = generator
+
+    def _compute(self, tokens: list[int], past: int) -> None:
+        with translated(f"expected to compute {len(tokens)} tokens after {past}"):
+            self._generator.append_tokens(tokens)
+
+    def _keep(self, count: int) -> int:
+        with translated(f"expected to keep {count} tokens"):
+            self._generator.rewind_to(count)
+        return count
+
+    def _last_logits(self) -> NDArray[np.float32]:
+        with translated("expected logits"):
+            logits: NDArray[np.float32] = self._generator.get_logits()[0, -1]
+        return logits.astype("float32", copy=False)
+
+    def _free(self) -> None:
+        self._generator = None

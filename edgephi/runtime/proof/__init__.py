@@ -1,0 +1,1 @@
+"""What an engine computes and how fast, measured in processes of their own."""

@@ -1,0 +1,65 @@
+"""How an engine's greedy answer begins, as far as no rounding could change it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from edgephi.runtime.adapter import Engine, KvCache
+from edgephi.runtime.text.chat_prompt import ChatPrompts
+
+CLEAR_MARGIN = 0.5
+"""Nats between the most likely token and the next: another processor's rounding moves a logit by far less."""
+
+_LINE_LETTERS = "\t\n\r"
+
+
+@dataclass(frozen=True)
+class ClearAnswer:
+    """`text` ends before the first token that was no clear choice; for `max_tokens` there was room."""
+
+    text: str
+    max_tokens: int
+
+
+def clear_answer(
+    engine: Engine,
+    prompts: ChatPrompts,
+    question: str,
+    *,
+    max_tokens: int,
+    context: int,
+    stop_token_ids: Collection[int],
+) -> ClearAnswer | None:
+    """The clear beginning of the greedy answer to `question`; None when it leaves no room in the context."""
+    prompt = prompts.encode(prompts.render([{"role": "user", "content": question}]))
+    room = min(max_tokens, context - len(prompt))
+    if room < 1:
+        return None
+    cache = engine.open_cache(len(prompt) + room)
+    stream = engine.decode_stream(prompt[-1])
+    text = ""
+    tokens = prompt
+    try:
+        for _ in range(room):
+            for _ in cache.append(tokens):
+                pass
+            token, margin = _choice(cache)
+            if not margin >= CLEAR_MARGIN or token in stop_token_ids:
+                break
+            piece = stream.decode(token)
+            if not all(letter.isprintable() or letter in _LINE_LETTERS for letter in piece):
+                break  # no manifest may say that, because people look at manifests
+            text += piece
+            tokens = [token]
+    finally:
+        cache.close()
+    return ClearAnswer(text, room)
+
+
+def _choice(cache: KvCache) -> tuple[int, float]:
+    """The most likely next token, and by how many nats it is more likely than any other."""
+    logits = cache.logits()
+    largest = logits.copy()
+    largest.partition(-2)
+    return int(logits.argmax()), float(largest[-1] - largest[-2])
