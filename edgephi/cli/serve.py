@@ -130,9 +130,9 @@ def serve(
     manifest = read_manifest(bundle)
     _check_packages(manifest.target.engine, provider or manifest.target.provider)
     # Before any of this is imported, so that the packages can be missing.
-    from edgephi.runtime.server.messages import Open
-    from edgephi.runtime.server.serve import Listening, ServeOptions
-    from edgephi.runtime.server.serve import serve as run
+    from edgephi.server.engine.messages import Open
+    from edgephi.server.serve import Listening, ServeOptions
+    from edgephi.server.serve import serve as run
 
     def ready(listening: Listening) -> None:
         facts = listening.ready

@@ -28,7 +28,7 @@ from edgephi.cli.options import (
 from edgephi.cli.say import say, say_exactly
 from edgephi.commands import command_of_store, shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
-from edgephi.runtime.service_unit import HIDDEN, PythonHome, UnitOptions, service_unit
+from edgephi.server.systemd.unit import HIDDEN, PythonHome, UnitOptions, service_unit
 
 _UNITS = Path("/etc/systemd/system")
 _GPU_GROUPS = ("render", "video")

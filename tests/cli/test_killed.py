@@ -80,7 +80,7 @@ class TestCommands:
             (["flash", "BUNDLE", "new"], "edgephi.cli run"),
             (["build", "demo", "--target", "cpu", "-o", "built"], "edgephi.runtime.proof.logits"),
             (["bench", "BUNDLE"], "edgephi.runtime.proof.measure"),
-            (["serve", "BUNDLE", "--port", "0"], "edgephi.runtime.worker"),
+            (["serve", "BUNDLE", "--port", "0"], "edgephi.server.engine.worker"),
             *(
                 pytest.param(words, among, marks=pytest.mark.slow)
                 for words, among in (

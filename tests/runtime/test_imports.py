@@ -52,7 +52,7 @@ def test_light_imports(code: str) -> None:
 
 def test_the_engines_process_brings_only_what_it_needs() -> None:
     """Each of these is a megabyte, more or less, of a device's memory."""
-    loaded = modules_after("import edgephi.runtime.worker, edgephi.runtime.engines.onnxruntime_genai")
+    loaded = modules_after("import edgephi.server.engine.worker, edgephi.runtime.engines.onnxruntime_genai")
     assert not loaded & {"asyncio", "logging", "importlib.metadata", "email", "_hashlib", "psutil", "click"}
 
 

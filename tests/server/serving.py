@@ -50,7 +50,9 @@ class Server:
     def worker(self) -> int:
         """Process id of its engine."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        (worker,) = [int(pid) for pid in children if b"edgephi.runtime.worker" in command_line(int(pid))]
+        (worker,) = [
+            int(pid) for pid in children if b"edgephi.server.engine.worker" in command_line(int(pid))
+        ]
         return worker
 
     def client(self, **options: Any) -> openai.OpenAI:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from edgephi.runtime.server.admission import Job, Queue
-from edgephi.runtime.server.messages import Ask, End, Piece
-from edgephi.runtime.server.refusal import Refusal
+from edgephi.server.admission import Job, Queue
+from edgephi.server.engine.messages import Ask, End, Piece
+from edgephi.server.refusal import Refusal
 
 
 def job(number: int = 1) -> Job:
@@ -62,7 +62,7 @@ def test_one_that_was_put_back_is_the_next() -> None:
 
 def test_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("edgephi.runtime.server.admission.time.monotonic", lambda: now)
+    monkeypatch.setattr("edgephi.server.admission.time.monotonic", lambda: now)
     queue = asyncio.run(busy(10))
     for _ in range(4):  # each takes 8 seconds
         now += 8

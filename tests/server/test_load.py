@@ -14,8 +14,8 @@ from typing import Any
 import openai
 import pytest
 
+from tests.server.http.test_places import HELD, held
 from tests.server.serving import PATIENCE, Server, serving, slowly, until
-from tests.server.test_places import HELD, held
 
 STEP = 0.05  # seconds of each token
 # The demo model stops early, unless it must go on.

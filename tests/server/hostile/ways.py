@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.server.test_fuzz import SCHEMAS
+from tests.server.http.test_smuggling import GET, POST, REFUSED
+from tests.server.openai.test_fuzz import SCHEMAS
 from tests.server.test_schema_bombs import intersection
-from tests.server.test_smuggling import GET, POST, REFUSED
 
 LIMIT_SECONDS = 30.0
 _RESET = b"\1\0\0\0\0\0\0\0"  # for SO_LINGER: what is closed is reset

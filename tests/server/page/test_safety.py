@@ -6,7 +6,7 @@ import re
 
 import httpx
 
-from edgephi.runtime.server import page as served
+from edgephi.server.page import served
 from tests.server.page.browser import Page, requests_in
 from tests.server.page.conftest import QUESTION
 from tests.server.serving import Server

@@ -1,0 +1,182 @@
+"""The limits of a connection, with shorter clocks than a device has and an application of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from edgephi.server.http import connection as connection_module
+from edgephi.server.http.connection import Connection
+from tests.server.serving import until
+
+PATIENCE = 10.0
+SECONDS = 0.3  # of each clock
+PART = b"x" * 65536
+MOST_PARTS = 2000  # far more than sockets hold
+
+ended: list[int] = []
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """/flood sends all that is taken; /early answers before the body has come; / answers at once."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    parts = 0
+    if scope["path"] == "/flood":
+        gone = asyncio.ensure_future(disconnected(receive))
+        while parts < MOST_PARTS and not gone.done():
+            await send({"type": "http.response.body", "body": PART, "more_body": True})
+            parts += 1
+        gone.cancel()
+    await send({"type": "http.response.body", "body": b"done", "more_body": False})
+    ended.append(parts)
+
+
+async def disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server with clocks of SECONDS."""
+    with pytest.MonkeyPatch.context() as patch:
+        for clock in ("_HEAD_SECONDS", "_SILENT_READER_SECONDS"):
+            patch.setattr(connection_module, clock, SECONDS)
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(answer, http=Connection, ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        until(lambda: server.started, "the start")
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[socket.socket]:
+    """A connection that has sent nothing."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        yield connection
+
+
+def rest(client: socket.socket) -> bytes:
+    """What comes until the server closes the connection."""
+    return b"".join(iter(lambda: client.recv(1 << 16), b""))
+
+
+def answered(client: socket.socket) -> None:
+    """Read a whole response."""
+    data = b""
+    while not data.endswith(b"done\r\n0\r\n\r\n"):
+        part = client.recv(1000)
+        assert part, data
+        data += part
+    assert data.startswith(b"HTTP/1.1 200 ")
+
+
+def request(path: str, headers: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode()
+
+
+def test_nothing_waits_for_a_confirmation(client: socket.socket) -> None:
+    """Head and body of a response are two packets: the kernel would hold the second one back for 40 ms."""
+    seconds = []
+    for _ in range(10):
+        start = time.monotonic()
+        client.sendall(request("/"))
+        answered(client)
+        seconds.append(time.monotonic() - start)
+    assert sorted(seconds)[5] < 0.02
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_a_head_that_does_not_come(client: socket.socket, begun: bytes) -> None:
+    client.sendall(begun)
+    assert rest(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_comes_by_drops(client: socket.socket) -> None:
+    start = time.monotonic()
+    client.settimeout(SECONDS / 10)
+    answer = b""
+    while not answer and time.monotonic() - start < PATIENCE:
+        client.sendall(b"x")
+        with contextlib.suppress(TimeoutError):
+            answer = client.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_second_head_that_does_not_come(client: socket.socket) -> None:
+    client.sendall(request("/"))
+    answered(client)
+    time.sleep(2 * SECONDS)  # keeping a connection open is fine
+    client.sendall(b"GET / HTT")
+    assert rest(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_two_requests_at_once(client: socket.socket) -> None:
+    client.sendall(request("/") + request("/", "Connection: close\r\n"))
+    assert rest(client).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_a_body_that_nobody_waits_for(client: socket.socket) -> None:
+    client.sendall(request("/early", "Content-Length: 1000\r\n"))
+    answered(client)
+    start = time.monotonic()
+    with pytest.raises(ConnectionResetError):
+        while client.recv(1000):
+            pass
+        raise ConnectionResetError  # closed in the other way
+    assert time.monotonic() - start < 10 * SECONDS
+
+
+def test_a_body_that_comes_after_its_answer(client: socket.socket) -> None:
+    client.sendall(request("/early", "Content-Length: 10\r\n"))
+    answered(client)
+    client.sendall(b"x" * 10 + request("/", "Connection: close\r\n"))
+    assert rest(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_reader_that_reads_nothing(client: socket.socket) -> None:
+    client.sendall(request("/flood"))
+    ended.clear()
+    until(lambda: ended, "the end of the answer")
+    assert 0 < ended[0] < MOST_PARTS
+
+
+def test_a_reader_that_reads_slowly_but_reads(client: socket.socket) -> None:
+    client.sendall(request("/flood"))
+    ended.clear()
+    received = 0
+    end = time.monotonic() + 6 * SECONDS
+    while time.monotonic() < end:
+        received += len(client.recv(1 << 20))
+        time.sleep(SECONDS / 10)
+    assert ended == []
+    while received < MOST_PARTS * len(PART):
+        received += len(client.recv(1 << 20))
+    until(lambda: ended, "the end of the answer")
+    assert ended == [MOST_PARTS]
+
+
+def test_nonsense_in_the_middle_of_an_answer(client: socket.socket) -> None:
+    client.sendall(request("/flood", "Transfer-Encoding: chunked\r\n"))
+    assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    client.sendall(b"nonsense\r\n")
+    data = b""
+    with pytest.raises(ConnectionResetError):
+        while True:
+            part = client.recv(1 << 20)
+            data += part
+            if not part:
+                raise ConnectionResetError
+    assert b"HTTP/1.1 400" not in data
