@@ -20,7 +20,7 @@ def check_files(
     """Check that the folder `bundle` holds exactly the files of `manifest`, unchanged.
 
     Every file must be there as a plain file of the right size and sha256, and nothing else may be there but
-    signatures. Those are not looked into: see `edgephi.store.trust`.
+    signatures. Those are not looked into: see `edgephi.store.trust.authenticate`.
     `quick` leaves the hashes out, so it costs no reading. `progress` is told the number of bytes hashed
     since it was last told. Raises BadBundleError that names the first file that is wrong.
     """

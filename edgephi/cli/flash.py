@@ -18,7 +18,7 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.flash.source import Source
     from edgephi.store.install import Outcome
-    from edgephi.store.probe import ProbeResult
+    from edgephi.store.proving.probe import ProbeResult
 
 
 @click.command(no_args_is_help=True)
@@ -107,7 +107,7 @@ def flash(
     from edgephi.flash.destination import IMAGE_SCHEME, Box, read_destination
     from edgephi.flash.folder import check_apart, flash_source
     from edgephi.records import write_record
-    from edgephi.store.lock import LOCK_WAIT_SECONDS
+    from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.preflight import InstallOptions
 
     places = [

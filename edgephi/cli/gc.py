@@ -22,8 +22,8 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
+    from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.garbage import collect_garbage
-    from edgephi.store.lock import LOCK_WAIT_SECONDS
 
     store = read_destination(root)
     if isinstance(store, Box):

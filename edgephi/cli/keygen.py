@@ -30,7 +30,7 @@ def keygen(name: Path, *, for_model_signing: bool, as_json: bool) -> None:
     `edgephi trust add ROOT NAME.pub`.
     """
     from edgephi.flash.keys import write_key_pair
-    from edgephi.store.trusted_keys import read_key_file
+    from edgephi.store.trust.trusted_keys import read_key_file
 
     kind: KeyKind = "p256" if for_model_signing else "ed25519"
     files = write_key_pair(name, kind)

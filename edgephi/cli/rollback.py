@@ -31,7 +31,7 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
-    from edgephi.store.lock import LOCK_WAIT_SECONDS
+    from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.rollback import roll_back
 
     store = read_destination(root)

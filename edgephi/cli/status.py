@@ -32,7 +32,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     from edgephi.cli.steps import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
-    from edgephi.store.lock import LOCK_WAIT_SECONDS
+    from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.status import status as store_status
 
     store = read_destination(root)

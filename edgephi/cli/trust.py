@@ -13,7 +13,7 @@ from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
-    from edgephi.store.trusting import KeyChange
+    from edgephi.store.trust.change import KeyChange
 
 _TRUSTS_NOBODY = "{} trusts nobody in particular: it takes bundles that are not signed"
 
@@ -36,8 +36,8 @@ def add(root: str, key: Path, *, as_json: bool) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
     from edgephi.cli.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
-    from edgephi.store.trusted_keys import read_key_file
-    from edgephi.store.trusting import trust_key
+    from edgephi.store.trust.change import trust_key
+    from edgephi.store.trust.trusted_keys import read_key_file
 
     new = read_key_file(key)
     store = read_destination(root)
@@ -60,7 +60,7 @@ def list_keys(root: str, *, as_json: bool) -> None:
     from edgephi.cli.table import table
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
-    from edgephi.store.trusting import trusted
+    from edgephi.store.trust.change import trusted
 
     store = read_destination(root)
     if isinstance(store, Box):
@@ -92,7 +92,7 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
     """
     from edgephi.cli.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
-    from edgephi.store.trusting import distrust_key, require_no_key
+    from edgephi.store.trust.change import distrust_key, require_no_key
 
     store = read_destination(root)
     if key is None:

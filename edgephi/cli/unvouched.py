@@ -8,7 +8,7 @@ from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.store.status import GenerationStatus
-    from edgephi.store.vouching import Unvouched
+    from edgephi.store.trust.vouching import Unvouched
 
 
 def unvouched_lines(root: str, generations: Sequence[Union["Unvouched", "GenerationStatus"]]) -> list[str]:

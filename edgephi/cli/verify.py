@@ -93,7 +93,7 @@ def verify(
 def _signer(bundle: Path, key_file: Path) -> str:
     """The name of the key in a file, which has signed the bundle."""
     from edgephi.flash.folder import read_identity
-    from edgephi.store.trust import signer_of
-    from edgephi.store.trusted_keys import read_key_file
+    from edgephi.store.trust.authenticate import signer_of
+    from edgephi.store.trust.trusted_keys import read_key_file
 
     return signer_of([read_key_file(key_file)], *read_identity(bundle))

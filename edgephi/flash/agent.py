@@ -14,7 +14,7 @@ from edgephi.flash.connection import ConnectionCutError, close, connect
 from edgephi.flash.destination import Box
 from edgephi.flash.incoming import SILENCE_SECONDS, Incoming, SilentBoxError
 from edgephi.flash.rate_limit import RateLimit
-from edgephi.store.frames import (
+from edgephi.store.agent.frames import (
     HEADER,
     PING_SECONDS,
     Kind,

@@ -1,7 +1,7 @@
 """The agent as an archive that a device's Python runs from memory, and the words that start it there.
 
-Of edgephi it holds what `edgephi.store.agent` imports, directly or through others, as it is installed here,
-so that both sides always speak the same language; and the library that verifies signatures.
+Of edgephi it holds what `edgephi.store.agent.program` imports, directly or through others, as it is installed
+here, so that both sides always speak the same language; and the library that verifies signatures.
 """
 
 import ast
@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-_AGENT = "edgephi.store.agent"
+_AGENT = "edgephi.store.agent.program"
 _OURS = "edgephi"
 _LIBRARIES = ("ecdsa", "six")
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")

@@ -12,8 +12,8 @@ from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNA
 from edgephi.errors import BadBundleError, EdgephiError, UsageError
 from edgephi.flash.source import Source
 from edgephi.steps import Step, silent
+from edgephi.store.disk.layout import Layout, is_store
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
-from edgephi.store.layout import Layout, is_store
 from edgephi.store.preflight import InstallOptions
 
 

@@ -20,15 +20,15 @@ from edgephi.flash.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
 from edgephi.flash.folder import flash_source
 from edgephi.flash.source import Source
 from edgephi.steps import Step, silent
-from edgephi.store.disk_room import reserve_bytes
-from edgephi.store.durable import make_folder, rename, sync
-from edgephi.store.environment import choose_runtime
+from edgephi.store.disk.durable import make_folder, rename, sync
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.room import reserve_bytes
+from edgephi.store.environments.environment import choose_runtime
 from edgephi.store.generations import digest_of
-from edgephi.store.layout import Layout
 from edgephi.store.preflight import InstallOptions
-from edgephi.store.probe import ProbeResult, prove
-from edgephi.store.trusted_keys import read_key_file
-from edgephi.store.trusting import trust_key
+from edgephi.store.proving.probe import ProbeResult, prove
+from edgephi.store.trust.change import trust_key
+from edgephi.store.trust.trusted_keys import read_key_file
 
 _LABEL = "edgephi"
 _MEBIBYTE = 1 << 20

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edgephi.errors import TransportError
 from edgephi.flash.destination import Box
-from edgephi.store.frames import HEADER, MAGIC, Kind, read_header
+from edgephi.store.agent.frames import HEADER, MAGIC, Kind, read_header
 
 SILENCE_SECONDS = 20.0
 """An agent says a word every five seconds, whatever it does."""

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import BadInputError, UsageError
 from edgephi.guards.secret_file import read_secret_file
-from edgephi.store.public_key import SUFFIX as PUBLIC_SUFFIX
-from edgephi.store.public_key import PublicKey
+from edgephi.store.trust.public_key import SUFFIX as PUBLIC_SUFFIX
+from edgephi.store.trust.public_key import PublicKey
 
 PRIVATE_SUFFIX = ".key"
 KeyKind = Literal["ed25519", "p256"]

@@ -19,9 +19,9 @@ from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.result import check_outcome
 from edgephi.flash.source import Source
-from edgephi.store.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
+from edgephi.store.agent.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
+from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
 from edgephi.store.install import Outcome, WantedFile
-from edgephi.store.lock import LOCK_WAIT_SECONDS
 
 # So many chunks may be on their way: a cut loses no more. The next one follows while one is written.
 _CHUNKS_ON_THEIR_WAY = 2

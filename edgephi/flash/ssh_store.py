@@ -9,11 +9,11 @@ from edgephi.flash.destination import Box
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import Watcher, show_step
 from edgephi.guards.visible import visible
-from edgephi.store.frames import Kind, read_message
+from edgephi.store.agent.frames import Kind, read_message
 from edgephi.store.garbage import Collected
 from edgephi.store.rollback import RolledBack
 from edgephi.store.status import StoreStatus
-from edgephi.store.trusting import KeyChange, Trusted
+from edgephi.store.trust.change import KeyChange, Trusted
 
 Record = TypeVar("Record")
 
@@ -36,23 +36,23 @@ def collect_garbage(box: Box, *, dry_run: bool, unfinished: bool, watcher: Watch
 
 
 def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyChange:
-    """Have the store of a box trust a key; see `edgephi.store.trusting.trust_key`."""
+    """Have the store of a box trust a key; see `edgephi.store.trust.change.trust_key`."""
     text = data.decode("ascii", errors="replace")
     return _ask(box, KeyChange, watcher, operation="trust_key", file_name=file_name, key=text)
 
 
 def trusted(box: Box, watcher: Watcher) -> Trusted:
-    """The keys that the store of a box trusts; see `edgephi.store.trusting.trusted`."""
+    """The keys that the store of a box trusts; see `edgephi.store.trust.change.trusted`."""
     return _ask(box, Trusted, watcher, operation="trusted")
 
 
 def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyChange:
-    """Have the store of a box trust a key no longer; see `edgephi.store.trusting.distrust_key`."""
+    """Have the store of a box trust a key no longer; see `edgephi.store.trust.change.distrust_key`."""
     return _ask(box, KeyChange, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
 
 
 def require_no_key(box: Box, watcher: Watcher) -> None:
-    """Have the store of a box take every bundle again; see `edgephi.store.trusting.require_no_key`."""
+    """Have the store of a box take every bundle again; see `edgephi.store.trust.change.require_no_key`."""
     _ask(box, Trusted, watcher, operation="require_no_key")
 
 

@@ -10,12 +10,12 @@ import dataclasses
 import os
 
 from edgephi.bundle.manifest import Manifest
-from edgephi.store.floors import Floors, raised
-from edgephi.store.layout import Layout
-from edgephi.store.lock import boot_id
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import boot_id
 from edgephi.store.recover import point_link
 from edgephi.store.state import State, Trial, change_state, read_state, write_state
-from edgephi.store.trusted_keys import has_keys
+from edgephi.store.trust.floors import Floors, raised
+from edgephi.store.trust.trusted_keys import has_keys
 
 
 def floors_of(state: State, name: str) -> Floors:

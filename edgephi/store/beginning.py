@@ -3,10 +3,10 @@
 import contextlib
 
 from edgephi.steps import Step, silent
-from edgephi.store.durable import make_folder
-from edgephi.store.file_system import check_file_system
-from edgephi.store.layout import Layout
-from edgephi.store.lock import StoreLock
+from edgephi.store.disk.durable import make_folder
+from edgephi.store.disk.file_system import check_file_system
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import StoreLock
 from edgephi.store.recover import make_store, recover_locked
 
 

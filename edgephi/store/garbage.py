@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.steps import Step, silent
-from edgephi.store.device_errors import device_errors
-from edgephi.store.durable import sync
-from edgephi.store.environment_folders import collect_environments
+from edgephi.store.disk.device_errors import device_errors
+from edgephi.store.disk.durable import sync
+from edgephi.store.disk.in_use import only_us, opened_by_others
+from edgephi.store.disk.layout import Layout, check_store
+from edgephi.store.disk.lock import StoreLock
+from edgephi.store.disk.parts import clear_parts
+from edgephi.store.environments.folders import collect_environments
 from edgephi.store.generations import installed, manifests, remove_generation
-from edgephi.store.in_use import only_us, opened_by_others
-from edgephi.store.layout import Layout, check_store
-from edgephi.store.lock import StoreLock
-from edgephi.store.parts import clear_parts
 from edgephi.store.recover import recover_locked
 from edgephi.store.state import change_state, read_state
 

@@ -22,7 +22,7 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError
-from edgephi.store.durable import (
+from edgephi.store.disk.durable import (
     is_folder,
     new_name,
     remove_folder,
@@ -31,8 +31,8 @@ from edgephi.store.durable import (
     sync,
     write_file,
 )
-from edgephi.store.layout import Layout
-from edgephi.store.objects import READ_ONLY, plain_size
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.objects import READ_ONLY, plain_size
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _BEING_BUILT = ".tmp"

@@ -22,8 +22,15 @@ from edgephi.errors import BadBundleError
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate
 from edgephi.store.beginning import lock_store
-from edgephi.store.device_errors import device_errors
-from edgephi.store.environment_trial import is_ready
+from edgephi.store.disk.device_errors import device_errors
+from edgephi.store.disk.hashing import files_sha256
+from edgephi.store.disk.in_use import is_open
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import StoreLock
+from edgephi.store.disk.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
+from edgephi.store.disk.parts import PartFile, Parts, clear_parts
+from edgephi.store.disk.sources import find_sources, read_source
+from edgephi.store.environments.trial import is_ready
 from edgephi.store.generations import (
     build_generation,
     digest_of,
@@ -31,18 +38,11 @@ from edgephi.store.generations import (
     relink_all,
     remove_generation,
 )
-from edgephi.store.hashing import files_sha256
-from edgephi.store.in_use import is_open
-from edgephi.store.layout import Layout
-from edgephi.store.lock import StoreLock
-from edgephi.store.objects import adopt_parts, damaged_chunks, plain_size, sync_folders, sync_parts
-from edgephi.store.parts import PartFile, Parts, clear_parts
 from edgephi.store.preflight import Admitted, InstallOptions, check_identity, check_voucher, preflight
-from edgephi.store.probe import ProbeResult
-from edgephi.store.proof import prove_generation
-from edgephi.store.sources import find_sources, read_source
+from edgephi.store.proving.probe import ProbeResult
+from edgephi.store.proving.proof import prove_generation
 from edgephi.store.state import State, change_state, read_state
-from edgephi.store.vouching import vouched
+from edgephi.store.trust.vouching import vouched
 
 BATCH_BYTES = 64 << 20
 """Bytes between two acknowledgements: less than a second of a fast disk, a minute of a slow network."""

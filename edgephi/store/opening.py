@@ -5,8 +5,8 @@ from pathlib import Path
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError
-from edgephi.store.in_use import hold
-from edgephi.store.layout import GENERATIONS_FOLDER, Layout, is_store
+from edgephi.store.disk.in_use import hold
+from edgephi.store.disk.layout import GENERATIONS_FOLDER, Layout, is_store
 from edgephi.store.recover import is_settled, read_settled_state, recover
 
 _LONGEST_RACE = 5

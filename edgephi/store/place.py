@@ -10,7 +10,7 @@ from pathlib import Path
 from edgephi.bundle.manifest import MANIFEST_NAME
 from edgephi.commands import shell_command
 from edgephi.errors import UsageError
-from edgephi.store.layout import OWN_NAMES, is_store
+from edgephi.store.disk.layout import OWN_NAMES, is_store
 
 # What may lie in a folder that counts as empty: `mke2fs` puts it into every file system.
 _NOBODYS = frozenset({"lost+found"})

@@ -10,17 +10,17 @@ from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSu
 from edgephi.machine.memory import available_memory, check_memory
 from edgephi.runtime.adapter import ADAPTERS
 from edgephi.store.activation import floors_of
-from edgephi.store.disk_room import check_free_disk
-from edgephi.store.environment import Runtime, choose_runtime, has_unsigned_environment
-from edgephi.store.environment_record import UNSIGNED
-from edgephi.store.floors import check_floors
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.objects import plain_size
+from edgephi.store.disk.room import check_free_disk
+from edgephi.store.environments.environment import Runtime, choose_runtime, has_unsigned_environment
+from edgephi.store.environments.record import UNSIGNED
 from edgephi.store.generations import digest_of
-from edgephi.store.layout import Layout
-from edgephi.store.objects import plain_size
 from edgephi.store.place import check_root
 from edgephi.store.recover import read_settled_state
-from edgephi.store.trust import authenticate
-from edgephi.store.trusted_keys import read_trusted_keys
+from edgephi.store.trust.authenticate import authenticate
+from edgephi.store.trust.floors import check_floors
+from edgephi.store.trust.trusted_keys import read_trusted_keys
 
 _FOLDER_BYTES = 1 << 20
 _BLOCK_BYTES = 512

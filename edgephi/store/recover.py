@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.errors import BadInputError, EdgephiError
-from edgephi.store.durable import is_folder, make_folder, remove, replace_link
-from edgephi.store.environment_folders import settle_environments
+from edgephi.store.disk.durable import is_folder, make_folder, remove, replace_link
+from edgephi.store.disk.layout import GENERATIONS_FOLDER, Layout, missing_folders
+from edgephi.store.disk.lock import StoreLock
+from edgephi.store.environments.folders import settle_environments
 from edgephi.store.generations import (
     copied_digest,
     installed,
@@ -21,11 +23,9 @@ from edgephi.store.generations import (
     remove_leftovers,
     signature_bytes,
 )
-from edgephi.store.layout import GENERATIONS_FOLDER, Layout, missing_folders
-from edgephi.store.lock import StoreLock
 from edgephi.store.state import BadStateError, State, read_state, write_state
-from edgephi.store.trust import authenticate
-from edgephi.store.trusted_keys import has_keys
+from edgephi.store.trust.authenticate import authenticate
+from edgephi.store.trust.trusted_keys import has_keys
 
 
 @dataclass(frozen=True)

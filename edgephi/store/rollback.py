@@ -16,20 +16,20 @@ from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate, floors_of
-from edgephi.store.device_errors import device_errors
-from edgephi.store.environment import has_unsigned_environment
-from edgephi.store.floors import check_rollback
+from edgephi.store.disk.device_errors import device_errors
+from edgephi.store.disk.hashing import files_sha256, forget_cached
+from edgephi.store.disk.in_use import is_open
+from edgephi.store.disk.layout import Layout, check_store
+from edgephi.store.disk.lock import StoreLock
+from edgephi.store.environments.environment import has_unsigned_environment
 from edgephi.store.generations import manifest_bytes, signature_bytes
-from edgephi.store.hashing import files_sha256, forget_cached
-from edgephi.store.in_use import is_open
-from edgephi.store.layout import Layout, check_store
-from edgephi.store.lock import StoreLock
 from edgephi.store.preflight import check_disk, check_machine, check_voucher
-from edgephi.store.probe import ProbeResult
-from edgephi.store.proof import prove_generation
+from edgephi.store.proving.probe import ProbeResult
+from edgephi.store.proving.proof import prove_generation
 from edgephi.store.recover import recover_locked
 from edgephi.store.state import State, read_state
-from edgephi.store.trust import authenticate
+from edgephi.store.trust.authenticate import authenticate
+from edgephi.store.trust.floors import check_rollback
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from edgephi.bundle.chunks import Chunk, chunks_of
 from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry
 from edgephi.errors import EdgephiError
 from edgephi.steps import Step
-from edgephi.store.environment_folders import environment_of
-from edgephi.store.environment_record import changes_in, size_of
+from edgephi.store.disk.hashing import files_sha256, forget_cached
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.objects import damaged_chunks, plain_size
+from edgephi.store.environments.folders import environment_of
+from edgephi.store.environments.record import changes_in, size_of
 from edgephi.store.generations import installed, manifest_of, relink_file
-from edgephi.store.hashing import files_sha256, forget_cached
-from edgephi.store.layout import Layout
-from edgephi.store.objects import damaged_chunks, plain_size
 from edgephi.store.state import change_state, read_state
 
 

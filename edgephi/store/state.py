@@ -14,8 +14,8 @@ from typing import Literal
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadInputError
 from edgephi.records import read_record, write_record
-from edgephi.store.durable import replace_file
-from edgephi.store.layout import Layout
+from edgephi.store.disk.durable import replace_file
+from edgephi.store.disk.layout import Layout
 
 SCHEMA = "edgephi.store/1"
 Role = Literal["current", "previous", "other"]

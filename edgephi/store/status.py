@@ -10,16 +10,16 @@ from edgephi.bundle.manifest import Manifest
 from edgephi.errors import EdgephiError, StoreBusyError
 from edgephi.processes.file_lock import holder_of
 from edgephi.steps import Step, silent
-from edgephi.store.device_errors import device_errors
-from edgephi.store.environment_folders import environment_of
+from edgephi.store.disk.device_errors import device_errors
+from edgephi.store.disk.in_use import only_us, opened_by_others
+from edgephi.store.disk.layout import Layout, check_store
+from edgephi.store.disk.lock import StoreLock, described, holder
+from edgephi.store.environments.folders import environment_of
 from edgephi.store.generations import installed, manifest_of
-from edgephi.store.in_use import only_us, opened_by_others
-from edgephi.store.layout import Layout, check_store
-from edgephi.store.lock import StoreLock, described, holder
 from edgephi.store.recover import Recovery, read_settled_state, recover_locked
 from edgephi.store.scrub import Damage, scrub
 from edgephi.store.state import Role, State, role_of
-from edgephi.store.vouching import keys_problem, vouched
+from edgephi.store.trust.vouching import keys_problem, vouched
 
 _BLOCK_BYTES = 512
 _NOT_WRITTEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)

@@ -25,7 +25,7 @@ from pathlib import Path
 from edgephi.bundle.chunks import ChunkHashes, cut
 from edgephi.bundle.manifest import FileEntry, read_manifest
 from edgephi.bundle.unfinished import write_manifest
-from edgephi.store.hashing import file_sha256
+from edgephi.store.disk.hashing import file_sha256
 from tests.bench.measure import edgephi, folder_bytes, high_water_mark, report, run
 from tests.flash.sshd import Sshd
 

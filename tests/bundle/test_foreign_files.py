@@ -1,4 +1,4 @@
-"""What an artifact names, as the formats' own libraries write it; tests/store/test_hostile.py has others."""
+"""What an artifact names, as the formats' own libraries write it. More: `tests.store.hostile`."""
 
 from pathlib import Path
 from typing import Any

@@ -13,7 +13,7 @@ from edgephi.flash.folder import flash_folder
 from edgephi.flash.keys import public_half, read_signing_key
 from edgephi.flash.sign import sign_bundle
 from edgephi.store.preflight import InstallOptions
-from edgephi.store.trusting import trust_key
+from edgephi.store.trust.change import trust_key
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.installs import installs
 from tests.store.bundles import digest_of

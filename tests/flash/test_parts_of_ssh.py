@@ -19,9 +19,18 @@ from edgephi.flash.destination import Box, read_box
 from edgephi.flash.incoming import Incoming, SilentBoxError
 from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.ssh import _wanted_files
-from edgephi.store.frames import CHUNK_HEAD, HEADER, MAGIC, Kind, frame, frame_of, read_header, read_value
-from edgephi.store.link import Link
-from edgephi.store.wheels import SealedWheel, base_interpreter, make_environment, unpack_wheels
+from edgephi.store.agent.frames import (
+    CHUNK_HEAD,
+    HEADER,
+    MAGIC,
+    Kind,
+    frame,
+    frame_of,
+    read_header,
+    read_value,
+)
+from edgephi.store.agent.link import Link
+from edgephi.store.environments.wheels import SealedWheel, base_interpreter, make_environment, unpack_wheels
 from tests.bundle.tiny import tiny_manifest
 
 
@@ -159,7 +168,7 @@ class TestAgent:
 class TestASignOfLife:
     def test_is_given_by_an_agent_whatever_it_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Else a probe of minutes could not be told from a box that hangs."""
-        monkeypatch.setattr("edgephi.store.link.PING_SECONDS", 0.05)
+        monkeypatch.setattr("edgephi.store.agent.link.PING_SECONDS", 0.05)
         (near, incoming), (outgoing, far) = os.pipe(), os.pipe()
         link = Link(near, far)
         with link.alive():

@@ -20,8 +20,8 @@ from edgephi.bundle.files import check_files
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.keys import KeyFiles, check_model_signing_key, read_signing_key, write_key_pair
 from edgephi.flash.sign import sign_bundle, sign_model
-from edgephi.store.trust import authenticate
-from edgephi.store.trusted_keys import add_key, read_key_file
+from edgephi.store.trust.authenticate import authenticate
+from edgephi.store.trust.trusted_keys import add_key, read_key_file
 from tests.bundle.tiny import write_tiny_bundle
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")

@@ -22,8 +22,8 @@ from edgephi.flash.destination import read_box
 from edgephi.flash.folder import folder_source
 from edgephi.flash.many import BoxResult, flash_all
 from edgephi.flash.ssh import TransferSettings
-from edgephi.store.layout import Layout
-from edgephi.store.lock import holder
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import holder
 from tests.flash.sshd import Sshd, make_key
 from tests.processes.living import is_gone
 from tests.store.bundles import BALLAST, digest_of, flip_bit

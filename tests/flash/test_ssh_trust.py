@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.flash.keys import public_half
 from edgephi.flash.sign import sign_bundle
-from edgephi.store.trusting import trust_key
+from edgephi.store.trust.change import trust_key
 from tests.flash.sshd import Sshd
 from tests.store.bundles import digest_of, remade
 from tests.store.conftest import install

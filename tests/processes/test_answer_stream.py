@@ -16,8 +16,8 @@ from edgephi.errors import CannotServeError
 from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.engines.availability import engine_states
 from edgephi.runtime.proof.measure import measure
-from edgephi.store.environment import choose_runtime
-from edgephi.store.layout import Layout
+from edgephi.store.disk.layout import Layout
+from edgephi.store.environments.environment import choose_runtime
 from edgephi.verify import run_engine
 
 _LIBRARY = """

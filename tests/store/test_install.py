@@ -16,9 +16,9 @@ from edgephi.bundle.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, encode_manifest, read_manifest
 from edgephi.errors import BadBundleError, EdgephiError, StoreBusyError, UsageError
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import StoreLock
 from edgephi.store.install import Install, WantedFile
-from edgephi.store.layout import Layout
-from edgephi.store.lock import StoreLock
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.state import read_state
 from tests.bundle.tiny import tiny_manifest

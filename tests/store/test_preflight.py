@@ -13,9 +13,9 @@ import pytest
 
 from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
-from edgephi.store.disk_room import reserve_bytes
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.room import reserve_bytes
 from edgephi.store.install import Install
-from edgephi.store.layout import Layout
 from edgephi.store.preflight import InstallOptions, check_disk
 from tests.store.bundles import remade
 from tests.store.conftest import UNPROVEN, install

@@ -11,7 +11,7 @@ import pytest
 
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.store.activation import mark_trial, swap_current
-from edgephi.store.layout import Layout
+from edgephi.store.disk.layout import Layout
 from edgephi.store.opening import followed_store, open_bundle
 from edgephi.store.recover import recover
 from edgephi.store.state import State, change_state, read_state, write_state

@@ -14,11 +14,11 @@ from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError, ProbeFailedError, UsageError
 from edgephi.flash.keys import public_half
 from edgephi.flash.sign import sign_bundle
-from edgephi.store.layout import Layout
+from edgephi.store.disk.layout import Layout
 from edgephi.store.rollback import roll_back
 from edgephi.store.state import change_state, read_state
-from edgephi.store.trusted_keys import TrustedKey, add_key, remove_key
-from edgephi.store.trusting import trust_key
+from edgephi.store.trust.change import trust_key
+from edgephi.store.trust.trusted_keys import TrustedKey, add_key, remove_key
 from tests.counted_steps import CountedSteps
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 from tests.store.conftest import install

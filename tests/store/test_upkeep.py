@@ -18,9 +18,9 @@ from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgephi.errors import StoreBusyError
 from edgephi.store.activation import mark_trial
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import StoreLock
 from edgephi.store.garbage import collect_garbage
-from edgephi.store.layout import Layout
-from edgephi.store.lock import StoreLock
 from edgephi.store.rollback import roll_back
 from edgephi.store.state import read_state
 from edgephi.store.status import status

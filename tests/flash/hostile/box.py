@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncssh
 
-from edgephi.store.frames import HEADER, MAGIC, Kind, frame, frame_of
+from edgephi.store.agent.frames import HEADER, MAGIC, Kind, frame, frame_of
 
 STEERING = "\x1b[2J\x1b]0;title\x07 \u202e evil"
 PLACES = ("start", "ready", "wanted", "chunks", "result")

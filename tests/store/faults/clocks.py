@@ -8,8 +8,8 @@ import json
 import os
 from pathlib import Path
 
-from edgephi.store.layout import Layout
-from edgephi.store.lock import boot_id
+from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.lock import boot_id
 from edgephi.store.state import Trial, change_state
 from tests.store.faults import traced
 from tests.store.faults.aftermath import aftermath

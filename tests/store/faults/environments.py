@@ -9,10 +9,10 @@ import dataclasses
 import random
 from pathlib import Path
 
+from tests.store.environments.wheel_bundles import RUNTIME, runtime_wheel, wheel, wheel_bundle
 from tests.store.faults import bad_disks, failing_calls, killed, lost_cache, power_cut
 from tests.store.faults.bundles import Releases
 from tests.store.faults.outcome import Outcome
-from tests.store.wheel_bundles import RUNTIME, runtime_wheel, wheel, wheel_bundle
 
 PROGRAMS = (*power_cut.PROGRAMS, *lost_cache.PROGRAMS, *killed.PROGRAMS)
 _FOLDERS = 6

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.bundle.chunks import CHUNK_BYTES
-from edgephi.store.parts import WRITE_BYTES
+from edgephi.store.disk.parts import WRITE_BYTES
 
 DURABLE = ("fsync", "fdatasync", "syncfs", "sync_file_range")
 NAMING = (

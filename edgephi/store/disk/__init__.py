@@ -1,0 +1,1 @@
+"""The store on its disk: where things lie, written so that a power cut halves nothing."""

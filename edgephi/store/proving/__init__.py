@@ -1,0 +1,1 @@
+"""Whether a generation answers on this machine."""

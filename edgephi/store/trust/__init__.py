@@ -1,0 +1,1 @@
+"""Whose bundles a store takes."""
