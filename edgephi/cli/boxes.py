@@ -21,9 +21,9 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
     from edgephi.flash.destination import Box
-    from edgephi.flash.many import BoxResult
     from edgephi.flash.source import Source
-    from edgephi.flash.ssh import TransferSettings
+    from edgephi.flash.ssh.many import BoxResult
+    from edgephi.flash.ssh.transfer import TransferSettings
 
 _BAR_COLUMNS = 20
 
@@ -110,7 +110,7 @@ def flash_boxes(
 ) -> int:
     """Flash boxes, show it and print the results. Returns the exit code; a single box's error is raised."""
     from edgephi.flash.destination import read_box
-    from edgephi.flash.many import exit_code, flash_all
+    from edgephi.flash.ssh.many import exit_code, flash_all
 
     boxes = [read_box(destination) for destination in destinations]
     if len(boxes) == 1:

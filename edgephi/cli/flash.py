@@ -145,7 +145,7 @@ def flash(
     start = time.perf_counter()
     with _opened_source(bundle, insecure=insecure) as source:
         if isinstance(first, Box):
-            from edgephi.flash.ssh import TransferSettings
+            from edgephi.flash.ssh.transfer import TransferSettings
 
             settings = TransferSettings(
                 allow_downgrade, bytes_per_second, parallel=parallel, unsigned_wheels=unsigned_wheels

@@ -11,7 +11,7 @@ from edgephi.errors import UsageError
 from edgephi.flash.destination import IMAGE_SCHEME
 
 if TYPE_CHECKING:
-    from edgephi.flash.image import Image
+    from edgephi.flash.image.partition import Image
     from edgephi.flash.source import Source
 
 
@@ -30,7 +30,7 @@ def flash_image(
 ) -> None:
     """Write the image and say what is in it."""
     from edgephi.cli.steps import transfer
-    from edgephi.flash.image import write_image
+    from edgephi.flash.image.partition import write_image
     from edgephi.records import write_record
 
     image = write_image(source, file, size, keys=keys, prove_here=prove_here, step=transfer)

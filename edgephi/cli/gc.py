@@ -27,7 +27,7 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         with BoxSteps() as steps:
             done = ssh_store.collect_garbage(store, dry_run=dry_run, unfinished=unfinished, watcher=steps)

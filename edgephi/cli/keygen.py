@@ -10,7 +10,7 @@ from edgephi.cli.options import json_option
 from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
-    from edgephi.flash.keys import KeyKind
+    from edgephi.flash.signing.keys import KeyKind
 
 
 @click.command(no_args_is_help=True)
@@ -29,7 +29,7 @@ def keygen(name: Path, *, for_model_signing: bool, as_json: bool) -> None:
     where you release from, and a copy offline. NAME.pub, the public half, goes to the devices, with
     `edgephi trust add ROOT NAME.pub`.
     """
-    from edgephi.flash.keys import write_key_pair
+    from edgephi.flash.signing.keys import write_key_pair
     from edgephi.store.trust.trusted_keys import read_key_file
 
     kind: KeyKind = "p256" if for_model_signing else "ed25519"

@@ -36,7 +36,7 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         if elsewhere:
             raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")

@@ -30,8 +30,8 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
     from edgephi.bundle.manifest import MODEL_SIGNING_NAME, SIGNATURE_NAME, read_manifest
     from edgephi.cli.steps import step
     from edgephi.errors import UsageError
-    from edgephi.flash.keys import check_model_signing_key, read_signing_key
-    from edgephi.flash.sign import sign_bundle, sign_model
+    from edgephi.flash.signing.keys import check_model_signing_key, read_signing_key
+    from edgephi.flash.signing.sign import sign_bundle, sign_model
 
     if key is None and model_signing_key is None:
         raise UsageError("expected a key to sign with, found none", hint="add --key NAME.key")

@@ -37,7 +37,7 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         with BoxSteps() as steps:
             found = ssh_store.status(store, scrub_too=scrub, watcher=steps)

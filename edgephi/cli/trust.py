@@ -42,7 +42,7 @@ def add(root: str, key: Path, *, as_json: bool) -> None:
     new = read_key_file(key)
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         with BoxSteps() as steps:
             added = ssh_store.trust_key(store, key.name, new.key.pem, steps)
@@ -64,7 +64,7 @@ def list_keys(root: str, *, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         with BoxSteps() as steps:
             keys = ssh_store.trusted(store, steps).keys
@@ -102,7 +102,7 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
                 hint=f"`{edgephi_command('trust', 'list', place(root))}` shows the keys",
             )
         if isinstance(store, Box):
-            from edgephi.flash import ssh_store
+            from edgephi.flash.ssh import ssh_store
 
             with BoxSteps() as steps:
                 ssh_store.require_no_key(store, steps)
@@ -114,7 +114,7 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
             say(_TRUSTS_NOBODY.format(root))
         return
     if isinstance(store, Box):
-        from edgephi.flash import ssh_store
+        from edgephi.flash.ssh import ssh_store
 
         with BoxSteps() as steps:
             removed = ssh_store.distrust_key(store, key, also_the_last=last, watcher=steps)

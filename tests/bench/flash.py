@@ -27,7 +27,7 @@ from edgephi.bundle.manifest import FileEntry, read_manifest
 from edgephi.bundle.unfinished import write_manifest
 from edgephi.store.disk.hashing import file_sha256
 from tests.bench.measure import edgephi, folder_bytes, high_water_mark, report, run
-from tests.flash.sshd import Sshd
+from tests.flash.ssh.sshd import Sshd
 
 BALLAST = "model/ballast.bin"
 _POLL_SECONDS = 0.02

@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.flash.folder import flash_folder
-from edgephi.flash.keys import public_half, read_signing_key
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half, read_signing_key
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.trust.change import trust_key
 from tests.cli.conftest import Edgephi, is_one_error

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.flash.sshd import Sshd, free_port
+from tests.flash.ssh.sshd import Sshd, free_port
 
 _BOXES = {"box-1": ("127.0.0.11", "127.0.0.10"), "box-2": ("127.0.0.12",)}  # `box` is the first one, too
 _NAMES = {"box-1": "127.0.0.11", "box": "127.0.0.10", "box-2": "127.0.0.12", "registry.example": "127.0.0.13"}

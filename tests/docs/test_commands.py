@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.shell_blocks import PAGES, ROOT, shell_blocks
-from tests.flash.sshd import SSHD
+from tests.flash.ssh.sshd import SSHD
 
 _NAMESPACES = os.geteuid() == 0 and shutil.which("unshare") is not None
 needs_boxes = pytest.mark.skipif(

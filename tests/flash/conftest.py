@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.bundle.chunks import CHUNK_BYTES
-from tests.flash.sshd import SSHD, Sshd
+from tests.flash.ssh.sshd import SSHD, Sshd
 from tests.store.bundles import BALLAST, remade
 
 CHUNKS = 44

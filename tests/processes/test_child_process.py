@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import edgephi
-from edgephi.flash.agent_archive import agent_archive
+from edgephi.flash.ssh.agent_archive import agent_archive
 from edgephi.processes.child_process import child_command, run_child, start_child
 from tests.processes.living import lives
 

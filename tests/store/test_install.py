@@ -85,7 +85,7 @@ class TestAfterwards:
         """Nobody is trusted here, so nobody asks for it; who mounts the store elsewhere may."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        from edgephi.flash.sign import sign_bundle
+        from edgephi.flash.signing.sign import sign_bundle
 
         store = tmp_path / "store"
         install(first, store)

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError, ProbeFailedError, UsageError
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.disk.layout import Layout
 from edgephi.store.rollback import roll_back
 from edgephi.store.state import change_state, read_state

@@ -1,7 +1,7 @@
 """The far side of a connection: does on a device what the sender asks for, and needs only Python there.
 
-It travels with each connection as an archive in memory (`edgephi.flash.agent_archive`), and leaves nothing
-behind outside the store. Frames come in on standard input and go out on standard output; see
+It travels with each connection as an archive in memory (`edgephi.flash.ssh.agent_archive`), and leaves
+nothing behind outside the store. Frames come in on standard input and go out on standard output; see
 `edgephi.store.agent.frames` for their order.
 """
 

@@ -17,7 +17,7 @@ import pytest
 
 from edgephi.errors import DoesNotFitError
 from edgephi.flash.folder import folder_source
-from edgephi.flash.image import Image, write_image
+from edgephi.flash.image.partition import Image, write_image
 from tests.bundle.tiny import write_tiny_bundle
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import folder_bytes

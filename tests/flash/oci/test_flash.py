@@ -12,14 +12,14 @@ from edgephi.flash.folder import flash_folder, flash_source
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
 from edgephi.flash.oci.source import open_source
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.steps import silent
 from edgephi.store.preflight import InstallOptions
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import MakeBundle, folder_bytes
 from tests.flash.oci.cutting_proxy import cutting_proxy
 from tests.flash.oci.registry_server import RegistryServer, serve_registry
-from tests.flash.sshd import Sshd
+from tests.flash.ssh.sshd import Sshd
 
 MEBIBYTE = 1 << 20
 ELSEWHERE = InstallOptions(prove=False)  # these weights are random and answer nothing

@@ -16,7 +16,7 @@ from edgephi.flash.oci.manifests import MANIFEST_TYPE
 from edgephi.flash.oci.pull import Pulled, pull_bundle
 from edgephi.flash.oci.push import push_bundle
 from edgephi.flash.oci.reference import read_reference
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.flash.oci.conftest import WEIGHTS, MakeBundle, folder_bytes

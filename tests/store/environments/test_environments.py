@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgephi.cli.main import cli
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, ProbeFailedError, UsageError
 from edgephi.flash.folder import flash_folder
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.install import Outcome
 from edgephi.store.preflight import InstallOptions

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.bundle.manifest import SIGNATURE_NAME, Probe, Requires, Wheelhouse
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.environments.wheels import base_interpreter
 from edgephi.store.trust.change import distrust_key, trust_key
 from edgephi.store.trust.trusted_keys import read_trusted_keys

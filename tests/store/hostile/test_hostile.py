@@ -15,7 +15,7 @@ import edgephi.runtime
 from edgephi.bundle.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.cli.main import main
 from edgephi.errors import BadBundleError
-from edgephi.flash.keys import public_half
+from edgephi.flash.signing.keys import public_half
 from edgephi.store.install import Install
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.trust.trusted_keys import TrustedKey, add_key

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.errors import BadBundleError
 from edgephi.flash.folder import flash_folder
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.garbage import collect_garbage
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.folder import flash_folder
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.lock import StoreLock
 from edgephi.store.install import Install

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgephi.bundle.envelope import Envelope, Signature, encode_envelope, signed_bytes
 from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, encode_manifest
 from edgephi.errors import BadBundleError, BadInputError, UsageError
-from edgephi.flash.keys import public_half
+from edgephi.flash.signing.keys import public_half
 from edgephi.store.agent.frames import HEADER, Kind, frame, read_header
 from edgephi.store.trust.authenticate import authenticate
 from edgephi.store.trust.public_key import PublicKey, decode_public_key

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.cli.flash import summary
 from edgephi.errors import BadBundleError, BadInputError, UsageError
-from edgephi.flash.keys import public_half
+from edgephi.flash.signing.keys import public_half
 from edgephi.store.opening import open_bundle
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import GenerationStatus, status

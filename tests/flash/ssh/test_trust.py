@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.flash.keys import public_half
-from edgephi.flash.sign import sign_bundle
+from edgephi.flash.signing.keys import public_half
+from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.trust.change import trust_key
-from tests.flash.sshd import Sshd
+from tests.flash.ssh.sshd import Sshd
 from tests.store.bundles import digest_of, remade
 from tests.store.conftest import install
 

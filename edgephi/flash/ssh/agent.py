@@ -9,11 +9,11 @@ import asyncssh
 
 import edgephi.errors
 from edgephi.errors import EdgephiError, NotSupportedError, TransportError
-from edgephi.flash.agent_archive import NO_PYTHON, OLD_PYTHON, OLDEST_PYTHON, agent_archive, start_command
-from edgephi.flash.connection import ConnectionCutError, close, connect
 from edgephi.flash.destination import Box
-from edgephi.flash.incoming import SILENCE_SECONDS, Incoming, SilentBoxError
-from edgephi.flash.rate_limit import RateLimit
+from edgephi.flash.ssh.agent_archive import NO_PYTHON, OLD_PYTHON, OLDEST_PYTHON, agent_archive, start_command
+from edgephi.flash.ssh.connection import ConnectionCutError, close, connect
+from edgephi.flash.ssh.incoming import SILENCE_SECONDS, Incoming, SilentBoxError
+from edgephi.flash.ssh.rate_limit import RateLimit
 from edgephi.store.agent.frames import (
     HEADER,
     PING_SECONDS,

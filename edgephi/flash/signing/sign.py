@@ -21,7 +21,7 @@ from edgephi.bundle.envelope import (
 from edgephi.bundle.manifest import MANIFEST_NAME, MODEL_SIGNING_NAME, SIGNATURE_NAME
 from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, NotSupportedError
-from edgephi.flash.keys import public_half
+from edgephi.flash.signing.keys import public_half
 
 
 def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> str:

@@ -16,8 +16,8 @@ from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.bundle.unfinished import unfinished_bundle
 from edgephi.commands import shell_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError, UsageError
-from edgephi.flash.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
 from edgephi.flash.folder import flash_source
+from edgephi.flash.image.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
 from edgephi.flash.source import Source
 from edgephi.steps import Step, silent
 from edgephi.store.disk.durable import make_folder, rename, sync

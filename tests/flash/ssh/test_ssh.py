@@ -20,11 +20,11 @@ from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import EdgephiError
 from edgephi.flash.destination import read_box
 from edgephi.flash.folder import folder_source
-from edgephi.flash.many import BoxResult, flash_all
-from edgephi.flash.ssh import TransferSettings
+from edgephi.flash.ssh.many import BoxResult, flash_all
+from edgephi.flash.ssh.transfer import TransferSettings
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.lock import holder
-from tests.flash.sshd import Sshd, make_key
+from tests.flash.ssh.sshd import Sshd, make_key
 from tests.processes.living import is_gone
 from tests.store.bundles import BALLAST, digest_of, flip_bit
 

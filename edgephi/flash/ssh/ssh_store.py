@@ -3,11 +3,11 @@
 from typing import Any, TypeVar
 
 from edgephi.errors import TransportError
-from edgephi.flash.agent import agent_on
-from edgephi.flash.cancelled import run_until_cancelled
 from edgephi.flash.destination import Box
-from edgephi.flash.rate_limit import RateLimit
-from edgephi.flash.ssh import Watcher, show_step
+from edgephi.flash.ssh.agent import agent_on
+from edgephi.flash.ssh.cancelled import run_until_cancelled
+from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.flash.ssh.transfer import Watcher, show_step
 from edgephi.guards.visible import visible
 from edgephi.store.agent.frames import Kind, read_message
 from edgephi.store.garbage import Collected

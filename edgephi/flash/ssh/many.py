@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgephi.errors import EdgephiError, TransportError, UsageError
-from edgephi.flash.cancelled import run_until_cancelled
 from edgephi.flash.destination import Box
-from edgephi.flash.rate_limit import RateLimit
 from edgephi.flash.source import Source
-from edgephi.flash.ssh import BoxFlash, Transfer, TransferSettings, Watcher
+from edgephi.flash.ssh.cancelled import run_until_cancelled
+from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.flash.ssh.transfer import BoxFlash, Transfer, TransferSettings, Watcher
 from edgephi.store.install import Outcome
 
 

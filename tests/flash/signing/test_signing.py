@@ -18,8 +18,8 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from edgephi.bundle.envelope import PAYLOAD_TYPE, decode_envelope
 from edgephi.bundle.files import check_files
 from edgephi.errors import BadBundleError, BadInputError, UsageError
-from edgephi.flash.keys import KeyFiles, check_model_signing_key, read_signing_key, write_key_pair
-from edgephi.flash.sign import sign_bundle, sign_model
+from edgephi.flash.signing.keys import KeyFiles, check_model_signing_key, read_signing_key, write_key_pair
+from edgephi.flash.signing.sign import sign_bundle, sign_model
 from edgephi.store.trust.authenticate import authenticate
 from edgephi.store.trust.trusted_keys import add_key, read_key_file
 from tests.bundle.tiny import write_tiny_bundle

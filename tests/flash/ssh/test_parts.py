@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from edgephi.errors import BadBundleError, TransportError, UsageError
-from edgephi.flash.agent_archive import agent_archive, start_command
 from edgephi.flash.destination import Box, read_box
-from edgephi.flash.incoming import Incoming, SilentBoxError
-from edgephi.flash.rate_limit import RateLimit
-from edgephi.flash.ssh import _wanted_files
+from edgephi.flash.ssh.agent_archive import agent_archive, start_command
+from edgephi.flash.ssh.incoming import Incoming, SilentBoxError
+from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.flash.ssh.transfer import _wanted_files
 from edgephi.store.agent.frames import (
     CHUNK_HEAD,
     HEADER,
@@ -178,7 +178,7 @@ class TestASignOfLife:
             os.close(descriptor)
 
     def test_counts_no_longer_than_any_work_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgephi.flash.incoming.LONGEST_WORK_SECONDS", 0.3)
+        monkeypatch.setattr("edgephi.flash.ssh.incoming.LONGEST_WORK_SECONDS", 0.3)
 
         class Alive:
             async def read(self, n: int = -1) -> bytes:  # noqa: ARG002 - the signature of a stream

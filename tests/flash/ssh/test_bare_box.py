@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flash.sshd import Sshd
-from tests.flash.test_ssh import active, edgephi, one_line_error
+from tests.flash.ssh.sshd import Sshd
+from tests.flash.ssh.test_ssh import active, edgephi, one_line_error
 from tests.store.bundles import digest_of
 from tests.store.environments.wheel_bundles import RUNTIME, runtime_wheel, wheel_bundle
 from tests.wheelhouse.conftest import BuildWithWheels, _index, build_with_wheels  # noqa: F401 - fixtures

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.errors import EdgephiError, TransportError
-from edgephi.flash.agent import Agent, agent_on
-from edgephi.flash.connection import is_worth_another_try
 from edgephi.flash.destination import Box
-from edgephi.flash.rate_limit import RateLimit
-from edgephi.flash.result import check_outcome
 from edgephi.flash.source import Source
+from edgephi.flash.ssh.agent import Agent, agent_on
+from edgephi.flash.ssh.connection import is_worth_another_try
+from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.flash.ssh.result import check_outcome
 from edgephi.store.agent.frames import CHUNK_HEAD, Kind, StepBegun, StepDone, Wanted, read_message
 from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
 from edgephi.store.install import Outcome, WantedFile

@@ -1,0 +1,1 @@
+"""Into an image of a partition."""

@@ -1,0 +1,1 @@
+"""Vouching for a bundle where it was built."""

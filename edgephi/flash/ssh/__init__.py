@@ -1,0 +1,1 @@
+"""To boxes over ssh."""
