@@ -23,8 +23,8 @@ from edgephi.checkpoint.hub import Located, locate
 from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.declared.target import Target
 from edgephi.errors import BadCheckpointError
-from edgephi.export.engines import exporter
-from edgephi.export.stream import StreamReport, TensorError
+from edgephi.export.exporter import exporter
+from edgephi.export.stream.one_pass import StreamReport, TensorError
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
 from edgephi.plan import Plan, architecture_of, make_plan, shape_of

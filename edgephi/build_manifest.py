@@ -29,7 +29,7 @@ from edgephi.checkpoint.hub import DEMO, DEMO_ID
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import DEFAULT
 from edgephi.errors import UsageError
-from edgephi.export.stream import StreamReport
+from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import upstream
 from edgephi.plan import Plan
 

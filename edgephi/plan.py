@@ -11,7 +11,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.export import engines
+from edgephi.export import exporter as engines
 from edgephi.quantize.scheme import Scheme
 
 _EMBEDDING = "model.embed_tokens.weight"

@@ -24,7 +24,7 @@ from edgephi.errors import (
     EdgephiError,
     QualityGateError,
 )
-from edgephi.export.engines import exporter
+from edgephi.export.exporter import exporter
 from edgephi.processes.child_process import start_child
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import (

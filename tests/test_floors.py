@@ -52,7 +52,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAG
 
 
 def room_of(module: str) -> str:
-    """The room of a module by its full name: "export" of "edgephi.export.onnx"."""
+    """The room of a module by its full name: "export" of "edgephi.export.onnx.exporter"."""
     return ([*module.split("."), ""])[1]
 
 
@@ -104,7 +104,7 @@ def test_imports_go_down_only(path: Path) -> None:
 
 def test_the_names_of_engines_go_down_too() -> None:
     """Adapters and exporters are imported by name: the names must lie in the room that holds them."""
-    from edgephi.export.engines import _EXPORTERS
+    from edgephi.export.exporter import _EXPORTERS
     from edgephi.runtime.adapter import ADAPTERS
 
     assert {room_of(module) for module in ADAPTERS.values()} == {DEVICE}
@@ -116,7 +116,7 @@ def test_this_test_sees_imports_wherever_they_stand(tmp_path: Path) -> None:
     file.write_text(
         "import edgephi\nfrom edgephi import plan, __version__\n"
         "if TYPE_CHECKING:\n    from edgephi.cli.main import cli\n"
-        "def late():\n    import edgephi.export.onnx as onnx, json\n"
+        "def late():\n    import edgephi.export.onnx.exporter as onnx, json\n"
     )
     assert sorted(imported_rooms(file)) == [(1, ""), (2, ""), (2, "plan"), (4, "cli"), (6, "export")]
     assert not may_import("quantize", "plan")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tests.llama_tokenizer import LLAMA_STEPS
+from tests.export.gguf.llama_tokenizer import LLAMA_STEPS
 
 FloatKind = Literal["BF16", "F16", "F32"]
 

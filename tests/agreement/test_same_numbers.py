@@ -9,7 +9,7 @@ from edgephi.build import find_checkpoint
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.checkpoint.tokenizer import encode
-from edgephi.export.engines import exporter
+from edgephi.export.exporter import exporter
 from edgephi.reference.evaluation_text import evaluation_tokens
 from tests.agreement.conftest import RECIPE, TARGETS, Bundle, engine_of
 from tests.agreement.formats import weights_of

@@ -26,16 +26,16 @@ from edgephi.checkpoint.first_layers import first_layers
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.soc import read_soc
 from edgephi.declared.target import read_target
-from edgephi.export import qnn
+from edgephi.export.qnn import exporter as qnn
 from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.row_scales import RowQuantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import final_hidden_states, logits
 from tests.bench.measure import Cost, folder_bytes, report, run
-from tests.export.qnn_answers import held_out_answers
-from tests.export.qnn_emulator import Emulator
-from tests.export.qnn_operators import convolution_error, product_error
+from tests.export.qnn.answers import held_out_answers
+from tests.export.qnn.emulator import Emulator
+from tests.export.qnn.operators import convolution_error, product_error
 
 _CONTEXT = 4096
 

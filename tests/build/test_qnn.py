@@ -14,7 +14,7 @@ from edgephi.declared.target import read_target
 from edgephi.errors import DoesNotFitError
 from edgephi.verify import NOT_ON_PROVIDER
 from tests.build_demo import build_demo
-from tests.export.qnn_answers import held_out_answers
+from tests.export.qnn.answers import held_out_answers
 from tests.installs import installs
 
 DEMO = read_recipe("demo")

@@ -14,7 +14,7 @@ from edgephi.declared.recipe import Model, Recipe, Shape, read_recipe, recipe_fo
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
-from edgephi.export.engines import exporter
+from edgephi.export.exporter import exporter
 from edgephi.plan import architecture_of, shape_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "shared" / "configs"

@@ -48,7 +48,7 @@ if __name__ == "__main__":
 
 from tests.demo.commands import Command, held_out_commands, training_commands
 from tests.demo.examine import Grid, exact_match, fake_quantize, greedy_answers, quantize_in_place
-from tests.llama_tokenizer import LLAMA_STEPS
+from tests.export.gguf.llama_tokenizer import LLAMA_STEPS
 
 TRAINING_SEED = 3
 TRAINING_COUNT = 120_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.engines.prerequisites import BUILD_MODULES, build_problem
-from edgephi.export.engines import _EXPORTERS
+from edgephi.export.exporter import _EXPORTERS
 from tests.installs import installs
 
 

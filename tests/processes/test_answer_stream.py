@@ -67,7 +67,7 @@ def test_in_the_versions_that_compiled_for_an_npu(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn")
     asked = {"graphs": [], "binary": "none.bin", "options": {}}
     answer = subprocess.check_output(
-        [sys.executable, "-P", "-m", "edgephi.export.qnn_compile"],
+        [sys.executable, "-P", "-m", "edgephi.export.qnn.compiler"],
         input=json.dumps(asked),
         text=True,
         cwd=tmp_path,

@@ -23,7 +23,7 @@ from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Kernels, read_target, targets
 from edgephi.errors import DoesNotFitError, EdgephiError
-from edgephi.export.engines import exporter
+from edgephi.export.exporter import exporter
 from edgephi.runtime.adapter import Engine, KvCache, open_engine
 from edgephi.runtime.engines.sequence_cache import SequenceCache
 from edgephi.steps import silent

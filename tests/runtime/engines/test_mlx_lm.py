@@ -162,8 +162,8 @@ class TestAgainstMlxLm:
 class TestAgainstTransformers:
     def test_sixty_four_greedy_tokens(self, engine: MlxEngine, bundle: Path) -> None:
         torch = pytest.importorskip("torch")
+        from tests.export.mlx.test_exporter import dequantised
         from tests.export.oracle import transformers_model
-        from tests.export.test_mlx import dequantised
 
         folder = find_checkpoint("demo", read_recipe("demo"), None, progress=False).folder
         model = transformers_model(folder)

@@ -116,7 +116,7 @@ class TestLongRopeCache(LongRopeBehaviour):
     def longrope(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         with pytest.MonkeyPatch.context() as patch:
             # The engine's own loop knows 4,096 tokens only. Ours finds any number in the manifest.
-            patch.setattr("edgephi.export.onnx.context_limit", lambda _architecture: None)
+            patch.setattr("edgephi.export.onnx.exporter.context_limit", lambda _architecture: None)
             yield open_longrope("cpu", tmp_path_factory.mktemp("longrope"))
 
 

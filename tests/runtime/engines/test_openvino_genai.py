@@ -392,8 +392,8 @@ def test_a_prompt_in_pieces_has_one_set_of_factors(tmp_path: Path, length: int) 
 
 def longrope_oracle(bundle: Path) -> Any:
     """transformers with the weights of the bundle's artifact, as OpenVINO reads them."""
-    from tests.export.openvino_oracle import tensors_of
-    from tests.export.test_openvino import model_with
+    from tests.export.openvino.oracle import tensors_of
+    from tests.export.openvino.test_exporter import model_with
 
     return model_with(bundle.parent / "tiny", tensors_of(bundle / ARTIFACT_FOLDER))
 

@@ -16,7 +16,7 @@ import pytest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.engines.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
-from edgephi.export.qnn_compile import Graph, compile_graphs
+from edgephi.export.qnn.compiler import Graph, compile_graphs
 from edgephi.runtime import load
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.engines.qnn import adapter

@@ -1,0 +1,185 @@
+"""The ONNX artifact for onnxruntime-genai: graph, external data, configuration and tokenizer.
+
+One exporter serves two kinds of processors. For the CPU everything that is no code is float32, for CUDA it is
+float16; `Kernels.activations` of a target says which. The codes and the values of the scales are the same.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.declared.target import Target
+from edgephi.engines.prefill import prefill
+from edgephi.errors import NotSupportedError
+from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.onnx.configuration import genai_config
+from edgephi.export.onnx.graph import build_graph
+from edgephi.export.onnx.layout import DATA_FILE, EMBEDDING, data_bytes, float_type, lay_out, packer
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.quantize.groups import dequantize
+from edgephi.quantize.nibbles import unpack_nibbles
+from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
+
+GRAPH_FILE = "model.onnx"
+CONFIG_FILE = "genai_config.json"
+
+_ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
+
+
+_CPU_ENGINE_BYTES = 150_000_000
+"""Python and the engine without a weight: 70 MB measured with a vocabulary of 32,000, 140 with 200,000."""
+
+_CPU_PACKED_BYTES_PER_GROUP = 8
+"""The CPU's kernels pack each matrix anew and keep a scale and a sum for each group beside it, in float32:
+7 and 28 MB a layer of Phi-3-mini in groups of 128 and 32; 6.2 and 29.3 MB were measured."""
+
+_CUDA_ENGINE_BYTES = 750_000_000
+"""A CUDA context with cuBLAS, and a matrix that is dequantised for a prefill. Estimated, not measured."""
+
+
+def footprint(target: Target) -> Footprint:
+    """Activations and cache in the type of the target's kernels."""
+    float_bytes = np.dtype(float_type(target.kernels)).itemsize
+    return Footprint(
+        engine_bytes=_CUDA_ENGINE_BYTES if target.provider == "cuda" else _CPU_ENGINE_BYTES,
+        cache_bytes_per_number=float_bytes,
+        activation_bytes=float_bytes,
+        prefill=prefill(target.engine, target.provider),
+        logits_copies=1 if target.provider == "cpu" else 2,
+        keeps_scores=target.provider != "cpu",
+        packed_bytes_per_group=0 if target.provider == "cuda" else _CPU_PACKED_BYTES_PER_GROUP,
+    )
+
+
+def context_limit(architecture: Architecture) -> ContextLimit | None:
+    """LongRoPE's original context, when the engine does not know that its factors change there."""
+    rotary = architecture.rotary
+    if rotary.long_factor is None or rotary.original_context == _ENGINE_SWITCHES_AT:
+        return None
+    return ContextLimit(
+        rotary.original_context,
+        f"the engine changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
+        f"this model at {rotary.original_context}",
+    )
+
+
+def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    """The operators take every scheme that there is."""
+
+
+def artifact_bytes(
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+) -> int:
+    """Size of the data file, known before a byte of the checkpoint is.
+
+    Raises NotSupportedError when CUDA's kernels would read an embedding's zero points wrongly.
+    """
+    scheme = schemes[EMBEDDING]
+    if target.provider == "cuda" and scheme is not None and not scheme.symmetric and scheme.bits == 4:
+        groups = architecture.hidden_size // scheme.group_size
+        if groups % 2:
+            raise NotSupportedError(
+                f"{target.name}: expected an even number of groups in a row of an asymmetric embedding, "
+                f"found {groups}",
+                hint="CUDA's kernel misreads the others: use smaller groups, 8 bits or symmetric = true",
+            )
+    return data_bytes(architecture, schemes, target.kernels, context)
+
+
+def write_artifact(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    step: Step = silent,
+) -> StreamReport:
+    """Write graph, data, configuration and tokenizer into `folder`, in one pass over the weights."""
+    architecture = checkpoint.architecture
+    names = (entry.name for shard in checkpoint.shards for entry in shard.entries)
+    layout = lay_out(names, architecture, schemes, target.kernels, context)
+    with (folder / DATA_FILE).open("wb") as file:
+        report = stream_tensors(
+            checkpoint.shards,
+            layout.tensors,
+            packer(target.kernels),
+            file,
+            lookup_tables=[(region, table) for _, region, table in layout.tables],
+            step=step,
+        )
+    model = build_graph(architecture, layout, context, target.kernels.accuracy_level)
+    (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    config = genai_config(
+        architecture,
+        checkpoint.tokenizer.stop_token_ids,
+        context,
+        graph_file=GRAPH_FILE,
+        provider=target.provider,
+    )
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    checkpoint.copy_tokenizer(folder)
+    return report
+
+
+def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+    """The weights of the artifact in `folder`."""
+    return ArtifactWeights(folder, architecture)
+
+
+class ArtifactWeights:
+    """The weights as the artifact holds them, dequantised a few rows at a time.
+
+    Reads the finished graph and data file, not our plan of them, so that the reference computes with what
+    the engine will read. Has `architecture` and `rows`, as the reference's forward pass wants.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._data = folder / DATA_FILE
+        graph = onnx.load(folder / GRAPH_FILE, load_external_data=False).graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._bits: dict[str, int] = {}
+        for node in graph.node:
+            weight = {"MatMulNBits": 1, "GatherBlockQuantized": 0}.get(node.op_type)
+            if weight is not None:
+                attributes = {attribute.name: attribute.i for attribute in node.attribute}
+                self._bits[node.input[weight].removesuffix(".codes")] = attributes["bits"]
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        if name not in self._bits:
+            return self._read(name, start, stop).astype(np.float32, copy=False)
+        bits = self._bits[name]
+        count = stop - start
+        codes = self._read(f"{name}.codes", start, stop).reshape(count, -1)
+        scales = self._read(f"{name}.scales", start, stop)
+        zero_points: NDArray[np.uint8] | int = 1 << (bits - 1)
+        if f"{name}.zero_points" in self._tensors:
+            zero_points = self._read(f"{name}.zero_points", start, stop)
+            if bits == 4:
+                zero_points = unpack_nibbles(zero_points)[:, : scales.shape[1]]
+        return dequantize(unpack_nibbles(codes) if bits == 4 else codes, scales, zero_points)
+
+    def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        tensor = self._tensors[name]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        shape = tuple(tensor.dims)
+        row_items = int(np.prod(shape[1:], dtype=np.int64))
+        offset = int(where["offset"]) + start * row_items * dtype.itemsize
+        with self._data.open("rb") as file:
+            data = np.fromfile(file, dtype=dtype, count=(stop - start) * row_items, offset=offset)
+        return data.reshape(stop - start, *shape[1:])

@@ -1,0 +1,149 @@
+"""Where every tensor lies in the ONNX artifact's data file, and what its bytes are.
+
+Source of the layouts: MatMulNBits and GatherBlockQuantized in onnxruntime's docs/ContribOperators.md.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.declared.target import Kernels
+from edgephi.export.stream.one_pass import PackedTensor, Region, align, place
+from edgephi.export.stream.quantized_block import Pack
+from edgephi.quantize.groups import Groups
+from edgephi.quantize.nibbles import pack_nibbles
+from edgephi.quantize.scheme import Scheme
+
+DATA_FILE = "model.onnx.data"
+EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING_ZERO_POINTS = f"{EMBEDDING}.zero_points"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where every tensor lies in the data file; `tables` (name, region, array) come last.
+
+    `float_type` is that of scales, norms and rotary tables.
+    """
+
+    tensors: Mapping[str, PackedTensor]
+    tables: tuple[tuple[str, Region, NDArray[Any]], ...]
+    size: int
+    float_type: type[np.floating[Any]]
+
+
+def float_type(kernels: Kernels) -> type[np.floating[Any]]:
+    """NumPy's type for what a target's kernels compute in."""
+    return np.float16 if kernels.activations == "float16" else np.float32
+
+
+def lay_out(
+    names: Iterable[str],
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    kernels: Kernels,
+    context: int,
+) -> Layout:
+    """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices)."""
+    shapes = architecture.tensor_shapes()
+    floats = float_type(kernels)
+    tensors = {}
+    offset = 0
+    for name in names:
+        if name in shapes:
+            regions = place(offset, region_sizes(shapes[name], schemes[name], np.dtype(floats).itemsize))
+            tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions, floats)
+            offset = regions[-1].offset + regions[-1].size
+    tables = []
+    for name, table in {
+        **embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels),
+        **rotary_tables(architecture, kernels, context),
+    }.items():
+        (region,) = place(offset, [table.nbytes])
+        tables.append((name, region, table))
+        offset = region.offset + region.size
+    return Layout(tensors, tuple(tables), offset, floats)
+
+
+def data_bytes(
+    architecture: Architecture, schemes: Mapping[str, Scheme | None], kernels: Kernels, context: int
+) -> int:
+    """Size of the data file, gaps included, from shapes alone."""
+    shapes = architecture.tensor_shapes()
+    float_bytes = np.dtype(float_type(kernels)).itemsize
+    rotary = architecture.rotary
+    versions = 2 if rotary.uses_long_factors(context) else 1
+    tables = 2 * align(versions * context * rotary.size // 2 * float_bytes)
+    zero_points = embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels).values()
+    tables += sum(align(table.nbytes) for table in zero_points)
+    sizes = (region_sizes(shape, schemes[name], float_bytes) for name, shape in shapes.items())
+    return sum(align(size) for tensor in sizes for size in tensor) + tables
+
+
+def region_sizes(shape: tuple[int, ...], scheme: Scheme | None, float_bytes: int = 4) -> tuple[int, ...]:
+    """Bytes of the regions of one tensor: codes, scales and, when not symmetric, zero points."""
+    if scheme is None:
+        return (float_bytes * shape[0],)
+    rows, columns = shape
+    groups = columns // scheme.group_size
+    sizes = (rows * columns * scheme.bits // 8, rows * groups * float_bytes)
+    return sizes if scheme.symmetric else (*sizes, rows * -(-groups * scheme.bits // 8))
+
+
+def packer(kernels: Kernels) -> Pack:
+    """What lays out blocks of rows for a target's kernels."""
+    return partial(pack, scale_type=float_type(kernels))
+
+
+def pack(
+    groups: Groups, scheme: Scheme, scale_type: type[np.floating[Any]] = np.float32
+) -> tuple[NDArray[np.generic], ...]:
+    """The regions of a block of rows, as `region_sizes` counts them."""
+    codes = groups.codes if scheme.bits == 8 else pack_nibbles(groups.codes)
+    # Kernels want scales in the type of their activations; the values are float16's all the same.
+    scales = groups.scales.astype(scale_type, copy=False)
+    if groups.zero_points is None:
+        return codes, scales
+    zero_points = groups.zero_points
+    if scheme.bits == 4:
+        if zero_points.shape[1] % 2:
+            zero_points = np.pad(zero_points, ((0, 0), (0, 1)))
+        zero_points = pack_nibbles(zero_points)
+    return codes, scales, zero_points
+
+
+def embedding_zero_points(
+    shape: tuple[int, ...], scheme: Scheme | None, kernels: Kernels
+) -> dict[str, NDArray[np.uint8]]:
+    """The middle code for every group of a symmetric embedding, [rows, bytes a row]; for GPUs only.
+
+    Without zero points the CPU's GatherBlockQuantized takes the middle code, CUDA's took 0 until late 2026
+    (onnxruntime issue 31692): every embedding came out shifted, and nothing said so.
+    """
+    if kernels.activations != "float16" or scheme is None or not scheme.symmetric:
+        return {}
+    rows, columns = shape
+    row_bytes = -(-columns // scheme.group_size * scheme.bits // 8)
+    middle = np.uint8(0x88 if scheme.bits == 4 else 0x80)  # two codes of 4 bits, or one of 8
+    return {EMBEDDING_ZERO_POINTS: np.broadcast_to(middle, (rows, row_bytes))}
+
+
+def rotary_tables(architecture: Architecture, kernels: Kernels, context: int) -> dict[str, NDArray[Any]]:
+    """Cosines and sines, [context, rotary size / 2] each, in the type of the activations.
+
+    Where the context passes LongRoPE's original one, [2, context, rotary size / 2]: short, then long factors.
+    """
+    rotary = architecture.rotary
+    versions = (False, True) if rotary.uses_long_factors(context) else (False,)
+    frequencies = np.array([rotary.inverse_frequencies(long=long) for long in versions])  # [versions, size/2]
+    angles = np.arange(context)[:, None] * frequencies[:, None, :]  # [versions, context, size/2], radians
+    tables = {"cos_cache": np.cos(angles), "sin_cache": np.sin(angles)}
+    return {
+        name: (table * rotary.magnitude).astype(float_type(kernels))[0 if len(versions) == 1 else slice(None)]
+        for name, table in tables.items()
+    }

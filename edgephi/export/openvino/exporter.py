@@ -1,0 +1,219 @@
+"""OpenVINO for openvino-genai: graph and weights (`openvino_model.xml`, `.bin`), tokenizer and configuration.
+
+The weights stay quantised: u4 or u8 constants, a zero point and float16 scales a group, in the shape that
+OpenVINO's plugins read as a compressed matrix. The stream writes them; the graph only says where they lie.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.declared.target import Target
+from edgephi.engines.prefill import prefill
+from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.openvino.graph import build_graph
+from edgephi.export.openvino.intermediate_representation import Graph, StoredLayer, read_constant, read_layers
+from edgephi.export.openvino.tokenizer import tokenizer_files
+from edgephi.export.stream.one_pass import PackedTensor, Region, StreamReport, align, place, stream_tensors
+from edgephi.quantize.groups import Groups, dequantize
+from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
+from edgephi.quantize.scheme import Scheme
+from edgephi.steps import Step, silent
+
+GRAPH_FILE = "openvino_model.xml"
+DATA_FILE = "openvino_model.bin"
+
+# What a plugin reads when it compiles the graph, whoever opens it. Measured on tiny random checkpoints, KL of
+# the cache alone: OpenVINO's own choice, u8, costs 1e-6 to 2e-6 with weights of std 0.02 and up to 1e-3 with
+# 0.1; float16 costs 3e-9 and 1e-6, float32 nothing. None of the three is faster than the others.
+_CACHE_OPTIONS = {"KV_CACHE_PRECISION": "f16"}
+# Left alone, a CPU with VNNI makes the activations of matrix products int8.
+_FLOAT_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+
+
+def region_sizes(shape: tuple[int, ...], scheme: Scheme | None) -> tuple[int, ...]:
+    """Bytes of a tensor's regions: codes, float16 scales and, if asymmetric, zero points."""
+    if scheme is None:
+        return (int(np.prod(shape)) * 4,)
+    rows, columns = shape
+    groups = columns // scheme.group_size
+    sizes = (rows * columns * scheme.bits // 8, rows * groups * 2)
+    return sizes if scheme.symmetric else (*sizes, rows * groups // _zero_points_per_byte(scheme, groups))
+
+
+def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
+    """The regions of a block of rows, as `region_sizes` counts them."""
+    codes = groups.codes if scheme.bits == 8 else pack_nibbles(groups.codes)
+    if groups.zero_points is None:
+        return codes, groups.scales
+    zero_points = groups.zero_points
+    if _zero_points_per_byte(scheme, zero_points.shape[1]) == 2:
+        zero_points = pack_nibbles(zero_points)
+    return codes, groups.scales, zero_points
+
+
+def _zero_points_per_byte(scheme: Scheme, groups: int) -> int:
+    # A constant of 4-bit numbers knows no rows. With an odd number of groups every other row would begin
+    # inside a byte, which blocks of rows cannot be put together from.
+    return 2 if scheme.bits == 4 and groups % 2 == 0 else 1
+
+
+def _lay_out(
+    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None]
+) -> tuple[dict[str, PackedTensor], int]:
+    """Give every tensor its place, in the order of `names`; returns them and the end of the last one."""
+    shapes = architecture.tensor_shapes()
+    tensors = {}
+    end = 0
+    for name in names:
+        if name in shapes:
+            regions = place(end, region_sizes(shapes[name], schemes[name]))
+            tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions)
+            end = regions[-1].offset + regions[-1].size
+    return tensors, end
+
+
+def _graph(
+    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None], context: int
+) -> tuple[dict[str, PackedTensor], Graph, int]:
+    tensors, end = _lay_out(names, architecture, schemes)
+    literals_at = align(end)
+    return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
+
+
+def footprint(target: Target) -> Footprint:
+    """float32 activations and a float16 cache. Measured: see docs/targets/openvino.md."""
+    return Footprint(
+        engine_bytes=130_000_000,
+        cache_bytes_per_number=2,
+        activation_bytes=4,
+        prefill=prefill(target.engine, target.provider),
+        weight_copies=2.0,
+    )
+
+
+def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001
+    """None: the graph knows LongRoPE's two lengths, and our adapter prefills again between them."""
+    return None
+
+
+def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    """The graph takes every scheme that there is."""
+
+
+def artifact_bytes(
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,  # noqa: ARG001 - no kernel option changes the size
+    context: int,
+) -> int:
+    """Size of the data file, known before a byte of the checkpoint is."""
+    _, graph, literals_at = _graph(architecture.tensor_shapes(), architecture, schemes, context)
+    return literals_at + len(graph.literals)
+
+
+def write_artifact(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    step: Step = silent,
+) -> StreamReport:
+    """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
+    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
+    tensors, graph, literals_at = _graph(names, checkpoint.architecture, schemes, context)
+    literals = np.frombuffer(bytes(graph.literals), np.uint8)
+    with (folder / DATA_FILE).open("wb") as file:
+        report = stream_tensors(
+            checkpoint.shards,
+            tensors,
+            pack,
+            file,
+            lookup_tables=[(Region(literals_at, literals.nbytes), literals)],
+            step=step,
+        )
+    options = _CACHE_OPTIONS | (_FLOAT_OPTIONS if target.kernels.accuracy_level == 0 else {})
+    (folder / GRAPH_FILE).write_bytes(graph.xml({"runtime_options": options}))
+    _write_configuration(folder, checkpoint, context)
+    return report
+
+
+def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> None:
+    """Tokenizer, chat template and stop tokens, as openvino-genai reads them."""
+    architecture, tokenizer = checkpoint.architecture, checkpoint.tokenizer
+    stops = tokenizer.stop_token_ids
+    pad = architecture.pad_token_id if architecture.pad_token_id is not None else stops[0]
+    files = tokenizer_files(
+        checkpoint.folder / "tokenizer.json",
+        chat_template=tokenizer.chat.template,
+        pad_token_id=pad,
+        stop_token_ids=stops,
+        bos_token_id=architecture.bos_token_id,
+    )
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    checkpoint.copy_tokenizer(folder)
+    # The engine prefers this one to what the tokenizer's own configuration says.
+    (folder / "chat_template.jinja").write_text(tokenizer.chat.template)
+    shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
+    generation = {
+        "bos_token_id": architecture.bos_token_id,
+        "do_sample": False,
+        "eos_token_id": list(stops),
+        "max_length": context,
+        "pad_token_id": pad,
+    }
+    text = json.dumps({key: value for key, value in generation.items() if value is not None}, indent=2)
+    (folder / "generation_config.json").write_text(text + "\n")
+
+
+def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+    """The weights of the artifact in `folder`."""
+    return ArtifactWeights(folder, architecture)
+
+
+class ArtifactWeights:
+    """The weights as the artifact holds them, dequantised a few rows at a time.
+
+    Reads the finished graph and data file, not our plan of them, so that the reference computes with what
+    the engine will read. Has `architecture` and `rows`, as the reference's forward pass wants.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._data = folder / DATA_FILE
+        self._layers = read_layers(folder / GRAPH_FILE)
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        layer = self._layers[name]
+        if layer.kind == "Const":
+            return self._read(layer, start, stop).astype(np.float32, copy=False)
+        # Convert <- Reshape <- Multiply <- (Subtract <- (Convert <- codes, Convert <- zero points), scales)
+        ((scaled, _),) = (layer.inputs[0].inputs,)
+        centred, scales = scaled.inputs
+        codes, zero_points = (convert.inputs[0] for convert in centred.inputs)
+        rows = stop - start
+        numbers = self._integers(codes, start, stop).reshape(rows, -1)
+        factors = self._read(scales, start, stop).reshape(rows, -1)
+        if zero_points.shape[0] == 1:
+            middle = int(self._integers(zero_points, 0, 1)[0])
+            return dequantize(numbers, factors.astype(np.float32), middle)
+        zeros = self._integers(zero_points, start, stop).reshape(rows, -1)
+        return dequantize(numbers, factors.astype(np.float32), zeros)
+
+    def _integers(self, constant: StoredLayer, start: int, stop: int) -> NDArray[np.uint8]:
+        stored = self._read(constant, start, stop).reshape(-1).astype(np.uint8, copy=False)
+        return unpack_nibbles(stored) if constant.data["element_type"] == "u4" else stored
+
+    def _read(self, constant: StoredLayer, start: int, stop: int) -> NDArray[Any]:
+        return read_constant(self._data, constant, start, stop)

@@ -1,0 +1,1 @@
+"""QNN, for Qualcomm's NPU."""

@@ -1,0 +1,150 @@
+"""QDQ graphs -> a context binary for a Hexagon HTP, in a process of its own.
+
+`python -m edgephi.export.qnn.compiler` reads one JSON object from standard input (see `compile_graphs`) and
+writes one to standard output. The compiler is a vendor's library: it takes gigabytes for a large part and
+gives them back only when its process ends.
+
+Source: onnxruntime's docs on the QNN execution provider and on EPContext models.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgephi.commands import edgephi_command, install_command
+from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
+from edgephi.processes.answer_stream import take_standard_output
+from edgephi.processes.child_process import run_child
+
+PROVIDER = "QNNExecutionProvider"
+"""The name that the plugin must be registered under: its devices go by it, and its binaries too."""
+
+_UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*?)(?:\x1b|$)", re.MULTILINE)
+_NODE = re.compile(r"name: (\S+?), type: (\w+)")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A QDQ graph, and the EPContext wrapper to write for it; paths inside the artifact."""
+
+    graph: str
+    wrapper: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Versions of what compiled: `qairt` is Qualcomm's libraries', which a device must not be behind."""
+
+    qairt: str
+    onnxruntime_qnn: str
+
+
+def check_compiler() -> None:
+    """Raise NotSupportedError when the compiler is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("onnxruntime_qnn") is None:
+        raise NotSupportedError(
+            "expected onnxruntime-qnn to compile with, found none", hint=install_command("qnn")
+        )
+
+
+def compile_graphs(
+    folder: Path, graphs: Sequence[Graph], binary: str, options: Mapping[str, str], *, where: str
+) -> Compiled:
+    """Compile graphs that share their weights into one context binary of the artifact in `folder`.
+
+    `options` are the provider's; `where` names the processor in messages. Every node is on the HTP: raises
+    NotSupportedError with the operator's name when it does not take one, or when the compiler is missing, and
+    DoesNotFitError when it was killed.
+    """
+    # Relative paths: the name of a graph in a binary is made of the path that it was read from.
+    asked = {
+        "graphs": [[each.graph, each.wrapper] for each in graphs],
+        "binary": binary,
+        "options": dict(options),
+    }
+    # -P: a module of the user's working directory must not stand in for one of ours.
+    command = [sys.executable, "-P", "-m", "edgephi.export.qnn.compiler"]
+    process = run_child(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True)
+    if process.returncode == 0:
+        answer = json.loads(process.stdout)
+        return Compiled(answer["qairt"], answer["onnxruntime_qnn"])
+    raise _translated(process.returncode, process.stderr, where, " and ".join(each.graph for each in graphs))
+
+
+def _translated(code: int, printed: str, where: str, graphs: str) -> EdgephiError:
+    """What a compiler that failed has said, in our words."""
+    rejected = [node for found in _UNSUPPORTED.findall(printed) for node in _NODE.findall(found)]
+    if rejected:
+        name, operator = rejected[0]
+        more = len({node for node, _ in rejected}) - 1
+        others = f" and {more} more" if more else ""
+        return NotSupportedError(
+            f"{where}: expected the HTP to take every operator of {graphs}, found that it rejects "
+            f"{operator} ({name}){others}",
+            hint="use another processor or number of bits, or build for another target",
+        )
+    if code < 0:
+        return DoesNotFitError(
+            f"the compiler of {graphs} was killed by signal {-code}",
+            hint="most likely memory ran out: stop other programs, then build again",
+        )
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    return NotSupportedError(
+        f"{where}: expected the HTP's compiler to take {graphs}, found: {(lines or ['nothing'])[-1][-300:]}",
+        hint=f"check that it can be loaded here: `{install_command('qnn')}`, "
+        f"then `{edgephi_command('doctor')}`",
+    )
+
+
+def main(asked: Mapping[str, Any]) -> dict[str, str]:
+    """Do what `compile_graphs` asked for, in the folder that we are in; the answer has the versions."""
+    import onnx
+    import onnxruntime
+    import onnxruntime_qnn
+
+    onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    shared = len(asked["graphs"]) > 1
+    options = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **asked["options"]}
+    if shared:
+        options["enable_htp_weight_sharing"] = "1"
+    for number, (graph, wrapper) in enumerate(asked["graphs"], 1):
+        settings = {
+            "session.disable_cpu_ep_fallback": "1",
+            "ep.context_enable": "1",
+            "ep.context_embed_mode": "0",
+            "ep.context_file_path": wrapper,
+        }
+        if shared:
+            settings["ep.share_ep_contexts"] = "1"
+            if number == len(asked["graphs"]):
+                settings["ep.stop_share_ep_contexts"] = "1"
+        session_options = onnxruntime.SessionOptions()
+        session_options.log_severity_level = 3
+        for key, value in settings.items():
+            session_options.add_session_config_entry(key, value)
+        session_options.add_provider_for_devices(devices[:1], options)
+        onnxruntime.InferenceSession(graph, session_options)
+    qairt = ""
+    for _, wrapper in asked["graphs"]:
+        model = onnx.load(wrapper)
+        (node,) = model.graph.node  # one context and nothing beside it: the HTP has the whole graph
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        written = Path(attributes["ep_cache_context"].s.decode())
+        if written.exists():
+            written.rename(asked["binary"])
+        attributes["ep_cache_context"].s = asked["binary"].encode()
+        qairt = attributes["ep_sdk_version"].s.decode().removeprefix("v")
+        Path(wrapper).write_bytes(model.SerializeToString(deterministic=True))
+    return {"qairt": qairt, "onnxruntime_qnn": onnxruntime_qnn.__version__}
+
+
+if __name__ == "__main__":
+    with take_standard_output() as answers:
+        print(json.dumps(main(json.load(sys.stdin))), file=answers)

@@ -1,0 +1,305 @@
+"""The QNN artifact: context binaries for a Hexagon HTP, the graphs that they are made of, and what they need.
+
+The decoder is cut into parts of whole layers, each with a graph for a chunk of the prompt and one for a
+single token; both share their weights in one binary. What runs around them (embedding, mask, cache) is
+described in docs/targets/qnn.md and by `qnn.json`.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
+from edgephi.checkpoint.tokenizer import encode
+from edgephi.declared.soc import Soc, read_soc
+from edgephi.declared.target import Target
+from edgephi.engines.prefill import Prefill
+from edgephi.errors import NotSupportedError
+from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.qnn.activations import encodings, precision_of
+from edgephi.export.qnn.compiler import Compiled, Graph, check_compiler, compile_graphs
+from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
+from edgephi.export.qnn.layout import (
+    EMBEDDING,
+    Layout,
+    lay_out,
+    pack,
+    pack_embedding,
+)
+from edgephi.export.qnn.nodes import DATA_FILE, Model
+from edgephi.export.qnn.weights import CONFIG_FILE, GRAPHS, ArtifactWeights
+from edgephi.export.stream.one_pass import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
+from edgephi.quantize.groups import Quantizer
+from edgephi.quantize.scheme import Scheme
+from edgephi.reference.calibration import calibration_tokens, measure_ranges
+from edgephi.steps import Step, silent
+
+EMBEDDING_FILE = "embedding.bin"
+ROPE_FILE = "rope.bin"
+CHUNK = 64
+"""Prompt tokens that one call computes."""
+
+LARGEST_PART_BYTES = 512 << 20
+"""Weights of one binary. A part this large compiles in memory that a laptop has, and is mapped on a phone."""
+
+_SCHEMA = "edgephi.qnn/1"
+
+
+def footprint(target: Target) -> Footprint:
+    """16-bit activations, and a cache of 16 or 8 bits. The engine's own memory is estimated, not measured."""
+    cache = np.dtype(precision_of(read_soc(target.soc).htp_arch).cache)
+    return Footprint(
+        engine_bytes=250_000_000,
+        cache_bytes_per_number=cache.itemsize,
+        activation_bytes=2,
+        prefill=Prefill(CHUNK),
+        file_copies=2,
+    )
+
+
+def context_limit(architecture: Architecture) -> ContextLimit | None:
+    """LongRoPE's original context: there is one table of angles, that of the short factors."""
+    rotary = architecture.rotary
+    if rotary.long_factor is None:
+        return None
+    return ContextLimit(
+        rotary.original_context,
+        f"the table of angles holds LongRoPE's short factors, this model changes them at "
+        f"{rotary.original_context} tokens",
+    )
+
+
+def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    """Refuse zero points, which the HTP's weights have none of, and a processor that is unknown."""
+    read_soc(target.soc)
+    if any(scheme is not None and not scheme.symmetric for scheme in schemes.values()):
+        raise NotSupportedError(
+            f"{target.name}: expected symmetric = true, found false: the HTP's weights have no zero points",
+            hint="set symmetric = true in the recipe",
+        )
+
+
+def artifact_bytes(
+    architecture: Architecture,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,  # noqa: ARG001 - the same for every processor
+    context: int,
+) -> int:
+    """Size of all weights and tables, counted once: the graphs and the binaries hold the same."""
+    layout = lay_out(architecture.tensor_shapes(), architecture, schemes)
+    embedding = schemes[EMBEDDING]
+    if embedding is None:
+        raise AssertionError("the embedding is always quantised")
+    codes, scales = _embedding_sizes(architecture, embedding)
+    rope = 2 * context * architecture.rotary.size // 2 * 2
+    return layout.size + align(codes) + scales + rope
+
+
+def write_artifact(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    step: Step = silent,
+) -> StreamReport:
+    """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
+    check_compiler()
+    emitted = emit(folder, checkpoint, schemes, target, context, step=step)
+    with step("compile for the HTP", len(emitted.parts) + 1) as done:
+        described, compiled = _compile(folder, read_soc(target.soc), emitted.parts, done)
+    document = {
+        "schema": _SCHEMA,
+        "qairt": compiled.qairt,
+        "onnxruntime_qnn": compiled.onnxruntime_qnn,
+        **emitted.facts,
+        **described,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    return emitted.report
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """All of an artifact but its binaries: the layers of each part, and what `qnn.json` says of the rest."""
+
+    report: StreamReport
+    parts: list[range]
+    facts: Mapping[str, Any]
+
+
+def emit(
+    folder: Path,
+    checkpoint: Checkpoint,
+    schemes: Mapping[str, Scheme | None],
+    target: Target,
+    context: int,
+    *,
+    step: Step = silent,
+) -> Emitted:
+    """Write what needs no compiler: weights, graphs, embedding, angles and tokenizer."""
+    soc = read_soc(target.soc)
+    architecture = checkpoint.architecture
+    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
+    layout = lay_out(names, architecture, schemes)
+    (folder / GRAPHS).mkdir()
+    with (folder / GRAPHS / DATA_FILE).open("wb") as file:
+        zeros = np.zeros(layout.zeros.size, np.uint8)
+        report = stream_tensors(
+            checkpoint.shards,
+            layout.tensors,
+            pack,
+            file,
+            lookup_tables=[(layout.zeros, zeros)],
+            step=step,
+        )
+    weights = CheckpointWeights(checkpoint)
+    scheme = schemes[EMBEDDING]
+    if scheme is None:
+        raise AssertionError("the embedding is always quantised")
+    embedding = _write_embedding(folder / EMBEDDING_FILE, weights, scheme)
+    (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
+    tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
+    with step("measure activations", architecture.layers) as done:
+        ranges = measure_ranges(weights, tokens, progress=lambda *_: done(1))
+    activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
+    parts = _part_ranges(architecture, layout)
+    norms = {
+        name: weights.rows(name, 0, shape[0])
+        for name, shape in architecture.tensor_shapes().items()
+        if len(shape) == 1
+    }
+    _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
+    checkpoint.copy_tokenizer(folder)
+    facts = {
+        "soc": {
+            "name": soc.name,
+            "soc_model": soc.soc_model,
+            "htp_arch": soc.htp_arch,
+            "chips": list(soc.chips),
+        },
+        "provider_options": provider_options(soc),
+        "context": context,
+        "chunk": CHUNK,
+        "sliding_window": architecture.sliding_window,
+        "vocabulary": architecture.vocabulary_size,
+        "hidden": architecture.hidden_size,
+        "kv_heads": architecture.kv_heads,
+        "head_size": architecture.head_size,
+        "cache_type": precision_of(soc.htp_arch).cache,
+        "embedding": embedding,
+        "rope": {"file": ROPE_FILE, "rotary": architecture.rotary.size},
+        "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
+    }
+    return Emitted(replace(report, data_file=f"{GRAPHS}/{report.data_file}"), parts, facts)
+
+
+def provider_options(soc: Soc) -> dict[str, str]:
+    """What onnxruntime's provider is told when it compiles a graph for a processor."""
+    options = {
+        "soc_model": str(soc.soc_model),
+        "htp_arch": str(soc.htp_arch),
+        # Scales of groups as whole multiples of their row's, which is what the quantiser made them.
+        "enable_block_quant_weight_optimization": "1",
+    }
+    if precision_of(soc.htp_arch).float_residual:
+        options["enable_htp_fp16_precision"] = "1"
+    return options
+
+
+def _part_ranges(architecture: Architecture, layout: Layout) -> list[range]:
+    """The layers of each part: as few parts as their size allows, and all of about the same size."""
+    sizes = [
+        sum(
+            region.size
+            for name, tensor in layout.tensors.items()
+            if name.startswith(f"model.layers.{layer}.")
+            for region in tensor.regions
+        )
+        for layer in range(architecture.layers)
+    ]
+    fitting = max(1, LARGEST_PART_BYTES // max(sizes))
+    count = math.ceil(architecture.layers / fitting)
+    edges = [architecture.layers * part // count for part in range(count + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
+
+
+def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) -> None:
+    graphs = {"head": head_graph(model)}
+    for number, layers in enumerate(parts):
+        for kind, tokens in (("prefill", CHUNK), ("decode", 1)):
+            name = f"part_{number}_{kind}"
+            graphs[name] = layers_graph(model, layers, Sizes(tokens, context), name=name)
+    for name, graph in graphs.items():
+        path = folder / GRAPHS / f"{name}.onnx"
+        path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _compile(
+    folder: Path, soc: Soc, parts: list[range], done: Callable[[int], None]
+) -> tuple[dict[str, Any], Compiled]:
+    """Compile all graphs; what `qnn.json` says of them, and who compiled. `done` counts the binaries."""
+    options = provider_options(soc)
+
+    def graph(name: str) -> Graph:
+        return Graph(graph=f"{GRAPHS}/{name}.onnx", wrapper=f"{name}.onnx")
+
+    described = []
+    for number, layers in enumerate(parts):
+        both = {kind: graph(f"part_{number}_{kind}") for kind in ("prefill", "decode")}
+        binary = f"part_{number}.bin"
+        compile_graphs(folder, list(both.values()), binary, options, where=soc.name)
+        paths = {kind: {"wrapper": each.wrapper, "graph": each.graph} for kind, each in both.items()}
+        done(1)
+        described.append({"binary": binary, "layers": [layers.start, layers.stop], **paths})
+    head = graph("head")
+    compiled = compile_graphs(folder, [head], "head.bin", options, where=soc.name)
+    done(1)
+    described_head = {"binary": "head.bin", "wrapper": head.wrapper, "graph": head.graph}
+    return {"parts": described, "head": described_head}, compiled
+
+
+def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, int]:
+    """Bytes of the embedding's codes and of its float16 scales."""
+    rows, columns = architecture.vocabulary_size, architecture.hidden_size
+    return rows * columns * scheme.bits // 8, rows * columns // scheme.group_size * 2
+
+
+def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> dict[str, Any]:
+    """Quantise the embedding with the codes of the other engines; returns what `qnn.json` says of it."""
+    architecture = weights.architecture
+    rows = architecture.vocabulary_size
+    codes_size, _ = _embedding_sizes(architecture, scheme)
+    quantizer = Quantizer(scheme)
+    step = max(1, BLOCK_WEIGHTS // architecture.hidden_size)
+    scales_at = align(codes_size)
+    scales = []
+    with file.open("wb") as out:
+        for start in range(0, rows, step):
+            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)))
+            codes, block_scales = pack_embedding(groups, scheme)
+            out.write(np.ascontiguousarray(codes).data)
+            scales.append(block_scales)
+        out.write(bytes(scales_at - codes_size))
+        for block_scales in scales:
+            out.write(np.ascontiguousarray(block_scales).data)
+    return {
+        "file": EMBEDDING_FILE,
+        "bits": scheme.bits,
+        "group_size": scheme.group_size,
+        "codes_offset": 0,
+        "scales_offset": scales_at,
+    }
+
+
+def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:
+    """The weights of the artifact in `folder`."""
+    return ArtifactWeights(folder, architecture)
