@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from edgephi.build import Built
+from edgephi.build.build import Built
 from tests import property_profile
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 settings.load_profile(property_profile.FIXED)

@@ -19,8 +19,8 @@ from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
-    from edgephi.build import Built
-    from edgephi.build_request import WheelsRequest
+    from edgephi.build.build import Built
+    from edgephi.build.request import WheelsRequest
     from edgephi.bundle.manifest import VerifyLevel
     from edgephi.declared.target import Target
     from edgephi.quantize.scheme import Method
@@ -117,9 +117,9 @@ def build(
     """
     import dataclasses
 
-    from edgephi.build import build as build_bundle
-    from edgephi.build import find_checkpoint
-    from edgephi.build_request import BuildRequest
+    from edgephi.build.build import build as build_bundle
+    from edgephi.build.build import find_checkpoint
+    from edgephi.build.request import BuildRequest
     from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import check_proof, chosen_target
@@ -179,10 +179,10 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
     """The wheels that were asked for, for the engine of a target."""
     if not platforms:
         return None
-    from edgephi.build_request import WheelsRequest
+    from edgephi.build.request import WheelsRequest
+    from edgephi.build.wheels.platform import read_platform
     from edgephi.errors import NotSupportedError
     from edgephi.runtime.adapter import adapter_of
-    from edgephi.wheelhouse.platform import read_platform
 
     read = tuple(read_platform(name) for name in dict.fromkeys(platforms))
     for platform in read:

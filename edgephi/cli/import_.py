@@ -50,10 +50,10 @@ def qnn(
     config.json and tokenizer, and a description: see docs/targets/qnn.md. Versions, chip, shapes and files
     are checked, and where the graphs are there too, the bundle answers a question in the emulator.
     """
+    from edgephi.build.qnn_import.bundle import import_qnn
     from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.steps import step
-    from edgephi.qnn_import.bundle import import_qnn
     from edgephi.records import write_record
 
     check_destination(output)

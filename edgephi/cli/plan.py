@@ -18,9 +18,9 @@ from edgephi.cli.options import (
 from edgephi.cli.say import say, say_document
 
 if TYPE_CHECKING:
+    from edgephi.build.plan import Plan
+    from edgephi.build.rank import Prospect
     from edgephi.cli.this_machine import ThisMachine
-    from edgephi.plan import Plan
-    from edgephi.rank import Prospect
 
 _WIDTH = 80
 
@@ -55,7 +55,7 @@ def plan(
     target that this machine can run is planned, and the best named. Exit code 3 means that it cannot fit,
     with the reason.
     """
-    from edgephi.build import plan_model
+    from edgephi.build.build import plan_model
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
 
@@ -83,7 +83,7 @@ def plan(
 
 
 def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:
-    from edgephi.rank import reason
+    from edgephi.build.rank import reason
 
     best = ranked[0]
     assert best.plan is not None  # noqa: S101 - what was chosen has a plan
@@ -120,10 +120,10 @@ def _prospect(prospect: "Prospect") -> dict[str, Any]:
 
 def _choice(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> str:
     """The table of what can be chosen, the reason for the choice, and what cannot be chosen."""
+    from edgephi.build.rank import reason
     from edgephi.cli.sizes import human_bytes, human_count
     from edgephi.cli.table import table
     from edgephi.cli.this_machine import machine_line
-    from edgephi.rank import reason
 
     best = ranked[0].plan
     assert best is not None  # noqa: S101 - what was chosen has a plan

@@ -47,7 +47,7 @@ def pull(model: str, *, revision: str | None, output: Path | None, insecure: boo
 def _pull_checkpoint(
     model: str, revision: str | None, output: Path | None, *, insecure: bool
 ) -> dict[str, str | int]:
-    from edgephi.build import find_checkpoint
+    from edgephi.build.build import find_checkpoint
     from edgephi.declared.recipe import recipe_for
 
     if output is not None or insecure:

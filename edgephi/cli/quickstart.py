@@ -30,8 +30,8 @@ def quickstart(output: Path) -> None:
     It comes with edgephi: nothing is downloaded.
     """
     import edgephi.runtime
-    from edgephi.build import build, find_checkpoint
-    from edgephi.build_request import BuildRequest
+    from edgephi.build.build import build, find_checkpoint
+    from edgephi.build.request import BuildRequest
     from edgephi.cli.build import summary
     from edgephi.cli.steps import step
     from edgephi.declared.recipe import read_recipe

@@ -17,8 +17,8 @@ from edgephi.runtime.adapter import ADAPTERS
 from edgephi.runtime.engines.availability import EngineState, engine_states, run_problem
 
 if TYPE_CHECKING:
+    from edgephi.build.rank import Prospect
     from edgephi.declared.recipe import Recipe
-    from edgephi.rank import Prospect
 
 AUTO = "auto"
 """Stands for a target's name: the best one for this machine."""
@@ -121,8 +121,8 @@ def prospects(
     Targets of another single device are left out. Raises DoesNotFitError with every reason when none can be
     built, run and held in memory here.
     """
-    from edgephi.build import find_architecture
-    from edgephi.rank import Candidate, check_choice, rank
+    from edgephi.build.build import find_architecture
+    from edgephi.build.rank import Candidate, check_choice, rank
 
     candidates = [
         Candidate(
@@ -146,7 +146,7 @@ def chosen_target(
     """The target of that name; of `AUTO` the best one here, with the reason on standard error."""
     if name != AUTO:
         return read_target(name)
-    from edgephi.rank import reason
+    from edgephi.build.rank import reason
 
     ranked = prospects(survey(), model, recipe, revision=revision, context=context)
     say(reason(ranked), err=True)

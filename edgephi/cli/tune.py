@@ -16,8 +16,8 @@ from edgephi.cli.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
+    from edgephi.build.tune import Tuning, Variant
     from edgephi.cli.this_machine import ThisMachine
-    from edgephi.tune import Tuning, Variant
 
 _WIDTH = 80
 _CLOSE = 1.05
@@ -78,7 +78,9 @@ def tune(
     the first layers of the model are built and measured, at two depths; the whole model's speed follows from
     them. The fastest is the one that reads the prompt and writes the answer in the least time.
     """
-    from edgephi.build import find_checkpoint
+    from edgephi.build.build import find_checkpoint
+    from edgephi.build.tune import cut_depths, variants
+    from edgephi.build.tune import tune as tune_model
     from edgephi.checkpoint.architecture import load_architecture
     from edgephi.cli.steps import step
     from edgephi.cli.this_machine import room, survey, warn_when_busy
@@ -86,8 +88,6 @@ def tune(
     from edgephi.machine.bandwidth import last_level_cache_bytes
     from edgephi.machine.measurement import BenchRequest
     from edgephi.runtime.proof.measure import measure
-    from edgephi.tune import cut_depths, variants
-    from edgephi.tune import tune as tune_model
 
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     machine = survey()
@@ -171,11 +171,11 @@ def _document(tuning: "Tuning") -> dict[str, Any]:
 
 def _text(model: str, machine: "ThisMachine", tuning: "Tuning") -> str:
     """The table of candidates and the recommendation, in at most 80 columns."""
+    from edgephi.build.tune import AGREEMENT
     from edgephi.cli.numbers import rate, seconds
     from edgephi.cli.sizes import human_bytes
     from edgephi.cli.table import table
     from edgephi.cli.this_machine import machine_line
-    from edgephi.tune import AGREEMENT
 
     best = tuning.estimates[0]
     rows = [

@@ -68,7 +68,7 @@ def verify(
     check_artifact(manifest, lambda entry: bundle / entry.path)
     certificate = manifest.certificate
     if model is not None:
-        from edgephi.build import verify_against
+        from edgephi.build.build import verify_against
         from edgephi.declared.recipe import read_recipe, recipe_for
 
         recipe = read_recipe(recipe_name) if recipe_name else recipe_for(manifest.model.variant)

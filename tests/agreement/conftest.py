@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import Gate, Quant, Recipe
 from edgephi.declared.target import read_target

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from edgephi.build import find_checkpoint
+from edgephi.build.build import find_checkpoint
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.checkpoint.tokenizer import encode

@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgephi.build.plan import suited
 from edgephi.declared.recipe import Quant, recipe_for
 from edgephi.declared.target import Target, read_target
 from edgephi.export.upstream import upstream
-from edgephi.plan import suited
 from tests.bench.measure import Cost, edgephi, folder_bytes, report, run
 
 _PIECE_TYPES = {"<unk>": 2, "<s>": 3, "</s>": 3}  # unknown and control, as sentencepiece numbers them

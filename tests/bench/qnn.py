@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgephi.build.plan import choose_schemes
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.soc import read_soc
 from edgephi.declared.target import read_target
 from edgephi.export.qnn import exporter as qnn
-from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.row_scales import RowQuantizer
 from edgephi.quantize.scheme import Scheme

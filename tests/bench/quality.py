@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.recipe import read_recipe

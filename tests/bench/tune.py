@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgephi.build import find_checkpoint
+from edgephi.build.build import find_checkpoint
+from edgephi.build.tune import Tuning, cut_depths, tune, variants
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.cli.steps import step
 from edgephi.cli.this_machine import room, survey, warn_when_busy
@@ -18,7 +19,6 @@ from edgephi.declared.recipe import recipe_for
 from edgephi.machine.bandwidth import last_level_cache_bytes
 from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.proof.measure import measure
-from edgephi.tune import Tuning, cut_depths, tune, variants
 from tests.bench.measure import report
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import edgephi as package
 import edgephi.runtime
-from edgephi.build import Built
+from edgephi.build.build import Built
 from edgephi.bundle.manifest import read_manifest
 from edgephi.runtime.session import Options
 from tests.build.conftest import Here, names

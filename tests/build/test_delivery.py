@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.chat_formats import PHI_3_CHAT
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import FileEntry, Manifest, Probe, read_manifest

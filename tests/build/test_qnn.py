@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import Built
+from edgephi.build.build import Built
+from edgephi.build.verify import NOT_ON_PROVIDER
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import DoesNotFitError
-from edgephi.verify import NOT_ON_PROVIDER
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.export.qnn.answers import held_out_answers
 from tests.installs import installs
 

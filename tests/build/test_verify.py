@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgephi.build import find_checkpoint
+from edgephi.build.build import find_checkpoint
+from edgephi.build.verify import certify, check_gate
 from edgephi.bundle.manifest import Certificate, Divergence, encode_manifest, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Gate, read_recipe
 from edgephi.errors import BadInputError, CannotServeError, QualityGateError
 from edgephi.steps import silent
-from edgephi.verify import certify, check_gate
 from tests.build.conftest import Here, names
-from tests.counted_steps import CountedSteps
+from tests.build.counted_steps import CountedSteps
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 

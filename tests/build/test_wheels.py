@@ -12,18 +12,18 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from edgephi.build.wheels.own_wheel import write_own_wheel
+from edgephi.build.wheels.pip import run_pip
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import Manifest, decode_manifest, encode_manifest, read_manifest
 from edgephi.cli.wheels import install_command
 from edgephi.errors import BadBundleError
-from edgephi.wheelhouse.own_wheel import write_own_wheel
-from edgephi.wheelhouse.pip import run_pip
 from tests.build.conftest import names, wait_until
 from tests.build.test_build import contents, sha256
 from tests.build.test_faults import ended, is_error
+from tests.build.wheels.wheels import only_from, only_from_index, write_wheel
 from tests.bundle.tiny import tiny_manifest
 from tests.cli.conftest import MAIN, is_one_error
-from tests.wheelhouse.wheels import only_from, only_from_index, write_wheel
 
 PLATFORM = "linux-aarch64-cp311"
 NATIVE = "cp311-cp311-manylinux_2_28_aarch64"

@@ -27,7 +27,7 @@ from pathlib import Path
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import EdgephiError
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 
 QUICKSTART = ("quickstart",)
 TARGETS = ("cpu", "cuda", "gguf", "mlx", "openvino", "qnn")

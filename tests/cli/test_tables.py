@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
+from edgephi.build.verify import NOT_ON_PROVIDER
 from edgephi.bundle.manifest import Certificate
 from edgephi.cli.certificate import certificate_table
 from edgephi.cli.sizes import human_bytes
 from edgephi.cli.table import table
-from edgephi.verify import NOT_ON_PROVIDER
 from tests.bundle.tiny import tiny_manifest
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import find_checkpoint
+from edgephi.build.build import find_checkpoint
+from edgephi.build.plan import architecture_of
+from edgephi.build.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.machine.measurement import BenchRequest, Measurement, Speed
-from edgephi.plan import architecture_of
 from edgephi.runtime.proof.measure import measure
 from edgephi.steps import silent
-from edgephi.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgephi.build.plan import architecture_of, shape_of
 from edgephi.checkpoint.architecture import load_architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Model, Recipe, Shape, read_recipe, recipe_for, recipes
@@ -15,7 +16,6 @@ from edgephi.declared.target import Target, read_target, targets
 from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
 from edgephi.export.exporter import exporter
-from edgephi.plan import architecture_of, shape_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "shared" / "configs"
 RECIPE = 'name = "own"\nsummary = "One of my own"\n'

@@ -42,7 +42,7 @@ def imported_packages(module: str, seen: set[str]) -> set[str]:
 @pytest.mark.parametrize("engine", _EXPORTERS)
 def test_the_table_names_what_a_build_imports(engine: str) -> None:
     seen: set[str] = set()
-    expected = imported_packages("edgephi.build", seen) | imported_packages(_EXPORTERS[engine], seen)
+    expected = imported_packages("edgephi.build.build", seen) | imported_packages(_EXPORTERS[engine], seen)
     assert set(BUILD_MODULES[engine]) == expected
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.docs.files_page import read_places
 
 QUESTION = "turn on the kitchen light"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.build.verify import run_engine
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError
 from edgephi.machine.measurement import BenchRequest
@@ -18,7 +19,6 @@ from edgephi.runtime.engines.availability import engine_states
 from edgephi.runtime.proof.measure import measure
 from edgephi.store.disk.layout import Layout
 from edgephi.store.environments.environment import choose_runtime
-from edgephi.verify import run_engine
 
 _LIBRARY = """
 import ctypes

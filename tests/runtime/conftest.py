@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 
 TARGETS = {
     "cpu": "onnxruntime_genai",

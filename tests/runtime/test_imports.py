@@ -17,12 +17,12 @@ BUILD_ROOMS = {
     "edgephi.declared.recipe",
     "edgephi.declared.target",
     "edgephi.engines.prerequisites",
-    "edgephi.plan",
-    "edgephi.rank",
-    "edgephi.build",
-    "edgephi.verify",
+    "edgephi.build.plan",
+    "edgephi.build.rank",
+    "edgephi.build.build",
+    "edgephi.build.verify",
     "edgephi.bundle.unfinished",
-    "edgephi.tune",
+    "edgephi.build.tune",
     "edgephi.wheelhouse",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.server.serving import PATIENCE, Server, serving
 
 LETTERS = 3_900_000  # what `--max-body` lets through

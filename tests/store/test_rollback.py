@@ -19,7 +19,7 @@ from edgephi.store.rollback import roll_back
 from edgephi.store.state import change_state, read_state
 from edgephi.store.trust.change import trust_key
 from edgephi.store.trust.trusted_keys import TrustedKey, add_key, remove_key
-from tests.counted_steps import CountedSteps
+from tests.build.counted_steps import CountedSteps
 from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 from tests.store.conftest import install
 

@@ -26,8 +26,9 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.plan import choose_schemes
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.bundle.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -39,7 +40,6 @@ from edgephi.export.gguf.modelfile import go_template
 from edgephi.export.gguf.tokenizer import breaks_after, chat_template, read_gguf_tokenizer
 from edgephi.export.gguf.weights import read_tensors
 from edgephi.export.onnx import exporter as onnx_exporter
-from edgephi.plan import choose_schemes
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.evaluation_text import evaluation_tokens

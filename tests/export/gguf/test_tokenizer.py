@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from jinja2 import Environment
 
+from edgephi.build.plan import choose_schemes
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
@@ -24,7 +25,6 @@ from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export.gguf import exporter
 from edgephi.export.gguf.tokenizer import chat_template, read_gguf_tokenizer, suited_name
-from edgephi.plan import choose_schemes
 from edgephi.runtime.engines.llama_cpp.library import collected_errors, load_library, token_array
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint

@@ -21,13 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgephi.build.plan import choose_schemes, make_plan
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import Kernels, read_target
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export.mlx import exporter
 from edgephi.export.onnx import exporter as onnx_exporter
-from edgephi.plan import choose_schemes, make_plan
 from edgephi.quantize.groups import Groups, Quantizer, dequantize
 from edgephi.quantize.scheme import Scheme
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model

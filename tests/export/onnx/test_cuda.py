@@ -21,16 +21,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from edgephi.build import find_checkpoint
+from edgephi.build.build import find_checkpoint
+from edgephi.build.plan import choose_schemes, make_plan
+from edgephi.build.verify import check_gate
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export.onnx import exporter
-from edgephi.plan import choose_schemes, make_plan
-from edgephi.verify import check_gate
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 

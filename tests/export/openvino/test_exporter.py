@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgephi.build.plan import choose_schemes
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.hub import locate
 from edgephi.declared.recipe import Quant
@@ -22,7 +23,6 @@ from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.openvino import exporter
 from edgephi.export.stream.one_pass import ALIGNMENT
-from edgephi.plan import choose_schemes
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino.oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
@@ -525,7 +525,7 @@ from pathlib import Path
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.hub import locate
 from edgephi.export import openvino
-from edgephi.plan import choose_schemes
+from edgephi.build.plan import choose_schemes
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")

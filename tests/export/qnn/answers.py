@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from edgephi.build.plan import choose_schemes
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.hub import locate
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.export.onnx import exporter as onnx
 from edgephi.export.qnn import exporter as qnn
-from edgephi.plan import choose_schemes
 from tests.demo.commands import Command, held_out_commands
 from tests.demo.examine import exact_match, greedy_answers
 from tests.export.oracle import Engine

@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edgephi.build.plan import choose_schemes, make_plan
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.declared.recipe import Quant, Recipe
 from edgephi.declared.soc import read_soc, socs
@@ -22,10 +23,9 @@ from edgephi.errors import BadDeclarationError, NotSupportedError
 from edgephi.export.qnn import exporter
 from edgephi.export.qnn.compiler import Graph, compile_graphs
 from edgephi.export.stream.one_pass import StreamReport
-from edgephi.plan import choose_schemes, make_plan
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import final_hidden_states, logits
-from tests.counted_steps import CountedSteps
+from tests.build.counted_steps import CountedSteps
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.export.qnn.emulator import Emulator, embedding, htp_session
 from tests.export.qnn.operators import convolution_error, product_error, quantised_operator

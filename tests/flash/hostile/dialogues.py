@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.flash.oci.credentials import PASSWORD_VARIABLE, USER_VARIABLE
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.flash.hostile import box as boxes
 from tests.flash.hostile import registry as registries
 from tests.flash.hostile.client import Ended, run_client

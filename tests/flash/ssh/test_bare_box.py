@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.build.wheels.conftest import BuildWithWheels, _index, build_with_wheels  # noqa: F401 - fixtures
 from tests.flash.ssh.sshd import Sshd
 from tests.flash.ssh.test_ssh import active, edgephi, one_line_error
 from tests.store.bundles import digest_of
 from tests.store.environments.wheel_bundles import RUNTIME, runtime_wheel, wheel_bundle
-from tests.wheelhouse.conftest import BuildWithWheels, _index, build_with_wheels  # noqa: F401 - fixtures
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
 PROMPT = "turn on the kitchen light"

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Kernels, read_target, targets

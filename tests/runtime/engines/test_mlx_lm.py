@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import Limits, Requires, read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
@@ -24,7 +24,7 @@ from edgephi.runtime.engines import mlx_lm as adapter
 from edgephi.runtime.engines.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.installs import installs
 from tests.runtime.engines.cache_behaviour import (

@@ -17,7 +17,7 @@ from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.engines import onnxruntime_genai as adapter
 from edgephi.runtime.engines.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.runtime.engines.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,

@@ -18,8 +18,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 import edgephi.runtime
-from edgephi.build import build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target

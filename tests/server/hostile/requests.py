@@ -25,7 +25,7 @@ from pathlib import Path
 import httpx
 
 from edgephi.server.engine.process_facts import resident_bytes
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 from tests.server.hostile.ways import LIMIT_SECONDS, QUICK, SLOW, Way
 from tests.server.serving import Server, serving
 

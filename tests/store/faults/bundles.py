@@ -12,7 +12,7 @@ from edgephi.bundle.chunks import ChunkHashes, cut
 from edgephi.bundle.manifest import FileEntry, read_manifest
 from edgephi.bundle.unfinished import write_manifest
 from edgephi.declared.recipe import read_recipe
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 
 BALLAST = "model/ballast.bin"  # no engine opens it
 

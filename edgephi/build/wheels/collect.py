@@ -6,13 +6,13 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from edgephi.build.wheels.dependencies import Closure, Wheel, follow, read_wheel
+from edgephi.build.wheels.own_wheel import NAME
+from edgephi.build.wheels.pip import run_pip
+from edgephi.build.wheels.platform import Platform
 from edgephi.bundle.manifest import REQUIREMENTS_NAME, Wheelhouse
 from edgephi.bundle.unfinished import file_sha256
 from edgephi.errors import NotSupportedError
-from edgephi.wheelhouse.dependencies import Closure, Wheel, follow, read_wheel
-from edgephi.wheelhouse.own_wheel import NAME
-from edgephi.wheelhouse.pip import run_pip
-from edgephi.wheelhouse.platform import Platform
 
 # Each round asks for what the markers of this machine's Python have hidden from pip; few packages have any.
 _ROUNDS = 5

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from edgephi.wheelhouse.platform import OLDER_TAGS
+from edgephi.build.wheels.platform import OLDER_TAGS
 
 
 @dataclass(frozen=True)

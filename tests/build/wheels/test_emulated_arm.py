@@ -1,6 +1,6 @@
 """The wheels for Arm at work: in a Debian 12 for arm64, under QEMU, without a network.
 
-Needs qemu-user-static, and in EDGEPHI_ARM64_ROOT the folder that `tests/wheelhouse/arm64_root FOLDER` has
+Needs qemu-user-static, and in EDGEPHI_ARM64_ROOT the folder that `tests/build/wheels/arm64_root FOLDER` has
 filled.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.build.wheels.pip import run_pip
 from edgephi.cli.wheels import install_command
-from edgephi.wheelhouse.pip import run_pip
-from tests.wheelhouse.conftest import BuildWithWheels
-from tests.wheelhouse.test_install import ANSWER, ARM, PROMPT
+from tests.build.wheels.conftest import BuildWithWheels
+from tests.build.wheels.test_install import ANSWER, ARM, PROMPT
 
 ROOT = os.environ.get("EDGEPHI_ARM64_ROOT", "")
 QEMU = shutil.which("qemu-aarch64-static")

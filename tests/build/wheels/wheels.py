@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.wheelhouse.own_wheel import pack_wheel
+from edgephi.build.wheels.own_wheel import pack_wheel
 
 
 def write_wheel(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build import Built
-from edgephi.build_request import WheelsRequest
+from edgephi.build.build import Built
+from edgephi.build.request import WheelsRequest
+from edgephi.build.wheels.pip import run_pip
+from edgephi.build.wheels.platform import read_platform
 from edgephi.declared.target import read_target
 from edgephi.runtime.adapter import adapter_of
-from edgephi.wheelhouse.pip import run_pip
-from edgephi.wheelhouse.platform import read_platform
-from tests.build_demo import build_demo
+from tests.build.demo import build_demo
 
 BuildWithWheels = Callable[..., Built]
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import edgephi
-from edgephi.build_request import BuildRequest
+from edgephi.build.plan import Plan
+from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
@@ -31,7 +32,6 @@ from edgephi.declared.recipe import DEFAULT
 from edgephi.errors import UsageError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import upstream
-from edgephi.plan import Plan
 
 
 def manifest_of(

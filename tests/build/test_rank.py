@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
+from edgephi.build.plan import architecture_of, make_plan
+from edgephi.build.rank import Candidate, Prospect, check_choice, rank, reason
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.machine.measurement import Room
-from edgephi.plan import architecture_of, make_plan
-from edgephi.rank import Candidate, Prospect, check_choice, rank, reason
 
 CPU = read_target("cpu")
 BOARD = read_target("raspberry-pi-5-8gb")

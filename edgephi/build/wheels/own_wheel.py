@@ -18,10 +18,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from edgephi.build.wheels.pip import run_pip
 from edgephi.commands import install_command, pip_command
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.installed.origin import requirement
-from edgephi.wheelhouse.pip import run_pip
 
 NAME = "edgephi"
 _PURE_TAG = "py3-none-any"

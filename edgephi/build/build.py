@@ -5,8 +5,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.build_manifest import manifest_of, time_of_build
-from edgephi.build_request import BuildRequest
+from edgephi.build.manifest import manifest_of, time_of_build
+from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
+from edgephi.build.request import BuildRequest
+from edgephi.build.verify import certify, check_gate, logits_bytes
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     WHEELS_FOLDER,
@@ -27,10 +29,8 @@ from edgephi.export.exporter import exporter
 from edgephi.export.stream.one_pass import StreamReport, TensorError
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
-from edgephi.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
-from edgephi.verify import certify, check_gate, logits_bytes
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def _collect_wheels(request: BuildRequest, folder: Path, step: Step) -> tuple[Wh
     """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail."""
     if request.wheels is None:
         return ()
-    from edgephi.wheelhouse.collect import collect
-    from edgephi.wheelhouse.own_wheel import write_own_wheel
+    from edgephi.build.wheels.collect import collect
+    from edgephi.build.wheels.own_wheel import write_own_wheel
 
     wheelhouses = []
     with tempfile.TemporaryDirectory(dir=folder) as name:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.build.wheels.platform import Platform
 from edgephi.bundle.manifest import VerifyLevel
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
-from edgephi.wheelhouse.platform import Platform
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgephi.build.plan import Plan, architecture_of, choose_schemes, make_plan
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.recipe import Quant, Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.plan import Plan, architecture_of, choose_schemes, make_plan
 
 CPU = read_target("cpu")
 PUBLISHED = [recipe for recipe in recipes() if recipe.model.shape is not None]

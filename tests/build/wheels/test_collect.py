@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from edgephi.build.wheels.collect import collect
+from edgephi.build.wheels.platform import read_platform
 from edgephi.bundle.manifest import Wheelhouse
 from edgephi.errors import NotSupportedError, TransportError
-from edgephi.wheelhouse.collect import collect
-from edgephi.wheelhouse.platform import read_platform
 from tests.build.conftest import names
-from tests.wheelhouse.wheels import only_from, only_from_index, write_wheel
+from tests.build.wheels.wheels import only_from, only_from_index, write_wheel
 
 PLATFORM = "linux-aarch64-cp311"
 NATIVE = "cp311-cp311-manylinux_2_28_aarch64"

@@ -7,8 +7,8 @@ import pytest
 from packaging.markers import default_environment
 from packaging.tags import sys_tags
 
+from edgephi.build.wheels.platform import read_platform
 from edgephi.errors import NotSupportedError, UsageError
-from edgephi.wheelhouse.platform import read_platform
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
 

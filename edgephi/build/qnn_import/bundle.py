@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import edgephi
-from edgephi.build_manifest import time_of_build
+from edgephi.build.manifest import time_of_build
+from edgephi.build.qnn_import.binaries import describe
+from edgephi.build.verify import run_engine
 from edgephi.bundle.foreign_files import check_artifact
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
@@ -34,11 +36,9 @@ from edgephi.declared.recipe import Question
 from edgephi.declared.target import read_target
 from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
 from edgephi.errors import BadInputError, NotSupportedError
-from edgephi.qnn_import.binaries import describe
 from edgephi.runtime.engines.qnn.chip import check_soc, npu_problem
 from edgephi.runtime.engines.qnn.library import emulates, installed_version
 from edgephi.steps import Step
-from edgephi.verify import run_engine
 
 EXPORTER = "imported"
 _QUESTION = Question(prompt="What is your name?", max_tokens=8)

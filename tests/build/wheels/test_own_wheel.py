@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.wheelhouse.own_wheel import write_own_wheel
-from edgephi.wheelhouse.pip import run_pip
+from edgephi.build.wheels.own_wheel import write_own_wheel
+from edgephi.build.wheels.pip import run_pip
 
 MAKE = """
 import sys, pathlib
 from edgephi.errors import EdgephiError
-from edgephi.wheelhouse.own_wheel import write_own_wheel
+from edgephi.build.wheels.own_wheel import write_own_wheel
 try:
     print(write_own_wheel(pathlib.Path(sys.argv[1])))
 except EdgephiError as error:

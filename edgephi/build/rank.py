@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgephi.build.plan import Plan, make_plan
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.machine.measurement import Room
-from edgephi.plan import Plan, make_plan
 
 _Shares = dict[tuple[str, str], float]
 """By engine and provider: the share of the decode limit that was reached."""

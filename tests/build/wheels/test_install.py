@@ -13,7 +13,7 @@ from packaging.utils import parse_wheel_filename
 
 from edgephi.bundle.files import check_files
 from edgephi.cli.wheels import install_command
-from tests.wheelhouse.conftest import BuildWithWheels, without_network
+from tests.build.wheels.conftest import BuildWithWheels, without_network
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
 ARM = "linux-aarch64-cp311"

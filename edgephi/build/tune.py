@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgephi.build import build
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import build
+from edgephi.build.plan import Plan, make_plan
+from edgephi.build.request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.hub import Located
 from edgephi.commands import edgephi_command
@@ -22,7 +23,6 @@ from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
 from edgephi.machine.measurement import BenchRequest, Measurement
-from edgephi.plan import Plan, make_plan
 from edgephi.steps import Step
 
 GroupSize = Literal[32, 64, 128]

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from edgephi.build import Built, build, find_checkpoint
-from edgephi.build_request import BuildRequest
+from edgephi.build.build import Built, build, find_checkpoint
+from edgephi.build.request import BuildRequest
 from edgephi.declared.recipe import Recipe, read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.steps import silent
