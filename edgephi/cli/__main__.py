@@ -19,7 +19,7 @@ _heed_interrupts()
 
 def main() -> None:
     """Run the command line."""
-    from edgephi.cli.interrupts import let_go_of_signals
+    from edgephi.cli.terminal.interrupts import let_go_of_signals
 
     let_go_of_signals()
     from edgephi.cli.main import main as run

@@ -11,7 +11,7 @@ import click
 
 from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 
@@ -98,8 +98,8 @@ def bench(
     weights. Memory is what the longest prompt takes, or all of --context where that is given.
     """
     from edgephi.bundle.manifest import read_manifest
-    from edgephi.cli.steps import step
-    from edgephi.cli.this_machine import measured_host, room, warn_when_busy
+    from edgephi.cli.show.progress import step
+    from edgephi.cli.show.this_machine import measured_host, room, warn_when_busy
     from edgephi.machine.measurement import BenchRequest
     from edgephi.runtime.adapter import is_emulated
     from edgephi.runtime.proof.bench import bench as measure_bundles
@@ -131,7 +131,7 @@ def bench(
     )
     names = _names(measured)
     if page is not None:
-        from edgephi.cli.bench_page import bench_page
+        from edgephi.cli.show.bench_page import bench_page
 
         moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         text = bench_page(host, bandwidth, names, measured, runs=runs, moment=moment)
@@ -158,10 +158,10 @@ def _text(
     compare: bool,
 ) -> str:
     """Everything in at most 80 columns, a table for each prompt length."""
-    from edgephi.cli.numbers import seconds
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.table import table
-    from edgephi.cli.this_machine import machine_line
+    from edgephi.cli.show.numbers import seconds
+    from edgephi.cli.show.sizes import human_bytes
+    from edgephi.cli.show.table import table
+    from edgephi.cli.show.this_machine import machine_line
     from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
 
     lines = textwrap.wrap(machine_line(host, bandwidth), _WIDTH)
@@ -202,8 +202,8 @@ def _prompt_table(
     names: Sequence[str], speeds: "Sequence[SpeedSummary]", emulated: Sequence[bool], *, compare: bool
 ) -> str:
     """All bundles at one prompt length. An `emulated` one is not compared: its speed is no device's."""
-    from edgephi.cli.numbers import rate, seconds, times
-    from edgephi.cli.table import table
+    from edgephi.cli.show.numbers import rate, seconds, times
+    from edgephi.cli.show.table import table
 
     first = speeds[0]
     rows = []

@@ -15,7 +15,7 @@ from edgephi.cli.options import (
     soc_option,
     target_option,
 )
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def build(
     from edgephi.build.build import find_checkpoint
     from edgephi.build.request import BuildRequest
     from edgephi.bundle.unfinished import check_destination
-    from edgephi.cli.steps import step
-    from edgephi.cli.this_machine import check_proof, chosen_target
-    from edgephi.cli.wheels import install_command, wheels_summary
+    from edgephi.cli.show.progress import step
+    from edgephi.cli.show.this_machine import check_proof, chosen_target
+    from edgephi.cli.show.wheels import install_command, wheels_summary
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.errors import UsageError
@@ -200,8 +200,8 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
 
 def summary(built: "Built") -> str:
     """What was built, how exact the codes are, and the certificate."""
-    from edgephi.cli.certificate import certificate_table
-    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.show.certificate import certificate_table
+    from edgephi.cli.show.sizes import human_bytes
 
     manifest, errors = built.manifest, built.tensor_errors
     lines = [

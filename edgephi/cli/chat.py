@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.chat_commands import (
+from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
+from edgephi.cli.show.say import SaidAnswer, say
+from edgephi.cli.terminal.chat_commands import (
     COMMANDS,
     Chat,
     Quit,
@@ -23,10 +25,8 @@ from edgephi.cli.chat_commands import (
     numbers,
     run_command,
 )
-from edgephi.cli.chat_input import ReadLine, TerminalLines, history_file, piped_lines, read_message
-from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
-from edgephi.cli.say import SaidAnswer, say
-from edgephi.cli.utf8 import checked_utf8
+from edgephi.cli.terminal.chat_input import ReadLine, TerminalLines, history_file, piped_lines, read_message
+from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.errors import EdgephiError, PastContextError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def chat(
     if system is not None:
         checked_utf8(system, "system message")
     import edgephi.runtime
-    from edgephi.cli.steps import step
+    from edgephi.cli.show.progress import step
     from edgephi.runtime.options import Options
 
     if sys.stdin is None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
-    from edgephi.cli.this_machine import ThisMachine
+    from edgephi.cli.show.this_machine import ThisMachine
     from edgephi.errors import NotSupportedError
     from edgephi.installed.extras import OutOfRange
 
@@ -27,7 +27,7 @@ def doctor(*, as_json: bool) -> None:
     made for, and each target: possible here, or why not and what would help. Takes a few seconds, of which
     one reads memory as fast as it can.
     """
-    from edgephi.cli.this_machine import survey
+    from edgephi.cli.show.this_machine import survey
 
     machine = survey()
     if as_json:
@@ -66,7 +66,7 @@ def _verdict(problem: "NotSupportedError | None") -> dict[str, Any]:
 
 def _text(machine: "ThisMachine") -> str:
     """All of it in at most 80 columns."""
-    from edgephi.cli.table import table
+    from edgephi.cli.show.table import table
     from edgephi.installed.extras import out_of_range
 
     engines = [
@@ -84,8 +84,8 @@ def _text(machine: "ThisMachine") -> str:
 
 
 def _facts(machine: "ThisMachine") -> Iterator[str]:
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.this_machine import is_busy
+    from edgephi.cli.show.sizes import human_bytes
+    from edgephi.cli.show.this_machine import is_busy
 
     host, processor = machine.host, machine.host.processor
     yield from _fact("system", f"{host.system}, kernel {host.kernel}, Python {host.python}")
@@ -118,7 +118,7 @@ def _facts(machine: "ThisMachine") -> Iterator[str]:
 
 def _packages(wrong: "Sequence[OutOfRange]") -> Iterator[str]:
     """The packages whose version may not work, and what brings the right ones."""
-    from edgephi.cli.table import table
+    from edgephi.cli.show.table import table
     from edgephi.commands import install_command
 
     rows = [
@@ -132,7 +132,7 @@ def _packages(wrong: "Sequence[OutOfRange]") -> Iterator[str]:
 
 def _targets(machine: "ThisMachine") -> Iterator[str]:
     """The table of targets, below each row the reasons of what is not possible."""
-    from edgephi.cli.table import table
+    from edgephi.cli.show.table import table
 
     rows = [
         (state.target.name, "no" if state.build_problem else "yes", "no" if state.run_problem else "yes")

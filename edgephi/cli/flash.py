@@ -10,8 +10,8 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import insecure_option, json_option
-from edgephi.cli.say import say, say_document
-from edgephi.cli.sizes import read_size
+from edgephi.cli.show.say import say, say_document
+from edgephi.cli.show.sizes import read_size
 from edgephi.commands import edgephi_command, place
 from edgephi.guards.visible import visible
 
@@ -100,9 +100,9 @@ def flash(
     `edgephi run DEST` runs the active one. Exit code 5: the new one did not answer as it must, and what was
     active still is. Exit code 6: a box could not be reached or, of several, one failed.
     """
-    from edgephi.cli.boxes import flash_boxes
     from edgephi.cli.flash_image import flash_image, image_file
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.boxes import flash_boxes
+    from edgephi.cli.show.progress import transfer
     from edgephi.errors import UsageError
     from edgephi.flash.destination import IMAGE_SCHEME, Box, read_destination
     from edgephi.flash.folder import check_apart, flash_source
@@ -209,7 +209,7 @@ def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[Source]":
 
 def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, saved: int) -> str:
     """What was done, in a few lines. `sent` and `saved` are bytes."""
-    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.show.sizes import human_bytes
 
     total = sent + saved
     share = sent / total if total else 0.0
@@ -235,7 +235,7 @@ def summary(destination: str, outcome: "Outcome", seconds: float, sent: int, sav
 
 def answered(probe: "ProbeResult | None", signer: str | None) -> list[str]:
     """What a bundle that has become active answered, and which key vouches for it: a line each."""
-    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.show.sizes import human_bytes
 
     if probe is None:
         lines = ["not proven: the machine that it is for has to answer with it"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi.cli.argument_types import WrittenPath
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import shell_command
 from edgephi.errors import UsageError
 from edgephi.flash.destination import IMAGE_SCHEME
@@ -29,7 +29,7 @@ def flash_image(
     source: "Source", file: Path, size: int | None, keys: Sequence[Path], *, prove_here: bool, as_json: bool
 ) -> None:
     """Write the image and say what is in it."""
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.progress import transfer
     from edgephi.flash.image.partition import write_image
     from edgephi.records import write_record
 
@@ -51,7 +51,7 @@ def flash_image(
 
 def _summary(image: "Image") -> str:
     """What was written, in a few lines."""
-    from edgephi.cli.sizes import human_bytes
+    from edgephi.cli.show.sizes import human_bytes
 
     manifest = image.manifest
     lines = [

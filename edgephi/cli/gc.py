@@ -3,7 +3,7 @@
 import click
 
 from edgephi.cli.options import json_option, root_argument
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
@@ -17,9 +17,9 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What stays is the current bundle, the
     previous one, and those that a process has open.
     """
-    from edgephi.cli.boxes import BoxSteps
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.show.progress import transfer
+    from edgephi.cli.show.sizes import human_bytes
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.disk.lock import LOCK_WAIT_SECONDS

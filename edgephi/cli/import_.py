@@ -6,7 +6,7 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 
@@ -52,8 +52,8 @@ def qnn(
     """
     from edgephi.build.qnn_import.bundle import import_qnn
     from edgephi.bundle.unfinished import check_destination
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import step
+    from edgephi.cli.show.progress import step
+    from edgephi.cli.show.sizes import human_bytes
     from edgephi.records import write_record
 
     check_destination(output)

@@ -7,12 +7,12 @@ import click
 
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manifest, read_manifest
-from edgephi.cli.certificate import certificate_table
 from edgephi.cli.options import bundle_argument
-from edgephi.cli.say import say, say_json
-from edgephi.cli.sizes import human_bytes
-from edgephi.cli.table import table
-from edgephi.cli.wheels import install_command, wheels_summary
+from edgephi.cli.show.certificate import certificate_table
+from edgephi.cli.show.say import say, say_json
+from edgephi.cli.show.sizes import human_bytes
+from edgephi.cli.show.table import table
+from edgephi.cli.show.wheels import install_command, wheels_summary
 
 _WIDTH = 80
 _LABEL = 12

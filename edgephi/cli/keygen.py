@@ -7,7 +7,7 @@ import click
 
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.flash.signing.keys import KeyKind

@@ -12,8 +12,13 @@ from typing import Any
 import click
 
 import edgephi
-from edgephi.cli.interrupts import INTERRUPTED, Ended, handle_ending_signals, let_go_of_signals
-from edgephi.cli.standard_streams import drop_output, is_reader_gone, open_standard_streams, output_problem
+from edgephi.cli.terminal.interrupts import INTERRUPTED, Ended, handle_ending_signals, let_go_of_signals
+from edgephi.cli.terminal.standard_streams import (
+    drop_output,
+    is_reader_gone,
+    open_standard_streams,
+    output_problem,
+)
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
 
@@ -197,7 +202,7 @@ def _report_bug(bug: Exception, arguments: Sequence[str]) -> int:
 
 def _report(message: str, hint: str, code: int) -> int:
     """Print an error as one line and its hint as another."""
-    from edgephi.cli.say import error_lines, say
+    from edgephi.cli.show.say import error_lines, say
 
     if cli.debug:
         traceback.print_exc()

@@ -6,7 +6,7 @@ import click
 
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import insecure_option, json_option, model_argument, revision_option
-from edgephi.cli.say import say, say_document, say_exactly
+from edgephi.cli.show.say import say, say_document, say_exactly
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 from edgephi.flash.oci.reference import SCHEME, is_reference
@@ -63,8 +63,8 @@ def _pull_checkpoint(
 def _pull_bundle(
     text: str, revision: str | None, output: Path | None, *, insecure: bool
 ) -> dict[str, str | int]:
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.progress import transfer
+    from edgephi.cli.show.sizes import human_bytes
     from edgephi.flash.oci.pull import pull_bundle
     from edgephi.flash.oci.reference import read_reference
 

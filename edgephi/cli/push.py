@@ -6,7 +6,7 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import insecure_option, json_option
-from edgephi.cli.say import say, say_document, say_exactly
+from edgephi.cli.show.say import say, say_document, say_exactly
 
 
 @click.command(no_args_is_help=True)
@@ -22,8 +22,8 @@ def push(bundle: Path, reference: str, *, insecure: bool, as_json: bool) -> None
     EDGEPHI_REGISTRY_USER and EDGEPHI_REGISTRY_PASSWORD. Prints the artifact's name by its digest, which
     nobody can move to another bundle.
     """
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.progress import transfer
+    from edgephi.cli.show.sizes import human_bytes
     from edgephi.flash.oci.push import push_bundle
     from edgephi.flash.oci.reference import read_reference
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.argument_types import WrittenPath
-from edgephi.cli.say import SaidAnswer, say
+from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.commands import edgephi_command
 
 PROMPT = "please turn the kitchen light down to thirty percent"
@@ -33,7 +33,7 @@ def quickstart(output: Path) -> None:
     from edgephi.build.build import build, find_checkpoint
     from edgephi.build.request import BuildRequest
     from edgephi.cli.build import summary
-    from edgephi.cli.steps import step
+    from edgephi.cli.show.progress import step
     from edgephi.declared.recipe import read_recipe
     from edgephi.declared.target import read_target
 

@@ -3,7 +3,7 @@
 import click
 
 from edgephi.cli.options import json_option, root_argument
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
 
@@ -26,9 +26,9 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     floor, every byte as it was installed; and it must answer as it did when it was built. If not, nothing
     changes. Exit code 4: it is damaged, or no key vouches for it. Exit code 5: it did not answer as it must.
     """
-    from edgephi.cli.boxes import BoxSteps
     from edgephi.cli.flash import answered
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.show.progress import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.disk.lock import LOCK_WAIT_SECONDS

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
-from edgephi.cli.say import SaidAnswer, say, say_document
-from edgephi.cli.utf8 import checked_utf8
+from edgephi.cli.show.say import SaidAnswer, say, say_document
+from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 

@@ -17,8 +17,8 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
-from edgephi.cli.say import say
-from edgephi.cli.sizes import read_size
+from edgephi.cli.show.say import say
+from edgephi.cli.show.sizes import read_size
 from edgephi.commands import install_command, shell_command
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 

@@ -25,7 +25,7 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
-from edgephi.cli.say import say, say_exactly
+from edgephi.cli.show.say import say, say_exactly
 from edgephi.commands import command_of_store, shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
 from edgephi.server.systemd.unit import HIDDEN, PythonHome, UnitOptions, service_unit

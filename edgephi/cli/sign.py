@@ -6,7 +6,7 @@ import click
 
 from edgephi.cli.argument_types import ReadPath
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
@@ -28,7 +28,7 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
     """
     from edgephi.bundle.files import check_files
     from edgephi.bundle.manifest import MODEL_SIGNING_NAME, SIGNATURE_NAME, read_manifest
-    from edgephi.cli.steps import step
+    from edgephi.cli.show.progress import step
     from edgephi.errors import UsageError
     from edgephi.flash.signing.keys import check_model_signing_key, read_signing_key
     from edgephi.flash.signing.sign import sign_bundle, sign_model

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.options import json_option, root_argument
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import BadBundleError
 from edgephi.guards.visible import visible
@@ -27,9 +27,9 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
     Exit code 4 when something is damaged: flash the same bundle again, and only what has changed is sent.
     What no key vouches for, where the store asks for one, is named and is not damaged.
     """
-    from edgephi.cli.boxes import BoxSteps
-    from edgephi.cli.mending import mending
-    from edgephi.cli.steps import transfer
+    from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.show.mending import mending
+    from edgephi.cli.show.progress import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
@@ -57,9 +57,9 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
 
 
 def _summary(root: str, found: "StoreStatus") -> str:
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.table import table
-    from edgephi.cli.unvouched import unvouched_lines
+    from edgephi.cli.show.sizes import human_bytes
+    from edgephi.cli.show.table import table
+    from edgephi.cli.show.unvouched import unvouched_lines
 
     lines = []
     if found.recovery.ended_trial:

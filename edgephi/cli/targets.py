@@ -1,9 +1,9 @@
 """`edgephi targets`: the devices that edgephi can build for."""
 
-from edgephi.cli.declared import list_command
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document
-from edgephi.cli.table import table
+from edgephi.cli.show.declared import list_command
+from edgephi.cli.show.say import say, say_document
+from edgephi.cli.show.table import table
 from edgephi.declared.target import FOLDER
 from edgephi.declared.target import targets as all_targets
 

@@ -7,7 +7,7 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import json_option, root_argument
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
@@ -34,7 +34,7 @@ def trust() -> None:
 @json_option
 def add(root: str, key: Path, *, as_json: bool) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
-    from edgephi.cli.boxes import BoxSteps
+    from edgephi.cli.show.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
     from edgephi.store.trust.change import trust_key
     from edgephi.store.trust.trusted_keys import read_key_file
@@ -56,8 +56,8 @@ def add(root: str, key: Path, *, as_json: bool) -> None:
 @json_option
 def list_keys(root: str, *, as_json: bool) -> None:
     """Show the keys of a store, by name and fingerprint."""
-    from edgephi.cli.boxes import BoxSteps
-    from edgephi.cli.table import table
+    from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.show.table import table
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.trust.change import trusted
@@ -90,7 +90,7 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
     flashed, and nothing goes back to it afterwards. With --last and without KEY, a store whose keys are lost
     takes every bundle again.
     """
-    from edgephi.cli.boxes import BoxSteps
+    from edgephi.cli.show.boxes import BoxSteps
     from edgephi.flash.destination import Box, read_destination
     from edgephi.store.trust.change import distrust_key, require_no_key
 
@@ -125,7 +125,7 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
 
 def _say_change(root: str, does: str, change: "KeyChange", *, as_json: bool) -> None:
     """Say which key came or went, and what no key vouches for now."""
-    from edgephi.cli.unvouched import unvouched_lines
+    from edgephi.cli.show.unvouched import unvouched_lines
     from edgephi.records import write_record
 
     if as_json:

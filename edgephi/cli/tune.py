@@ -12,12 +12,12 @@ import click
 
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import context_option, json_option, model_argument, recipe_option, revision_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
     from edgephi.build.tune import Tuning, Variant
-    from edgephi.cli.this_machine import ThisMachine
+    from edgephi.cli.show.this_machine import ThisMachine
 
 _WIDTH = 80
 _CLOSE = 1.05
@@ -82,8 +82,8 @@ def tune(
     from edgephi.build.tune import cut_depths, variants
     from edgephi.build.tune import tune as tune_model
     from edgephi.checkpoint.architecture import load_architecture
-    from edgephi.cli.steps import step
-    from edgephi.cli.this_machine import room, survey, warn_when_busy
+    from edgephi.cli.show.progress import step
+    from edgephi.cli.show.this_machine import room, survey, warn_when_busy
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.machine.bandwidth import last_level_cache_bytes
     from edgephi.machine.measurement import BenchRequest
@@ -172,10 +172,10 @@ def _document(tuning: "Tuning") -> dict[str, Any]:
 def _text(model: str, machine: "ThisMachine", tuning: "Tuning") -> str:
     """The table of candidates and the recommendation, in at most 80 columns."""
     from edgephi.build.tune import AGREEMENT
-    from edgephi.cli.numbers import rate, seconds
-    from edgephi.cli.sizes import human_bytes
-    from edgephi.cli.table import table
-    from edgephi.cli.this_machine import machine_line
+    from edgephi.cli.show.numbers import rate, seconds
+    from edgephi.cli.show.sizes import human_bytes
+    from edgephi.cli.show.table import table
+    from edgephi.cli.show.this_machine import machine_line
 
     best = tuning.estimates[0]
     rows = [

@@ -7,7 +7,7 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import bundle_argument, json_option
-from edgephi.cli.say import say, say_document
+from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
     from edgephi.reference.evaluation_text import EvaluationLevel
@@ -57,8 +57,8 @@ def verify(
     from edgephi.bundle.files import check_files
     from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
-    from edgephi.cli.certificate import certificate_table
-    from edgephi.cli.steps import step
+    from edgephi.cli.show.certificate import certificate_table
+    from edgephi.cli.show.progress import step
     from edgephi.records import write_record
 
     manifest = read_manifest(bundle)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.cli.table import table
+from edgephi.cli.show.table import table
 
 _POLL_SECONDS = 0.05
 _FAMILY_SECONDS = 0.5  # this look costs more: the kernel walks through all pages

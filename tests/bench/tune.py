@@ -13,8 +13,8 @@ from pathlib import Path
 from edgephi.build.build import find_checkpoint
 from edgephi.build.tune import Tuning, cut_depths, tune, variants
 from edgephi.checkpoint.architecture import load_architecture
-from edgephi.cli.steps import step
-from edgephi.cli.this_machine import room, survey, warn_when_busy
+from edgephi.cli.show.progress import step
+from edgephi.cli.show.this_machine import room, survey, warn_when_busy
 from edgephi.declared.recipe import recipe_for
 from edgephi.machine.bandwidth import last_level_cache_bytes
 from edgephi.machine.measurement import BenchRequest

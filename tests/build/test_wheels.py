@@ -16,7 +16,7 @@ from edgephi.build.wheels.own_wheel import write_own_wheel
 from edgephi.build.wheels.pip import run_pip
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import Manifest, decode_manifest, encode_manifest, read_manifest
-from edgephi.cli.wheels import install_command
+from edgephi.cli.show.wheels import install_command
 from edgephi.errors import BadBundleError
 from tests.build.conftest import names, wait_until
 from tests.build.test_build import contents, sha256

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.bundle.chunks import CHUNK_BYTES
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, read_manifest
-from edgephi.cli.steps import _Transfer, duration
+from edgephi.cli.show.progress import _Transfer, duration
 from edgephi.flash.signing.keys import public_half
 from edgephi.store.trust.change import trust_key
 from tests.cli.conftest import MAIN, Edgephi, is_one_error

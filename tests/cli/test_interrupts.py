@@ -119,7 +119,7 @@ def test_an_interrupt_in_what_nobody_calls_is_not_lost(kind: str) -> None:
 def test_an_import_that_hangs_can_be_left_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "slow_module.py").write_text("while True: pass\n")
     program = (
-        "import edgephi.cli.interrupts as interrupts, signal, os\n"
+        "import edgephi.cli.terminal.interrupts as interrupts, signal, os\n"
         "interrupts._LONGEST_WAIT_SECONDS = 0.3\n"
         "interrupts.handle_ending_signals()\n"
         "import threading; threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
@@ -200,7 +200,7 @@ def test_a_lock_is_not_left_by_ctrl_c_while_it_is_taken(tmp_path: Path) -> None:
     program = (
         "import fcntl, os, signal, pathlib\n"
         "from edgephi import bundle\n"
-        "from edgephi.cli.interrupts import handle_ending_signals\n"
+        "from edgephi.cli.terminal.interrupts import handle_ending_signals\n"
         "handle_ending_signals()\n"
         "flock = fcntl.flock\n"
         "def interrupted(*arguments):\n    os.kill(os.getpid(), signal.SIGINT)\n    flock(*arguments)\n"

@@ -6,9 +6,9 @@ import pytest
 
 from edgephi.build.verify import NOT_ON_PROVIDER
 from edgephi.bundle.manifest import Certificate
-from edgephi.cli.certificate import certificate_table
-from edgephi.cli.sizes import human_bytes
-from edgephi.cli.table import table
+from edgephi.cli.show.certificate import certificate_table
+from edgephi.cli.show.sizes import human_bytes
+from edgephi.cli.show.table import table
 from tests.bundle.tiny import tiny_manifest
 
 

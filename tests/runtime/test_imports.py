@@ -63,6 +63,11 @@ def test_the_runtime_knows_no_command_line() -> None:
 
 def test_help_imports_no_command() -> None:
     loaded = modules_after("from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)")
-    around = {"edgephi.cli", "edgephi.cli.main", "edgephi.cli.interrupts", "edgephi.cli.standard_streams"}
+    around = {
+        "edgephi.cli",
+        "edgephi.cli.main",
+        "edgephi.cli.terminal.interrupts",
+        "edgephi.cli.terminal.standard_streams",
+    }
     assert {name for name in loaded if name.startswith("edgephi.cli")} == around
     assert "edgephi.runtime" not in loaded

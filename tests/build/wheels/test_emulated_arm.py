@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.build.wheels.pip import run_pip
-from edgephi.cli.wheels import install_command
+from edgephi.cli.show.wheels import install_command
 from tests.build.wheels.conftest import BuildWithWheels
 from tests.build.wheels.test_install import ANSWER, ARM, PROMPT
 

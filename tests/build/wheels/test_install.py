@@ -12,7 +12,7 @@ import pytest
 from packaging.utils import parse_wheel_filename
 
 from edgephi.bundle.files import check_files
-from edgephi.cli.wheels import install_command
+from edgephi.cli.show.wheels import install_command
 from tests.build.wheels.conftest import BuildWithWheels, without_network
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgephi.cli.table import table
+from edgephi.cli.show.table import table
 from tests.store.faults import environments, killed, lost_cache, lost_keys
 from tests.store.faults.bundles import Releases, build_releases
 from tests.store.faults.disks import missing

@@ -1,7 +1,7 @@
 """The certificate of a bundle as a small table."""
 
 from edgephi.bundle.manifest import Certificate, Divergence
-from edgephi.cli.table import table
+from edgephi.cli.show.table import table
 
 
 def certificate_table(certificate: Certificate) -> str:

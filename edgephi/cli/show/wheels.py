@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest, Wheelhouse
-from edgephi.cli.sizes import human_bytes
+from edgephi.cli.show.sizes import human_bytes
 from edgephi.commands import shell_command
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgephi.cli.say import say
+from edgephi.cli.show.say import say
 from edgephi.commands import install_command
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.engines.prerequisites import build_problem

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from edgephi.cli.say import say, say_document
-from edgephi.cli.sizes import human_bytes
-from edgephi.cli.steps import CLEAR_LINE, REDRAW_SECONDS, bar, rate_and_rest, terminal_columns, transfer
-from edgephi.cli.table import table
+from edgephi.cli.show.progress import (
+    CLEAR_LINE,
+    REDRAW_SECONDS,
+    bar,
+    rate_and_rest,
+    terminal_columns,
+    transfer,
+)
+from edgephi.cli.show.say import say, say_document
+from edgephi.cli.show.sizes import human_bytes
+from edgephi.cli.show.table import table
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:

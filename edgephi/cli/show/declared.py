@@ -7,8 +7,8 @@ import click
 
 from edgephi.cli.argument_types import NAME
 from edgephi.cli.options import json_option
-from edgephi.cli.say import say, say_document, say_exactly
-from edgephi.cli.table import table
+from edgephi.cli.show.say import say, say_document, say_exactly
+from edgephi.cli.show.table import table
 from edgephi.declared.toml_files import find_file
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgephi.cli.say import error_lines
+from edgephi.cli.show.say import error_lines
 from edgephi.errors import EdgephiError, UsageError, from_os_error
 
 if TYPE_CHECKING:

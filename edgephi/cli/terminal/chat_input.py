@@ -10,7 +10,7 @@ from typing import TextIO
 
 import click
 
-from edgephi.cli.signals_while_typing import signals_arrive
+from edgephi.cli.terminal.signals_while_typing import signals_arrive
 
 QUOTES = '"""'
 _MOST_LINES_OF_HISTORY = 1000

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from edgephi.cli.sizes import human_bytes
+from edgephi.cli.show.sizes import human_bytes
 from edgephi.guards.visible import visible
 
 CLEAR_LINE = "\r\x1b[K"
