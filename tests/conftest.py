@@ -41,3 +41,10 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes seconds to quantise, so that a test can interfere: 70 million weights."""
     folder = tmp_path_factory.mktemp("slow") / "slow-phi"
     return write_tiny_checkpoint(folder, hidden=1024, layers=8, heads=8, ffn=2048, vocab=2048)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty folder to build in."""
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"

@@ -38,7 +38,7 @@ def child_command(words: Sequence[Word], *, with_its_own: bool = False) -> list[
     if sys.platform != "linux" or not python or not os.access(python, os.X_OK):
         return plain
     parent = str(os.getpid())
-    is_ours = plain[:3] == [sys.executable, "-P", "-m"] and plain[3].startswith(f"{__package__}.")
+    is_ours = plain[:3] == [sys.executable, "-P", "-m"] and plain[3].startswith("edgephi.")
     # As an agent on a box we come out of an archive, and the edgephi of that Python may be another.
     if is_ours and Path(with_parent.__file__ or "").is_file():
         return [*plain[:3], with_parent.__name__, parent, "module", *plain[3:]]

@@ -107,14 +107,14 @@ def test_an_error_is_one_line_and_steers_nothing(edgephi: Edgephi) -> None:
 
 
 PRINTING = ("click.echo", "click.secho", "print")
-DRAWS = {"say.py", "steps.py", "chat_input.py"}
+DRAWS = {"say.py", "progress.py", "chat_input.py"}
 """Print by themselves, and say why."""
 
 
 def test_every_command_prints_through_one_place() -> None:
     """Else the next command forgets it: `click.echo` is used only to draw, with what clears a line."""
     wrong = []
-    for path in sorted(Path(edgephi.__file__).parent.joinpath("cli").glob("*.py")):
+    for path in sorted(Path(edgephi.__file__).parent.joinpath("cli").rglob("*.py")):
         if path.name in DRAWS:
             continue
         source = path.read_text()

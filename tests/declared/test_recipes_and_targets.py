@@ -17,7 +17,7 @@ from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
 from edgephi.export.exporter import exporter
 
-CONFIGS = Path(__file__).resolve().parents[2] / "shared" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "shared" / "configs"
 RECIPE = 'name = "own"\nsummary = "One of my own"\n'
 TARGET = (shipped("targets") / "cpu.toml").read_text()
 SHAPES = [recipe for recipe in recipes() if recipe.model.shape is not None]

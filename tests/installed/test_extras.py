@@ -13,7 +13,7 @@ from edgephi.installed.extras import OutOfRange, installed_extras, out_of_range,
 from tests.installed_packages import install
 from tests.installs import installs
 
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BUILD_AND_CPU = {
     "gguf": "0.19.0",
     "httpx": "0.28.1",

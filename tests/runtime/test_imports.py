@@ -9,21 +9,14 @@ import pytest
 ENGINE_SIDE = {"onnxruntime_genai", "onnxruntime", "numpy"}
 BUILD_SIDE = {"torch", "onnx", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
 BUILD_ROOMS = {
+    "edgephi.declared",
     "edgephi.checkpoint",
     "edgephi.quantize",
     "edgephi.reference",
     "edgephi.export",
     "edgephi.demo",
-    "edgephi.declared.recipe",
-    "edgephi.declared.target",
-    "edgephi.engines.prerequisites",
-    "edgephi.build.plan",
-    "edgephi.build.rank",
-    "edgephi.build.build",
-    "edgephi.build.verify",
+    "edgephi.build",
     "edgephi.bundle.unfinished",
-    "edgephi.build.tune",
-    "edgephi.wheelhouse",
 }
 
 
@@ -66,6 +59,7 @@ def test_help_imports_no_command() -> None:
     around = {
         "edgephi.cli",
         "edgephi.cli.main",
+        "edgephi.cli.terminal",
         "edgephi.cli.terminal.interrupts",
         "edgephi.cli.terminal.standard_streams",
     }

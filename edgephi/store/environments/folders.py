@@ -1,8 +1,7 @@
 """The folder ROOT/envs: which environment each generation has, and a command that stays where it is.
 
-    envs/KEY/           an environment whose bundle has answered; `edgephi.store.environments.record` says
-    what
-                        KEY is
+    envs/KEY/           an environment whose bundle has answered; see `edgephi.store.environments.record`
+                        for what KEY is
     envs/.tmp-KEY/      one whose bundle has not answered yet: it goes when that fails, or at the next start
     envs/of/GENERATION  a link to the environment of a generation
     envs/edgephi        runs the edgephi of whatever generation is current

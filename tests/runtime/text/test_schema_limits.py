@@ -146,7 +146,7 @@ def test_many_states_while_it_is_written_stay_within_the_limits(demo_bundle: Pat
 
 
 def test_memory_is_watched_where_a_process_may_not_limit_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     process = LimitedProcess("tests.runtime.engines.greedy_process", memory_bytes=100 << 20)
     assert process.ask(b"50", PATIENCE) == b"50"
     with pytest.raises(LimitReachedError, match="100 MB of memory"):
