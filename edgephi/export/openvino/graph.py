@@ -7,14 +7,14 @@ from. A comment says so where another shape would compute the same.
 Names: B batch, L new tokens, T all tokens so far, H hidden size, S head size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Shape, Value
+from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Value
+from edgephi.export.openvino.operators import Operators
 from edgephi.export.stream.one_pass import PackedTensor
 
 TOTAL_LENGTH = "total_length"
@@ -44,7 +44,7 @@ def build_graph(
 ) -> Graph:
     """The decoder for `context` tokens; its weights are the regions of `tensors`."""
     graph = Graph("phi3", literals_at=literals_at)
-    operators = _Operators(graph, tensors)
+    operators = Operators(graph, tensors)
     input_ids = graph.parameter("input_ids", "i64", (UNKNOWN, UNKNOWN))
     attention_mask = graph.parameter("attention_mask", "i64", (UNKNOWN, UNKNOWN))
     position_ids = graph.parameter("position_ids", "i64", (UNKNOWN, UNKNOWN))
@@ -73,7 +73,7 @@ def build_graph(
 
 
 def _mask(
-    o: "_Operators", architecture: Architecture, context: int, input_ids: Value, attention_mask: Value
+    o: Operators, architecture: Architecture, context: int, input_ids: Value, attention_mask: Value
 ) -> Value:
     """What is added to the scores: 0 where a new token sees one before it or itself, else very low."""
     length = o.dimension(input_ids, 1)  # [1]
@@ -97,7 +97,7 @@ def _mask(
 
 
 def _rotation(
-    o: "_Operators", architecture: Architecture, context: int, position_ids: Value
+    o: Operators, architecture: Architecture, context: int, position_ids: Value
 ) -> tuple[Value, Value]:
     """Cosines and sines of every new token's angles, f32 [B, 1, L, rotary size] each, halves repeated."""
     rotary = architecture.rotary
@@ -128,16 +128,14 @@ def _rotation(
     return wave("Cos"), wave("Sin")
 
 
-def _rms_norm(o: "_Operators", name: str, x: Value, epsilon: float) -> Value:
+def _rms_norm(o: Operators, name: str, x: Value, epsilon: float) -> Value:
     """RMSNorm over the last dimension: x / sqrt(mean(x²) + epsilon) * weight."""
     mean = o.reduce("ReduceMean", o.power(x, o.literal(2.0, "f32")), [-1], keep=True)
     root = o.unary("Sqrt", o.add(mean, o.literal(epsilon, "f32")))
     return o.multiply(o.vector(name), o.multiply(x, o.divide(o.literal(1.0, "f32"), root)))
 
 
-def _attention(
-    o: "_Operators", architecture: Architecture, layer: int, x: Value, sequence: _Sequence
-) -> Value:
+def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, sequence: _Sequence) -> Value:
     """Grouped-query attention over the cache and the new tokens, [B, L, H] -> [B, L, H]."""
     prefix = f"model.layers.{layer}.self_attn."
     heads, kv_heads, size = architecture.heads, architecture.kv_heads, architecture.head_size
@@ -159,7 +157,7 @@ def _attention(
     return o.project(prefix + "o_proj.weight", joined)
 
 
-def _rotate(o: "_Operators", rotary_size: int, x: Value, sequence: _Sequence) -> Value:
+def _rotate(o: Operators, rotary_size: int, x: Value, sequence: _Sequence) -> Value:
     """RoPE on [B, heads, L, S]: the first half of the rotated dimensions is paired with the second."""
     rest = x.shape[-1] - rotary_size
     rotated, *kept = o.split(x, 3, [rotary_size, rest]) if rest else [x]
@@ -169,7 +167,7 @@ def _rotate(o: "_Operators", rotary_size: int, x: Value, sequence: _Sequence) ->
     return o.concat([result, *kept], -1) if kept else result
 
 
-def _with_past(o: "_Operators", variable: str, new: Value, sequence: _Sequence) -> Value:
+def _with_past(o: Operators, variable: str, new: Value, sequence: _Sequence) -> Value:
     """Append [B, kv_heads, L, S] to the state of that name; returns all of it, [B, kv_heads, T, S]."""
     _, kv_heads, _, size = new.shape
     empty = o.concat([sequence.batch, o.literal([kv_heads]), o.literal([0]), o.literal([size])], 0)
@@ -181,7 +179,7 @@ def _with_past(o: "_Operators", variable: str, new: Value, sequence: _Sequence) 
     return present
 
 
-def _repeat(o: "_Operators", x: Value, heads: int) -> Value:
+def _repeat(o: Operators, x: Value, heads: int) -> Value:
     """Each head once for every query head of its group: [B, kv_heads, T, S] -> [B, heads, T, S]."""
     batch, kv_heads, total, size = x.shape
     times = heads // kv_heads
@@ -191,231 +189,8 @@ def _repeat(o: "_Operators", x: Value, heads: int) -> Value:
     return o.reshape(apart, [0, heads, -1, size], (batch, heads, total, size))
 
 
-def _feed_forward(o: "_Operators", architecture: Architecture, prefix: str, x: Value) -> Value:
+def _feed_forward(o: Operators, architecture: Architecture, prefix: str, x: Value) -> Value:
     """SwiGLU: down(silu(gate(x)) * up(x))."""
     width = architecture.intermediate_size
     gate, up = o.split(o.project(prefix + "gate_up_proj.weight", x), -1, [width, width])
     return o.project(prefix + "down_proj.weight", o.multiply(o.unary("Swish", gate, version="opset4"), up))
-
-
-class _Operators:
-    """The operators that the decoder needs; each method adds one layer, or a few, and returns its output."""
-
-    def __init__(self, graph: Graph, tensors: Mapping[str, PackedTensor]) -> None:
-        self._graph = graph
-        self._tensors = tensors
-
-    def literal(self, content: ArrayLike, element_type: str = "i64") -> Value:
-        return self._graph.literal(content, element_type)
-
-    def vector(self, name: str) -> Value:
-        """A norm's weights, f32 [H]."""
-        tensor = self._tensors[name]
-        return self._graph.stored(name, "f32", tensor.shape, tensor.regions[0])
-
-    def weights(self, name: str, label: str) -> Value:
-        """A matrix, f32 [rows, columns]: (codes - zero points) * scales; `label` names the layers."""
-        tensor = self._tensors[name]
-        if tensor.scheme is None:
-            raise AssertionError(f"{name} is not quantised")
-        scheme = tensor.scheme
-        rows, columns = tensor.shape
-        groups = columns // scheme.group_size
-        kind = f"u{scheme.bits}"
-        by_group = (rows, groups, scheme.group_size)
-        graph = self._graph
-        codes = self.convert(graph.stored(f"{label}/codes", kind, by_group, tensor.regions[0]), "f16")
-        if scheme.symmetric:
-            zero_point = graph.literal(scheme.middle, kind, name=f"{label}/zero_point", shape=(1, 1, 1))
-        else:
-            zero_kind = kind if tensor.regions[2].size < rows * groups else "u8"
-            zero_point = graph.stored(f"{label}/zero_points", zero_kind, (rows, groups, 1), tensor.regions[2])
-        centred = self.subtract(codes, self.convert(zero_point, "f16"))
-        scales = graph.stored(f"{label}/scales", "f16", (rows, groups, 1), tensor.regions[1])
-        scaled = self.multiply(centred, scales)  # [rows, groups, group size]
-        whole = self.reshape(scaled, [rows, columns], (rows, columns))
-        return self.convert(whole, "f32", name=label)
-
-    def embedding(self, name: str, indices: Value) -> Value:
-        """Rows of a quantised matrix."""
-        return self.gather(self.weights(name, name), indices, 0)
-
-    def project(self, name: str, x: Value, *, label: str = "") -> Value:
-        """`x` [..., columns] times the transpose of the quantised matrix `name` [rows, columns]."""
-        return self.matmul(x, self.weights(name, label or name), transpose_b=True)
-
-    def dimension(self, x: Value, axis: int) -> Value:
-        """One dimension of `x` at run time, i64 [1]."""
-        shape = self._one("ShapeOf", [x], "i64", (len(x.shape),), version="opset3", output_type="i64")
-        return self.gather(shape, self.literal([axis]), 0)
-
-    def scalar(self, x: Value) -> Value:
-        """[1] -> []."""
-        return self._one("Squeeze", [x, self.literal(0)], x.element_type, ())
-
-    def convert(self, x: Value, element_type: str, *, name: str = "") -> Value:
-        return self._one("Convert", [x], element_type, x.shape, name=name, destination_type=element_type)
-
-    def unary(self, kind: str, x: Value, *, version: str = "opset1") -> Value:
-        return self._one(kind, [x], x.element_type, x.shape, version=version)
-
-    def add(self, a: Value, b: Value, *, name: str = "") -> Value:
-        return self._elementwise("Add", a, b, a.element_type, name=name)
-
-    def subtract(self, a: Value, b: Value) -> Value:
-        return self._elementwise("Subtract", a, b, a.element_type)
-
-    def multiply(self, a: Value, b: Value) -> Value:
-        return self._elementwise("Multiply", a, b, a.element_type)
-
-    def divide(self, a: Value, b: Value) -> Value:
-        return self._elementwise("Divide", a, b, a.element_type, m_pythondiv="true")
-
-    def power(self, a: Value, b: Value) -> Value:
-        return self._elementwise("Power", a, b, a.element_type)
-
-    def greater(self, a: Value, b: Value) -> Value:
-        return self._elementwise("Greater", a, b, "boolean")
-
-    def less_equal(self, a: Value, b: Value) -> Value:
-        return self._elementwise("LessEqual", a, b, "boolean")
-
-    def both(self, a: Value, b: Value) -> Value:
-        return self._elementwise("BitwiseAnd", a, b, "boolean", version="opset13")
-
-    def select(self, condition: Value, then: Value, otherwise: Value) -> Value:
-        shape = _broadcast(condition.shape, _broadcast(then.shape, otherwise.shape))
-        return self._one(
-            "Select", [condition, then, otherwise], then.element_type, shape, auto_broadcast="numpy"
-        )
-
-    def range(self, start: Value, stop: Value) -> Value:
-        """start, start + 1, …, stop - 1 as i64."""
-        inputs = [start, stop, self.literal(1)]
-        return self._one("Range", inputs, "i64", (UNKNOWN,), version="opset4", output_type="i64")
-
-    def reshape(self, x: Value, pattern: Sequence[int], shape: Shape) -> Value:
-        """`pattern` may hold 0 (as it was) and -1 (what is left); `shape` is what comes out."""
-        inputs = [x, self.literal(pattern)]
-        return self._one("Reshape", inputs, x.element_type, shape, special_zero=str(0 in pattern).lower())
-
-    def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
-        """Dimensions of 1 at the places `axes` of the result."""
-        left = iter(x.shape)
-        rank = len(x.shape) + len(axes)
-        shape = tuple(1 if axis in axes else next(left) for axis in range(rank))
-        return self._one("Unsqueeze", [x, self.literal(axes)], x.element_type, shape)
-
-    def transpose(self, x: Value, order: Sequence[int]) -> Value:
-        shape = tuple(x.shape[axis] for axis in order)
-        return self._one("Transpose", [x, self.literal(order)], x.element_type, shape)
-
-    def concat(self, parts: Sequence[Value], axis: int) -> Value:
-        sizes = [part.shape[axis] for part in parts]
-        shape = list(parts[0].shape)
-        shape[axis] = UNKNOWN if UNKNOWN in sizes else sum(sizes)
-        return self._one("Concat", parts, parts[0].element_type, tuple(shape), axis=str(axis))
-
-    def split(self, x: Value, axis: int, sizes: Sequence[int]) -> tuple[Value, ...]:
-        outputs = []
-        for size in sizes:
-            shape = list(x.shape)
-            shape[axis] = size
-            outputs.append((x.element_type, tuple(shape)))
-        return self._graph.add("VariadicSplit", [x, self.literal(axis), self.literal(sizes)], outputs)
-
-    def slice(self, x: Value, *, stop: Value, axis: int) -> Value:
-        """From 0 to `stop` along one axis."""
-        shape = list(x.shape)
-        shape[axis] = UNKNOWN
-        inputs = [x, self.literal([0]), stop, self.literal([1]), self.literal([axis])]
-        return self._one("Slice", inputs, x.element_type, tuple(shape), version="opset8")
-
-    def gather(self, x: Value, indices: Value, axis: int) -> Value:
-        shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-        inputs = [x, indices, self.literal(axis)]
-        return self._one("Gather", inputs, x.element_type, shape, version="opset8", batch_dims="0")
-
-    def broadcast(self, x: Value, target: Value, shape: Shape, *, bidirectional: bool = True) -> Value:
-        mode = "bidirectional" if bidirectional else "numpy"
-        return self._one("Broadcast", [x, target], x.element_type, shape, version="opset3", mode=mode)
-
-    def reduce(self, kind: str, x: Value, axes: Sequence[int], *, keep: bool) -> Value:
-        reduced = {axis % len(x.shape) for axis in axes}
-        shape = [1 if axis in reduced else size for axis, size in enumerate(x.shape)]
-        if not keep:
-            shape = [size for axis, size in enumerate(x.shape) if axis not in reduced]
-        inputs = [x, self.literal(axes)]
-        return self._one(kind, inputs, x.element_type, tuple(shape), keep_dims=str(keep).lower())
-
-    def matmul(self, a: Value, b: Value, *, transpose_b: bool) -> Value:
-        columns = b.shape[-2 if transpose_b else -1]
-        shape = (*_broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], columns)
-        return self._one(
-            "MatMul",
-            [a, b],
-            a.element_type,
-            shape,
-            transpose_a="false",
-            transpose_b=str(transpose_b).lower(),
-        )
-
-    def attention(self, query: Value, keys: Value, values: Value, mask: Value, *, name: str) -> Value:
-        """softmax(query · keysᵀ / sqrt(S) + mask) · values."""
-        return self._one(
-            "ScaledDotProductAttention",
-            [query, keys, values, mask],
-            query.element_type,
-            query.shape,
-            version="opset13",
-            name=name,
-            causal="false",
-        )
-
-    def read_state(self, variable: str, start: Value, shape: Shape) -> Value:
-        """The state of that name; `start` is its value in a fresh request."""
-        return self._one(
-            "ReadValue",
-            [start],
-            start.element_type,
-            shape,
-            version="opset6",
-            variable_id=variable,
-            variable_type=start.element_type,
-            variable_shape=",".join("?" if size == UNKNOWN else str(size) for size in shape),
-        )
-
-    def write_state(self, variable: str, x: Value) -> None:
-        self._one("Assign", [x], x.element_type, x.shape, version="opset6", variable_id=variable)
-
-    def _elementwise(
-        self, kind: str, a: Value, b: Value, element_type: str, *, version: str = "opset1", **data: str
-    ) -> Value:
-        shape = _broadcast(a.shape, b.shape)
-        name = data.pop("name", "")
-        return self._one(
-            kind, [a, b], element_type, shape, version=version, name=name, auto_broadcast="numpy", **data
-        )
-
-    def _one(
-        self,
-        kind: str,
-        inputs: Sequence[Value],
-        element_type: str,
-        shape: Shape,
-        *,
-        version: str = "opset1",
-        name: str = "",
-        **data: str,
-    ) -> Value:
-        outputs = [(element_type, shape)]
-        (value,) = self._graph.add(kind, inputs, outputs, version=version, name=name, data=data)
-        return value
-
-
-def _broadcast(a: Shape, b: Shape) -> Shape:
-    """The shape of an elementwise result, as NumPy has it."""
-    rank = max(len(a), len(b))
-    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
-    # An unknown size beside a known one above 1 can only be that size, or 1.
-    return tuple(max(x, y) if UNKNOWN not in (x, y) or max(x, y) > 1 else UNKNOWN for x, y in pairs)
