@@ -57,7 +57,7 @@ _CONTEXT_STEP = 256
 
 
 @dataclass(frozen=True)
-class Layout:
+class GgufLayout:
     """Where every tensor lies in the file, and the factors of LongRoPE: name, region, float32 array.
 
     `header` is all that comes before the first of them, padding included; `size` that of the file.
@@ -195,7 +195,7 @@ def lay_out(
     tokenizer: GgufTokenizer,
     schemes: Mapping[str, Scheme | None],
     context: int,
-) -> Layout:
+) -> GgufLayout:
     """Give every tensor its place, in the order of the checkpoint so that one pass suffices.
 
     The `gguf` library writes the header into the file `scratch`.
@@ -229,7 +229,7 @@ def lay_out(
     for name, values in factors.items():
         placed.append((name, Region(offset, values.nbytes), values))
         offset = align(offset + values.nbytes, _ALIGNMENT)
-    return Layout(header, tensors, tuple(placed), offset)
+    return GgufLayout(header, tensors, tuple(placed), offset)
 
 
 def tensor_names(architecture: Architecture) -> dict[str, str]:

@@ -137,7 +137,7 @@ def write_artifact(
 
 
 @dataclass(frozen=True)
-class Layout:
+class MlxLayout:
     """Where every tensor lies. `header` is the file's beginning, `entries` are the names it lists."""
 
     tensors: Mapping[str, PackedTensor]
@@ -148,7 +148,7 @@ class Layout:
 
 def lay_out(
     names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None], kernels: Kernels
-) -> Layout:
+) -> MlxLayout:
     """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices).
 
     A safetensors file has no gaps (https://huggingface.co/docs/safetensors). None is needed: rows of codes
@@ -170,7 +170,7 @@ def lay_out(
         regions = place(position, [size for _, _, size in tensor.values()], alignment=1)
         tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions, floats.type)
         position = regions[-1].offset + regions[-1].size
-    return Layout(tensors, entries, header, offset)
+    return MlxLayout(tensors, entries, header, offset)
 
 
 def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDArray[np.generic], ...]:

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.onnx.layout import DATA_FILE, EMBEDDING, EMBEDDING_ZERO_POINTS, Layout
+from edgephi.export.onnx.layout import DATA_FILE, EMBEDDING, EMBEDDING_ZERO_POINTS, OnnxLayout
 from edgephi.export.stream.one_pass import PackedTensor, Region
 from edgephi.quantize.scheme import Scheme
 
@@ -25,7 +25,7 @@ _IR_VERSION = 10
 
 
 def build_graph(
-    architecture: Architecture, layout: Layout, context: int, accuracy_level: int
+    architecture: Architecture, layout: OnnxLayout, context: int, accuracy_level: int
 ) -> onnx.ModelProto:
     """The decoder as a graph whose weights are references into the data file.
 
@@ -123,7 +123,7 @@ class _Graph:
         {"GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
     )
 
-    def __init__(self, layout: Layout, accuracy_level: int) -> None:
+    def __init__(self, layout: OnnxLayout, accuracy_level: int) -> None:
         self._layout = layout
         self._accuracy_level = accuracy_level
         self.float_type: int = helper.np_dtype_to_tensor_dtype(np.dtype(layout.float_type))

@@ -25,7 +25,7 @@ EMBEDDING_ZERO_POINTS = f"{EMBEDDING}.zero_points"
 
 
 @dataclass(frozen=True)
-class Layout:
+class OnnxLayout:
     """Where every tensor lies in the data file; `tables` (name, region, array) come last.
 
     `float_type` is that of scales, norms and rotary tables.
@@ -48,7 +48,7 @@ def lay_out(
     schemes: Mapping[str, Scheme | None],
     kernels: Kernels,
     context: int,
-) -> Layout:
+) -> OnnxLayout:
     """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices)."""
     shapes = architecture.tensor_shapes()
     floats = float_type(kernels)
@@ -67,7 +67,7 @@ def lay_out(
         (region,) = place(offset, [table.nbytes])
         tables.append((name, region, table))
         offset = region.offset + region.size
-    return Layout(tensors, tuple(tables), offset, floats)
+    return OnnxLayout(tensors, tuple(tables), offset, floats)
 
 
 def data_bytes(

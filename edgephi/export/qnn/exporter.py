@@ -28,7 +28,7 @@ from edgephi.export.qnn.compiler import Compiled, Graph, check_compiler, compile
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
 from edgephi.export.qnn.layout import (
     EMBEDDING,
-    Layout,
+    QnnLayout,
     lay_out,
     pack,
     pack_embedding,
@@ -215,7 +215,7 @@ def provider_options(soc: Soc) -> dict[str, str]:
     return options
 
 
-def _part_ranges(architecture: Architecture, layout: Layout) -> list[range]:
+def _part_ranges(architecture: Architecture, layout: QnnLayout) -> list[range]:
     """The layers of each part: as few parts as their size allows, and all of about the same size."""
     sizes = [
         sum(

@@ -24,7 +24,7 @@ _SCALE_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Layout:
+class QnnLayout:
     """Where every matrix lies in the data file, and a run of zero bytes that all zero points are part of."""
 
     tensors: Mapping[str, PackedTensor]
@@ -32,7 +32,9 @@ class Layout:
     size: int
 
 
-def lay_out(names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None]) -> Layout:
+def lay_out(
+    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None]
+) -> QnnLayout:
     """Give every matrix its place, in the order of `names`; the embedding has none unless it is the head."""
     shapes = architecture.tensor_shapes()
     tensors = {}
@@ -46,7 +48,7 @@ def lay_out(names: Iterable[str], architecture: Architecture, schemes: Mapping[s
         end = regions[-1].offset + regions[-1].size
         zeros = max(zeros, regions[1].size // _SCALE_BYTES * scheme.bits // 8)
     region = Region(align(end), align(zeros))
-    return Layout(tensors, region, region.offset + region.size)
+    return QnnLayout(tensors, region, region.offset + region.size)
 
 
 def row_scheme(scheme: Scheme | None) -> Scheme | None:

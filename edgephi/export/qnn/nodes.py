@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.export.qnn.activations import Encoding, unsigned
-from edgephi.export.qnn.layout import Layout, scales_per_row
+from edgephi.export.qnn.layout import QnnLayout, scales_per_row
 from edgephi.export.stream.one_pass import Region
 
 DATA_FILE = "weights.data"
@@ -31,7 +31,7 @@ class Model:
     """What all graphs of a model have in common: `norms` are the vectors of its RMSNorms, by name."""
 
     architecture: Architecture
-    layout: Layout
+    layout: QnnLayout
     norms: Mapping[str, NDArray[np.float32]]
     encodings: Mapping[str, Encoding]
 
