@@ -83,7 +83,7 @@ weakref.finalize(Goes(), interrupted)
 """,
     "llama.cpp's log": """
 import ctypes
-from edgephi.runtime import llama_library
+from edgephi.runtime.engines.llama_cpp import library as llama_library
 class Level:
     def __le__(self, _other):
         interrupted()
@@ -233,7 +233,7 @@ def test_a_measurement_of_memory_ends_when_a_thread_of_it_is_missing(fault: str)
     """The others wait for it at a barrier, and Python's exit waits for them."""
     program = (
         "import os, signal, threading\n"
-        "from edgephi.runtime import bandwidth\n"
+        "from edgephi.machine import bandwidth\n"
         f"{fault}"
         "try: bandwidth.read_bandwidth(1 << 30, threads=2)\n"
         "except (KeyboardInterrupt, MemoryError): print('ends')\n"

@@ -524,13 +524,13 @@ for name in ("openvino", "openvino_genai", "openvino_tokenizers", "transformers"
 from pathlib import Path
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.hub import locate
-from edgephi.export import openvino
+from edgephi.export.openvino.exporter import write_artifact
 from edgephi.build.plan import choose_schemes
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")
 schemes = choose_schemes(checkpoint.architecture, Quant())
-openvino.write_artifact(Path(sys.argv[1]), checkpoint, schemes, read_target("openvino"), 64)
+write_artifact(Path(sys.argv[1]), checkpoint, schemes, read_target("openvino"), 64)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert Engine(tmp_path).prefill([1, 2, 3]).shape == (3, 768)

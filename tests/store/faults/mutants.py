@@ -46,8 +46,8 @@ install.build_generation = build_in_place
 """
 _ENVIRONMENT_NOT_SYNCED = """
 import contextlib
-from edgephi.store import environment_trial
-environment_trial.syncing_all = lambda folder: contextlib.nullcontext(lambda: None)
+from edgephi.store.environments import trial
+trial.syncing_all = lambda folder: contextlib.nullcontext(lambda: None)
 """
 _TRIAL_NOT_NOTED = """
 from edgephi.store import activation
@@ -63,8 +63,8 @@ authenticate = preflight.authenticate
 preflight.authenticate = lambda *given, required=False: authenticate(*given)
 """
 _KEY_NOT_NOTED = """
-from edgephi.store import trusting
-trusting._remember = lambda *_, **__: None
+from edgephi.store.trust import change
+change._remember = lambda *_, **__: None
 """
 
 
