@@ -18,8 +18,9 @@ from edgephi.bundle.manifest import (
     Wheelhouse,
 )
 from edgephi.bundle.unfinished import check_room, file_sha256, seal, unfinished_bundle, write_manifest
-from edgephi.checkpoint.architecture import Architecture, load_architecture
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.hub import Located, locate
 from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for

@@ -115,7 +115,7 @@ def _known_files(report: StreamReport) -> list[FileEntry]:
 
 
 def _limits(plan: Plan) -> Limits:
-    rotary = plan.architecture.rotary
+    rotary = plan.architecture.attention.rotary
     switches = rotary.uses_long_factors(plan.context)
     return Limits(plan.context, whole_prefill_above=rotary.original_context if switches else None)
 

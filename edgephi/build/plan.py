@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgephi.bundle.chat_formats import RotaryEmbedding
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
+from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
 from edgephi.errors import DoesNotFitError, NotSupportedError
@@ -154,21 +154,24 @@ def architecture_of(shape: Shape) -> Architecture:
     return Architecture(
         vocabulary_size=shape.vocabulary_size,
         hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
         layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        norm_epsilon=1e-5,
-        rotary=RotaryEmbedding(
-            size=shape.rotary_size,
-            theta=10000.0,
-            original_context=shape.original_context,
-            context=shape.context,
-            short_factor=factors,
-            long_factor=factors,
+        norm=RmsNorm(epsilon=1e-5),
+        attention=Attention(
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_size=shape.hidden_size // shape.heads,
+            window=shape.sliding_window,
+            rotary=RotaryEmbedding(
+                size=shape.rotary_size,
+                theta=10000.0,
+                original_context=shape.original_context,
+                context=shape.context,
+                short_factor=factors,
+                long_factor=factors,
+            ),
         ),
+        feed_forward=GatedSilu(width=shape.intermediate_size),
         context=shape.context,
-        sliding_window=shape.sliding_window,
         tied_embeddings=shape.tied_embeddings,
         bos_token_id=None,
         eos_token_ids=(),
@@ -178,18 +181,19 @@ def architecture_of(shape: Shape) -> Architecture:
 
 def shape_of(architecture: Architecture) -> Shape:
     """The shape that a recipe for this architecture declares."""
+    attention = architecture.attention
     return Shape(
         vocabulary_size=architecture.vocabulary_size,
         hidden_size=architecture.hidden_size,
-        intermediate_size=architecture.intermediate_size,
+        intermediate_size=architecture.feed_forward.width,
         layers=architecture.layers,
-        heads=architecture.heads,
-        kv_heads=architecture.kv_heads,
-        rotary_size=architecture.rotary.size,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads,
+        rotary_size=attention.rotary.size,
         context=architecture.context,
-        original_context=architecture.rotary.original_context,
-        longrope=architecture.rotary.long_factor is not None,
-        sliding_window=architecture.sliding_window,
+        original_context=attention.rotary.original_context,
+        longrope=attention.rotary.long_factor is not None,
+        sliding_window=attention.window,
         tied_embeddings=architecture.tied_embeddings,
     )
 
@@ -211,13 +215,14 @@ def _memory(
     packed_bytes: int,
     context: int,
 ) -> Memory:
-    cached_numbers = 2 * architecture.layers * architecture.kv_heads * architecture.head_size
+    attention = architecture.attention
+    cached_numbers = 2 * architecture.layers * attention.kv_heads * attention.head_size
     cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
     chunk = footprint.prefill.tokens
-    scores_per_token = architecture.heads * chunk * footprint.activation_bytes * footprint.keeps_scores
+    scores_per_token = attention.heads * chunk * footprint.activation_bytes * footprint.keeps_scores
     computed = _computed_bytes(architecture, footprint, chunk, seen=context)
-    if architecture.rotary.uses_long_factors(context) and not footprint.prefill.told_factors:
-        first = architecture.rotary.original_context + 1
+    if attention.rotary.uses_long_factors(context) and not footprint.prefill.told_factors:
+        first = attention.rotary.original_context + 1
         computed = max(computed, _computed_bytes(architecture, footprint, first, seen=first))
     return Memory(
         weights=round(artifact_bytes * footprint.weight_copies) + packed_bytes,
@@ -232,8 +237,8 @@ def _computed_bytes(
 ) -> int:
     """What is in memory while `tokens` are computed at once, the last of `seen`."""
     logits = footprint.logits_copies * architecture.vocabulary_size
-    scores = architecture.heads * seen * footprint.keeps_scores
-    activations = _FEED_FORWARD_COPIES * architecture.intermediate_size
+    scores = architecture.attention.heads * seen * footprint.keeps_scores
+    activations = _FEED_FORWARD_COPIES * architecture.feed_forward.width
     activations += _HIDDEN_COPIES * architecture.hidden_size
     return tokens * (logits + scores + activations) * footprint.activation_bytes
 

@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from edgephi.checkpoint.architecture import Architecture, load_architecture, read_json_object
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.config import load_architecture
+from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.safetensors import (
     FLOAT_DTYPES,
     ShardHeader,

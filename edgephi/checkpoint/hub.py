@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import edgephi
-from edgephi.checkpoint.architecture import load_architecture, read_json_object
 from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensors, parse_index, weight_files
+from edgephi.checkpoint.config import load_architecture
+from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, TransportError, UsageError

@@ -81,7 +81,7 @@ def tune(
     from edgephi.build.build import find_checkpoint
     from edgephi.build.tune import cut_depths, variants
     from edgephi.build.tune import tune as tune_model
-    from edgephi.checkpoint.architecture import load_architecture
+    from edgephi.checkpoint.config import load_architecture
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.this_machine import room, survey, warn_when_busy
     from edgephi.declared.recipe import read_recipe, recipe_for

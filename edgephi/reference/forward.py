@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from edgephi.bundle.chat_formats import RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.rotary import RotaryEmbedding
 
 REFERENCE = "edgephi NumPy float32"
 """How a certificate names this forward pass."""
@@ -98,7 +98,7 @@ def final_hidden_states(
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= architecture.vocabulary_size:
         raise ValueError(f"expected a list of token ids from 0 to {architecture.vocabulary_size - 1}")
 
-    rotation = _rotation(architecture.rotary, len(ids))
+    rotation = _rotation(architecture.attention.rotary, len(ids))
     hidden = [_embedding_rows(weights, ids) for weights in versions]  # each [tokens, hidden]
     steps = architecture.layers * len(versions)
     with _one_worker_per_core() as workers:
@@ -195,7 +195,7 @@ def _rms_norm(weights: Weights, name: str, x: Floats) -> Floats:
     """Divide by the root mean square of the last axis, then scale: [tokens, hidden] -> [tokens, hidden]."""
     scale = weights.rows(name, 0, x.shape[-1])  # [hidden]
     mean_square = np.einsum("th,th->t", x, x, dtype=np.float64) / x.shape[-1]  # [tokens]
-    shrink = 1 / np.sqrt(mean_square + weights.architecture.norm_epsilon)  # [tokens]
+    shrink = 1 / np.sqrt(mean_square + weights.architecture.norm.epsilon)  # [tokens]
     normed: Floats = x * shrink.astype(np.float32)[:, None]
     normed *= scale
     return normed
@@ -259,13 +259,13 @@ def _attention(weights: Weights, prefix: str, qkv: Floats, rotation: Rotation, w
     A worker takes one key head with the query heads that share it, and goes through the queries in blocks
     whose scores fit in SCORE_BLOCK_BYTES. Rotates the queries and keys inside `qkv`.
     """
-    architecture = weights.architecture
+    shape = weights.architecture.attention
     tokens = len(qkv)
-    size, kv_heads, window = architecture.head_size, architecture.kv_heads, architecture.sliding_window
-    group = architecture.heads // kv_heads  # query heads that share one key head
+    size, kv_heads, window = shape.head_size, shape.kv_heads, shape.window
+    group = shape.heads // kv_heads  # query heads that share one key head
     fused = qkv.reshape(tokens, -1, size)  # a view: q heads, k heads, v heads
-    queries = fused[:, : architecture.heads].reshape(tokens, kv_heads, group, size)
-    keys, values = np.split(fused[:, architecture.heads :], 2, axis=1)  # views, [tokens, kv heads, size]
+    queries = fused[:, : shape.heads].reshape(tokens, kv_heads, group, size)
+    keys, values = np.split(fused[:, shape.heads :], 2, axis=1)  # views, [tokens, kv heads, size]
     mixed = np.empty((tokens, kv_heads, group, size), np.float32)
     step = max(1, SCORE_BLOCK_BYTES // (4 * group * tokens))
     for name, part in (("query", queries), ("key", keys), ("value", values)):

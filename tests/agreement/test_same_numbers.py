@@ -7,7 +7,7 @@ import pytest
 
 from edgephi.build.build import find_checkpoint
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
-from edgephi.checkpoint.architecture import load_architecture
+from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.export.exporter import exporter
 from edgephi.reference.evaluation_text import evaluation_tokens

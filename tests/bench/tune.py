@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgephi.build.build import find_checkpoint
 from edgephi.build.tune import Tuning, cut_depths, tune, variants
-from edgephi.checkpoint.architecture import load_architecture
+from edgephi.checkpoint.config import load_architecture
 from edgephi.cli.show.progress import step
 from edgephi.cli.show.this_machine import room, survey, warn_when_busy
 from edgephi.declared.recipe import recipe_for

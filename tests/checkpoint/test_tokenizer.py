@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgephi.bundle import chat_formats as phi
-from edgephi.checkpoint.architecture import load_architecture
+from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import encode, read_tokenizer
 from edgephi.errors import BadCheckpointError
 from tests.tiny_checkpoint import write_tiny_checkpoint

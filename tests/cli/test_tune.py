@@ -90,7 +90,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def candidates(checkpoint: Path) -> list[Variant]:
-    from edgephi.checkpoint.architecture import load_architecture
+    from edgephi.checkpoint.config import load_architecture
 
     found, _ = variants(
         str(checkpoint),

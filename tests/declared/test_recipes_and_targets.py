@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgephi.build.plan import architecture_of, shape_of
-from edgephi.checkpoint.architecture import load_architecture
+from edgephi.checkpoint.config import load_architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Model, Recipe, Shape, read_recipe, recipe_for, recipes
 from edgephi.declared.target import Target, read_target, targets

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from transformers import Phi3Config, Phi3ForCausalLM
 
-from edgephi.bundle.chat_formats import RotaryEmbedding
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
+from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.reference import forward
 from edgephi.reference.forward import final_hidden_states, logits, logits_blocks
 
@@ -91,22 +91,25 @@ def make(shape: Shape) -> tuple[Any, StateDict]:
     architecture = Architecture(
         vocabulary_size=shape.vocabulary,
         hidden_size=hidden,
-        intermediate_size=intermediate,
         layers=shape.layers,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        norm_epsilon=config.rms_norm_eps,
-        rotary=RotaryEmbedding(
-            size=size,
-            theta=shape.theta,
-            original_context=shape.original or shape.context,
-            context=shape.context,
-            short_factor=short,
-            long_factor=long,
-            attention_factor=shape.attention_factor,
+        norm=RmsNorm(config.rms_norm_eps),
+        attention=Attention(
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_size=shape.head_size,
+            window=shape.window,
+            rotary=RotaryEmbedding(
+                size=size,
+                theta=shape.theta,
+                original_context=shape.original or shape.context,
+                context=shape.context,
+                short_factor=short,
+                long_factor=long,
+                attention_factor=shape.attention_factor,
+            ),
         ),
+        feed_forward=GatedSilu(intermediate),
         context=shape.context,
-        sliding_window=shape.window,
         tied_embeddings=shape.tied,
         bos_token_id=1,
         eos_token_ids=(2,),
@@ -259,7 +262,7 @@ def test_refuses_what_it_cannot_run() -> None:
     for ids in ([], [203], [-1]):
         with pytest.raises(ValueError, match="token ids from 0 to 202"):
             final_hidden_states([weights], ids)
-    other = replace(weights, architecture=replace(weights.architecture, norm_epsilon=1e-6))
+    other = replace(weights, architecture=replace(weights.architecture, norm=RmsNorm(1e-6)))
     with pytest.raises(ValueError, match="one architecture"):
         final_hidden_states([weights, other], [1])
 
@@ -315,7 +318,7 @@ def test_memory_is_flat_in_the_size_of_the_model(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(forward, "WEIGHT_BLOCK_BYTES", 512 << 10)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)  # a block a worker
     _, weights = make(Shape(heads=8, kv_heads=8, vocabulary=1000))  # hidden 512: 3 MB of qkv
-    small = replace(weights.architecture, intermediate_size=1024)
+    small = replace(weights.architecture, feed_forward=GatedSilu(1024))
     peak_bytes(small)  # imports and caches are not the model's
     layers, head = peak_bytes(small)
     assert layers < 4 << 20

@@ -89,7 +89,7 @@ def describe(folder: Path, architecture: Architecture, *, soc: str | None = None
             "provider_options", {"soc_model": str(chip.soc_model), "htp_arch": str(chip.htp_arch)}
         ),
         **shapes,
-        "sliding_window": architecture.sliding_window,
+        "sliding_window": architecture.attention.window,
         "embedding": given["embedding"],
         "rope": rope,
         "logits": given["logits"],
@@ -269,9 +269,9 @@ def _shapes(parts: list[dict[str, Any]], head: Wrapper, architecture: Architectu
         "layers": (parts[-1]["layers"][1], architecture.layers),
         "vocabulary": (found["vocabulary"], architecture.vocabulary_size),
         "hidden": (found["hidden"], architecture.hidden_size),
-        "kv_heads": (found["kv_heads"], architecture.kv_heads),
-        "head_size": (found["head_size"], architecture.head_size),
-        "rope.rotary": (2 * prefill["cos"].shape[-1], architecture.rotary.size),
+        "kv_heads": (found["kv_heads"], architecture.attention.kv_heads),
+        "head_size": (found["head_size"], architecture.attention.head_size),
+        "rope.rotary": (2 * prefill["cos"].shape[-1], architecture.attention.rotary.size),
     }
     for name, (is_now, wanted) in expected.items():
         if is_now != wanted:

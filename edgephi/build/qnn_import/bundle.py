@@ -30,7 +30,8 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.bundle.onnx_names import named_files
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
-from edgephi.checkpoint.architecture import Architecture, load_architecture
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
 from edgephi.declared.recipe import Question
 from edgephi.declared.target import read_target

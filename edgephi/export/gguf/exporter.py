@@ -185,7 +185,7 @@ def write_artifact(
 
 def right_context(architecture: Architecture, context: int) -> int:
     """How many of `context` tokens llama.cpp's own tools compute rightly: no more than a sliding window."""
-    window = architecture.sliding_window
+    window = architecture.attention.window
     return context if window is None else min(context, window)
 
 
@@ -253,7 +253,7 @@ def _add_facts(
 ) -> None:
     """All of the header but the tensors."""
     architecture = checkpoint.architecture
-    rotary, window = architecture.rotary, architecture.sliding_window
+    rotary, window = architecture.attention.rotary, architecture.attention.window
     bits = min(scheme.bits for scheme in schemes.values() if scheme is not None)
     writer.add_name(suited_name(checkpoint.id.rpartition("/")[2], tokenizer))
     writer.add_file_type(_FILE_TYPES[bits])
@@ -261,11 +261,11 @@ def _add_facts(
     writer.add_vocab_size(architecture.vocabulary_size)
     writer.add_context_length(right_context(architecture, context))
     writer.add_embedding_length(architecture.hidden_size)
-    writer.add_feed_forward_length(architecture.intermediate_size)
+    writer.add_feed_forward_length(architecture.feed_forward.width)
     writer.add_block_count(architecture.layers)
-    writer.add_head_count(architecture.heads)
-    writer.add_head_count_kv(architecture.kv_heads)
-    writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
+    writer.add_head_count(architecture.attention.heads)
+    writer.add_head_count_kv(architecture.attention.kv_heads)
+    writer.add_layer_norm_rms_eps(architecture.norm.epsilon)
     writer.add_rope_dimension_count(rotary.size)
     writer.add_rope_freq_base(rotary.theta)
     # llama.cpp takes the long factors when the allocated context is more than this, and has no other use for
@@ -280,7 +280,7 @@ def _add_facts(
 
 def _rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:
     """LongRoPE's factors by llama.cpp's names, [rotary size / 2] each; empty without LongRoPE."""
-    long, short = architecture.rotary.long_factor, architecture.rotary.short_factor
+    long, short = architecture.attention.rotary.long_factor, architecture.attention.rotary.short_factor
     if long is None or short is None:
         return {}
     names = gguf.TENSOR_NAMES

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgephi.bundle.chat_formats import MODEL_TYPE, RotaryEmbedding
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.declared.target import Kernels
 from edgephi.errors import NotSupportedError
@@ -24,25 +24,25 @@ def mlx_config(
     context: int,
 ) -> dict[str, Any]:
     """What mlx-lm reads as `config.json`. Its generation stops at every id of `eos_token_id`."""
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     config: dict[str, Any] = {
         "architectures": ["Phi3ForCausalLM"],
-        "model_type": MODEL_TYPE,
+        "model_type": "phi3",
         "bos_token_id": architecture.bos_token_id,
         "eos_token_id": list(stop_token_ids),
         "pad_token_id": architecture.pad_token_id,
         "hidden_act": "silu",
         "hidden_size": architecture.hidden_size,
-        "intermediate_size": architecture.intermediate_size,
-        "num_attention_heads": architecture.heads,
+        "intermediate_size": architecture.feed_forward.width,
+        "num_attention_heads": architecture.attention.heads,
         "num_hidden_layers": architecture.layers,
-        "num_key_value_heads": architecture.kv_heads,
-        "rms_norm_eps": architecture.norm_epsilon,
+        "num_key_value_heads": architecture.attention.kv_heads,
+        "rms_norm_eps": architecture.norm.epsilon,
         "vocab_size": architecture.vocabulary_size,
         "tie_word_embeddings": architecture.tied_embeddings,
         "torch_dtype": kernels.activations,
         "rope_theta": rotary.theta,
-        "partial_rotary_factor": _rotary_share(rotary.size, architecture.head_size),
+        "partial_rotary_factor": _rotary_share(rotary.size, architecture.attention.head_size),
         "max_position_embeddings": context,
         "original_max_position_embeddings": context,
         "rope_scaling": None,

@@ -63,7 +63,7 @@ def footprint(target: Target) -> Footprint:
 def context_limit(architecture: Architecture) -> ContextLimit | None:
     """The attention window or LongRoPE's original context, whichever is less: the engine knows neither."""
     limits = []
-    rotary, window = architecture.rotary, architecture.sliding_window
+    rotary, window = architecture.attention.rotary, architecture.attention.window
     if rotary.long_factor is not None:
         reason = (
             f"mlx-lm never changes LongRoPE's factors, this model does at {rotary.original_context} tokens"
@@ -92,7 +92,7 @@ def artifact_bytes(
     context: int,  # noqa: ARG001 - MLX computes its rotary tables itself
 ) -> int:
     """Size of `model.safetensors`. Raises NotSupportedError when mlx-lm cannot be told the RoPE magnitude."""
-    rotary_lengths(architecture.rotary)
+    rotary_lengths(architecture.attention.rotary)
     layout = lay_out(architecture.tensor_shapes(), architecture, schemes, target.kernels)
     return len(layout.header) + layout.data_size
 

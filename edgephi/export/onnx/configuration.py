@@ -37,7 +37,7 @@ def genai_config(
         "top_k": 50,
         "top_p": 1.0,
     }
-    if architecture.rotary.uses_long_factors(context):
+    if architecture.attention.rotary.uses_long_factors(context):
         # A model of this type is prefilled again when its answer passes 4,096 tokens, as LongRoPE needs.
         # A prompt must stay whole: in chunks it would begin with the short factors and end with the long.
         kind = "phi3"
@@ -58,11 +58,11 @@ def genai_config(
             "decoder": {
                 "filename": graph_file,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
-                "head_size": architecture.head_size,
+                "head_size": architecture.attention.head_size,
                 "hidden_size": architecture.hidden_size,
-                "num_attention_heads": architecture.heads,
+                "num_attention_heads": architecture.attention.heads,
                 "num_hidden_layers": architecture.layers,
-                "num_key_value_heads": architecture.kv_heads,
+                "num_key_value_heads": architecture.attention.kv_heads,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",

@@ -62,7 +62,7 @@ def footprint(target: Target) -> Footprint:
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
     """LongRoPE's original context, when the engine does not know that its factors change there."""
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     if rotary.long_factor is None or rotary.original_context == _ENGINE_SWITCHES_AT:
         return None
     return ContextLimit(

@@ -33,7 +33,8 @@ def build_graph(
     """
     graph = _Graph(layout, accuracy_level)
     floats = graph.float_type
-    cache_shape: list[str | int] = ["batch", architecture.kv_heads, "past_length", architecture.head_size]
+    attention = architecture.attention
+    cache_shape: list[str | int] = ["batch", attention.kv_heads, "past_length", attention.head_size]
     inputs = [
         _value("input_ids", TensorProto.INT64, ["batch", "length"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total_length"]),
@@ -54,15 +55,15 @@ def build_graph(
     total_length = graph.node("Cast", [total], to=TensorProto.INT32)  # scalar
 
     cos, sin = graph.table("cos_cache"), graph.table("sin_cache")
-    if architecture.rotary.uses_long_factors(context):
+    if attention.rotary.uses_long_factors(context):
         # One length decides for all positions: index 0 holds the short factors' table, 1 the long ones'.
-        limit = graph.integers("original_context", architecture.rotary.original_context)
+        limit = graph.integers("original_context", attention.rotary.original_context)
         chosen = graph.node("Cast", [graph.node("Greater", [total, limit])], to=TensorProto.INT64)
         cos = graph.node("Gather", [cos, chosen], axis=0)  # [context, rotary size / 2]
         sin = graph.node("Gather", [sin, chosen], axis=0)
 
     hidden = graph.embedding(EMBEDDING, "input_ids")  # [batch, length, hidden]
-    epsilon = architecture.norm_epsilon
+    epsilon = architecture.norm.epsilon
     normed = graph.node(
         "SimplifiedLayerNormalization",
         [hidden, graph.vector("model.layers.0.input_layernorm.weight")],
@@ -75,15 +76,15 @@ def build_graph(
         # [batch, length, (heads + 2 kv_heads) * head_size]
         qkv = graph.matmul(prefix + "self_attn.qkv_proj.weight", normed)
         past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
-        window = architecture.sliding_window
+        window = attention.window
         attended = f"{prefix}attention"  # [batch, length, heads * head_size]
         graph.add(
             "GroupQueryAttention",
             [qkv, "", "", *past, sequence_ends, total_length, cos, sin],
             [attended, f"present.{layer}.key", f"present.{layer}.value"],
-            num_heads=architecture.heads,
-            kv_num_heads=architecture.kv_heads,
-            scale=architecture.head_size**-0.5,
+            num_heads=attention.heads,
+            kv_num_heads=attention.kv_heads,
+            scale=attention.head_size**-0.5,
             do_rotary=1,
             rotary_interleaved=0,
             # A window as wide as the context is no window, and the kernel is quicker without.

@@ -76,7 +76,7 @@ def data_bytes(
     """Size of the data file, gaps included, from shapes alone."""
     shapes = architecture.tensor_shapes()
     float_bytes = np.dtype(float_type(kernels)).itemsize
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     versions = 2 if rotary.uses_long_factors(context) else 1
     tables = 2 * align(versions * context * rotary.size // 2 * float_bytes)
     zero_points = embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels).values()
@@ -138,7 +138,7 @@ def rotary_tables(architecture: Architecture, kernels: Kernels, context: int) ->
 
     Where the context passes LongRoPE's original one, [2, context, rotary size / 2]: short, then long factors.
     """
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     versions = (False, True) if rotary.uses_long_factors(context) else (False,)
     frequencies = np.array([rotary.inverse_frequencies(long=long) for long in versions])  # [versions, size/2]
     angles = np.arange(context)[:, None] * frequencies[:, None, :]  # [versions, context, size/2], radians

@@ -60,13 +60,13 @@ def build_graph(
     hidden = operators.embedding(_EMBEDDING, input_ids)  # [B, L, H]
     for layer in range(architecture.layers):
         prefix = f"model.layers.{layer}."
-        normed = _rms_norm(operators, prefix + "input_layernorm.weight", hidden, architecture.norm_epsilon)
+        normed = _rms_norm(operators, prefix + "input_layernorm.weight", hidden, architecture.norm.epsilon)
         attended = _attention(operators, architecture, layer, normed, sequence)
         hidden = operators.add(hidden, attended)
         name = prefix + "post_attention_layernorm.weight"
-        normed = _rms_norm(operators, name, hidden, architecture.norm_epsilon)
+        normed = _rms_norm(operators, name, hidden, architecture.norm.epsilon)
         hidden = operators.add(hidden, _feed_forward(operators, architecture, prefix + "mlp.", normed))
-    normed = _rms_norm(operators, "model.norm.weight", hidden, architecture.norm_epsilon)
+    normed = _rms_norm(operators, "model.norm.weight", hidden, architecture.norm.epsilon)
     logits = operators.project(architecture.head_name, normed, label="lm_head.weight")
     graph.result("logits", logits)  # [B, L, vocabulary]
     return graph
@@ -84,7 +84,7 @@ def _mask(
     seen = o.less_equal(key, query)  # [1, 1, L, T]
     real = o.unsqueeze(o.convert(attention_mask, "boolean"), [1, 2])  # [B, 1, 1, T]: no padding
     scores = (o.literal(0.0, "f32"), o.literal(_HIDDEN_SCORE, "f32"))
-    window = architecture.sliding_window
+    window = architecture.attention.window
     if window is None or window >= context:
         return o.select(o.both(seen, real), *scores)
     near = o.greater(key, o.add(query, o.literal(-window)))
@@ -100,7 +100,7 @@ def _rotation(
     o: Operators, architecture: Architecture, context: int, position_ids: Value
 ) -> tuple[Value, Value]:
     """Cosines and sines of every new token's angles, f32 [B, 1, L, rotary size] each, halves repeated."""
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     half = rotary.size // 2
 
     def frequencies(*, long: bool) -> Value:
@@ -138,14 +138,15 @@ def _rms_norm(o: Operators, name: str, x: Value, epsilon: float) -> Value:
 def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, sequence: _Sequence) -> Value:
     """Grouped-query attention over the cache and the new tokens, [B, L, H] -> [B, L, H]."""
     prefix = f"model.layers.{layer}.self_attn."
-    heads, kv_heads, size = architecture.heads, architecture.kv_heads, architecture.head_size
+    attention = architecture.attention
+    heads, kv_heads, size = attention.heads, attention.kv_heads, attention.head_size
     qkv = o.project(prefix + "qkv_proj.weight", x)  # [B, L, (heads + 2 kv_heads) * S]
     widths = [count * size for count in (heads, kv_heads, kv_heads)]
     parts = [
         o.transpose(o.reshape(part, [0, 0, count, size], (*part.shape[:2], count, size)), [0, 2, 1, 3])
         for part, count in zip(o.split(qkv, -1, widths), (heads, kv_heads, kv_heads), strict=True)
     ]  # each [B, heads or kv_heads, L, S]
-    query, key = (_rotate(o, architecture.rotary.size, part, sequence) for part in parts[:2])
+    query, key = (_rotate(o, attention.rotary.size, part, sequence) for part in parts[:2])
     keys, values = (
         _with_past(o, f"past_key_values.{layer}.{kind}present.{layer}.{kind}", new, sequence)
         for kind, new in (("key", key), ("value", parts[2]))
@@ -191,6 +192,6 @@ def _repeat(o: Operators, x: Value, heads: int) -> Value:
 
 def _feed_forward(o: Operators, architecture: Architecture, prefix: str, x: Value) -> Value:
     """SwiGLU: down(silu(gate(x)) * up(x))."""
-    width = architecture.intermediate_size
+    width = architecture.feed_forward.width
     gate, up = o.split(o.project(prefix + "gate_up_proj.weight", x), -1, [width, width])
     return o.project(prefix + "down_proj.weight", o.multiply(o.unary("Swish", gate, version="opset4"), up))

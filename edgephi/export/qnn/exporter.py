@@ -66,7 +66,7 @@ def footprint(target: Target) -> Footprint:
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
     """LongRoPE's original context: there is one table of angles, that of the short factors."""
-    rotary = architecture.rotary
+    rotary = architecture.attention.rotary
     if rotary.long_factor is None:
         return None
     return ContextLimit(
@@ -98,7 +98,7 @@ def artifact_bytes(
     if embedding is None:
         raise AssertionError("the embedding is always quantised")
     codes, scales = _embedding_sizes(architecture, embedding)
-    rope = 2 * context * architecture.rotary.size // 2 * 2
+    rope = 2 * context * architecture.attention.rotary.size // 2 * 2
     return layout.size + align(codes) + scales + rope
 
 
@@ -189,14 +189,14 @@ def emit(
         "provider_options": provider_options(soc),
         "context": context,
         "chunk": CHUNK,
-        "sliding_window": architecture.sliding_window,
+        "sliding_window": architecture.attention.window,
         "vocabulary": architecture.vocabulary_size,
         "hidden": architecture.hidden_size,
-        "kv_heads": architecture.kv_heads,
-        "head_size": architecture.head_size,
+        "kv_heads": architecture.attention.kv_heads,
+        "head_size": architecture.attention.head_size,
         "cache_type": precision_of(soc.htp_arch).cache,
         "embedding": embedding,
-        "rope": {"file": ROPE_FILE, "rotary": architecture.rotary.size},
+        "rope": {"file": ROPE_FILE, "rotary": architecture.attention.rotary.size},
         "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
     }
     return Emitted(replace(report, data_file=f"{GRAPHS}/{report.data_file}"), parts, facts)

@@ -49,9 +49,9 @@ def layers_graph(model: Model, layers: range, sizes: Sizes, *, name: str) -> onn
     architecture, encodings = model.architecture, model.encodings
     graph = GraphWriter(model)
     tokens, slots = sizes.tokens, sizes.slots
-    size, kv_heads = architecture.head_size, architecture.kv_heads
+    size, kv_heads = architecture.attention.head_size, architecture.attention.kv_heads
     cache = encodings[f"model.layers.{layers.start}.self_attn.value"].kind
-    half = architecture.rotary.size // 2
+    half = architecture.attention.rotary.size // 2
     inputs = [
         _value("hidden", "float32", [1, 1, tokens, architecture.hidden_size]),
         _value("cos", "uint16", [1, 1, tokens, half]),
@@ -87,7 +87,7 @@ def head_graph(model: Model) -> onnx.ModelProto:
     architecture = model.architecture
     graph = GraphWriter(model)
     residual = graph.residual("hidden", "model.norm.input")
-    normed = graph.norm(residual, "model.norm.weight", "model.norm.output", architecture.norm_epsilon)
+    normed = graph.norm(residual, "model.norm.weight", "model.norm.output", architecture.norm.epsilon)
     wide = graph.moved("Transpose", normed, "model.norm.output", perm=[0, 3, 1, 2])
     rows = range(architecture.vocabulary_size)
     words = graph.convolution(wide, architecture.head_name, rows, name=HEAD)
@@ -99,14 +99,16 @@ def head_graph(model: Model) -> onnx.ModelProto:
 
 def rope_encoding(architecture: Architecture) -> Encoding:
     """How cosines and sines are encoded."""
-    return unsigned(-architecture.rotary.magnitude, architecture.rotary.magnitude)
+    magnitude = architecture.attention.rotary.magnitude
+    return unsigned(-magnitude, magnitude)
 
 
 def rope_table(architecture: Architecture, slots: int) -> NDArray[np.uint16]:
     """Cosines and sines of all positions, as the graphs want them: uint16 [2, slots, rotary size / 2]."""
-    frequencies = np.array(architecture.rotary.inverse_frequencies(long=False))
+    rotary = architecture.attention.rotary
+    frequencies = np.array(rotary.inverse_frequencies(long=False))
     angles = np.arange(slots)[:, None] * frequencies  # [slots, rotary size / 2], radians
-    table = np.stack([np.cos(angles), np.sin(angles)]) * architecture.rotary.magnitude
+    table = np.stack([np.cos(angles), np.sin(angles)]) * rotary.magnitude
     numbers: NDArray[np.uint16] = rope_encoding(architecture).numbers(table.astype(np.float32))
     return numbers
 
@@ -121,7 +123,7 @@ def _add_layer(graph: GraphWriter, layer: int, residual: str, call: _Call) -> st
     architecture = graph.architecture
     prefix = f"model.layers.{layer}."
     attention, feed_forward = prefix + "self_attn.", prefix + "mlp."
-    epsilon = architecture.norm_epsilon
+    epsilon = architecture.norm.epsilon
     normed = graph.norm(residual, prefix + "input_layernorm.weight", attention + "input", epsilon)
     mixed = _attention(graph, layer, normed, call)  # [1, h * D, 1, N]
     rows = range(architecture.hidden_size)
@@ -132,7 +134,7 @@ def _add_layer(graph: GraphWriter, layer: int, residual: str, call: _Call) -> st
 
     normed = graph.norm(residual, prefix + "post_attention_layernorm.weight", feed_forward + "input", epsilon)
     wide = graph.moved("Transpose", normed, feed_forward + "input", perm=[0, 3, 1, 2])  # [1, H, 1, N]
-    half = architecture.intermediate_size
+    half = architecture.feed_forward.width
     both = feed_forward + "gate_up_proj.weight"
     gate = graph.quantized(graph.convolution(wide, both, range(half)), feed_forward + "gate")
     up = graph.quantized(graph.convolution(wide, both, range(half, 2 * half)), feed_forward + "up")
@@ -150,10 +152,10 @@ def _add_layer(graph: GraphWriter, layer: int, residual: str, call: _Call) -> st
 
 def _attention(graph: GraphWriter, layer: int, normed: str, call: _Call) -> str:
     """Attention of N tokens to C slots of the cache and to themselves: [1, 1, N, H] -> [1, h * D, 1, N]."""
-    architecture = graph.architecture
     names = f"model.layers.{layer}.self_attn."
     tokens, slots = call.sizes.tokens, call.sizes.slots
-    size, heads, kv_heads = architecture.head_size, architecture.heads, architecture.kv_heads
+    attention = graph.architecture.attention
+    size, heads, kv_heads = attention.head_size, attention.heads, attention.kv_heads
     shared = heads // kv_heads * tokens  # query rows of one key head
     wide = graph.moved("Transpose", normed, names + "input", perm=[0, 3, 1, 2])  # [1, H, 1, N]
 
@@ -221,11 +223,11 @@ def _rotated(graph: GraphWriter, heads: str, before: Encoding, after: Encoding, 
 
     The result has yet to pass `after`.
     """
-    architecture = graph.architecture
-    rotary, size = architecture.rotary.size, architecture.head_size
+    attention = graph.architecture.attention
+    rotary, size = attention.rotary.size, attention.head_size
     # A number times a cosine is never larger than the number times the rotation's magnitude.
     farthest = max(abs(limit - before.zero_point) for limit in before.limits) * before.scale
-    farthest *= architecture.rotary.magnitude
+    farthest *= attention.rotary.magnitude
     product = unsigned(-farthest, farthest)
 
     def times(part: str, factor: str) -> str:

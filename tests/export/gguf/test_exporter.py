@@ -77,7 +77,7 @@ class Exported:
 
     @cached_property
     def engine(self) -> LlamaEngine:
-        rotary, tokenizer = self.checkpoint.architecture.rotary, self.checkpoint.tokenizer
+        rotary, tokenizer = self.checkpoint.architecture.attention.rotary, self.checkpoint.tokenizer
         switches = rotary.uses_long_factors(self.context)
         manifest = tiny_manifest(
             {},
@@ -383,7 +383,7 @@ class TestFiles:
     def test_the_header_says_what_the_loader_asks(self, exports: Exports, shape: str) -> None:
         exported, tiny = exports(shape), SHAPES[shape]
         found = header(exported.folder)
-        rotary = exported.checkpoint.architecture.rotary
+        rotary = exported.checkpoint.architecture.attention.rotary
         expected = {
             "general.architecture": "phi3",
             "general.file_type": gguf.LlamaFileType.MOSTLY_Q4_0,
@@ -407,7 +407,7 @@ class TestFiles:
 
     def test_longrope_has_both_sets_of_factors(self, exports: Exports, shape: str) -> None:
         exported = exports(shape)
-        rotary = exported.checkpoint.architecture.rotary
+        rotary = exported.checkpoint.architecture.attention.rotary
         found = {
             tensor.name: tensor.data.tolist()
             for tensor in gguf.GGUFReader(exported.folder / "model.gguf").tensors

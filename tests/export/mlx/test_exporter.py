@@ -481,13 +481,13 @@ def test_the_rotated_share_of_a_head_survives_rounding(tmp_path: Path) -> None:
     assert int(88 * (30 / 88)) == 29
     options: dict[str, Any] = {**SMALL, "hidden": 352, "kv_heads": 4, "partial_rotary": 30.5 / 88}
     exported = export(tmp_path, "mini-128k", context=64, **options)
-    assert exported.checkpoint.architecture.rotary.size == 30
+    assert exported.checkpoint.architecture.attention.rotary.size == 30
     assert exported.model.layers[0].self_attn.rope.dim == 30
 
 
 def test_the_magnitude_is_the_published_one(exports: Exports) -> None:
     rope = exports("mini-128k").model.layers[0].self_attn.rope
-    assert math.isclose(rope._scale, exports("mini-128k").checkpoint.architecture.rotary.magnitude)
+    assert math.isclose(rope._scale, exports("mini-128k").checkpoint.architecture.attention.rotary.magnitude)
     assert exports("mini-128k").config["max_position_embeddings"] == 131072
 
 

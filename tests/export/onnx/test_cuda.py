@@ -147,7 +147,7 @@ class TestAgainstTransformers:
     @pytest.mark.slow
     def test_around_the_window_and_the_original_context(self, tmp_path: Path, shape: str) -> None:
         exported = export(tmp_path, shape, layers=1)
-        switch = exported.checkpoint.architecture.rotary.uses_long_factors
+        switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
         lengths = [length for length in (2100, 4096, 4097, 5000) if length <= exported.context]
         for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
             if not group:

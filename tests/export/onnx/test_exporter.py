@@ -106,7 +106,7 @@ def check_prefixes(exported: Exported, lengths: list[int], *, limit: float) -> N
     One pass of the oracle serves all lengths that use the same RoPE factors, because attention is causal.
     """
     lengths = [length for length in lengths if length <= exported.context]
-    switch = exported.checkpoint.architecture.rotary.uses_long_factors
+    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
     for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
         if not group:
             continue
@@ -188,7 +188,7 @@ class TestGeneration:
         # No step but the first sees this text's stop tokens or the context's end before its work is done.
         assert len(computed) == (12 if exported.context > ORIGINAL_CONTEXT else 6)
         seen = [len(prompt) + step for step in range(len(computed))]  # tokens behind each step's logits
-        switch = exported.checkpoint.architecture.rotary.uses_long_factors
+        switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
         for group in ([n for n in seen if not switch(n)], [n for n in seen if switch(n)]):
             if group:
                 count = group[-1] - group[0] + 1

@@ -132,7 +132,7 @@ def check_prefixes(exported: Exported, lengths: list[int], *, last: int = 0) -> 
     Only the last tokens are compared when `last` is given: enough to see a wrong angle or a wrong mask.
     """
     lengths = [length for length in lengths if length <= exported.context]
-    switch = exported.checkpoint.architecture.rotary.uses_long_factors
+    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
     for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
         if not group:
             continue

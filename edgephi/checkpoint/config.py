@@ -1,0 +1,89 @@
+"""`config.json` of a checkpoint -> its Architecture, by the file of `family/` that its model type names.
+
+Nothing here trusts the file: a number of the wrong type or size, a missing key or an option that would
+change the computation is refused with its name, before anybody allocates memory or downloads weights.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from edgephi.checkpoint import family
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
+from edgephi.errors import NotSupportedError
+
+MODEL_TYPES = tuple(sorted(module.name for module in pkgutil.iter_modules(family.__path__)))
+"""The model types that edgephi builds: each is a file of `family/`."""
+
+_NOT_YET_SUPPORTED: dict[str, str] = {
+    "phi3small": "Phi-3-small (block-sparse attention, GEGLU)",
+    "phi3_v": "Phi-3-vision and Phi-3.5-vision (image encoder)",
+    "phimoe": "Phi-3.5-MoE (mixture of experts)",
+    "phi4mm": "Phi-4-multimodal (speech and image encoders)",
+    "phi4_multimodal": "Phi-4-multimodal (speech and image encoders)",
+}
+"""Members of the family that are refused by name, keyed by their `model_type`."""
+
+
+class Family(Protocol):
+    """What a file of `family/` offers."""
+
+    def read(self, config: ConfigKeys, generation: ConfigKeys) -> Architecture:
+        """The architecture that a `config.json` of this type and its `generation_config.json` describe.
+
+        Raises NotSupportedError for an option that edgephi cannot build, BadCheckpointError for a file
+        that is broken or contradicts itself.
+        """
+
+
+def load_architecture(folder: Path, *, name: str | None = None) -> Architecture:
+    """Read `config.json` and, where there is one, `generation_config.json` of the checkpoint in `folder`.
+
+    `name` stands for the folder in messages. Raises BadCheckpointError or NotSupportedError.
+    """
+    place = name or str(folder)
+    config = read_json_object(folder / "config.json", where=f"{place}: config.json")
+    generation: Mapping[str, Any] | None = None
+    if (folder / "generation_config.json").is_file():
+        where = f"{place}: generation_config.json"
+        generation = read_json_object(folder / "generation_config.json", where=where)
+    return read_architecture(config, where=f"{place}: config.json", generation_config=generation)
+
+
+def read_architecture(
+    config: Mapping[str, Any], *, where: str, generation_config: Mapping[str, Any] | None = None
+) -> Architecture:
+    """Check a parsed `config.json` and turn it into an Architecture; `where` names it in messages.
+
+    Raises NotSupportedError for a model or option edgephi cannot build, BadCheckpointError for a file
+    that is broken or contradicts itself.
+    """
+    keys = ConfigKeys(config, where)
+    found = _family(keys)
+    if config.get("quantization_config") is not None:
+        raise NotSupportedError(
+            f"{where}: expected original weights, found a checkpoint that is quantised already",
+            hint="give the original checkpoint: edgephi quantises it itself",
+        )
+    generation = ConfigKeys(generation_config or {}, where.replace("config.json", "generation_config.json"))
+    return found.read(keys, generation)
+
+
+def _family(keys: ConfigKeys) -> Family:
+    """The family that a config belongs to. Raises for every model whose computation we do not build."""
+    model_type = keys.data.get("model_type")
+    expected = " or ".join(repr(each) for each in MODEL_TYPES)
+    if not isinstance(model_type, str):
+        keys.fail("model_type", expected, model_type)
+    if model_type in MODEL_TYPES:
+        return cast("Family", importlib.import_module(f"{family.__name__}.{model_type}"))
+    if model_type in _NOT_YET_SUPPORTED:
+        raise NotSupportedError(
+            f"{keys.where}: {_NOT_YET_SUPPORTED[model_type]} is not supported yet", hint=HINT_SUPPORTED
+        )
+    raise NotSupportedError(
+        f"{keys.where}: model_type: edgephi supports {expected}, found {model_type!r}", hint=HINT_SUPPORTED
+    )

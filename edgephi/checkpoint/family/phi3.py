@@ -1,0 +1,61 @@
+"""`Phi3ForCausalLM`: Phi-3-mini and -medium, Phi-3.5-mini, Phi-4 and Phi-4-mini.
+
+Understands the keys of the published models and the `rope_parameters` that transformers 5 writes.
+"""
+
+from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
+from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, ConfigKeys
+from edgephi.checkpoint.rotary import read_rotary
+
+
+def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
+    """The architecture that the two files describe.
+
+    Tokens that end an answer are those of `generation`, then those of `config`. Raises NotSupportedError for
+    an option that changes the computation, BadCheckpointError for a config that contradicts itself.
+    """
+    for option in ("attention_bias", "lm_head_bias", "mlp_bias"):
+        if config.flag(option):
+            config.refuse(option, False)
+    if config.data.get("hidden_act", "silu") != "silu":
+        config.refuse("hidden_act", "silu")
+    vocabulary_size = config.whole("vocab_size")
+    hidden_size = config.whole("hidden_size")
+    context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
+    eos = generation.token_ids("eos_token_id", vocabulary_size)
+    eos += config.token_ids("eos_token_id", vocabulary_size)
+    bos = config.token_ids("bos_token_id", vocabulary_size)
+    pad = config.token_ids("pad_token_id", vocabulary_size)
+    return Architecture(
+        vocabulary_size=vocabulary_size,
+        hidden_size=hidden_size,
+        layers=config.whole("num_hidden_layers", largest=1024),
+        norm=RmsNorm(config.number("rms_norm_eps", default=1e-5)),
+        attention=_read_attention(config, hidden_size, context),
+        feed_forward=GatedSilu(config.whole("intermediate_size")),
+        context=context,
+        tied_embeddings=config.flag("tie_word_embeddings"),
+        bos_token_id=bos[0] if bos else None,
+        eos_token_ids=tuple(dict.fromkeys(eos)),
+        pad_token_id=pad[0] if pad else None,
+    )
+
+
+def _read_attention(config: ConfigKeys, hidden_size: int, context: int) -> Attention:
+    heads = config.whole("num_attention_heads")
+    kv_heads = config.whole("num_key_value_heads", default=heads)
+    if hidden_size % heads:
+        config.fail("hidden_size", f"a multiple of num_attention_heads = {heads}", hidden_size)
+    if heads % kv_heads:
+        config.fail("num_key_value_heads", f"a divisor of num_attention_heads = {heads}", kv_heads)
+    head_size = hidden_size // heads
+    if config.data.get("head_dim") not in (None, head_size):
+        config.refuse("head_dim", head_size)
+    window = config.data.get("sliding_window")
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        window=None if window is None else config.whole("sliding_window", largest=LARGEST_CONTEXT),
+        rotary=read_rotary(config, head_size=head_size, context=context),
+    )

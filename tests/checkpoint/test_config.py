@@ -1,0 +1,53 @@
+"""Which checkpoints edgephi knows by their config.json, and what it says to all others."""
+
+from pathlib import Path
+
+import pytest
+
+from edgephi.checkpoint.config import load_architecture, read_architecture
+from edgephi.errors import BadCheckpointError, NotSupportedError
+from tests.checkpoint.configs import MINI_4K
+
+
+def test_published_configs(shared: Path) -> None:
+    refused = {"phi-3-small-8k", "phi-3.5-moe", "phi-3.5-vision"}
+    for folder in sorted(file.parent for file in (shared / "configs").glob("*/config.json")):
+        if folder.name in refused:
+            with pytest.raises(NotSupportedError, match="is not supported yet"):
+                load_architecture(folder)
+        else:
+            found = load_architecture(folder)
+            stops = (199999, 200020) if folder.name == "phi-4-mini" else (32000, 32001, 32007)
+            assert found.eos_token_ids == stops
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("phimoe", r"Phi-3.5-MoE \(mixture of experts\) is not supported yet"),
+        ("phi4mm", "Phi-4-multimodal"),
+        ("llama", "model_type: edgephi supports 'phi3', found 'llama'"),
+        ("../phi3", r"edgephi supports 'phi3', found '\.\./phi3'"),
+        ("__init__", "edgephi supports 'phi3', found '__init__'"),
+    ],
+)
+def test_other_models_are_refused_by_name(model_type: str, message: str) -> None:
+    with pytest.raises(NotSupportedError, match=message):
+        read_architecture({**MINI_4K, "model_type": model_type}, where="config.json")
+
+
+def test_a_checkpoint_that_is_quantised_already_is_refused() -> None:
+    with pytest.raises(NotSupportedError, match="quantised already"):
+        read_architecture({**MINI_4K, "quantization_config": {"bits": 4}}, where="config.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00", "[" * 100_000])
+def test_not_a_json_object(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(BadCheckpointError, match=r"config.json: expected"):
+        load_architecture(tmp_path)
+
+
+def test_no_config(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpointError, match=r"config.json: expected this file, found none"):
+        load_architecture(tmp_path)
