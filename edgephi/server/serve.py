@@ -218,7 +218,7 @@ async def _serve(
     def broken(cause: OSError) -> None:
         tally.note(f"a connection could not be taken, or broke: {cause.strerror or type(cause).__name__}")
         if cause.errno in _SHORT_OF_FILES:
-            room.make_room()
+            room.free_file()
 
     with _logging_to(LibraryHandler(log, broken)):
         server = _Quiet(

@@ -13,8 +13,7 @@ import http
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import h11
 import msgspec
@@ -22,13 +21,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from edgephi.server.http.early_answers import EarlyAnswerConnection, LingeringTransport
 from edgephi.server.http.room import Awaited, Room
-from edgephi.server.http.strict_head import MOST_HEAD_BYTES, RefusedHead, StrictConnection
+from edgephi.server.http.strict_head import MOST_HEAD_BYTES, RefusedHead
 from edgephi.server.refusal import Refusal
 
 KEEP_ALIVE_SECONDS = 75
 _HEAD_SECONDS = 20.0  # for the head of a request, and for the rest of a body that nobody wants
-_LINGER_SECONDS = 2.0  # for a client that is refused, to read why
 _SILENT_READER_SECONDS = 30.0  # a client that has taken nothing for so long is gone
 _LOOK_SECONDS = 0.02  # between two looks whether a client that sends no more has gone away
 _LOOKS_A_WORD = 5  # and something is sent to it, that its kernel answers when it has
@@ -51,13 +50,13 @@ class Connection(H11Protocol):
         room: Room | None = None,
     ) -> None:
         super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
-        self.conn = StrictConnection(h11.SERVER, MOST_HEAD_BYTES)
+        self.conn = EarlyAnswerConnection(h11.SERVER, MOST_HEAD_BYTES)
         self._room = Room() if room is None else room
         self._late: asyncio.TimerHandle | None = None
         self._silent: asyncio.TimerHandle | None = None
         self._blocked_since: float | None = None
         self._blocked_before = 0.0
-        self._refused = False
+        self._is_over = False  # all that the client is told has been said
         self._half_closed = False
 
     @property
@@ -76,18 +75,17 @@ class Connection(H11Protocol):
 
     def make_room(self) -> None:
         """Close, because another one needs the place."""
-        if self.is_blocked or self.transport.is_closing():
+        if self.transport.get_write_buffer_size() or self.transport.is_closing():
             self.abort()
-        elif self.conn.their_state is h11.IDLE and self.cycle is not None:
-            self.transport.close()  # between two requests nobody needs a reason
+        elif self.cycle is not None and (self.conn.their_state is h11.IDLE or self.cycle.response_complete):
+            self.transport.close()  # it has its answer, and needs no reason
         else:
-            self._end_with(
-                Refusal(408, "expected a whole request sooner: others need the place"), linger=False
-            )
+            self._end_with(Refusal(408, "expected a whole request sooner: others need the place"))
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse the client when there is no room."""
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self._still_sends, self._note_closing)
+        super().connection_made(cast("asyncio.Transport", self._lingering))
         # Without this the kernel keeps a token back until the client has confirmed the last one, for 40 ms.
         # asyncio sets it too, but not on all sockets that it is given.
         with contextlib.suppress(OSError):  # it is gone already
@@ -102,18 +100,21 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
         self._room.leave(self)
+        self._lingering.stop()
         for timer in (self._late, self._silent):
             if timer is not None:
                 timer.cancel()
-        self._note_writable()
+        self._note_unblocked()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Give the client some time to send what it has begun."""
-        if self._refused:
+        if self._lingering.lingers:
+            self._lingering.drop(data)
+        if self._is_over:
             return
         super().data_received(data)
-        if not self._refused and not self.transport.is_closing():
+        if not self._is_over and not self.transport.is_closing():
             self._expect_rest()
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -121,32 +122,38 @@ class Connection(H11Protocol):
 
         Returns whether asyncio shall leave it open.
         """
-        if self._refused:
+        if self._is_over:
             return False
         self._unset_keepalive_if_required()
         self._half_closed = True
         self.conn.receive_data(b"")
         self.handle_events()  # says so when a request is not whole
-        if self._refused or self.cycle is None or self.cycle.response_complete:
+        if self._is_over or self.cycle is None or self.cycle.response_complete:
             return False
         self._expect_rest()
         self.loop.call_later(_LOOK_SECONDS, self._look_after_half, 1)
         return True
+
+    def shutdown(self) -> None:
+        """The server ends: whole requests are answered, and then the connection is closed."""
+        if not self._is_over:
+            if self.conn.their_state is h11.SEND_BODY and not self.cycle.response_started:
+                self._end_with(Refusal(503, "the server is stopping", code="stopping", retry_after=5))
+            else:
+                super().shutdown()
+        self._lingering.hurry()
 
     def on_response_complete(self) -> None:
         """The next request may have begun already, or this one may not have ended yet."""
         super().on_response_complete()
         if self._half_closed and self.cycle.response_complete:
             self.transport.close()
-        if not self._refused and not self.transport.is_closing():
+        if not self._is_over and not self.transport.is_closing():
             self._expect_rest()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Say it as an error object. uvicorn calls this while it handles what h11 has raised."""
         cause = sys.exc_info()[1]
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-            self.abort()  # nothing can be said in the middle of a response
-            return
         if isinstance(cause, RefusedHead):
             self._end_with(cause.refusal)
         elif self._half_closed:
@@ -166,16 +173,16 @@ class Connection(H11Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
-        self._note_writable()
+        self._note_unblocked()
         self._note_awaited()
+        if self._silent is not None and not self.transport.is_closing():
+            self._silent.cancel()
+            self._silent = None
 
-    def _note_writable(self) -> None:
+    def _note_unblocked(self) -> None:
         if self._blocked_since is not None:
             self._blocked_before += time.monotonic() - self._blocked_since
             self._blocked_since = None
-        if self._silent is not None:
-            self._silent.cancel()
-            self._silent = None
 
     def _watch_reader(self, unsent: int) -> None:
         """Close the connection unless the client takes something in time."""
@@ -184,10 +191,31 @@ class Connection(H11Protocol):
             left = self.transport.get_write_buffer_size()
             if left >= unsent:
                 self.abort()
-            else:
+            elif left:
                 self._watch_reader(left)
 
+        if self._silent is not None:
+            self._silent.cancel()
         self._silent = self.loop.call_later(_SILENT_READER_SECONDS, look)
+
+    def _still_sends(self) -> bool:
+        """Whether the client may have sent something that nobody has read, or be about to."""
+        is_within = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0] != b""
+        return is_within and not self._half_closed
+
+    def _note_closing(self, lingers: bool) -> None:
+        """All is said; the client may have to read it still."""
+        self._is_over = True
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        unsent = self.transport.get_write_buffer_size()
+        if unsent:
+            self._watch_reader(unsent)
+        if lingers:
+            self._room.refuse(self)
+        elif unsent:
+            self._room.awaits(self, Awaited.READING)
 
     def _expect_rest(self) -> None:
         """Set a clock while a head is awaited, or the rest of a body after its response; else stop it."""
@@ -197,14 +225,14 @@ class Connection(H11Protocol):
             state is h11.SEND_BODY and self.conn.our_state is h11.DONE
         )
         if waiting and self._late is None:
-            self._set_clock(_HEAD_SECONDS, self._too_late)
+            self._late = self.loop.call_later(_HEAD_SECONDS, self._too_late)
         elif not waiting and self._late is not None:
             self._late.cancel()
             self._late = None
 
     def _note_awaited(self) -> None:
         """Tell the room what the client lets us wait for."""
-        if self._refused:
+        if self._is_over:
             return
         awaited = {h11.IDLE: Awaited.HEAD, h11.SEND_BODY: Awaited.BODY}.get(self.conn.their_state)
         self._room.awaits(self, Awaited.READING if self.is_blocked else awaited)
@@ -214,7 +242,7 @@ class Connection(H11Protocol):
 
         Only what its kernel says to something that is sent can tell. Within the answer its parts do that.
         """
-        if self._refused or self.transport.is_closing() or self.cycle.response_complete:
+        if self._is_over or self.transport.is_closing() or self.cycle.response_complete:
             return
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.abort()
@@ -231,9 +259,11 @@ class Connection(H11Protocol):
         else:
             self.abort()
 
-    def _end_with(self, refusal: Refusal, *, linger: bool = True) -> None:
-        """Write a whole response, whatever state the connection is in, and close it."""
-        self._refused = True
+    def _end_with(self, refusal: Refusal) -> None:
+        """Write a whole response, unless one has begun and not ended, and close the connection."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.abort()  # nothing can be said in the middle of a response
+            return
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True  # its application must write nothing behind this
             self.cycle.message_event.set()
@@ -243,19 +273,4 @@ class Connection(H11Protocol):
         phrase = http.HTTPStatus(refusal.status).phrase
         status = "".join([f"HTTP/1.1 {refusal.status} {phrase}\r\n", *lines, "\r\n"])
         self.transport.write(status.encode() + body)
-        if not linger:
-            if self.transport.get_write_buffer_size():
-                self.abort()
-            else:
-                self.transport.close()
-            return
-        self._room.refuse(self)
-        # With data unread, `close` would make the kernel drop the response: let the client read it first.
-        with contextlib.suppress(OSError):  # it is gone already
-            self.transport.write_eof()
-        self._set_clock(_LINGER_SECONDS, self.abort)
-
-    def _set_clock(self, seconds: float, then: Callable[[], None]) -> None:
-        if self._late is not None:
-            self._late.cancel()
-        self._late = self.loop.call_later(seconds, then)
+        self._lingering.linger()

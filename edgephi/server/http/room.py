@@ -68,6 +68,15 @@ class Room:
         last.make_room()
         return True
 
+    def free_file(self) -> None:
+        """Close a connection at once, because files are short: first one that was told to go."""
+        if not self._refused:
+            self.make_room()
+        first = next(iter(self._refused), None)  # it may linger, to read why
+        if first is not None:
+            del self._refused[first]
+            first.abort()
+
     def awaits(self, member: Member, awaited: Awaited | None) -> None:
         """Note what a connection lets us wait for from now on, unless it did already; None: nothing."""
         for each, waiting in self._waiting.items():

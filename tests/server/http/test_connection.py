@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from edgephi.server.http import connection as connection_module
+from edgephi.server.http import early_answers
 from edgephi.server.http.connection import Connection
 from tests.server.serving import until
 
@@ -21,12 +22,14 @@ PATIENCE = 10.0
 SECONDS = 0.3  # of each clock
 PART = b"x" * 65536
 MOST_PARTS = 2000  # far more than sockets hold
+MOST_DROPPED_BYTES = 1 << 20
+FIN_WAIT_2 = 5  # of TCP_INFO: our half is closed and the other one is not
 
 ended: list[int] = []
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """/flood sends all that is taken; /early answers before the body has come; / answers at once."""
+    """/flood sends all that is taken, and /more as soon as something is not; others answer at once."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     parts = 0
     if scope["path"] == "/flood":
@@ -35,6 +38,8 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.body", "body": PART, "more_body": True})
             parts += 1
         gone.cancel()
+    while scope["path"] == "/more" and not scope["state"]["connection"].transport.get_write_buffer_size():
+        await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
     await send({"type": "http.response.body", "body": b"done", "more_body": False})
     ended.append(parts)
 
@@ -50,6 +55,9 @@ def port() -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         for clock in ("_HEAD_SECONDS", "_SILENT_READER_SECONDS"):
             patch.setattr(connection_module, clock, SECONDS)
+        patch.setattr(early_answers, "_SILENT_SECONDS", SECONDS)
+        patch.setattr(early_answers, "_MOST_SECONDS", 3 * SECONDS)
+        patch.setattr(early_answers, "_MOST_DROPPED_BYTES", MOST_DROPPED_BYTES)
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(answer, http=Connection, ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(config)
@@ -73,18 +81,29 @@ def rest(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(1 << 16), b""))
 
 
-def answered(client: socket.socket) -> None:
+def answered(client: socket.socket) -> bytes:
     """Read a whole response."""
     data = b""
-    while not data.endswith(b"done\r\n0\r\n\r\n"):
+    while not data.endswith((b"done\r\n0\r\n\r\n", b"\r\n\r\ndone")):
         part = client.recv(1000)
         assert part, data
         data += part
     assert data.startswith(b"HTTP/1.1 200 ")
+    return data
 
 
-def request(path: str, headers: str = "") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode()
+def request(path: str, headers: str = "", version: str = "1.1") -> bytes:
+    return f"POST {path} HTTP/{version}\r\nHost: localhost\r\n{headers}\r\n".encode()
+
+
+def seconds_until_it_is_closed(client: socket.socket, pause: float) -> float:
+    """How long the server takes what is sent; `pause` seconds are between two packets."""
+    start = time.monotonic()
+    with pytest.raises(ConnectionError):
+        while time.monotonic() - start < PATIENCE:
+            client.sendall(PART)
+            time.sleep(pause)
+    return time.monotonic() - start
 
 
 def test_nothing_waits_for_a_confirmation(client: socket.socket) -> None:
@@ -144,6 +163,86 @@ def test_a_body_that_comes_after_its_answer(client: socket.socket) -> None:
     answered(client)
     client.sendall(b"x" * 10 + request("/", "Connection: close\r\n"))
     assert rest(client).startswith(b"HTTP/1.1 200 ")
+
+
+LARGE = f"Content-Length: {1 << 30}\r\n"
+CHUNKED = f"Transfer-Encoding: chunked\r\n\r\n{1 << 30:x}\r\n"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        request("/", LARGE),
+        request("/", LARGE + "Connection: close\r\n"),
+        request("/", CHUNKED),
+        request("/", "Connection: close\r\n" + CHUNKED),
+        request("/", LARGE, version="1.0"),
+        request("/", "Content-Length: 300000\r\nConnection: close\r\n"),
+        request("/", "Connection: close\r\n") + request("/"),
+    ],
+    ids=["length", "length, close", "chunked", "chunked, close", "1.0", "small, close", "more, close"],
+)
+class TestAnAnswerBeforeAllOfItsRequest:
+    def test_ends_the_connection_without_a_reset(self, client: socket.socket, begun: bytes) -> None:
+        """Which would take the answer from a client that has not read it yet."""
+        client.sendall(begun)
+        assert b"\r\nconnection: close\r\n" in answered(client).lower()
+        for _ in range(3):
+            client.sendall(b"x" * 100_000)
+            time.sleep(0.02)
+        assert client.recv(1000) == b""
+
+    def test_is_there_for_one_that_reads_later(self, client: socket.socket, begun: bytes) -> None:
+        client.sendall(begun + b"x" * 200_000)
+        time.sleep(SECONDS / 2)
+        client.sendall(b"x" * 100_000)
+        assert rest(client).startswith(b"HTTP/1.1 200 ")
+
+    def test_ends_at_once_when_its_client_does(self, client: socket.socket, begun: bytes) -> None:
+        client.sendall(begun)
+        answered(client)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1000) == b""
+        start = time.monotonic()
+        until(lambda: is_closed(client), "the end")
+        assert time.monotonic() - start < SECONDS / 2
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether both halves are closed, as the kernel says."""
+    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != bytes([FIN_WAIT_2])
+
+
+def test_one_that_sends_no_more_is_not_waited_for(client: socket.socket) -> None:
+    client.sendall(request("/", LARGE))
+    answered(client)
+    time.sleep(2 * SECONDS)
+    assert seconds_until_it_is_closed(client, pause=0.01) < SECONDS
+
+
+def test_nor_one_that_sends_on_and_on(client: socket.socket) -> None:
+    client.sendall(request("/", LARGE))
+    answered(client)
+    assert SECONDS < seconds_until_it_is_closed(client, pause=SECONDS / 3) < 6 * SECONDS
+
+
+def test_nor_is_more_taken_than_some(client: socket.socket) -> None:
+    client.sendall(request("/", LARGE))
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < 100 * MOST_DROPPED_BYTES:
+            sent += client.send(PART)
+    assert MOST_DROPPED_BYTES < sent < 50 * MOST_DROPPED_BYTES  # sockets hold some
+    answered(client)
+
+
+def test_a_reader_that_leaves_the_last_bytes(client: socket.socket) -> None:
+    """Of an answer behind which the connection is closed: they are too few to keep the server waiting."""
+    client.sendall(request("/more", "Connection: close\r\n"))
+    ended.clear()
+    until(lambda: ended, "the end of the answer")
+    time.sleep(3 * SECONDS)
+    assert not rest(client).endswith(b"done\r\n0\r\n\r\n")
 
 
 def test_a_reader_that_reads_nothing(client: socket.socket) -> None:

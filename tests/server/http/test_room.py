@@ -42,3 +42,22 @@ def test_those_that_read_why_they_were_refused_are_few() -> None:
         room.refuse(member)
     assert [member.heard for member in members].count(["abort"]) == 36
     assert members[0].heard == ["abort"] and members[-1].heard == []
+
+
+def test_who_goes_when_files_are_short() -> None:
+    """One that has been told to go already, and lingers; else the next one to make room, and at once."""
+
+    class Lingering(Silent):
+        def make_room(self) -> None:
+            super().make_room()
+            room.refuse(self)
+
+    room = Room(4)
+    members = [Lingering() for _ in range(3)]
+    for member in members:
+        assert room.enter(member)
+        room.awaits(member, Awaited.HEAD)
+    room.make_room()
+    room.free_file()
+    room.free_file()
+    assert [member.heard for member in members] == [["make room", "abort"], ["make room", "abort"], []]
