@@ -26,6 +26,8 @@ _OF_CONNECTIONS = {
     errno.EPROTO,
     errno.EBADF,
 }
+# A second after files were short, asyncio takes connections in again, also where the server has ended.
+_TOO_LATE = "BaseSelectorEventLoop._start_serving("
 _SPEAK_FOR_THEMSELVES = ("client", "method", "path", "status")
 
 
@@ -80,6 +82,8 @@ class LibraryHandler(logging.Handler):
             isinstance(cause, ConnectionError) or cause.errno in _OF_CONNECTIONS
         ):
             self._broken(cause)
+        elif isinstance(cause, ValueError) and _TOO_LATE in record.getMessage():
+            pass
         elif cause is not None:
             self._log.bug(cause)
         else:
