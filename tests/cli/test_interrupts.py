@@ -199,14 +199,14 @@ def test_a_signal_while_the_output_is_written_out_shows_no_traceback(name: str) 
 def test_a_lock_is_not_left_by_ctrl_c_while_it_is_taken(tmp_path: Path) -> None:
     program = (
         "import fcntl, os, signal, pathlib\n"
-        "from edgephi import bundle\n"
+        "from edgephi.bundle.unfinished import unfinished_bundle\n"
         "from edgephi.cli.terminal.interrupts import handle_ending_signals\n"
         "handle_ending_signals()\n"
         "flock = fcntl.flock\n"
         "def interrupted(*arguments):\n    os.kill(os.getpid(), signal.SIGINT)\n    flock(*arguments)\n"
         "fcntl.flock = interrupted\n"
         "try:\n"
-        "    with bundle.unfinished_bundle(pathlib.Path('out'), needs_bytes=0): signal.pause()\n"
+        "    with unfinished_bundle(pathlib.Path('out'), needs_bytes=0): signal.pause()\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )
     done = subprocess.run(
