@@ -9,13 +9,13 @@ from pathlib import Path
 import edgephi
 from edgephi.build.plan import Plan
 from edgephi.build.request import BuildRequest
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
     Certificate,
     Chat,
-    FileEntry,
     Limits,
     Manifest,
     ModelFacts,

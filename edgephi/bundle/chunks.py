@@ -5,23 +5,30 @@ when a header before them grows or another tensor changes its size. The manifest
 in the order of the file; a file without any is one chunk. Standard library only. All sizes are bytes.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edgephi.errors import BadBundleError
-
-if TYPE_CHECKING:
-    from edgephi.bundle.manifest import FileEntry
 
 CHUNK_BYTES = 1 << 20
 LARGEST_CHUNK_BYTES = 4 << 20
 
 _TEXT = re.compile(r"([1-9][0-9]{0,6}):([0-9a-f]{64})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle, `path` relative to the bundle's folder with forward slashes.
+
+    `chunks`, "SIZE:SHA256" each, are the parts that a device asks for; see `chunks_of`.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    chunks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Never
 
-from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAMES, FileEntry, Manifest
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAMES, Manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, NotSupportedError
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgephi.bundle.manifest import FileEntry, Manifest
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.onnx_names import named_files
 from edgephi.engines.qnn_artifact import CONFIG_FILE, decode_artifact
 from edgephi.errors import BadBundleError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgephi.bundle.chunks import check_chunks
+from edgephi.bundle.chunks import FileEntry, check_chunks
 from edgephi.bundle.paths import collision, path_problem
 from edgephi.bundle.strict_json import decode_strictly
 from edgephi.commands import edgephi_command
@@ -108,19 +108,6 @@ class Requires:
     disk_bytes: int
     engines: dict[str, str]
     memory_per_token_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of the bundle, `path` relative to the bundle's folder with forward slashes.
-
-    `chunks`, "SIZE:SHA256" each, are the parts that a device asks for; see `edgephi.bundle.chunks.chunks_of`.
-    """
-
-    path: str
-    size: int
-    sha256: str
-    chunks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from edgephi.bundle.chunks import ChunkHashes, cut
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, FileEntry, Manifest, encode_manifest
+from edgephi.bundle.chunks import ChunkHashes, FileEntry, cut
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, MANIFEST_NAME, Manifest, encode_manifest
 from edgephi.commands import shell_command
 from edgephi.errors import DoesNotFitError, UsageError, from_os_error
 from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, try_lock

@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.envelope import largest_envelope
 from edgephi.bundle.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
     SIGNATURE_NAME,
-    FileEntry,
     Manifest,
     decode_manifest,
 )

@@ -8,8 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle.chunks import Chunk, chunks_of
-from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry
+from edgephi.bundle.chunks import Chunk, FileEntry, chunks_of
+from edgephi.bundle.manifest import MANIFEST_NAME
 from edgephi.errors import EdgephiError
 from edgephi.steps import Step
 from edgephi.store.disk.hashing import files_sha256, forget_cached

@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgephi.bundle.chunks import ChunkHashes, cut
-from edgephi.bundle.manifest import FileEntry, read_manifest
+from edgephi.bundle.chunks import ChunkHashes, FileEntry, cut
+from edgephi.bundle.manifest import read_manifest
 from edgephi.bundle.unfinished import write_manifest
 from edgephi.store.disk.hashing import file_sha256
 from tests.bench.measure import edgephi, folder_bytes, high_water_mark, report, run

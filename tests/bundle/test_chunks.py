@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.bundle.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES, Chunk, ChunkHashes, chunks_of, cut
-from edgephi.bundle.manifest import FileEntry
+from edgephi.bundle.chunks import (
+    CHUNK_BYTES,
+    LARGEST_CHUNK_BYTES,
+    Chunk,
+    ChunkHashes,
+    FileEntry,
+    chunks_of,
+    cut,
+)
 
 MIB = 1 << 20
 sizes = st.integers(0, 40 * MIB)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     Certificate,
     Chat,
     Divergence,
-    FileEntry,
     Limits,
     Manifest,
     ModelFacts,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle.manifest import FileEntry
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle
 from edgephi.errors import DoesNotFitError, UsageError
 from tests.build.conftest import names

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from edgephi.bundle.chat_formats import PHI_3_CHAT
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     Certificate,
     Chat,
     Divergence,
-    FileEntry,
     Limits,
     Manifest,
     ModelFacts,

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle.manifest import FileEntry, Limits, Manifest, Requires, encode_manifest, read_manifest
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.manifest import Limits, Manifest, Requires, encode_manifest, read_manifest
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.installs import installs
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgephi.bundle.chunks import ChunkHashes, cut
-from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, read_manifest
+from edgephi.bundle.chunks import ChunkHashes, FileEntry, cut
+from edgephi.bundle.manifest import MANIFEST_NAME, read_manifest
 from edgephi.bundle.unfinished import write_manifest
 from edgephi.store.generations import digest_of as digest_of_manifest
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES
+from edgephi.bundle.chunks import CHUNK_BYTES, LARGEST_CHUNK_BYTES, FileEntry
 from edgephi.bundle.files import check_files
-from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, FileEntry, encode_manifest, read_manifest
+from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, encode_manifest, read_manifest
 from edgephi.errors import BadBundleError, EdgephiError, StoreBusyError, UsageError
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.lock import StoreLock

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest, decode_manifest, encode_manifest
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_manifest
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.room import reserve_bytes

@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgephi.bundle.chunks import chunks_of
-from edgephi.bundle.manifest import FileEntry
+from edgephi.bundle.chunks import FileEntry, chunks_of
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
 from edgephi.errors import BadCheckpointError
 from edgephi.export.onnx.layout import pack, region_sizes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle.manifest import FileEntry, Manifest, Wheelhouse
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.manifest import Manifest, Wheelhouse
 from edgephi.errors import NotSupportedError
 from edgephi.store.disk.layout import Layout
 from edgephi.store.environments.environment import choose_runtime

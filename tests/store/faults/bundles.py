@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgephi.bundle.chunks import ChunkHashes, cut
-from edgephi.bundle.manifest import FileEntry, read_manifest
+from edgephi.bundle.chunks import ChunkHashes, FileEntry, cut
+from edgephi.bundle.manifest import read_manifest
 from edgephi.bundle.unfinished import write_manifest
 from edgephi.declared.recipe import read_recipe
 from tests.build.demo import build_demo

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgephi.bundle.chunks import CHUNK_BYTES, ChunkHashes, cut
-from edgephi.bundle.manifest import MANIFEST_NAME, FileEntry, encode_manifest
+from edgephi.bundle.chunks import CHUNK_BYTES, ChunkHashes, FileEntry, cut
+from edgephi.bundle.manifest import MANIFEST_NAME, encode_manifest
 from tests.bundle.tiny import tiny_manifest
 from tests.cli.conftest import MAIN
 
