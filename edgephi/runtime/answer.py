@@ -60,6 +60,10 @@ class Piece:
     scores: tuple[TokenScore, ...] = ()
 
 
+OnEnd = Callable[[Generation, list[int] | None], None]
+"""Is told the answer, and its tokens where they are its text."""
+
+
 @dataclass(frozen=True)
 class Work:
     """All that an answer is made from. `start` is when its prompt came, of `time.perf_counter`.
@@ -79,7 +83,7 @@ class Work:
     constraint: Constraint | None = None
     scorer: Scorer | None = None
     on_prefill: OnPrefill | None = None
-    on_end: Callable[[Generation, list[int] | None], None] | None = None
+    on_end: OnEnd | None = None
 
     @property
     def most_new_tokens(self) -> int:

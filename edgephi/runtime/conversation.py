@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from edgephi.runtime.answer import Answer, Generation, OnPrefill
+from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill
 from edgephi.runtime.options import GREEDY, Options
+from edgephi.runtime.text.chat_prompt import ChatPrompts
 
-if TYPE_CHECKING:
-    from edgephi.runtime.session import Session
+AnswerTokens = Callable[[list[int], Options, float, OnPrefill | None, OnEnd], Answer]
+"""Has a prompt of tokens answered: the prompt, the options, when it was asked, whom to tell of its progress,
+and whom to give the answer and its tokens at its end; see `edgephi.runtime.answer.Work`."""
 
 
 class Conversation:
@@ -18,10 +20,13 @@ class Conversation:
     The tokens that the model has read and written are kept: a text can be written in more than one way as
     tokens, and what a tokenizer would make of an answer's text need not be what the model wrote. Where it is,
     the answers are the same as those to a prompt that is rendered anew.
+
+    `prompts` renders and encodes the messages, `answer_tokens` has a prompt answered.
     """
 
-    def __init__(self, session: Session, system: str | None = None) -> None:
-        self._session = session
+    def __init__(self, prompts: ChatPrompts, answer_tokens: AnswerTokens, system: str | None = None) -> None:
+        self._prompts = prompts
+        self._answer_tokens = answer_tokens
         self._system = system
         self._answer: Answer | None = None
         self._messages: list[dict[str, str]] = []
@@ -65,7 +70,7 @@ class Conversation:
         if self._answer is not None:
             self._answer.close()
         asked = [*self._messages, {"role": "user", "content": text}]
-        rendered = self._session.prompts.render(asked)
+        rendered = self._prompts.render(asked)
         prompt = self._prompt(rendered)
 
         def end(generation: Generation, tokens: list[int] | None) -> None:
@@ -76,22 +81,19 @@ class Conversation:
                 self._forget_tokens()
             else:
                 self._tokens = [*prompt, *tokens]
-                self._rendered = rendered + self._session.prompts.marked(generation.text)
+                self._rendered = rendered + self._prompts.marked(generation.text)
 
-        self._answer = self._session.answer_tokens(
-            prompt, options, start=start, on_prefill=on_prefill, on_end=end
-        )
+        self._answer = self._answer_tokens(prompt, options, start, on_prefill, end)
         return self._answer
 
     def _prompt(self, rendered: str) -> list[int]:
         """The tokens of a rendered prompt: those of the conversation so far, and then the new ones."""
-        prompts = self._session.prompts
         if self._tokens and rendered.startswith(self._rendered):
             new = rendered[len(self._rendered) :]
             # It begins with what ends the answer, and behind a special token all texts are encoded alike.
-            if prompts.begins_special(new):
-                return [*self._tokens, *prompts.encode(new)]
-        return prompts.encode(rendered)
+            if self._prompts.begins_special(new):
+                return [*self._tokens, *self._prompts.encode(new)]
+        return self._prompts.encode(rendered)
 
     def _forget_tokens(self) -> None:
         """Have the next turn encode the whole conversation."""

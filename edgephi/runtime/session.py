@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
-from edgephi.runtime.answer import Answer, Generation, OnPrefill, Piece, StopReason, Work
+from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
 from edgephi.runtime.conversation import Conversation
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
@@ -40,8 +40,6 @@ __all__ = [
 
 # A box talks with a few people. More would only keep what nobody comes back for.
 _MOST_CONTEXTS = 8
-
-OnEnd = Callable[[Generation, list[int] | None], None]
 
 
 class Session:
@@ -136,7 +134,7 @@ class Session:
 
     def chat(self, system: str | None = None) -> Conversation:
         """A conversation that remembers itself, with a system message or without."""
-        return Conversation(self, system)
+        return Conversation(self.prompts, self._answer_turn, system)
 
     def open_ahead(self) -> None:
         """Take the memory of a whole context now, where the engine takes all of it at once.
@@ -173,16 +171,10 @@ class Session:
         """What renders and encodes conversations."""
         return ChatPrompts(self.engine, added_tokens(self._tokenizer_file), self._bound)
 
-    def answer_tokens(
-        self,
-        prompt: list[int],
-        options: Options,
-        *,
-        start: float,
-        on_prefill: OnPrefill | None,
-        on_end: OnEnd,
+    def _answer_turn(
+        self, prompt: list[int], options: Options, start: float, on_prefill: OnPrefill | None, on_end: OnEnd
     ) -> Answer:
-        """The answer to a prompt of tokens, for a conversation; see `edgephi.runtime.answer.Work`."""
+        """The answer to a prompt of tokens, for a conversation."""
         _check_no_system(options)
         return self._answer(prompt, options, start, on_prefill=on_prefill, on_end=on_end)
 
