@@ -19,7 +19,6 @@ from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
-    from edgephi.build.build import Built
     from edgephi.build.request import WheelsRequest
     from edgephi.bundle.manifest import VerifyLevel
     from edgephi.declared.target import Target
@@ -121,6 +120,7 @@ def build(
     from edgephi.build.build import find_checkpoint
     from edgephi.build.request import BuildRequest
     from edgephi.bundle.unfinished import check_destination
+    from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.this_machine import check_proof, chosen_target
     from edgephi.cli.show.wheels import install_command, wheels_summary
@@ -169,7 +169,7 @@ def build(
         }
         say_document(document)
     else:
-        say(summary(built))
+        say(built_summary(built))
         for wheelhouse in built.manifest.wheels:
             say(f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}")
         say(f"\n{edgephi_command('run', output, 'your question')}")
@@ -196,26 +196,3 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
     if purpose == "serve":
         extras.append(purpose)
     return WheelsRequest(read, tuple(extras), purpose)
-
-
-def summary(built: "Built") -> str:
-    """What was built, how exact the codes are, and the certificate."""
-    from edgephi.cli.show.certificate import certificate_table
-    from edgephi.cli.show.sizes import human_bytes
-
-    manifest, errors = built.manifest, built.tensor_errors
-    lines = [
-        f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
-        f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
-    ]
-    if errors:
-        worst = max(errors, key=lambda error: error.relative_squared_error)
-        mean = sum(error.relative_squared_error for error in errors) / len(errors)
-        lines += [
-            f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
-            f"worst {worst.relative_squared_error:.2%}",
-            f"({worst.name})",
-        ]
-    else:
-        lines.append(f"exported by {manifest.provenance.exporter}")
-    return "\n".join([*lines, "", certificate_table(manifest.certificate)])

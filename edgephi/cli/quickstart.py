@@ -32,7 +32,7 @@ def quickstart(output: Path) -> None:
     import edgephi.runtime
     from edgephi.build.build import build, find_checkpoint
     from edgephi.build.request import BuildRequest
-    from edgephi.cli.build import summary
+    from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.declared.recipe import read_recipe
     from edgephi.declared.target import read_target
@@ -47,7 +47,7 @@ def quickstart(output: Path) -> None:
         shutil.rmtree(output)
     request = BuildRequest(model="demo", target=target, recipe=recipe, output=output)
     built = build(request, located, step)
-    say(summary(built))
+    say(built_summary(built))
     _say(f"\n3. run: {PROMPT}")
     with step("load", 0):
         session = edgephi.runtime.load(output, warn=lambda text: _say(f"warning: {text}"))

@@ -26,8 +26,8 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
     floor, every byte as it was installed; and it must answer as it did when it was built. If not, nothing
     changes. Exit code 4: it is damaged, or no key vouches for it. Exit code 5: it did not answer as it must.
     """
-    from edgephi.cli.flash import answered
     from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.show.outcome import answered_lines
     from edgephi.cli.show.progress import transfer
     from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
@@ -49,7 +49,7 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
         return
     left = f"; {done.left[:12]} was" if done.left else ""
     lines = [f"{root}: {visible(done.name)}, release {done.sequence}, is active ({done.digest[:12]}){left}"]
-    lines += answered(done.probe, done.signer)
+    lines += answered_lines(done.probe, done.signer)
     if done.still_open:
         lines.append("a process goes on with the one before: restart what runs it")
     say("\n".join(lines))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from edgephi.cli.show.outcome import outcome_summary
 from edgephi.cli.show.progress import (
     CLEAR_LINE,
     REDRAW_SECONDS,
@@ -140,14 +141,12 @@ def flash_boxes(
 
 
 def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
-    from edgephi.cli.flash import summary
-
     took, outcome = result.transfer, result.outcome
     assert outcome is not None  # noqa: S101 - else there is an error
     if as_json:
         say_document(_document(destination, result))
         return
-    lines = summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
+    lines = outcome_summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
     if took.cuts:
         lines += f"\nconnected again {took.cuts} times, sent {human_bytes(took.resent_bytes)} twice"
     say(lines)

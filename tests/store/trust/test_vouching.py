@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.cli.flash import summary
+from edgephi.cli.show.outcome import outcome_summary
 from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.signing.keys import public_half
 from edgephi.store.opening import open_bundle
@@ -151,11 +151,11 @@ def test_a_flash_says_when_nothing_goes_back_to_the_one_before(
     remove_key(store / "trust", "backup", also_the_last=False)
     outcome = install(bundles[2], store)
     assert "expected a signature by release" in outcome.previous_unvouched
-    assert "nothing goes back to it" in summary("store", outcome, 1.0, 0, 0)
-    assert "rollback" not in summary("store", outcome, 1.0, 0, 0)
+    assert "nothing goes back to it" in outcome_summary("store", outcome, 1.0, 0, 0)
+    assert "rollback" not in outcome_summary("store", outcome, 1.0, 0, 0)
     outcome = install(released(tmp_path / "fourth", 4, RELEASE), store)
     assert outcome.previous_unvouched == ""
-    assert "edgephi rollback store` goes back to it" in summary("store", outcome, 1.0, 0, 0)
+    assert "edgephi rollback store` goes back to it" in outcome_summary("store", outcome, 1.0, 0, 0)
 
 
 def test_without_the_last_key_nobody_asks(store: Path) -> None:

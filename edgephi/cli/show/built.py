@@ -1,0 +1,29 @@
+"""What `edgephi build` says of a bundle that is done."""
+
+from typing import TYPE_CHECKING
+
+from edgephi.cli.show.certificate import certificate_table
+from edgephi.cli.show.sizes import human_bytes
+
+if TYPE_CHECKING:
+    from edgephi.build.build import Built
+
+
+def built_summary(built: "Built") -> str:
+    """What was built, how exact the codes are, and the certificate."""
+    manifest, errors = built.manifest, built.tensor_errors
+    lines = [
+        f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
+        f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
+    ]
+    if errors:
+        worst = max(errors, key=lambda error: error.relative_squared_error)
+        mean = sum(error.relative_squared_error for error in errors) / len(errors)
+        lines += [
+            f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
+            f"worst {worst.relative_squared_error:.2%}",
+            f"({worst.name})",
+        ]
+    else:
+        lines.append(f"exported by {manifest.provenance.exporter}")
+    return "\n".join([*lines, "", certificate_table(manifest.certificate)])
