@@ -32,7 +32,7 @@ def main() -> None:
     paths = options.paths or _changed()
     if not paths:
         sys.exit("nothing differs from the last commit: name a room, such as edgephi/quantize")
-    rooms = sorted({room for path in paths for room in tests_of(path)})
+    rooms = sorted({room for path in paths for room in where_tested(path)})
     if not rooms:
         sys.exit(f"{', '.join(paths)}: expected files or folders of edgephi/ or tests/")
     checks = [
@@ -58,7 +58,7 @@ def main() -> None:
     sys.exit(wrong)
 
 
-def tests_of(path: str) -> list[str]:
+def where_tested(path: str) -> list[str]:
     """The tests of a file or folder, as paths below the repository: those that lie as it lies."""
     given = Path(path)
     inside = given.resolve().relative_to(ROOT) if given.is_absolute() else given

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.room import tests_of
+from tests.room import where_tested
 
 FLOORS = "tests/test_floors.py"
 
@@ -22,4 +22,4 @@ FLOORS = "tests/test_floors.py"
     ],
 )
 def test_the_tests_lie_as_the_code_lies(path: str, found: list[str]) -> None:
-    assert tests_of(path) == found
+    assert where_tested(path) == found
