@@ -22,6 +22,7 @@ from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.installed.extras import with_installed
 from edgephi.installed.origin import requirement
 from edgephi.processes.child_process import run_child
+from edgephi.processes.ending import ending
 
 Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
 """Checkpoint's folder, folder to write, cache folder, quantisation, target -> a module and its arguments."""
@@ -184,7 +185,7 @@ def write_artifact(
         raise
     if finished.returncode < 0:
         raise DoesNotFitError(
-            f"{tool.name} was killed by signal {-finished.returncode}",
+            f"{tool.name} {ending(finished.returncode)}",
             hint=f"free some memory; its output is in {log}",
         )
     if finished.returncode:

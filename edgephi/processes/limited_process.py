@@ -22,9 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgephi import errors
 from edgephi.errors import BadInputError, CannotServeError, EdgephiError
 from edgephi.processes.child_process import start_child
+from edgephi.processes.reported import Reported, error_of, report
+from edgephi.records import read_record, write_record
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -122,9 +123,10 @@ class LimitedProcess:
             raise
         if reply[:1] == _GOOD:
             return reply[1:]
-        kind, message, hint = json.loads(reply[1:])
-        error: EdgephiError = getattr(errors, kind)(message, hint=hint)
-        raise error
+        said = json.loads(reply[1:])
+        raise error_of(
+            read_record(Reported, said, where="its error", error=BadInputError, hint="please report this")
+        )
 
     def _wait(self, seconds: float) -> None:
         """Wait for a reply. The process limits its own memory; where it is not allowed to, we look at it."""
@@ -194,7 +196,7 @@ def _reply(answer: Answer, question: bytes) -> bytes:
 
 
 def _bad(error: EdgephiError) -> bytes:
-    return _BAD + json.dumps([type(error).__name__, error.message, error.hint]).encode()
+    return _BAD + json.dumps(write_record(report(error))).encode()
 
 
 def _limit_memory(more: int) -> None:

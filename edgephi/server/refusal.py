@@ -6,13 +6,15 @@ import math
 
 import msgspec
 
+from edgephi.errors import BadInputError, DoesNotFitError, NotSupportedError, PastContextError, UsageError
+from edgephi.processes.reported import error_of
 from edgephi.server.engine.messages import Failed
 
 CLIENT_GONE = 499
 """The status in logs and metrics of a request whose client did not wait; it is never sent."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-_BAD_REQUEST = ("UsageError", "BadInputError", "NotSupportedError")
+_BAD_REQUEST = (UsageError, BadInputError, NotSupportedError)
 
 
 class ErrorDetails(msgspec.Struct, frozen=True):
@@ -51,11 +53,12 @@ class Refusal(Exception):  # noqa: N818 - it is said to a client, not to who run
 
 def refusal_of(failed: Failed) -> Refusal:
     """What a client is told about what went wrong in the engine's process."""
-    message = f"{failed.message} ({failed.hint})"
-    if failed.kind == "PastContextError":
+    error = error_of(failed.error)
+    kind, message = type(error), f"{error.message} ({error.hint})"
+    if kind is PastContextError:
         return Refusal(400, message, param="messages", code="context_length_exceeded")
-    if failed.kind in _BAD_REQUEST:
+    if kind in _BAD_REQUEST:
         return Refusal(400, message)
-    if failed.kind == "DoesNotFitError":
+    if kind is DoesNotFitError:
         return Refusal(503, message, code="insufficient_memory", retry_after=10)
     return Refusal(500, message, code="engine_error")

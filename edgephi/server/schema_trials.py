@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import Receive
 
 from edgephi.errors import EdgephiError
+from edgephi.processes.reported import report
 from edgephi.runtime.text.constraint import SchemaCompiler
 from edgephi.server.engine.messages import Failed
 from edgephi.server.openai.requests import ANY_OBJECT
@@ -152,7 +153,7 @@ class _Trial:
             finally:
                 self._compiler.close()
         except EdgephiError as error:
-            return Failed(type(error).__name__, error.message, error.hint)
+            return Failed(report(error))
         return None
 
     @property

@@ -60,7 +60,7 @@ class TestEngine:
                 "compiling": 0,
                 "restarts": 1,
             }
-            assert "the engine's process was ended by SIGKILL" in server.log
+            assert "the engine's process was killed by signal 9 (SIGKILL)" in server.log
 
     def test_killed_while_it_answers(self, demo_bundle: Path, tmp_path: Path) -> None:
         with serving(demo_bundle, tmp_path, **slowly(0.1)) as server, ThreadPoolExecutor(3) as pool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgephi.errors import DoesNotFitError
 from edgephi.export.stream.quantized_block import BlockQuantizer, Pack, QuantizedBlock
 from edgephi.processes.child_process import start_child
+from edgephi.processes.ending import ending
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.scheme import Scheme
 
@@ -67,7 +68,7 @@ class QuantizingProcess:
                 regions.append(region)
         except (EOFError, OSError):
             raise DoesNotFitError(
-                f"expected an answer of the process that quantises, found that it ended ({self._status()})",
+                f"expected an answer of the process that quantises, found that it {self._status()}",
                 hint="most likely memory ran out: stop other programs, then build again",
             ) from None
         return QuantizedBlock(tuple(regions), squared_error, squared_norm)
@@ -80,9 +81,8 @@ class QuantizingProcess:
 
     def _status(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(_END_SECONDS)
-            return f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        return "its connection only"
+            return ending(self._process.wait(_END_SECONDS))
+        return "ended its connection only"
 
 
 def serve(connection: Connection) -> None:

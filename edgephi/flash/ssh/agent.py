@@ -7,19 +7,18 @@ from typing import Any
 
 import asyncssh
 
-import edgephi.errors
 from edgephi.errors import EdgephiError, NotSupportedError, TransportError
 from edgephi.flash.destination import Box
 from edgephi.flash.ssh.agent_archive import NO_PYTHON, OLD_PYTHON, OLDEST_PYTHON, agent_archive, start_command
 from edgephi.flash.ssh.connection import ConnectionCutError, close, connect
 from edgephi.flash.ssh.incoming import SILENCE_SECONDS, Incoming, SilentBoxError
 from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.processes.reported import Reported, error_of
 from edgephi.store.agent.frames import (
     HEADER,
     PING_SECONDS,
     Kind,
     Ready,
-    Reported,
     frame,
     frame_of,
     read_message,
@@ -275,8 +274,4 @@ def _reported(box: Box, value: dict[str, Any]) -> EdgephiError:
     """The error that an agent reported, of the most precise class that is known here."""
     said = read_message(Reported, value, where=f"{box}: ERROR")
     message, hint = f"{box}: {said.message[:_LONGEST_MESSAGE]}", said.hint[:_LONGEST_MESSAGE]
-    for name in said.classes:
-        kind = getattr(edgephi.errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, EdgephiError):
-            return kind(message, hint=hint)
-    return TransportError(message, hint=hint)
+    return error_of(Reported(said.classes, message, hint), otherwise=TransportError)

@@ -11,6 +11,8 @@ Times are seconds; moments are those of the monotonic clock, which all processes
 
 from dataclasses import dataclass
 
+from edgephi.processes.reported import Reported
+
 FIRST_PROMPT = "Hello"
 """What the engine answers with one token before it says that it is ready."""
 
@@ -118,11 +120,9 @@ class End:
 
 @dataclass(frozen=True)
 class Failed:
-    """What went wrong; `kind` is a class in `edgephi.errors`. `id` None: the process cannot go on."""
+    """What went wrong. `id` None: the process cannot go on."""
 
-    kind: str
-    message: str
-    hint: str
+    error: Reported
     id: int | None = None
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgephi import errors
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, CannotServeError, EdgephiError
+from edgephi.processes.ending import ending
+from edgephi.processes.reported import error_of
 from edgephi.server.admission import Job, Queue
 from edgephi.server.engine.engine_process import EngineProcess
 from edgephi.server.engine.messages import (
@@ -209,18 +209,15 @@ class Supervisor:
                     self._observer.answer_ended(job, message)
                 if isinstance(message, End | Failed):
                     self._job_done.set()
-            if isinstance(message, Failed) and issubclass(getattr(errors, message.kind), BadBundleError):
+            if isinstance(message, Failed) and isinstance(error_of(message.error), BadBundleError):
                 self._failure = message  # the process ends behind it, and must get no other job
 
     def _error(self, code: int) -> EdgephiError:
         """Why a process ended with `code`, as it said itself if it could."""
         if self._failure is not None:
-            kind = getattr(errors, self._failure.kind)
-            error: EdgephiError = kind(self._failure.message, hint=self._failure.hint)
-            return error
-        ending = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            return error_of(self._failure.error)
         return CannotServeError(
-            f"{self._bundle}: the engine's process was ended {ending}",
+            f"{self._bundle}: the engine's process {ending(code)}",
             hint="the kernel's log says more (dmesg), if memory ran out",
         )
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import edgephi.runtime
 from edgephi import errors
 from edgephi.errors import BadBundleError, BadInputError, CannotServeError, EdgephiError, UsageError
+from edgephi.processes.reported import report
 from edgephi.records import read_record
 from edgephi.runtime.session import Answer, Options, Session, TokenScore
 from edgephi.server.engine.messages import (
@@ -221,7 +222,7 @@ def _failed(cause: Exception, request: int | None = None) -> Failed:
         cause = errors.from_os_error(cause)
     elif not isinstance(cause, EdgephiError):
         cause = EdgephiError(f"bug in edgephi: {where_raised(cause)}", hint="please report this")
-    return Failed(type(cause).__name__, cause.message, cause.hint, request)
+    return Failed(report(cause), request)
 
 
 def _leave_signals_to_parent() -> None:

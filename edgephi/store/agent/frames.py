@@ -147,15 +147,6 @@ class Wanted:
     files: tuple[WantedChunks, ...]
 
 
-@dataclass(frozen=True)
-class Reported:
-    """ERROR: the names of an error's class and of those above it, and its words."""
-
-    classes: tuple[str, ...]
-    message: str
-    hint: str
-
-
 Message = TypeVar("Message")
 
 

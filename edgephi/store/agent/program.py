@@ -17,6 +17,7 @@ from edgephi import __version__
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, EdgephiError, TransportError, UsageError
 from edgephi.guards.visible import visible
+from edgephi.processes.reported import Reported, report
 from edgephi.records import write_record
 from edgephi.store.agent.arrivals import receive_chunks
 from edgephi.store.agent.frames import MAGIC, Kind, read_value
@@ -71,9 +72,9 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _report(link: Link, error: EdgephiError) -> int:
-    names = [each.__name__ for each in type(error).__mro__ if issubclass(each, EdgephiError)]
-    words = {"message": visible(error.message), "hint": visible(error.hint)}
-    link.send_value(Kind.ERROR, {"classes": names, **words})
+    said = report(error)
+    shown = Reported(said.classes, visible(said.message), visible(said.hint))
+    link.send_value(Kind.ERROR, write_record(shown))
     return error.exit_code
 
 
