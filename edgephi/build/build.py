@@ -22,7 +22,8 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
-from edgephi.checkpoint.hub import Located, locate
+from edgephi.checkpoint.locate import locate
+from edgephi.checkpoint.located import Located
 from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.declared.target import Target
 from edgephi.errors import BadCheckpointError

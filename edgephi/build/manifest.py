@@ -26,7 +26,7 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.bundle.unfinished import file_sha256, list_files
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.hub import DEMO, DEMO_ID
+from edgephi.checkpoint.locate import DEMO, DEMO_ID
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import DEFAULT
 from edgephi.errors import UsageError

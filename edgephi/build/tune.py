@@ -17,7 +17,7 @@ from edgephi.build.build import build
 from edgephi.build.plan import Plan, make_plan
 from edgephi.build.request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.hub import Located
+from edgephi.checkpoint.located import Located
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target

@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 
-import edgephi
-from edgephi.checkpoint.hub import locate, pull
-from edgephi.errors import BadCheckpointError, DoesNotFitError, EdgephiError, UsageError
+from edgephi.checkpoint.hub import pull
+from edgephi.errors import DoesNotFitError, EdgephiError
 from tests.checkpoint.hub_server import HubServer, serve_hub
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -107,38 +106,6 @@ class Machine:
                     return file
             time.sleep(0.05)
         raise AssertionError("nothing arrived")
-
-
-class TestLocate:
-    def test_demo_is_inside_the_package(self) -> None:
-        found = locate("demo")
-        assert (found.id, found.revision) == ("edgephi/demo", edgephi.__version__)
-        assert found.folder.parent == Path(edgephi.__file__).parent
-
-    def test_existing_folder(self, tmp_path: Path) -> None:
-        folder = tmp_path / "my-phi"
-        folder.mkdir()
-        found = locate(str(folder))
-        assert (found.id, found.revision, found.folder) == ("my-phi", "local", folder)
-
-    def test_a_folder_has_no_revision(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError):
-            locate(str(tmp_path), revision="main")
-
-    @pytest.mark.parametrize("model", ["./nothing", "/no/such/folder", "../up", "~/models", "a/b/c"])
-    def test_a_path_to_nothing(self, model: str) -> None:
-        with pytest.raises(BadCheckpointError, match="no such folder"):
-            locate(model)
-
-    @pytest.mark.parametrize("model", ["phi-99", "", "two words"])
-    def test_neither_path_nor_hub_id(self, model: str) -> None:
-        with pytest.raises(BadCheckpointError, match="expected a recipe, a folder or a hub id"):
-            locate(model)
-
-    def test_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "x.gguf").touch()
-        with pytest.raises(BadCheckpointError, match="found a file"):
-            locate(str(tmp_path / "x.gguf"))
 
 
 class TestPull:

@@ -11,7 +11,7 @@ import pytest
 from edgephi.build.qnn_import.bundle import import_qnn
 from edgephi.bundle.manifest import read_manifest
 from edgephi.bundle.unfinished import file_sha256
-from edgephi.checkpoint.hub import DEMO, locate
+from edgephi.checkpoint.locate import DEMO, locate
 from edgephi.errors import EdgephiError
 from edgephi.steps import silent
 from tests.cli.conftest import Edgephi, is_one_error

@@ -17,7 +17,7 @@ import torch
 
 from edgephi.build.plan import choose_schemes
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edgephi.checkpoint.hub import locate
+from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.export.onnx import exporter as onnx_exporter
@@ -523,7 +523,7 @@ for name in ("openvino", "openvino_genai", "openvino_tokenizers", "transformers"
     sys.modules[name] = None
 from pathlib import Path
 from edgephi.checkpoint.checkpoint import open_checkpoint
-from edgephi.checkpoint.hub import locate
+from edgephi.checkpoint.locate import locate
 from edgephi.export.openvino.exporter import write_artifact
 from edgephi.build.plan import choose_schemes
 from edgephi.declared.recipe import Quant

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgephi.build.plan import choose_schemes
 from edgephi.checkpoint.checkpoint import open_checkpoint
-from edgephi.checkpoint.hub import locate
+from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.export.onnx import exporter as onnx
