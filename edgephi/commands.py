@@ -20,7 +20,10 @@ from edgephi.installed.origin import requirement
 Word = str | os.PathLike[str]
 """A word of a command. A path, which is not a `str`, cannot be taken for an option or for another machine."""
 
-_PROGRAM = "edgephi"
+PROGRAM = "edgephi"
+PROGRAM_MODULE = "edgephi.cli"
+"""What a Python starts as edgephi's command line, behind `-m`."""
+
 _STORES_ENVIRONMENTS = "envs"
 _ESCAPES = {"\\": r"\\", "'": r"\'", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -44,8 +47,8 @@ def command_of_store(python: str | None = None) -> Path | None:
     By default that which runs. The environment goes with its bundle; this command stays, and starts that of
     whatever bundle is active.
     """
-    command = Path(python or sys.executable or "/").parent.parent.parent / _PROGRAM
-    is_one = command.parent.name == _STORES_ENVIRONMENTS and _is_program(command, _PROGRAM)
+    command = Path(python or sys.executable or "/").parent.parent.parent / PROGRAM
+    is_one = command.parent.name == _STORES_ENVIRONMENTS and _is_program(command, PROGRAM)
     return command if is_one else None
 
 
@@ -96,12 +99,12 @@ def _escaped(letter: str) -> str:
 def _this_program() -> tuple[Word, ...]:
     """The words that start the edgephi that runs."""
     called = Path(sys.argv[0]) if sys.argv and sys.argv[0] else Path()
-    if called.parts[-3:] == (_PROGRAM, "cli", "__main__.py"):
+    if called.parts[-3:] == (PROGRAM, "cli", "__main__.py"):
         of_store = command_of_store()
         if of_store is not None:
             return (_from_here(of_store),)
-        return (_from_here(Path(sys.executable)), "-m", f"{_PROGRAM}.cli")
-    return _program(_PROGRAM, (_PROGRAM,), called)
+        return (_from_here(Path(sys.executable)), "-m", PROGRAM_MODULE)
+    return _program(PROGRAM, (PROGRAM,), called)
 
 
 def _program(name: str, otherwise: tuple[Word, ...], *candidates: Path) -> tuple[Word, ...]:

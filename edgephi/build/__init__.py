@@ -1,1 +1,1 @@
-"""Floor 5, the steps from a checkpoint to a bundle, each a function of the value before it."""
+"""The steps from a checkpoint to a bundle, each a function of the value before it."""

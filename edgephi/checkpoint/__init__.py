@@ -1,1 +1,1 @@
-"""Floor 2, the checkpoint: where it comes from, what it claims, and its weights, a few rows at a time."""
+"""The checkpoint: where it comes from, what it claims, and its weights, a few rows at a time."""

@@ -1,1 +1,1 @@
-"""Floor 1, what people write: recipes, targets and chips, one TOML file each."""
+"""What people write: recipes, targets and chips, one TOML file each."""

@@ -1,1 +1,1 @@
-"""Floor 4: one file an engine, each a layout of the same codes and, where the engine needs one, a graph."""
+"""One folder an engine: a layout of the same codes and, where the engine needs one, a graph."""

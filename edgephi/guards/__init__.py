@@ -1,1 +1,1 @@
-"""Ground floor, against strangers: what they send us, have us show, and tell their makers."""
+"""Against strangers: what they send us, have us show, and tell their makers."""

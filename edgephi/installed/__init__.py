@@ -1,1 +1,1 @@
-"""Ground floor, what is installed of edgephi and of the packages that its extras ask for."""
+"""What is installed of edgephi and of the packages that its extras ask for."""

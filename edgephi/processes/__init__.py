@@ -1,1 +1,1 @@
-"""Ground floor, processes of ours: they end with us, keep within limits, and wait for each other at locks."""
+"""Processes of ours: they end with us, keep within limits, and wait for each other at locks."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.commands import shell_command
+from edgephi.commands import PROGRAM, PROGRAM_MODULE, shell_command
 from edgephi.guards.visible import visible
 from edgephi.steps import Step, silent
 
@@ -27,7 +27,6 @@ _PROCESSES = Path("/proc")
 _RETRY_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 _LONGEST_SHOWN = 80
-_PROGRAM, _MODULE = "edgephi", "edgephi.cli"
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,8 @@ def _locks() -> Iterator[tuple[int, int, int]]:
 def _our_words(words: list[str]) -> list[str]:
     """A command as its user typed it: without the Python that runs edgephi."""
     for place, word in enumerate(words[:5]):
-        if os.path.basename(word) == _PROGRAM or word == _MODULE:  # noqa: PTH119 - a word, not a path
-            return [_PROGRAM, *words[place + 1 :]]
+        if os.path.basename(word) == PROGRAM or word == PROGRAM_MODULE:  # noqa: PTH119 - a word, not a path
+            return [PROGRAM, *words[place + 1 :]]
     return words
 
 

@@ -1,1 +1,1 @@
-"""Floor 3, numbers: group-wise integer codes and scales, the same ones for every engine."""
+"""Numbers: group-wise integer codes and scales, the same ones for every engine."""

@@ -1,1 +1,1 @@
-"""Floor 3, the reference: what a checkpoint says, with no engine in between, and how far off others are."""
+"""The reference: what a checkpoint says, with no engine in between, and how far off others are."""

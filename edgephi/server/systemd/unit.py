@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.commands import PROGRAM_MODULE
 from edgephi.errors import UsageError
 from edgephi.guards.no_telemetry import VARIABLES
 
@@ -174,7 +175,7 @@ def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
 
 
 def _exec_start(options: UnitOptions) -> str:
-    module = () if options.python.of_store else ("-P", "-m", "edgephi.cli")
+    module = () if options.python.of_store else ("-P", "-m", PROGRAM_MODULE)
     words = [str(options.python.executable), *module, "serve", str(options.bundle)]
     words += ["--host", options.host, "--port", str(options.port), "--grace", str(options.grace)]
     if options.context is not None:

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from edgephi.commands import PROGRAM, PROGRAM_MODULE
 from edgephi.store.disk.durable import (
     is_folder,
     make_folder,
@@ -30,20 +31,19 @@ from edgephi.store.environments.record import RECORD_NAME
 from edgephi.store.generations import installed, is_digest, manifests
 from edgephi.store.state import change_state, read_state
 
-COMMAND = "edgephi"
 _OF = "of"
 _ON_TRIAL = ".tmp-"
 _REPLACED = ".replaced-"
 _BLOCK_BYTES = 512
 # `current` decides, so that the command changes over in the same moment as the generation.
-_SCRIPT = """#!/bin/sh
+_SCRIPT = f"""#!/bin/sh
 # Runs the edgephi of the current generation: edgephi run ROOT/current "hello"
 here=$(dirname "$(readlink -f "$0")")
 # In a copy of the store that followed links, current is the bundle itself: its name is that of its manifest.
 generation=$(readlink "$here/../current" || sha256sum < "$here/../current/bundle.json" | cut -c 1-64)
 generation=$(basename "$generation")
 python="$(readlink -f "$here/of/$generation")/bin/python"
-[ -x "$python" ] && exec "$python" -P -m edgephi.cli "$@"
+[ -x "$python" ] && exec "$python" -P -m {PROGRAM_MODULE} "$@"
 echo "error: expected an environment for the current generation in $here, found none" >&2
 echo "hint: flash the bundle again" >&2
 exit 3
@@ -81,7 +81,7 @@ def prepare_folder(layout: Layout) -> None:
     for folder in (layout.environments, layout.environments / _OF):
         if not folder.is_dir():
             make_folder(folder)
-    command = layout.environments / COMMAND
+    command = layout.environments / PROGRAM
     if not command.is_file() or command.read_text() != _SCRIPT:
         replace_file(command, _SCRIPT.encode(), mode=0o755)
 
@@ -135,7 +135,7 @@ def settle_environments(layout: Layout) -> None:
             else:
                 rename(path, folder)
     _link_copies(layout)
-    command = layout.environments / COMMAND
+    command = layout.environments / PROGRAM
     if command.is_file() and _OLD_SCRIPT in command.read_text():
         _take_over(layout)
         prepare_folder(layout)
@@ -146,7 +146,7 @@ def collect_environments(layout: Layout, kept: Iterable[str], *, dry_run: bool =
     if not layout.environments.is_dir():
         return 0
     kept = frozenset(kept)
-    needed = {COMMAND, _OF, *(found.name for digest in kept if (found := environment_of(layout, digest)))}
+    needed = {PROGRAM, _OF, *(found.name for digest in kept if (found := environment_of(layout, digest)))}
     freed = 0
     with contextlib.suppress(FileNotFoundError):
         for path in list((layout.environments / _OF).iterdir()):
