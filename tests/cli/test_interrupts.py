@@ -116,6 +116,57 @@ def test_an_interrupt_in_what_nobody_calls_is_not_lost(kind: str) -> None:
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "done\n", "")
 
 
+# What a loop of asyncio calls: an exception from there is logged, or lies in a task that nobody looks at.
+CALLED_BY_A_LOOP = {
+    "a callback": "asyncio.get_running_loop().call_soon(interrupted)",
+    "a task": "task = asyncio.ensure_future(interrupted_task())",
+}
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("kind", CALLED_BY_A_LOOP)
+def test_nor_in_what_a_loop_calls(kind: str, name: str) -> None:
+    program = (
+        "import asyncio, os, signal\n"
+        "import edgephi.cli.inspect as command\n"
+        f"def interrupted():\n    os.kill(os.getpid(), signal.{name})\n    print('done')\n"
+        "async def interrupted_task():\n    interrupted()\n"
+        f"async def work():\n    {CALLED_BY_A_LOOP[kind]}\n    await asyncio.sleep(5)\n"
+        "command.read_manifest = lambda bundle: asyncio.run(work())\n"
+        "from edgephi.cli.main import main; main(['inspect', '.'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    code = 128 + signal.Signals[name]
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "done\n", "")
+
+
+def test_a_signal_that_waits_is_for_who_handles_it_then() -> None:
+    """As when it comes in the last import of `serve`, whose loop handles signals itself."""
+    program = (
+        "import asyncio, os, signal\n"
+        "import edgephi.cli.inspect as command\n"
+        "import edgephi.cli.terminal.interrupts as interrupts\n"
+        "interrupts._AGAIN_SECONDS = 0.3\n"
+        "async def work():\n"
+        "    stop = asyncio.Event()\n"
+        "    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)\n"
+        "    await asyncio.wait_for(stop.wait(), 5)\n"
+        "def read(bundle):\n"
+        "    importing = compile('os.kill(os.getpid(), signal.SIGTERM)', 'import', 'exec')\n"
+        "    exec(importing, {'__name__': 'importlib', 'os': os, 'signal': signal})\n"
+        "    asyncio.run(work())\n"
+        "    raise SystemExit(7)\n"
+        "command.read_manifest = read\n"
+        "from edgephi.cli.main import main; main(['inspect', '.'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_an_import_that_hangs_can_be_left_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "slow_module.py").write_text("while True: pass\n")
     program = (

@@ -5,8 +5,9 @@ module, or a C++ extension that is initialised to one half: onnx's crashed later
 of Python that C++ has called crosses code which may not know exceptions. And one out of `exec`, with which
 dataclasses are made, has Python kill itself with the signal when it ends, instead of giving an exit code.
 One out of what the interpreter calls by itself, as when an object goes away, is printed and lost, and the
-command goes on. So while a module is imported, code of such an extension's package runs, or an object goes,
-a signal waits, and is looked at again in a moment.
+command goes on. So it does after one out of what a loop of asyncio's calls, which is logged, or kept for who
+looks at a task. So while a module is imported, code of such an extension's package runs, an object goes, or
+a loop has something called, a signal waits, and is looked at again in a moment.
 """
 
 import atexit
@@ -25,6 +26,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Code whose frames may have that of a C++ extension, or the interpreter itself, beneath them.
 _LEFT_ALONE = ("importlib", "_frozen_importlib", "zipimport", "onnx", "google", "weakref", "_weakrefset")
 _LEFT_ALONE_NAME = "__del__"
+_CALLED_BY_A_LOOP = ("asyncio.events", "_run")
 _AGAIN_SECONDS = 0.01
 _LONGEST_WAIT_SECONDS = 5.0  # then a signal works as it does anywhere, whatever it breaks
 
@@ -73,6 +75,10 @@ def _at_a_good_moment(act: Callable[[int], None]) -> Callable[[int, FrameType | 
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal since
+        if since and _is_handled_otherwise(number, handle):
+            since = 0.0
+            signal.raise_signal(number)
+            return
         now = time.monotonic()
         if _may_be_left(frame) or (since and now - since > _LONGEST_WAIT_SECONDS):
             since = 0.0
@@ -89,10 +95,18 @@ def _look_again(number: int, handle: Callable[[int, FrameType | None], None]) ->
     signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
+def _is_handled_otherwise(number: int, handle: Callable[[int, FrameType | None], None]) -> bool:
+    """Whether somebody else handles the signal now, such as a loop that has begun since it came."""
+    handler = signal.getsignal(number)
+    return callable(handler) and handler is not handle
+
+
 def _may_be_left(frame: FrameType | None) -> bool:
     while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package in _LEFT_ALONE or frame.f_code.co_name == _LEFT_ALONE_NAME or is_uninterrupted(frame):
+        module, name = str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
+        if module.partition(".")[0] in _LEFT_ALONE or name == _LEFT_ALONE_NAME or is_uninterrupted(frame):
+            return False
+        if (module, name) == _CALLED_BY_A_LOOP:
             return False
         frame = frame.f_back
     return True
