@@ -26,6 +26,7 @@ from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
 from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.declared.target import Target
+from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError
 from edgephi.export.exporter import exporter
 from edgephi.export.stream.one_pass import StreamReport, TensorError
@@ -93,7 +94,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         plan = make_plan(
             request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
         )
-    needs_bytes = plan.artifact_bytes * exporter(request.target.engine).footprint(request.target).file_copies
+    needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:

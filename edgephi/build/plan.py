@@ -10,8 +10,11 @@ from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, 
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
+from edgephi.engines.facts.engine import Prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.export import exporter as engines
+from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.scheme import Scheme
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -72,7 +75,7 @@ def make_plan(
     `context` replaces the target's. Raises DoesNotFitError when the bundle cannot run on the target with
     it, NotSupportedError when recipe, target and checkpoint cannot be combined.
     """
-    exporter = engines.exporter(target.engine)
+    exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     schemes = choose_schemes(architecture, recipe.quant)
     exporter.check_schemes(schemes, target)
@@ -89,11 +92,14 @@ def make_plan(
         )
     served = context or min(target.limits.context, computable)
     footprint = exporter.footprint(target)
+    prefill = facts_of(target.engine).provider(target.provider).prefill
     packed_bytes = _groups(architecture, schemes) * footprint.packed_bytes_per_group
 
     def memory_for(tokens: int) -> Memory:
         size = exporter.artifact_bytes(architecture, schemes, target, tokens)
-        return _memory(architecture, footprint, size, packed_bytes, tokens)
+        return _memory(
+            architecture, footprint, prefill, artifact_bytes=size, packed_bytes=packed_bytes, context=tokens
+        )
 
     memory = memory_for(served)
     artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
@@ -210,7 +216,9 @@ def _groups(architecture: Architecture, schemes: Mapping[str, Scheme | None]) ->
 
 def _memory(
     architecture: Architecture,
-    footprint: engines.Footprint,
+    footprint: Footprint,
+    prefill: Prefill,
+    *,
     artifact_bytes: int,
     packed_bytes: int,
     context: int,
@@ -218,10 +226,10 @@ def _memory(
     attention = architecture.attention
     cached_numbers = 2 * architecture.layers * attention.kv_heads * attention.head_size
     cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
-    chunk = footprint.prefill.tokens
+    chunk = prefill.tokens
     scores_per_token = attention.heads * chunk * footprint.activation_bytes * footprint.keeps_scores
     computed = _computed_bytes(architecture, footprint, chunk, seen=context)
-    if attention.rotary.uses_long_factors(context) and not footprint.prefill.told_factors:
+    if attention.rotary.uses_long_factors(context) and not prefill.told_factors:
         first = attention.rotary.original_context + 1
         computed = max(computed, _computed_bytes(architecture, footprint, first, seen=first))
     return Memory(
@@ -232,9 +240,7 @@ def _memory(
     )
 
 
-def _computed_bytes(
-    architecture: Architecture, footprint: engines.Footprint, tokens: int, *, seen: int
-) -> int:
+def _computed_bytes(architecture: Architecture, footprint: Footprint, tokens: int, *, seen: int) -> int:
     """What is in memory while `tokens` are computed at once, the last of `seen`."""
     logits = footprint.logits_copies * architecture.vocabulary_size
     scores = architecture.attention.heads * seen * footprint.keeps_scores

@@ -16,7 +16,8 @@ from typing import Any
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.onnx_names import named_files
-from edgephi.engines.qnn_artifact import CONFIG_FILE, decode_artifact
+from edgephi.bundle.qnn_artifact import decode_artifact
+from edgephi.engines.qnn import CONFIG_FILE
 from edgephi.errors import BadBundleError
 
 Locate = Callable[[FileEntry], Path]

@@ -181,8 +181,8 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
         return None
     from edgephi.build.request import WheelsRequest
     from edgephi.build.wheels.platform import read_platform
+    from edgephi.engines.facts.registry import facts_of
     from edgephi.errors import NotSupportedError
-    from edgephi.runtime.adapter import adapter_of
 
     read = tuple(read_platform(name) for name in dict.fromkeys(platforms))
     for platform in read:
@@ -192,7 +192,7 @@ def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "Whee
                 hint=f"choose another target: `{edgephi_command('targets')}`",
             )
     # A device that has a key must be able to check signatures, also when it flashes itself.
-    extras = [adapter_of(target.engine).extra(target.provider), "trust"]  # noqa: S610 - not Django
+    extras = [facts_of(target.engine).provider(target.provider).extra, "trust"]
     if purpose == "serve":
         extras.append(purpose)
     return WheelsRequest(read, tuple(extras), purpose)

@@ -167,14 +167,14 @@ def serve(
 
 def _check_packages(engine: str, provider: str) -> None:
     """Raise NotSupportedError when the extra `serve` is not installed."""
-    from edgephi.runtime.adapter import ADAPTERS, adapter_of
+    from edgephi.engines.facts.registry import known_engines
 
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        engines = [adapter_of(engine).extra(provider)] if engine in ADAPTERS else []  # noqa: S610
+        extras = [known_engines()[engine].provider(provider).extra] if engine in known_engines() else []
         raise NotSupportedError(
             f"this command needs {' and '.join(missing)}, not installed here",
-            hint=install_command(*engines, "serve"),
+            hint=install_command(*extras, "serve"),
         )
 
 

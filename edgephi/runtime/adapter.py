@@ -1,33 +1,27 @@
 """The engines that can run a bundle, and what each of their adapters offers.
 
-An engine is one file beside this one. It is imported only when a bundle that needs it is opened, because
-a device installs exactly one engine.
+An engine's adapter is a file or a folder of `edgephi/runtime/engines`. It is imported only when a bundle that
+needs it is opened, because a device installs exactly one engine.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgephi.bundle.manifest import Manifest
 from edgephi.commands import edgephi_command, pip_command
+from edgephi.engines.facts.engine import EngineFacts
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.installed.version_range import is_inside
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-ADAPTERS: dict[str, str] = {
-    "onnxruntime-genai": "edgephi.runtime.engines.onnxruntime_genai",
-    "llama.cpp": "edgephi.runtime.engines.llama_cpp.adapter",
-    "mlx-lm": "edgephi.runtime.engines.mlx_lm",
-    "openvino-genai": "edgephi.runtime.engines.openvino_genai.adapter",
-    "qnn": "edgephi.runtime.engines.qnn.adapter",
-}
-"""Module of each engine's adapter, by the name that a manifest gives the engine."""
 
 _EMULATION = "-emulation"
 EMULATION_NOTE = "emulated here: the answers are the device's, the speed is not"
@@ -44,22 +38,6 @@ def is_emulated(provider: str) -> bool:
 
 class Adapter(Protocol):
     """What the file of an engine offers. Importing it imports no engine."""
-
-    NAME: str
-    PROVIDERS: tuple[str, ...]
-    """The engine's device back ends that this adapter can drive, by the names that targets use."""
-    STAND_INS: Mapping[str, str]
-    """Provider -> another one that computes the same artifact where the first is missing.
-
-    Only a certificate may be measured with it, and then it says so; nothing else runs on it unasked, but on
-    an emulator of the first: see `is_emulated`.
-    """
-
-    def extra(self, provider: str) -> str:
-        """The extra of edgephi that installs the engine for `provider`."""
-
-    def installed_version(self) -> str | None:
-        """The version of the engine that is installed, None without one; costs no import of the engine."""
 
     def provider_problem(self, provider: str) -> str | None:
         """Why the installed engine cannot use `provider` on this machine, in a few words; None when it can.
@@ -163,9 +141,16 @@ class TextStream(Protocol):
         """The text that is complete after `token`."""
 
 
-def adapter_of(engine: str) -> Adapter:
-    """The adapter of an engine in ADAPTERS."""
-    return cast("Adapter", importlib.import_module(ADAPTERS[engine]))
+def adapter_of(facts: EngineFacts) -> Adapter:
+    """The adapter of an engine."""
+    return cast("Adapter", adapter_module(facts))
+
+
+def adapter_module(facts: EngineFacts) -> ModuleType:
+    """The module of an engine's adapter: a file of the engine's name, or `adapter` in such a folder."""
+    module = importlib.import_module(f"edgephi.runtime.engines.{facts.module}")
+    is_folder = hasattr(module, "__path__")
+    return importlib.import_module(f"{module.__name__}.adapter") if is_folder else module
 
 
 def open_engine(
@@ -179,21 +164,17 @@ def open_engine(
     here, and BadBundleError when the engine cannot read the model.
     """
     engine = manifest.target.engine
-    if engine not in ADAPTERS:
+    facts = known_engines().get(engine)
+    if facts is None:
         raise NotSupportedError(
-            f"{bundle}: made for the engine {engine!r}, this edgephi runs {', '.join(ADAPTERS)}",
+            f"{bundle}: made for the engine {engine!r}, this edgephi runs {', '.join(known_engines())}",
             hint="use the edgephi version that wrote this bundle, or build it for another target",
         )
-    adapter = adapter_of(engine)
-    provider = provider or _own_provider(adapter, manifest.target.provider)
-    if provider not in adapter.PROVIDERS:
-        raise NotSupportedError(
-            f"{engine}: expected one of the providers {', '.join(adapter.PROVIDERS)}, found {provider!r}",
-            hint="leave --provider out to use the bundle's own",
-        )
+    adapter = adapter_of(facts)
+    provider = provider or _own_provider(facts, adapter, manifest.target.provider)
+    stand_in = facts.provider(provider).stand_in
     problem = adapter.provider_problem(provider)
     if problem is not None:
-        stand_in = adapter.STAND_INS.get(provider)
         instead = f"; or run it on the {stand_in}: --provider {stand_in}" if stand_in else ""
         raise NotSupportedError(
             f"{engine} on {provider}: {problem}",
@@ -204,9 +185,9 @@ def open_engine(
     )
 
 
-def _own_provider(adapter: Adapter, provider: str) -> str:
+def _own_provider(facts: EngineFacts, adapter: Adapter, provider: str) -> str:
     """The provider of a bundle or, where it is missing and can be emulated, its emulator."""
-    emulator = adapter.STAND_INS.get(provider, "")
+    emulator = facts.provider(provider).stand_in
     if not is_emulated(emulator) or adapter.provider_problem(provider) is None:
         return provider
     return emulator if adapter.provider_problem(emulator) is None else provider

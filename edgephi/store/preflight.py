@@ -6,9 +6,9 @@ from pathlib import Path
 from edgephi.bundle.files import check_architecture
 from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, Manifest, decode_manifest
 from edgephi.commands import edgephi_command
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.machine.memory import available_memory, check_memory
-from edgephi.runtime.adapter import ADAPTERS
 from edgephi.store.activation import floors_of
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.objects import plain_size
@@ -154,10 +154,10 @@ def _fingerprint(layout: Layout, signer: str | None) -> str:
 
 def check_engine(manifest: Manifest) -> None:
     """Raise NotSupportedError unless this edgephi knows the manifest's engine."""
-    if manifest.target.engine not in ADAPTERS:
+    if manifest.target.engine not in known_engines():
         raise NotSupportedError(
             f"{manifest.name}: made for the engine {manifest.target.engine!r}, "
-            f"this edgephi runs {', '.join(ADAPTERS)}",
+            f"this edgephi runs {', '.join(known_engines())}",
             hint="use the edgephi version that wrote this bundle, or build it for another target",
         )
 

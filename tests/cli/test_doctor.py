@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgephi.declared.target import targets
-from edgephi.runtime.adapter import ADAPTERS
+from edgephi.engines.facts.registry import known_engines
 from tests.cli.conftest import Edgephi
 
 
@@ -29,7 +29,7 @@ def test_says_what_this_machine_is(edgephi: Edgephi) -> None:
     assert document["processor"]["logical_cores"] == psutil.cpu_count()
     assert document["processor"]["architecture"] == platform.machine()
     assert 1e8 < document["read_bytes_per_second"] < 1e13
-    assert [engine["engine"] for engine in document["engines"]] == list(ADAPTERS)
+    assert [engine["engine"] for engine in document["engines"]] == list(known_engines())
     assert [target["name"] for target in document["targets"]] == [target.name for target in targets()]
 
 

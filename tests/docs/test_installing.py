@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from edgephi.declared.target import read_target
-from edgephi.runtime.adapter import adapter_of
+from edgephi.engines.facts.registry import facts_of
 from tests.cli.conftest import MAIN
 from tests.docs.test_reference import DOCUMENTS, ROOT
 
@@ -123,7 +123,7 @@ def test_the_page_of_a_target_installs_what_it_uses(page: Path) -> None:
     environment, install, *uses = first[1].splitlines()
     assert environment.startswith("python3 -m venv .venv && . .venv/bin/activate ")
     target = read_target(page.stem)
-    extra = adapter_of(target.engine).extra(target.provider)
+    extra = facts_of(target.engine).provider(target.provider).extra
     assert shlex.split(install, comments=True) == ["pip", "install", f".[build,{extra}]"]
     assert [shlex.split(use)[:2] for use in uses] == [["edgephi", "build"], ["edgephi", "run"]]
 

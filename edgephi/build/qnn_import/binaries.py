@@ -17,9 +17,10 @@ from typing import Any, Never
 
 import onnx
 
+from edgephi.bundle.qnn_artifact import SCHEMA
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.soc import Soc, read_soc
-from edgephi.engines.qnn_artifact import CONFIG_FILE, SCHEMA
+from edgephi.engines.qnn import CONFIG_FILE
 from edgephi.errors import BadDeclarationError, BadInputError
 from edgephi.runtime.engines.qnn.library import binary_qairt_version
 

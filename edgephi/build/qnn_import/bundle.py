@@ -29,22 +29,22 @@ from edgephi.bundle.manifest import (
     TargetFacts,
 )
 from edgephi.bundle.onnx_names import named_files
+from edgephi.bundle.qnn_artifact import QnnArtifact, read_artifact
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
 from edgephi.declared.recipe import Question
 from edgephi.declared.target import read_target
-from edgephi.engines.qnn_artifact import CONFIG_FILE, QnnArtifact, read_artifact
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.qnn import CONFIG_FILE, FACTS
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.engines.qnn.chip import check_soc, npu_problem
-from edgephi.runtime.engines.qnn.library import emulates, installed_version
+from edgephi.runtime.engines.qnn.library import emulates
 from edgephi.steps import Step
 
 EXPORTER = "imported"
 _QUESTION = Question(prompt="What is your name?", max_tokens=8)
-# What onnxruntime and Qualcomm's libraries take beside weights and cache: estimated, not measured.
-_ENGINE_BYTES = 250_000_000
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def _manifest(
     weights = sum(sizes[each] for each in (*binaries, artifact.embedding.file))
     bits_per_weight = round(8 * weights / architecture.parameters, 3)
     cache_bytes = 1 if artifact.cache_type.endswith("8") else 2
+    engine_bytes = FACTS.provider(target.provider).footprint.engine_bytes
     per_token = 2 * architecture.layers * artifact.kv_heads * artifact.head_size * cache_bytes
     bits = weight_bits or (4 if bits_per_weight < 6 else 8)
     return Manifest(
@@ -174,7 +175,7 @@ def _manifest(
         chat=Chat(tokenizer.chat.template, tokenizer.stop_token_ids),
         limits=Limits(artifact.context),
         requires=Requires(
-            memory_bytes=_ENGINE_BYTES + weights + artifact.context * per_token,
+            memory_bytes=engine_bytes + weights + artifact.context * per_token,
             disk_bytes=sum(entry.size for entry in files),
             engines=dict(target.engines),
             memory_per_token_bytes=per_token,
@@ -198,7 +199,7 @@ def _provenance(source: Path, tokenizer: TokenizerFacts, artifact: QnnArtifact) 
 
 def _why_unproven(artifact: QnnArtifact) -> str:
     """Why the bundle cannot generate here, "" when it can."""
-    if installed_version() is None:
+    if installed_version(FACTS) is None:
         return "onnxruntime-qnn is not installed"
     if emulates():
         return (

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from edgephi.cli.show.say import say
 from edgephi.commands import install_command
 from edgephi.declared.target import Target, read_target, targets
-from edgephi.engines.prerequisites import build_problem
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.facts.prerequisites import build_problem
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import NotSupportedError
 from edgephi.machine.bandwidth import read_bandwidth
 from edgephi.machine.host import Host, describe_host
 from edgephi.machine.measurement import Room
-from edgephi.runtime.adapter import ADAPTERS
 from edgephi.runtime.engines.availability import EngineState, engine_states, run_problem
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def survey() -> ThisMachine:
     """Look at this machine; takes some seconds, of which one reads memory as fast as it can."""
     host, bandwidth = measured_host()
     shipped = targets()
-    wanted: dict[str, list[str]] = {engine: [] for engine in ADAPTERS}
+    wanted: dict[str, list[str]] = {engine: [] for engine in known_engines()}
     for target in shipped:
         wanted.setdefault(target.engine, []).append(target.provider)
     engines = engine_states(wanted)
@@ -155,13 +156,11 @@ def chosen_target(
 
 def check_proof(target: Target) -> None:
     """Raise NotSupportedError when the engine that would prove a bundle is not here, before a long build."""
-    from edgephi.runtime.adapter import adapter_of
-
-    if target.engine not in ADAPTERS:
+    facts = known_engines().get(target.engine)
+    if facts is None:
         return  # which is for the exporters to say
-    adapter = adapter_of(target.engine)
-    if adapter.installed_version() is None:
-        install = install_command(adapter.extra(target.provider))  # noqa: S610 - not Django
+    if installed_version(facts) is None:
+        install = install_command(facts.provider(target.provider).extra)
         raise NotSupportedError(
             f"the bundle is proven with {target.engine}, which is not installed",
             hint=f"`{install}`, or build without a proof: --verify off",

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
-from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.exporter import ContextLimit
 from edgephi.export.gguf.modelfile import MODELFILE, modelfile
 from edgephi.export.gguf.tokenizer import (
     GgufTokenizer,
@@ -43,7 +44,6 @@ from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
 
-MODEL_FILE = "model.gguf"
 TOKENIZER_FILE = "tokenizer.json"
 
 _ARCHITECTURE = gguf.MODEL_ARCH.PHI3
@@ -95,16 +95,8 @@ def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
 
 
 def footprint(target: Target) -> Footprint:
-    """float32 activations and a float16 cache. llama.cpp repacks the weights, but our runtime keeps one copy.
-
-    Python, the library and Phi-3's vocabulary take 64 MB; Phi-4-mini's takes some 80 MB more.
-    """
-    return Footprint(
-        engine_bytes=150_000_000,
-        cache_bytes_per_number=2,
-        activation_bytes=4,
-        prefill=prefill(target.engine, target.provider),
-    )
+    """float32 activations and a float16 cache, whatever the target's kernels."""
+    return FACTS.provider(target.provider).footprint
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001 - true of all of them

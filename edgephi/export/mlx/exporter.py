@@ -16,7 +16,7 @@ either would matter: see `context_limit`.
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.safetensors import read_bytes, read_header
 from edgephi.declared.target import Kernels, Target
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS, INDEX_FILE
 from edgephi.errors import NotSupportedError
-from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.exporter import ContextLimit
 from edgephi.export.mlx.configuration import mlx_config, rotary_lengths, tokenizer_config
 from edgephi.export.stream.one_pass import PackedTensor, StreamReport, align, place, stream_tensors
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
@@ -38,26 +39,17 @@ from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
 
-DATA_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 _HEADER_ALIGNMENT = 4096  # bytes: the weights begin on a page
-_ENGINE_BYTES = 150_000_000
-"""47 MB measured on a CPU with the demo; the rest is for a larger tokenizer and Metal, not measured."""
 
 
 def footprint(target: Target) -> Footprint:
-    """Activations and cache in the type of the target's kernels; a Mac's GPU shares the memory."""
-    float_bytes = _float_type(target.kernels).itemsize
-    return Footprint(
-        engine_bytes=_ENGINE_BYTES,
-        cache_bytes_per_number=float_bytes,
-        activation_bytes=float_bytes,
-        prefill=prefill(target.engine, target.provider),
-    )
+    """Activations and cache in the type of the target's kernels."""
+    size = _float_type(target.kernels).itemsize
+    facts = FACTS.provider(target.provider).footprint
+    return replace(facts, cache_bytes_per_number=size, activation_bytes=size)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:

@@ -6,6 +6,7 @@ float16; `Kernels.activations` of a target says which. The codes and the values 
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +18,27 @@ from onnx import helper
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.onnxruntime_genai import CONFIG_FILE, DATA_FILE, FACTS, GRAPH_FILE
 from edgephi.errors import NotSupportedError
-from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.exporter import ContextLimit
 from edgephi.export.onnx.configuration import genai_config
 from edgephi.export.onnx.graph import build_graph
-from edgephi.export.onnx.layout import DATA_FILE, EMBEDDING, data_bytes, float_type, lay_out, packer
+from edgephi.export.onnx.layout import EMBEDDING, data_bytes, float_type, lay_out, packer
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
 
-GRAPH_FILE = "model.onnx"
-CONFIG_FILE = "genai_config.json"
-
 _ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
-
-
-_CPU_ENGINE_BYTES = 150_000_000
-"""Python and the engine without a weight: 70 MB measured with a vocabulary of 32,000, 140 with 200,000."""
-
-_CPU_PACKED_BYTES_PER_GROUP = 8
-"""The CPU's kernels pack each matrix anew and keep a scale and a sum for each group beside it, in float32:
-7 and 28 MB a layer of Phi-3-mini in groups of 128 and 32; 6.2 and 29.3 MB were measured."""
-
-_CUDA_ENGINE_BYTES = 750_000_000
-"""A CUDA context with cuBLAS, and a matrix that is dequantised for a prefill. Estimated, not measured."""
 
 
 def footprint(target: Target) -> Footprint:
     """Activations and cache in the type of the target's kernels."""
-    float_bytes = np.dtype(float_type(target.kernels)).itemsize
-    return Footprint(
-        engine_bytes=_CUDA_ENGINE_BYTES if target.provider == "cuda" else _CPU_ENGINE_BYTES,
-        cache_bytes_per_number=float_bytes,
-        activation_bytes=float_bytes,
-        prefill=prefill(target.engine, target.provider),
-        logits_copies=1 if target.provider == "cpu" else 2,
-        keeps_scores=target.provider != "cpu",
-        packed_bytes_per_group=0 if target.provider == "cuda" else _CPU_PACKED_BYTES_PER_GROUP,
-    )
+    size = np.dtype(float_type(target.kernels)).itemsize
+    facts = FACTS.provider(target.provider).footprint
+    return replace(facts, cache_bytes_per_number=size, activation_bytes=size)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:

@@ -15,7 +15,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.onnx.layout import DATA_FILE, EMBEDDING, EMBEDDING_ZERO_POINTS, OnnxLayout
+from edgephi.engines.onnxruntime_genai import DATA_FILE
+from edgephi.export.onnx.layout import EMBEDDING, EMBEDDING_ZERO_POINTS, OnnxLayout
 from edgephi.export.stream.one_pass import PackedTensor, Region
 from edgephi.quantize.scheme import Scheme
 

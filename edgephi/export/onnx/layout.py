@@ -19,7 +19,6 @@ from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
 
-DATA_FILE = "model.onnx.data"
 EMBEDDING = "model.embed_tokens.weight"
 EMBEDDING_ZERO_POINTS = f"{EMBEDDING}.zero_points"
 

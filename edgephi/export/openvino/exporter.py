@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
-from edgephi.engines.prefill import prefill
-from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE
+from edgephi.export.exporter import ContextLimit
 from edgephi.export.openvino.graph import build_graph
 from edgephi.export.openvino.intermediate_representation import Graph, StoredLayer, read_constant, read_layers
 from edgephi.export.openvino.tokenizer import tokenizer_files
@@ -26,9 +27,6 @@ from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-
-GRAPH_FILE = "openvino_model.xml"
-DATA_FILE = "openvino_model.bin"
 
 # What a plugin reads when it compiles the graph, whoever opens it. Measured on tiny random checkpoints, KL of
 # the cache alone: OpenVINO's own choice, u8, costs 1e-6 to 2e-6 with weights of std 0.02 and up to 1e-3 with
@@ -89,14 +87,8 @@ def _graph(
 
 
 def footprint(target: Target) -> Footprint:
-    """float32 activations and a float16 cache. Measured: see docs/targets/openvino.md."""
-    return Footprint(
-        engine_bytes=130_000_000,
-        cache_bytes_per_number=2,
-        activation_bytes=4,
-        prefill=prefill(target.engine, target.provider),
-        weight_copies=2.0,
-    )
+    """float32 activations and a float16 cache, whatever the target's kernels."""
+    return FACTS.provider(target.provider).footprint
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001

@@ -20,9 +20,10 @@ from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.declared.target import Target
-from edgephi.engines.prefill import Prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.qnn import CHUNK, CONFIG_FILE, FACTS, GRAPHS_FOLDER
 from edgephi.errors import NotSupportedError
-from edgephi.export.exporter import ContextLimit, Footprint
+from edgephi.export.exporter import ContextLimit
 from edgephi.export.qnn.activations import encodings, precision_of
 from edgephi.export.qnn.compiler import Compiled, Graph, check_compiler, compile_graphs
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
@@ -34,7 +35,7 @@ from edgephi.export.qnn.layout import (
     pack_embedding,
 )
 from edgephi.export.qnn.nodes import DATA_FILE, Model
-from edgephi.export.qnn.weights import CONFIG_FILE, GRAPHS, ArtifactWeights
+from edgephi.export.qnn.weights import ArtifactWeights
 from edgephi.export.stream.one_pass import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
@@ -43,9 +44,6 @@ from edgephi.steps import Step, silent
 
 EMBEDDING_FILE = "embedding.bin"
 ROPE_FILE = "rope.bin"
-CHUNK = 64
-"""Prompt tokens that one call computes."""
-
 LARGEST_PART_BYTES = 512 << 20
 """Weights of one binary. A part this large compiles in memory that a laptop has, and is mapped on a phone."""
 
@@ -53,15 +51,9 @@ _SCHEMA = "edgephi.qnn/1"
 
 
 def footprint(target: Target) -> Footprint:
-    """16-bit activations, and a cache of 16 or 8 bits. The engine's own memory is estimated, not measured."""
+    """16-bit activations, and a cache of 16 or 8 bits, as the chip computes."""
     cache = np.dtype(precision_of(read_soc(target.soc).htp_arch).cache)
-    return Footprint(
-        engine_bytes=250_000_000,
-        cache_bytes_per_number=cache.itemsize,
-        activation_bytes=2,
-        prefill=Prefill(CHUNK),
-        file_copies=2,
-    )
+    return replace(FACTS.provider(target.provider).footprint, cache_bytes_per_number=cache.itemsize)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
@@ -150,8 +142,8 @@ def emit(
     architecture = checkpoint.architecture
     names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
     layout = lay_out(names, architecture, schemes)
-    (folder / GRAPHS).mkdir()
-    with (folder / GRAPHS / DATA_FILE).open("wb") as file:
+    (folder / GRAPHS_FOLDER).mkdir()
+    with (folder / GRAPHS_FOLDER / DATA_FILE).open("wb") as file:
         zeros = np.zeros(layout.zeros.size, np.uint8)
         report = stream_tensors(
             checkpoint.shards,
@@ -199,7 +191,7 @@ def emit(
         "rope": {"file": ROPE_FILE, "rotary": architecture.attention.rotary.size},
         "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
     }
-    return Emitted(replace(report, data_file=f"{GRAPHS}/{report.data_file}"), parts, facts)
+    return Emitted(replace(report, data_file=f"{GRAPHS_FOLDER}/{report.data_file}"), parts, facts)
 
 
 def provider_options(soc: Soc) -> dict[str, str]:
@@ -239,7 +231,7 @@ def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) 
             name = f"part_{number}_{kind}"
             graphs[name] = layers_graph(model, layers, Sizes(tokens, context), name=name)
     for name, graph in graphs.items():
-        path = folder / GRAPHS / f"{name}.onnx"
+        path = folder / GRAPHS_FOLDER / f"{name}.onnx"
         path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
@@ -250,7 +242,7 @@ def _compile(
     options = provider_options(soc)
 
     def graph(name: str) -> Graph:
-        return Graph(graph=f"{GRAPHS}/{name}.onnx", wrapper=f"{name}.onnx")
+        return Graph(graph=f"{GRAPHS_FOLDER}/{name}.onnx", wrapper=f"{name}.onnx")
 
     described = []
     for number, layers in enumerate(parts):

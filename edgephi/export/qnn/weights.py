@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.engines.qnn import CONFIG_FILE, GRAPHS_FOLDER
 from edgephi.export.qnn.activations import Encoding, residual_names
 from edgephi.export.qnn.layout import EMBEDDING
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
-
-CONFIG_FILE = "qnn.json"
-GRAPHS = "graphs"
 
 
 class ArtifactWeights:
@@ -106,7 +104,7 @@ class ArtifactWeights:
     def _external(self, name: str, kind: Any, start: int, count: int, per_row: int) -> NDArray[Any]:
         where = {entry.key: entry.value for entry in self._tensors[name].external_data}
         offset = int(where["offset"]) + start * per_row * np.dtype(kind).itemsize
-        with (self._folder / GRAPHS / where["location"]).open("rb") as data:
+        with (self._folder / GRAPHS_FOLDER / where["location"]).open("rb") as data:
             return np.fromfile(data, kind, count * per_row, offset=offset).reshape(count, per_row)
 
     def _embedding_rows(self, start: int, stop: int) -> NDArray[np.float32]:

@@ -8,12 +8,14 @@ import ast
 import functools
 import importlib.util
 import io
+import pkgutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 _AGENT = "edgephi.store.agent.program"
 _OURS = "edgephi"
+_FOUND_BY_NAME = "edgephi.engines"  # its files are looked for in the folder, and imported by their names
 _LIBRARIES = ("ecdsa", "six")
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same bytes each time
@@ -91,6 +93,8 @@ def _contents() -> dict[str, bytes]:
             continue
         contents[name] = path.read_bytes()
         waiting += [module.rpartition(".")[0], *_imported(contents[name])]
+        if module == _FOUND_BY_NAME:
+            waiting += [f"{module}.{each.name}" for each in pkgutil.iter_modules([str(path.parent)])]
     for library in _LIBRARIES:
         contents.update(_library(library))
     return contents

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from edgephi.commands import install_command
+from edgephi.engines.facts.engine import Provider
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.processes.answer_stream import take_standard_output
 from edgephi.processes.child_process import start_child
-from edgephi.runtime.adapter import ADAPTERS, Adapter, adapter_of, check_version, is_emulated
+from edgephi.runtime.adapter import Adapter, adapter_module, adapter_of, check_version, is_emulated
 
 _TIMEOUT_SECONDS = 60
 
@@ -52,7 +55,7 @@ def engine_states(wanted: Mapping[str, Sequence[str]]) -> dict[str, EngineState]
             text=True,
         )
         for engine, providers in wanted.items()
-        if engine in ADAPTERS
+        if engine in known_engines()
     }
     try:
         return {engine: _state(engine, process, wanted[engine]) for engine, process in processes.items()}
@@ -73,8 +76,8 @@ def run_problem(
         return NotSupportedError(
             f"this edgephi does not run {engine}", hint="use a newer edgephi, or choose another target"
         )
-    adapter = adapter_of(engine)
-    install = install_command(adapter.extra(provider))  # noqa: S610 - not Django
+    facts = known_engines()[engine].provider(provider)
+    install = install_command(facts.extra)
     if platform.machine() not in arch:
         return NotSupportedError(
             f"made for {', '.join(arch)}, this machine is {platform.machine()}",
@@ -89,36 +92,36 @@ def run_problem(
         check_version(engine, state.version, allowed)
     except EdgephiError:
         return NotSupportedError(f"needs {engine} {allowed}, found {state.version}", hint=install)
-    return _provider_problem(adapter, provider, state) if problem else None
+    return _provider_problem(facts, problem, state) if problem else None
 
 
-def _provider_problem(adapter: Adapter, provider: str, state: EngineState) -> NotSupportedError:
-    """What is said of an installed engine that cannot use `provider`, and what can be done instead."""
-    stand_in = adapter.STAND_INS.get(provider)
-    if stand_in is None:
-        hint = install_command(adapter.extra(provider))  # noqa: S610 - not Django
+def _provider_problem(provider: Provider, problem: str, state: EngineState) -> NotSupportedError:
+    """What is said of an installed engine that cannot use a provider, and what can be done instead."""
+    stand_in = provider.stand_in
+    if not stand_in:
+        hint = install_command(provider.extra)
     elif is_emulated(stand_in) and state.problems.get(stand_in):
         hint = "build it here and run it there"
     elif is_emulated(stand_in):
         hint = "its bundles run here in emulation, whose speed is no device's"
     else:
         hint = f"its bundles run on the {stand_in} too: --provider {stand_in}"
-    return NotSupportedError(state.problems[provider], hint=hint)
+    return NotSupportedError(problem, hint=hint)
 
 
 def main(engine: str, providers: Sequence[str]) -> dict[str, object]:
     """Ask one engine about itself, in this process."""
-    adapter = adapter_of(engine)
-    version = adapter.installed_version()
-    stand_ins = [adapter.STAND_INS.get(provider, "") for provider in providers]
+    facts = known_engines()[engine]
+    adapter, version = adapter_of(facts), installed_version(facts)
+    stand_ins = [facts.providers[name].stand_in for name in providers if name in facts.providers]
     providers = [*providers, *filter(is_emulated, stand_ins)]
     problems = dict.fromkeys(providers, "")
     details = ""
     if version is not None:
-        broken = _import_problem(importlib.import_module(ADAPTERS[engine]))
+        broken = _import_problem(adapter_module(facts))
         for provider in providers:
-            if provider not in adapter.PROVIDERS:
-                problems[provider] = f"this edgephi drives {engine} on {', '.join(adapter.PROVIDERS)} only"
+            if provider not in facts.providers:
+                problems[provider] = f"this edgephi drives {engine} on {', '.join(facts.providers)} only"
             else:
                 problems[provider] = broken or adapter.provider_problem(provider) or ""
         if not broken:
@@ -148,7 +151,7 @@ def _state(engine: str, process: "subprocess.Popen[str]", providers: Sequence[st
         if process.returncode < 0:
             ending = f"{signal.Signals(-process.returncode).name}"
         problem = f"its process ended with {ending} when it was loaded"
-    version = adapter_of(engine).installed_version()
+    version = installed_version(known_engines()[engine])
     return EngineState(engine, version, dict.fromkeys(providers, problem))
 
 

@@ -14,13 +14,13 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
@@ -31,30 +31,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NAME = "mlx-lm"
-PROVIDERS = ("metal", "cpu")
-STAND_INS = {"metal": "cpu"}
+NAME = FACTS.name
 
 _PACKAGE = "mlx_lm"
-_DATA_FILE = "model.safetensors"
-_CONFIG_FILE = "config.json"
 _TOKENIZER_FILE = "tokenizer.json"
 _DEVICES = {"metal": "gpu", "cpu": "cpu"}  # as MLX calls them
 # MLX keeps freed memory for the next computation; it is given back once in so many tokens.
 _TOKENS_BETWEEN_CLEANING = 256
-
-
-def extra(provider: str) -> str:  # noqa: ARG001 - one package for both
-    """The extra of edgephi that installs the engine."""
-    return "mlx"
-
-
-def installed_version() -> str | None:
-    """The version of the engine that is installed, None without one."""
-    try:
-        return metadata.version(NAME)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def provider_problem(provider: str) -> str | None:
@@ -79,8 +62,8 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
 
         modules = _engine_modules()
     except ImportError as cause:
-        raise cannot_import(NAME, cause, extra=extra(provider)) from None
-    version = installed_version() or "unknown"
+        raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
+    version = installed_version(FACTS) or "unknown"
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return MlxEngine(
         mlx=mlx,
@@ -208,7 +191,8 @@ class MlxCache(SequenceCache):
     """
 
     def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
-        super().__init__(capacity, piece_tokens=prefill(NAME, engine.provider).tokens, long_above=None)
+        prefill = FACTS.provider(engine.provider).prefill
+        super().__init__(capacity, piece_tokens=prefill.tokens, long_above=None)
         self._engine = engine
         self._layers = layers
         self.begins_ahead = engine.provider == "metal"
@@ -293,9 +277,9 @@ def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> An
     processors MLX computes float16 in software, 37 times slower.
     """
     mx = mlx.core
-    config = json.loads((artifact / _CONFIG_FILE).read_bytes())
+    config = json.loads((artifact / CONFIG_FILE).read_bytes())
     model = phi3.Model(phi3.ModelArgs.from_dict(config))
-    weights = mx.load(str(artifact / _DATA_FILE))
+    weights = mx.load(str(artifact / DATA_FILE))
     quantization = config["quantization"]
     mlx.nn.quantize(
         model,

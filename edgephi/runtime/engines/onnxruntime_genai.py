@@ -6,7 +6,6 @@ onnxruntime-genai-cuda, which runs on CPUs too (extra `cuda`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import edgephi_command
-from edgephi.engines.prefill import Prefill, prefill
+from edgephi.engines.facts.engine import Prefill
+from edgephi.engines.onnxruntime_genai import FACTS
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
@@ -25,29 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NAME = "onnxruntime-genai"
-PROVIDERS = ("cpu", "cuda")
-STAND_INS = {"cuda": "cpu"}
+NAME = FACTS.name
 
-_PACKAGES = (NAME, f"{NAME}-cuda")  # the same module; a machine has one of the two
 # Failures come back as exceptions; the engine must not print them to the user's terminal as well.
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
-
-
-def extra(provider: str) -> str:
-    """The extra of edgephi that installs the engine for `provider`."""
-    return provider
-
-
-def installed_version() -> str | None:
-    """The version of the engine that is installed, None without one."""
-    # Brings in a fifth of Python's library: not for a process that only wants to run the engine.
-    from importlib import metadata
-
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(package)
-    return None
 
 
 def provider_problem(provider: str) -> str | None:
@@ -76,9 +57,9 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     try:
         import onnxruntime_genai
     except ImportError as cause:
-        raise cannot_import(NAME, cause, extra=extra(provider)) from None
+        raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     check_version(
-        f"{NAME}-cuda" if provider == "cuda" else NAME,  # the package that the hint tells to install
+        FACTS.provider(provider).package,  # which the hint tells to install
         onnxruntime_genai.__version__,
         manifest.requires.engines.get(NAME, ""),
     )
@@ -164,7 +145,7 @@ class GenaiEngine:
         return GenaiCache(
             self._generator(capacity),
             capacity,
-            prefill=prefill(NAME, self.provider),
+            prefill=FACTS.provider(self.provider).prefill,
             long_above=self._long_above,
         )
 

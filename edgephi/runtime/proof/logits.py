@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import DoesNotFitError, EdgephiError, from_os_error
 from edgephi.processes.answer_stream import take_standard_output
-from edgephi.runtime.adapter import ADAPTERS, Engine, adapter_of, open_engine
+from edgephi.runtime.adapter import Engine, adapter_of, open_engine
 from edgephi.runtime.proof.clear_answer import clear_answer
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.tokenizer_file import added_tokens
@@ -64,12 +65,12 @@ def _answer(
 def _provider(manifest: Manifest) -> str:
     """The bundle's provider or, where that cannot be used here, its stand-in."""
     wanted = manifest.target.provider
-    if manifest.target.engine not in ADAPTERS:
+    facts = known_engines().get(manifest.target.engine)
+    if facts is None or wanted not in facts.providers:
         return wanted  # it is refused with a reason later
-    adapter = adapter_of(manifest.target.engine)
-    if adapter.provider_problem(wanted) is None:
+    if adapter_of(facts).provider_problem(wanted) is None:
         return wanted
-    return adapter.STAND_INS.get(wanted, wanted)
+    return facts.providers[wanted].stand_in or wanted
 
 
 def _main(answers: TextIO) -> int:

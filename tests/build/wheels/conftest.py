@@ -14,7 +14,7 @@ from edgephi.build.request import WheelsRequest
 from edgephi.build.wheels.pip import run_pip
 from edgephi.build.wheels.platform import read_platform
 from edgephi.declared.target import read_target
-from edgephi.runtime.adapter import adapter_of
+from edgephi.engines.facts.registry import facts_of
 from tests.build.demo import build_demo
 
 BuildWithWheels = Callable[..., Built]
@@ -39,7 +39,7 @@ def build_with_wheels(_index: None, tmp_path_factory: pytest.TempPathFactory) ->
     @functools.cache
     def call(target_name: str, platform: str, *extras: str) -> Built:
         target = read_target(target_name)
-        engine = adapter_of(target.engine).extra(target.provider)
+        engine = facts_of(target.engine).provider(target.provider).extra
         wheels = WheelsRequest((read_platform(platform),), (engine, *extras), "serve")
         return build_demo(target, tmp_path_factory.mktemp("wheels") / "bundle", verify="off", wheels=wheels)
 

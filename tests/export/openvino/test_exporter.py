@@ -20,6 +20,7 @@ from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Kernels, Target, read_target
+from edgephi.engines.openvino_genai import DATA_FILE
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.openvino import exporter
 from edgephi.export.stream.one_pass import ALIGNMENT
@@ -194,9 +195,7 @@ class TestActivations:
         assert name not in (rounded.folder / MODEL).read_text()
         without = [line for line in (exact.folder / MODEL).read_text().splitlines() if name not in line]
         assert without == (rounded.folder / MODEL).read_text().splitlines()
-        assert (rounded.folder / exporter.DATA_FILE).read_bytes() == (
-            exact.folder / exporter.DATA_FILE
-        ).read_bytes()
+        assert (rounded.folder / DATA_FILE).read_bytes() == (exact.folder / DATA_FILE).read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
-from edgephi.declared.target import Kernels, read_target, targets
+from edgephi.declared.target import Kernels, read_target
+from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, EdgephiError
-from edgephi.export.exporter import exporter
 from edgephi.runtime.adapter import Engine, KvCache, open_engine
 from edgephi.runtime.engines.sequence_cache import SequenceCache
 from edgephi.steps import silent
@@ -176,11 +176,10 @@ class CacheBehaviour:
         assert cache.logits().ndim == 1
 
     def test_a_plan_counts_what_is_computed_at_once(self, engine: Engine) -> None:
-        target = next(each for each in targets() if each.engine == engine.name)
-        planned = exporter(engine.name).footprint(dataclasses.replace(target, provider=engine.provider))
-        ids = some_ids(2 * planned.prefill.tokens)
+        planned = facts_of(engine.name).provider(engine.provider).prefill
+        ids = some_ids(2 * planned.tokens)
         pieces = grow(engine.open_cache(len(ids)), ids)
-        assert pieces[0] == planned.prefill.tokens
+        assert pieces[0] == planned.tokens
 
     def test_the_logits_are_those_of_the_certificate(self, engine: Engine, same: Same) -> None:
         ids = some_ids(50)

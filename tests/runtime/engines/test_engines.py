@@ -51,5 +51,5 @@ def test_a_range_that_is_none(allowed: str) -> None:
 @pytest.mark.parametrize("engine", ["session", "../engine", "os", ""])
 def test_a_manifest_cannot_name_any_module(engine: str) -> None:
     manifest = tiny_manifest(target=TargetFacts("cpu", engine, "cpu", ()))
-    with pytest.raises(NotSupportedError, match="this edgephi runs onnxruntime-genai"):
+    with pytest.raises(NotSupportedError, match=r"this edgephi runs llama\.cpp, "):
         open_engine(Path("bundle"), manifest)

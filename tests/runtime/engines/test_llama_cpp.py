@@ -309,7 +309,7 @@ class TestRefusals:
     @pytest.mark.usefixtures("_reloaded")
     def test_it_is_not_installed(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("edgephi.runtime.engines.llama_cpp.library.util.find_spec", lambda _name: None)
-        monkeypatch.setattr(llama_cpp, "installed_version", lambda: None)
+        monkeypatch.setattr(llama_cpp, "installed_version", lambda _facts: None)
         with pytest.raises(NotSupportedError, match="not installed") as caught:
             open_engine(bundle, read_manifest(bundle))
         assert installs(caught.value.hint, "gguf")

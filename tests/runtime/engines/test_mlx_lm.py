@@ -20,7 +20,6 @@ from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.runtime import load
 from edgephi.runtime.adapter import open_engine
-from edgephi.runtime.engines import mlx_lm as adapter
 from edgephi.runtime.engines.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
@@ -298,11 +297,6 @@ class TestRefusals:
         (tmp_path / "bundle/model/config.json").write_text(json.dumps(config))
         open_engine(tmp_path / "bundle", read_manifest(tmp_path / "bundle"), provider="cpu")
         assert not (tmp_path / "ran").exists()
-
-
-def test_the_extra_is_the_same_for_every_provider() -> None:
-    assert {adapter.extra(provider) for provider in adapter.PROVIDERS} == {"mlx"}
-    assert adapter.installed_version()
 
 
 def test_a_model_whose_head_is_its_embedding(tmp_path: Path) -> None:

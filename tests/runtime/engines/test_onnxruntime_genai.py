@@ -11,6 +11,8 @@ import pytest
 
 import edgephi.runtime
 from edgephi.bundle.manifest import Requires, read_manifest
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.onnxruntime_genai import FACTS
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.machine import accelerators
 from edgephi.runtime.adapter import Engine, open_engine
@@ -212,10 +214,10 @@ class TestCuda:
             return "0.18.0"
 
         monkeypatch.setattr(metadata, "version", version)
-        assert adapter.installed_version() == "0.18.0"
+        assert installed_version(FACTS) == "0.18.0"
 
     def test_each_provider_has_its_extra(self) -> None:
-        assert {provider: adapter.extra(provider) for provider in adapter.PROVIDERS} == {
+        assert {name: provider.extra for name, provider in FACTS.providers.items()} == {
             "cpu": "cpu",
             "cuda": "cuda",
         }

@@ -23,6 +23,7 @@ from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Requires, read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
+from edgephi.engines.openvino_genai import GRAPH_FILE
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.engines.openvino_genai import adapter
@@ -295,7 +296,7 @@ class TestLogits:
     def test_both_kinds_of_cache_agree(self, bundle: Path, engine: OpenvinoEngine) -> None:
         openvino, _ = adapter._import_engine()
         core = openvino.Core()
-        file = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+        file = bundle / ARTIFACT_FOLDER / GRAPH_FILE
         stateful = _StatefulDecoder(openvino, core, core.read_model(file), "CPU")
         assert not isinstance(engine._decoder, _StatefulDecoder)
         ids = some_ids(300)
@@ -311,7 +312,7 @@ class TestLogits:
     def test_a_graph_without_paged_attention(self, bundle: Path, tmp_path: Path) -> None:
         # With attention written out nothing tells where it is; the state of the request still works.
         openvino, _ = adapter._import_engine()
-        file = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+        file = bundle / ARTIFACT_FOLDER / GRAPH_FILE
         model = openvino.Core().read_model(file)
         o = openvino.opset13
         for layer in model.get_ops():
@@ -376,7 +377,7 @@ def test_a_prompt_in_pieces_has_one_set_of_factors(tmp_path: Path, length: int) 
     whole = edgephi.runtime.load(bundle).engine
     assert isinstance(whole, OpenvinoEngine)
     expected = whole.logits_after(ids)[-1]
-    graph = bundle / ARTIFACT_FOLDER / adapter.MODEL_FILE
+    graph = bundle / ARTIFACT_FOLDER / GRAPH_FILE
     text = graph.read_text()
     assert text.count("total_length") == 1
     found = [fresh_logits(whole, ids)]

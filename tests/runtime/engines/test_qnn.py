@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from edgephi.bundle.manifest import read_manifest
-from edgephi.engines.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
+from edgephi.bundle.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.qnn import FACTS
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
 from edgephi.export.qnn.compiler import Graph, compile_graphs
 from edgephi.runtime import load
 from edgephi.runtime.adapter import Engine, open_engine
-from edgephi.runtime.engines.qnn import adapter
 from edgephi.runtime.engines.qnn.adapter import QnnEngine
 from edgephi.runtime.engines.qnn.chip import check_soc, chips_here, npu_problem
 from edgephi.runtime.engines.qnn.library import (
@@ -220,7 +221,7 @@ class TestVersions:
         assert len(found.split(".")) == 4
         assert found == binary_qairt_version(qnn_bundle / "model/head.bin")
         assert found == read_artifact(qnn_bundle / "model").qairt
-        assert onnxruntime_qnn.__version__ == adapter.installed_version()
+        assert onnxruntime_qnn.__version__ == installed_version(FACTS)
 
     def test_a_file_without_a_version(self, tmp_path: Path) -> None:
         (tmp_path / "empty.bin").write_bytes(b"v2.51 and more")

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import install_command
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.llama_cpp.context import LlamaContext, finalizer, refuse
@@ -27,7 +28,6 @@ from edgephi.runtime.engines.llama_cpp.library import (
     collected_errors,
     devices,
     float_rows,
-    installed_version,
     load_library,
 )
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
@@ -38,13 +38,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["NAME", "PROVIDERS", "STAND_INS", "extra", "installed_version", "open_engine", "provider_problem"]
+NAME = FACTS.name
 
-NAME = "llama.cpp"
-PROVIDERS = ("cpu", "cuda", "metal", "vulkan", "rocm")
-STAND_INS: dict[str, str] = dict.fromkeys(PROVIDERS[1:], "cpu")
-
-_MODEL_FILE = "model.gguf"
 _TOKENIZER_FILE = "tokenizer.json"
 _WINDOW_KEY = b"phi3.attention.sliding_window"
 _LONG_ABOVE_KEY = b"phi3.rope.scaling.original_context_length"
@@ -52,22 +47,16 @@ _LONG_ABOVE_KEY = b"phi3.rope.scaling.original_context_length"
 _BACK_ENDS = {"mtl": "metal"}
 
 
-def extra(provider: str) -> str:  # noqa: ARG001 - wheels for other providers have the same name
-    """The extra of edgephi that installs the engine."""
-    return "gguf"
-
-
 def provider_problem(provider: str) -> str | None:
     """Why the installed wheel cannot use `provider` here; None when it can."""
-    if installed_version() is None:
+    version = installed_version(FACTS)
+    if version is None:
         return None  # what to install is for `open_engine` to say
     try:
         found = sorted({_provider_of(name) for name, _ in devices(load_library())})
     except NotSupportedError as error:
         return error.message
-    return (
-        None if provider in found else f"{PACKAGE} {installed_version()} finds only {', '.join(found)} here"
-    )
+    return None if provider in found else f"{PACKAGE} {version} finds only {', '.join(found)} here"
 
 
 def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> LlamaEngine:
@@ -76,9 +65,9 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     if missing:
         raise NotSupportedError(
             f"this bundle runs on {NAME} with {' and '.join(missing)}, not installed",
-            hint=install_command(extra(provider)),
+            hint=install_command(FACTS.provider(provider).extra),
         )
-    version = installed_version()
+    version = installed_version(FACTS)
     if version is not None:
         check_version(PACKAGE, version, manifest.requires.engines.get(NAME, ""))
     return LlamaEngine(load_library(), bundle / ARTIFACT_FOLDER, manifest, context, provider)
@@ -98,15 +87,15 @@ class LlamaEngine:
     def __init__(
         self, library: ctypes.CDLL, artifact: Path, manifest: Manifest, context: int, provider: str
     ) -> None:
-        self.version = installed_version() or ""
+        self.version = installed_version(FACTS) or ""
         self.provider = provider
         self._library = library
         self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
         self._template = ChatTemplate(manifest.chat.template)
         self._limit = context
-        self.prefill_tokens = prefill(NAME, provider).tokens
+        self.prefill_tokens = FACTS.provider(provider).prefill.tokens
         self.long_above = manifest.limits.whole_prefill_above
-        self._model = self._load(artifact / _MODEL_FILE)
+        self._model = self._load(artifact / MODEL_FILE)
         self.vocabulary_size: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         self._window = self._number(_WINDOW_KEY)
         self._free_model = finalizer(self, library.llama_model_free, self._model)

@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Never, TypeVar
 
 from edgephi.commands import edgephi_command, install_command
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.llama_cpp import FACTS
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime.engines.llama_cpp.library import (
     PACKAGE,
     Batch,
     collected_errors,
     copy_floats,
-    installed_version,
     token_array,
 )
 
@@ -69,7 +70,8 @@ class LlamaContext:
         allocated = library.llama_n_ctx(pointer)
         if not tokens <= allocated < tokens + _CONTEXT_STEP:
             raise NotSupportedError(
-                f"expected {PACKAGE} {installed_version()} to allocate {tokens} tokens, found {allocated}",
+                f"expected {PACKAGE} {installed_version(FACTS)} to allocate {tokens} tokens, "
+                f"found {allocated}",
                 hint=f"`{install_command('gguf')}` brings a version that this edgephi knows",
             )
         threads = computing_threads()

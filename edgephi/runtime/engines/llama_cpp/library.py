@@ -20,11 +20,13 @@ import ctypes
 import functools
 from collections.abc import Iterator, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgephi.commands import install_command, pip_command
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.llama_cpp import FACTS
 from edgephi.errors import NotSupportedError
 from edgephi.processes.uninterrupted import uninterrupted
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-PACKAGE = "xllamacpp"
+(PACKAGE,) = FACTS.packages
 
 Token = c_int32
 
@@ -119,14 +121,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def installed_version() -> str | None:
-    """The version of the wheel, None without one."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """The library with its functions declared, found to be laid out as we know it, and quiet.
@@ -139,7 +133,7 @@ def load_library() -> ctypes.CDLL:
             f"this bundle runs on llama.cpp, and its wheel {PACKAGE} is not installed",
             hint=install_command("gguf"),
         )
-    version = installed_version()
+    version = installed_version(FACTS)
     files = sorted(Path(package.submodule_search_locations[0]).glob(f"{PACKAGE}*.so"))
     try:
         library = ctypes.CDLL(str(files[0]))
@@ -186,7 +180,8 @@ def _check_layout(library: ctypes.CDLL) -> None:
 
 def _unknown_layout(found: str) -> NotSupportedError:
     return NotSupportedError(
-        f"expected the C interface of llama.cpp as of 2026, found {found} in {PACKAGE} {installed_version()}",
+        f"expected the C interface of llama.cpp as of 2026, found {found} "
+        f"in {PACKAGE} {installed_version(FACTS)}",
         hint=f"`{install_command('gguf')}` brings a version that this edgephi knows",
     )
 

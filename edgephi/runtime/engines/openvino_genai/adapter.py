@@ -11,13 +11,13 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.commands import edgephi_command
-from edgephi.engines.prefill import prefill
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
@@ -29,28 +29,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NAME = "openvino-genai"
-PROVIDERS = ("cpu", "gpu", "npu")
-STAND_INS = {"gpu": "cpu", "npu": "cpu"}
-
-MODEL_FILE = "openvino_model.xml"
+NAME = FACTS.name
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 # Tokens that are decoded at once while text is streamed; a call takes longer to make than to answer.
 _DECODED_TOKENS = 32
-
-
-def extra(provider: str) -> str:  # noqa: ARG001 - one package drives them all
-    """The extra of edgephi that installs the engine for `provider`."""
-    return "openvino"
-
-
-def installed_version() -> str | None:
-    """The version of the engine that is installed, None without one."""
-    try:
-        return metadata.version(NAME)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def provider_problem(provider: str) -> str | None:
@@ -73,13 +56,13 @@ def provider_problem(provider: str) -> str | None:
 
 def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> OpenvinoEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
-    version = installed_version()
+    version = installed_version(FACTS)
     try:
         if version is None:
             raise ModuleNotFoundError(NAME)
         engine = _import_engine()
     except ImportError as cause:
-        raise cannot_import(NAME, cause, extra=extra(provider)) from None
+        raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return OpenvinoEngine(
         engine, bundle / ARTIFACT_FOLDER, manifest, context=context, provider=provider, version=version
@@ -113,7 +96,7 @@ class OpenvinoEngine:
             self._tokenizer = genai.Tokenizer(str(artifact))
             if self._template.is_own:
                 self._tokenizer.set_chat_template(self._template.text)
-            self._decoder = open_decoder(openvino, artifact / MODEL_FILE, device=provider.upper())
+            self._decoder = open_decoder(openvino, artifact / GRAPH_FILE, device=provider.upper())
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
@@ -164,7 +147,7 @@ class OpenvinoEngine:
             raise too_many(capacity, self._limit)
         with _translated(f"expected a KV cache for {capacity} tokens"):
             cache = self._decoder.open_cache(capacity)
-        tokens = prefill(NAME, self.provider).tokens
+        tokens = FACTS.provider(self.provider).prefill.tokens
         return OpenvinoCache(self._decoder, cache, capacity, piece_tokens=tokens, long_above=self._long_above)
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.commands import install_command
-from edgephi.engines.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.qnn import EMULATION, FACTS, NPU
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
@@ -27,7 +29,6 @@ from edgephi.runtime.engines.qnn.library import (
     binary_qairt_version,
     check_qairt,
     emulates,
-    installed_version,
     platform_problem,
     qairt_version,
 )
@@ -41,35 +42,17 @@ if TYPE_CHECKING:
 
     from edgephi.runtime.engines.qnn.decoder import QnnDecoder, Slots
 
-__all__ = [
-    "NAME",
-    "PROVIDERS",
-    "STAND_INS",
-    "details",
-    "extra",
-    "installed_version",
-    "open_engine",
-    "platform_problem",
-    "provider_problem",
-]
+__all__ = ["NAME", "details", "open_engine", "platform_problem", "provider_problem"]
 
-NAME = "qnn"
-NPU, EMULATION = "htp", "htp-emulation"
-PROVIDERS = (NPU, EMULATION)
-STAND_INS = {NPU: EMULATION}
+NAME = FACTS.name
 
 _TOKENIZER_FILE = "tokenizer.json"
 _NEEDED = ("numpy", "tokenizers", "jinja2")
 
 
-def extra(provider: str) -> str:  # noqa: ARG001 - one package for both
-    """The extra of edgephi that installs the engine."""
-    return "qnn"
-
-
 def provider_problem(provider: str) -> str | None:
     """Why the installed engine cannot use `provider` here; None when it can."""
-    if installed_version() is None:
+    if installed_version(FACTS) is None:
         return platform_problem()  # else what to install is for `open_engine` to say
     if provider == EMULATION:
         return None if emulates() else "the emulator of the HTP exists for x86-64 only"
@@ -85,12 +68,12 @@ def details() -> str:
 
 def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> QnnEngine:
     """Load the model in `bundle` after all that can be checked before. Raises EdgephiError."""
-    version = installed_version()
+    version = installed_version(FACTS)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if version is not None and missing:
         raise NotSupportedError(
             f"this bundle runs on {PACKAGE} with {' and '.join(missing)}, not installed",
-            hint=install_command(extra(provider)),
+            hint=install_command(FACTS.provider(provider).extra),
         )
     try:
         if version is None:
@@ -98,7 +81,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         import onnxruntime  # noqa: F401
         import onnxruntime_qnn  # noqa: F401 - found missing here, not later
     except ImportError as cause:
-        raise cannot_import(PACKAGE, cause, extra=extra(provider)) from None
+        raise cannot_import(PACKAGE, cause, extra=FACTS.provider(provider).extra) from None
     check_version(PACKAGE, version, manifest.requires.engines.get(NAME, ""))
     folder = bundle / ARTIFACT_FOLDER
     artifact = read_artifact(folder)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgephi.bundle.qnn_artifact import ArtifactSoc
 from edgephi.commands import edgephi_command
-from edgephi.engines.qnn_artifact import ArtifactSoc
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.engines.qnn.library import emulates, platform_problem
 

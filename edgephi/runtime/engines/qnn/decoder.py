@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgephi.bundle.qnn_artifact import Graph, Head, QnnArtifact
 from edgephi.commands import edgephi_command
-from edgephi.engines.qnn_artifact import Graph, Head, QnnArtifact
 from edgephi.errors import BadBundleError
 
 if TYPE_CHECKING:

@@ -16,14 +16,14 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgephi.commands import edgephi_command, pip_command
+from edgephi.engines.qnn import FACTS
 from edgephi.errors import NotSupportedError
 
-PACKAGE = "onnxruntime-qnn"
+(PACKAGE,) = FACTS.packages
 PROVIDER = "QNNExecutionProvider"
 EMULATING_MACHINES = ("x86_64", "AMD64")
 """Processors for which Qualcomm's libraries emulate the HTP, as `platform.machine()` names them."""
@@ -33,14 +33,6 @@ _SYSTEMS = ("Linux", "Android")
 # The libraries carry the version that they were built as: v2.51.0.260929181845, release and time.
 _BUILD = re.compile(rb"v(\d+\.\d+\.\d+\.\d{12})(?!\d)")
 _MOST_SCANNED_BYTES = 1 << 20  # of a context binary; its head has the version
-
-
-def installed_version() -> str | None:
-    """The version of onnxruntime-qnn that is installed, None without one."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def emulates() -> bool:

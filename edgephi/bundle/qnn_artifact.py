@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgephi.commands import edgephi_command
+from edgephi.engines.qnn import CONFIG_FILE
 from edgephi.errors import BadBundleError
 from edgephi.records import read_record
 
-CONFIG_FILE = "qnn.json"
 SCHEMA = "edgephi.qnn/1"
 
 PROVIDER_OPTIONS = frozenset(

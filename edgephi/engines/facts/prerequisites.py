@@ -4,6 +4,8 @@ import importlib.util
 from collections.abc import Mapping
 
 from edgephi.commands import install_command
+from edgephi.engines.facts.engine import EngineFacts
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import NotSupportedError
 
 _EVERY_BUILD: Mapping[str, str] = {
@@ -14,24 +16,21 @@ _EVERY_BUILD: Mapping[str, str] = {
     "threadpoolctl": "build",
     "tokenizers": "build",
 }
-BUILD_MODULES: Mapping[str, Mapping[str, str]] = {
-    "llama.cpp": {**_EVERY_BUILD, "gguf": "build"},
-    "mlx-lm": _EVERY_BUILD,
-    "onnxruntime-genai": {**_EVERY_BUILD, "onnx": "build"},
-    "openvino-genai": _EVERY_BUILD,
-    # The compiler comes with the runtime.
-    "qnn": {**_EVERY_BUILD, "onnx": "build", "onnxruntime": "qnn", "onnxruntime_qnn": "qnn"},
-}
-"""Engine -> module that a build for it imports -> the extra of edgephi that installs the module."""
+
+
+def build_modules(facts: EngineFacts) -> Mapping[str, str]:
+    """Every module that a build for an engine imports -> the extra of edgephi that installs the module."""
+    return {**_EVERY_BUILD, **facts.build_modules}
 
 
 def build_problem(engine: str) -> NotSupportedError | None:
     """Why nothing can be built for `engine` here, None when it can. Imports none of the modules."""
-    if engine not in BUILD_MODULES:
+    facts = known_engines().get(engine)
+    if facts is None:
         return NotSupportedError(
             f"this edgephi does not build for {engine}", hint="use a newer edgephi, or choose another target"
         )
-    missing = {module: extra for module, extra in BUILD_MODULES[engine].items() if not _is_installed(module)}
+    missing = {module: extra for module, extra in build_modules(facts).items() if not _is_installed(module)}
     if not missing:
         return None
     extras = sorted(set(missing.values()))

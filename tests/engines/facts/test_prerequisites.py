@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.engines.prerequisites import BUILD_MODULES, build_problem
-from edgephi.export.exporter import _EXPORTERS
+from edgephi.engines.facts.prerequisites import build_modules, build_problem
+from edgephi.engines.facts.registry import facts_of, known_engines
+from edgephi.export.exporter import exporter_module
 from tests.installs import installs
 
 
@@ -39,17 +40,19 @@ def imported_packages(module: str, seen: set[str]) -> set[str]:
     return packages
 
 
-@pytest.mark.parametrize("engine", _EXPORTERS)
+@pytest.mark.parametrize("engine", known_engines())
 def test_the_table_names_what_a_build_imports(engine: str) -> None:
     seen: set[str] = set()
-    expected = imported_packages("edgephi.build.build", seen) | imported_packages(_EXPORTERS[engine], seen)
-    assert set(BUILD_MODULES[engine]) == expected
+    facts = facts_of(engine)
+    expected = imported_packages("edgephi.build.build", seen)
+    expected |= imported_packages(exporter_module(facts), seen)
+    assert set(build_modules(facts)) == expected
 
 
-@pytest.mark.parametrize("engine", BUILD_MODULES)
+@pytest.mark.parametrize("engine", known_engines())
 def test_every_extra_exists(engine: str) -> None:
     extras = metadata.metadata("edgephi").get_all("Provides-Extra") or []
-    assert set(BUILD_MODULES[engine].values()) <= set(extras)
+    assert set(build_modules(facts_of(engine)).values()) <= set(extras)
 
 
 def test_nothing_is_missing_here() -> None:
@@ -59,7 +62,7 @@ def test_nothing_is_missing_here() -> None:
 def test_the_missing_module_and_its_extra_are_named() -> None:
     code = (
         "import sys; sys.modules['onnx'] = sys.modules['tokenizers'] = None\n"
-        "from edgephi.engines.prerequisites import build_problem\n"
+        "from edgephi.engines.facts.prerequisites import build_problem\n"
         "problem = build_problem('onnxruntime-genai'); print(problem.message, problem.hint, sep='\\n')"
     )
     said = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()

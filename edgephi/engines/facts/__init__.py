@@ -1,0 +1,1 @@
+"""What the files about engines consist of, and how they are found and asked."""
