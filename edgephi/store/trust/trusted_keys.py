@@ -50,7 +50,7 @@ def read_trusted_keys(folder: Path, *, required: bool = False) -> tuple[TrustedK
             f"{folder}: expected the keys that this store has had, found {what}",
             hint=f"until they are there again it takes no bundle: `{_add_command()}`",
         )
-    return tuple(read_key_file(folder / name) for name in names)
+    return tuple(_read_kept(folder / name) for name in names)
 
 
 def has_keys(folder: Path) -> bool:
@@ -77,6 +77,18 @@ def _names(folder: Path) -> list[str]:
         ) from None
     # A name with a dot in front is what `add_key` leaves when the power is cut.
     return [name for name in names if not name.startswith(".")]
+
+
+def _read_kept(path: Path) -> TrustedKey:
+    """The key in a file of a store. Raises BadInputError."""
+    try:
+        return read_key_file(path)
+    except BadInputError as cause:
+        raise BadInputError(
+            cause.message,
+            hint=f"move it elsewhere, or put it right: nothing but keys, called NAME{SUFFIX} with letters, "
+            "digits, '.', '_' and '-', may lie there, or the store takes no bundle",
+        ) from None
 
 
 def _add_command() -> str:

@@ -20,6 +20,7 @@ from edgephi.errors import BadBundleError, BadInputError, UsageError
 from edgephi.flash.signing.keys import public_half
 from edgephi.store.agent.frames import HEADER, Kind, frame, read_header
 from edgephi.store.trust.authenticate import authenticate
+from edgephi.store.trust.change import trust_key
 from edgephi.store.trust.public_key import PublicKey, decode_public_key
 from edgephi.store.trust.trusted_keys import TrustedKey, add_key, read_trusted_keys, remove_key
 from tests.bundle.tiny import tiny_manifest
@@ -281,6 +282,19 @@ def test_a_file_that_is_no_key_closes_the_store(trust: Path, name: str, data: by
     with pytest.raises(BadInputError, match=rf"{name}: expected .*key.*, found") as refused:
         authenticate(trust, MANIFEST, signed(RELEASE))
     assert refused.value.exit_code == 4
+
+
+@pytest.mark.parametrize(("name", "data"), NO_KEYS.values(), ids=NO_KEYS)
+def test_who_adds_a_key_beside_it_is_not_told_to_give_another_key(
+    trust: Path, name: str, data: bytes
+) -> None:
+    """The key that was given is right: the file that lies in the store is not."""
+    (trust / name).write_bytes(data)
+    before = sorted(trust.iterdir())
+    with pytest.raises(BadInputError, match=rf"{name}: expected .*key.*, found") as refused:
+        trust_key(trust.parent, "next.pub", public_half(STRANGER).pem)
+    assert refused.value.hint.startswith("move it elsewhere, or put it right")
+    assert sorted(trust.iterdir()) == before
 
 
 # All encodings of points of order 1, 2, 4 and 8: table 6 of "Taming the many EdDSAs" (Chalkias et al., 2020).
