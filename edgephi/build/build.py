@@ -29,7 +29,8 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError
 from edgephi.export.exporter import exporter
-from edgephi.export.stream.one_pass import StreamReport, TensorError
+from edgephi.export.stream.data_file import TensorError
+from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import check, upstream
 from edgephi.export.upstream import write_artifact as write_upstream_artifact
 from edgephi.reference.evaluation_text import EvaluationLevel

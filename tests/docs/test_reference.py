@@ -14,7 +14,7 @@ import pytest
 from edgephi.bundle.manifest import Manifest
 from edgephi.cli.main import cli
 from edgephi.errors import EdgephiError
-from edgephi.export.stream.one_pass import ALIGNMENT
+from edgephi.export.stream.packed_tensor import ALIGNMENT
 from tests.docs.generate_reference import REFERENCE, reference
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -39,7 +39,8 @@ from edgephi.export.gguf.tokenizer import (
     suited_name,
 )
 from edgephi.export.gguf.weights import GgufWeights
-from edgephi.export.stream.one_pass import PackedTensor, Region, StreamReport, align, place, stream_tensors
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent

@@ -24,7 +24,7 @@ from gguf import (
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.stream.one_pass import align
+from edgephi.export.stream.packed_tensor import align
 from edgephi.quantize.groups import dequantize
 
 _VERSION = 3

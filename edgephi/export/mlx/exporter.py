@@ -33,7 +33,8 @@ from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS, INDEX_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.mlx.configuration import mlx_config, rotary_lengths, tokenizer_config
-from edgephi.export.stream.one_pass import PackedTensor, StreamReport, align, place, stream_tensors
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.stream.packed_tensor import PackedTensor, align, place
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme

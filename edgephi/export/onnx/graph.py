@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.engines.onnxruntime_genai import DATA_FILE
 from edgephi.export.onnx.layout import EMBEDDING, EMBEDDING_ZERO_POINTS, OnnxLayout
-from edgephi.export.stream.one_pass import PackedTensor, Region
+from edgephi.export.stream.packed_tensor import PackedTensor, Region
 from edgephi.quantize.scheme import Scheme
 
 _CONTRIB = "com.microsoft"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.target import Kernels
-from edgephi.export.stream.one_pass import PackedTensor, Region, align, place
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.export.stream.quantized_block import Pack
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles

@@ -22,7 +22,8 @@ from edgephi.export.exporter import ContextLimit
 from edgephi.export.openvino.graph import build_graph
 from edgephi.export.openvino.intermediate_representation import Graph, StoredLayer, read_constant, read_layers
 from edgephi.export.openvino.tokenizer import tokenizer_files
-from edgephi.export.stream.one_pass import PackedTensor, Region, StreamReport, align, place, stream_tensors
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme

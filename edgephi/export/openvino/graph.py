@@ -15,7 +15,7 @@ import numpy as np
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Value
 from edgephi.export.openvino.operators import Operators
-from edgephi.export.stream.one_pass import PackedTensor
+from edgephi.export.stream.packed_tensor import PackedTensor
 
 TOTAL_LENGTH = "total_length"
 """The layer whose value decides about LongRoPE's factors: the number of tokens up to the last new one."""

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgephi.export.stream.one_pass import Region
+from edgephi.export.stream.packed_tensor import Region
 
 UNKNOWN = -1
 """A dimension that is known at run time only."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from numpy.typing import ArrayLike
 
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Shape, Value
-from edgephi.export.stream.one_pass import PackedTensor
+from edgephi.export.stream.packed_tensor import PackedTensor
 
 
 class Operators:

@@ -36,7 +36,9 @@ from edgephi.export.qnn.layout import (
 )
 from edgephi.export.qnn.nodes import DATA_FILE, Model
 from edgephi.export.qnn.weights import ArtifactWeights
-from edgephi.export.stream.one_pass import BLOCK_WEIGHTS, StreamReport, align, stream_tensors
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.stream.packed_tensor import align
+from edgephi.export.stream.reads import BLOCK_WEIGHTS
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.stream.one_pass import PackedTensor, Region, align, place
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.export.qnn.activations import Encoding, unsigned
 from edgephi.export.qnn.layout import QnnLayout, scales_per_row
-from edgephi.export.stream.one_pass import Region
+from edgephi.export.stream.packed_tensor import Region
 
 DATA_FILE = "weights.data"
 """Beside the graphs."""

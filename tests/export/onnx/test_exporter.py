@@ -22,7 +22,7 @@ from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.export.onnx import exporter
 from edgephi.export.onnx.layout import lay_out
-from edgephi.export.stream.one_pass import ALIGNMENT
+from edgephi.export.stream.packed_tensor import ALIGNMENT
 from tests.export.oracle import Engine, expected_logits, mean_kl, tensors_of, transformers_model
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 

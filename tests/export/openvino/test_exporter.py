@@ -23,7 +23,7 @@ from edgephi.declared.target import Kernels, Target, read_target
 from edgephi.engines.openvino_genai import DATA_FILE
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.openvino import exporter
-from edgephi.export.stream.one_pass import ALIGNMENT
+from edgephi.export.stream.packed_tensor import ALIGNMENT
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino.oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model

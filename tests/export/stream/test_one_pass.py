@@ -20,15 +20,9 @@ from edgephi.bundle.chunks import FileEntry, chunks_of
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
 from edgephi.errors import BadCheckpointError
 from edgephi.export.onnx.layout import pack, region_sizes
-from edgephi.export.stream import one_pass as stream
-from edgephi.export.stream.one_pass import (
-    ALIGNMENT,
-    PackedTensor,
-    Region,
-    StreamReport,
-    place,
-    stream_tensors,
-)
+from edgephi.export.stream import reads
+from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.stream.packed_tensor import ALIGNMENT, PackedTensor, Region, place
 from edgephi.quantize.groups import Quantizer
 from edgephi.quantize.scheme import Scheme
 from tests.tiny_checkpoint import FloatKind, write_safetensors
@@ -87,7 +81,7 @@ class TestBytes:
         shards = write(tmp_path, weights(), dtype)
         data, report = streamed(tmp_path, shards, threads=1)
         for threads, block in [(1, 1), (2, 256), (3, 999), (8, 5000), (2, 1 << 30)]:
-            monkeypatch.setattr(stream, "BLOCK_WEIGHTS", block)
+            monkeypatch.setattr(reads, "BLOCK_WEIGHTS", block)
             again, other = streamed(tmp_path, shards, threads=threads)
             assert again == data, (threads, block)
             assert other.input_sha256 == report.input_sha256
@@ -210,7 +204,7 @@ class TestReport:
     def test_is_a_step_that_counts_every_byte_of_the_tensors(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
     ) -> None:
-        monkeypatch.setattr(stream, "BLOCK_WEIGHTS", 1000)
+        monkeypatch.setattr(reads, "BLOCK_WEIGHTS", 1000)
         shards = write(tmp_path, weights())
         size = sum(entry.size for shard in shards for entry in shard.entries)
         counted: list[int] = []
@@ -276,7 +270,8 @@ import json, sys
 from pathlib import Path
 from edgephi.checkpoint.safetensors import read_header
 from edgephi.export.onnx.layout import pack, region_sizes
-from edgephi.export.stream.one_pass import PackedTensor, place, stream_tensors
+from edgephi.export.stream.one_pass import stream_tensors
+from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
 
 scheme, tensors, end = Scheme(4, 128), {}, 0

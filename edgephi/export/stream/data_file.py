@@ -1,0 +1,77 @@
+"""The artifact's data file: written from start to end, hashed on the way."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.bundle.chunks import ChunkHashes
+from edgephi.export.stream.packed_tensor import PackedTensor
+from edgephi.export.stream.quantized_block import QuantizedBlock
+from edgephi.export.stream.reads import Job
+from edgephi.quantize.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """What quantisation did to one tensor: relative squared error |w - original|² / |original|²."""
+
+    name: str
+    scheme: Scheme
+    relative_squared_error: float
+
+
+class DataFile:
+    """Writes the data file from start to end, hashing it and its chunks on the way."""
+
+    def __init__(self, file: BinaryIO, chunk_sizes: Iterable[int]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.chunks = ChunkHashes(chunk_sizes)
+        self._later: list[list[NDArray[np.generic]]] = []
+        self._squared_error = 0.0
+        self._squared_norm = 0.0
+        self.position = 0
+        self.errors: list[TensorError] = []
+
+    def take(self, tensor: PackedTensor, job: Job, block: QuantizedBlock) -> None:
+        """Write the first region of a block; keep the others, small ones, until their tensor ends."""
+        if job.start == 0:
+            self.seek(tensor.regions[0].offset)
+            self._later = [[] for _ in tensor.regions[1:]]
+            self._squared_error = self._squared_norm = 0.0
+        self.write(block.regions[0])
+        for kept, array in zip(self._later, block.regions[1:], strict=True):
+            kept.append(array)
+        self._squared_error += block.squared_error
+        self._squared_norm += block.squared_norm
+        if job.stop < tensor.rows:
+            return
+        for region, kept in zip(tensor.regions[1:], self._later, strict=True):
+            self.seek(region.offset)
+            for array in kept:
+                self.write(array)
+        if tensor.scheme is not None:
+            relative = self._squared_error / self._squared_norm if self._squared_norm else 0.0
+            self.errors.append(TensorError(tensor.name, tensor.scheme, relative))
+
+    def seek(self, offset: int) -> None:
+        """Fill with zeros up to `offset`."""
+        if offset < self.position:
+            raise AssertionError(f"region at {offset} overlaps the bytes before {self.position}")
+        self.write(np.zeros(offset - self.position, dtype=np.uint8))
+
+    def write(self, array: NDArray[np.generic]) -> None:
+        """Append the bytes of an array."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        self._hash.update(data)
+        self.chunks.update(data)
+        self._file.write(data)
+        self.position += len(data)
+
+    def hexdigest(self) -> str:
+        """The sha256 of all that was written."""
+        return self._hash.hexdigest()
