@@ -41,6 +41,8 @@ def read_record(
         raise error(message, hint=hint)
 
     def read(kind: Any, value: object, place: str) -> Any:  # noqa: PLR0911 - one return a kind
+        if kind is object:  # any plain data, which somebody else looks into
+            return value
         origin = typing.get_origin(kind)
         if origin in (typing.Union, types.UnionType):
             options = [option for option in typing.get_args(kind) if option is not type(None)]

@@ -39,6 +39,15 @@ def test_defaults_fill_what_is_left_out() -> None:
     assert read(GOOD) == Outer(1, True, "a", Inner("x", 0.5))
 
 
+def test_what_somebody_else_looks_into_is_left_as_it_is() -> None:
+    @dataclass(frozen=True)
+    class Line:
+        answer: dict[str, object]
+
+    data = {"answer": {"any": [1, {"deep": None}], "thing": "x"}}
+    assert read_record(Line, data, where="line", error=BadDeclarationError, hint="").answer == data["answer"]
+
+
 def test_a_whole_number_is_a_number() -> None:
     assert read(GOOD | {"inner": {"name": "x", "share": 1}}).inner.share == 1.0
 
