@@ -1,14 +1,9 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
-import dataclasses
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +12,9 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.recipe import Gate, Question
-from edgephi.errors import (
-    BadInputError,
-    CannotServeError,
-    DoesNotFitError,
-    EdgephiError,
-    QualityGateError,
-)
+from edgephi.errors import QualityGateError
 from edgephi.export.exporter import exporter
-from edgephi.processes.child_process import start_child
+from edgephi.processes.ask import ask
 from edgephi.reference.divergence import divergences
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,
@@ -41,6 +30,8 @@ from edgephi.reference.forward import (
     final_hidden_states,
     logits_blocks,
 )
+from edgephi.runtime.proof.clear_answer import ClearAnswer
+from edgephi.runtime.proof.logits import Computed, LogitsQuestion, UserQuestion
 from edgephi.steps import Step
 
 NOT_ON_PROVIDER = "not run on its provider"
@@ -49,7 +40,6 @@ NOT_ON_PROVIDER = "not run on its provider"
 # Sums depend on the order in which threads finish: fewer digits are the same each time.
 _SIGNIFICANT_DIGITS = 3
 _LOGIT_BYTES = 4
-_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -115,20 +105,21 @@ def certify(
         text=f"{EVALUATION_TEXT} ({domain})",
         tokens=len(tokens),
         reference=REFERENCE,
-        engine=computed["engine"],
-        provider=computed["provider"],
-        note="" if computed["provider"] == manifest.target.provider else NOT_ON_PROVIDER,
+        engine=computed.engine,
+        provider=computed.provider,
+        note="" if computed.provider == manifest.target.provider else NOT_ON_PROVIDER,
         export_error=export_error,
         quantisation_loss=quantisation_loss,
         end_to_end=_rounded(end_to_end),
     )
-    return Proof(certificate, _probe(question, computed["answer"]))
+    return Proof(certificate, probe_of(question, computed.answer))
 
 
-def _probe(question: Question | None, answer: dict[str, Any] | None) -> Probe | None:
+def probe_of(question: Question | None, answer: ClearAnswer | None) -> Probe | None:
+    """What a device must hear: the clear beginning of the answer. None where there is no answer."""
     if question is None or answer is None:
         return None
-    return Probe(question.prompt, expected=answer["text"], max_tokens=answer["max_tokens"])
+    return Probe(question.prompt, expected=answer.text, max_tokens=answer.max_tokens)
 
 
 def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
@@ -173,45 +164,20 @@ def run_engine(
     question: Question | None,
     output: Path,
     done: Callable[[int], None],
-) -> dict[str, Any]:
-    """Have the engine write its logits for the text to `output`; returns `engine`, `provider` and `answer`.
+) -> Computed:
+    """Have the engine write its logits for the text to `output`, and answer the question.
 
-    `done` is told the bytes that have been written since it was last told.
+    `done` is told the bytes that have been written since it was last told. Raises what the engine's process
+    ends with.
     """
-    # -P: a module of the user's working directory must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "edgephi.runtime.proof.logits", str(bundle), str(output)]
-    pipe = subprocess.PIPE
-    with start_child(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        asked = {"tokens": tokens, "question": None if question is None else dataclasses.asdict(question)}
-        text: str | None = json.dumps(asked)
-        seen = 0
-        try:
-            while True:
-                try:
-                    answer, problem = process.communicate(text, timeout=_POLL_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    text = None  # it is on its way
-                    size = output.stat().st_size if output.exists() else 0
-                    done(size - seen)
-                    seen = size
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode == 0:
-        computed: dict[str, Any] = json.loads(answer)
-        return computed
-    if process.returncode < 0:
-        raise DoesNotFitError(
-            f"the engine was killed by signal {-process.returncode} while it computed logits",
-            hint="free some memory, or build with --verify off and verify on a larger machine",
-        )
-    kinds: dict[int, type[EdgephiError]] = {3: CannotServeError, 4: BadInputError}
-    if process.returncode not in kinds or not answer:
-        last = problem.strip().rpartition("\n")[2]
-        raise EdgephiError(f"bug in edgephi: the engine's process failed: {last}", hint="please report this")
-    message, hint = json.loads(answer)["error"]
-    raise kinds[process.returncode](message, hint=hint)
+    asked = None if question is None else UserQuestion(question.prompt, question.max_tokens)
+    return ask(
+        LogitsQuestion(str(bundle), str(output), tuple(tokens), asked),
+        Computed,
+        who="the engine's process, which computes logits,",
+        hint="free some memory, or build with --verify off and verify on a larger machine",
+        done=done,
+    )
 
 
 def _counted(

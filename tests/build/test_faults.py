@@ -349,7 +349,7 @@ class TestKilled:
             psutil.Process(process.pid).children()[0].kill()
             done = ended(process)
         assert is_error(done, 3)
-        assert "the engine was killed by signal 9" in done.stderr
+        assert "was killed by signal 9" in done.stderr
         assert names(work) == set()
 
 

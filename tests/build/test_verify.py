@@ -148,9 +148,12 @@ def test_the_logits_of_the_engine_are_float32_rows(
 
     output = tmp_path / "logits"
     tokens = list(range(3, 40))
-    computed = logits.main(demo_bundle, output, tokens, None)
-    assert str(computed["engine"]).startswith("onnxruntime-genai ")
-    assert computed["provider"] == "cpu"
-    assert computed["answer"] is None
+    told: list[int] = []
+    question = logits.LogitsQuestion(str(demo_bundle), str(output), tuple(tokens), None)
+    computed = logits.compute(question, told.append)
+    assert computed.engine.startswith("onnxruntime-genai ")
+    assert computed.provider == "cpu"
+    assert computed.answer is None
+    assert sum(told) == output.stat().st_size
     rows = np.fromfile(output, np.float32).reshape(len(tokens), demo.architecture.vocabulary_size)
     assert np.isfinite(rows).all()

@@ -4,7 +4,6 @@ The library is the C library itself: what is printed with it waits in its buffer
 `# LIBNATIVE: …` of QNN's, which came behind the answer wherever PYTHONUNBUFFERED was not set.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from edgephi.build.verify import run_engine
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import CannotServeError
+from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.engines.availability import engine_states
 from edgephi.runtime.proof.measure import measure
@@ -40,7 +40,7 @@ def talkative_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_the_proof_of_a_bundle(demo_bundle: Path, tmp_path: Path) -> None:
     computed = run_engine(demo_bundle, [1, 2, 3], None, tmp_path / "logits", lambda _bytes: None)
-    assert computed["provider"] == "cpu"
+    assert computed.provider == "cpu"
 
 
 def test_in_what_a_bench_measured(demo_bundle: Path) -> None:
@@ -65,11 +65,5 @@ def test_in_which_python_runs_a_bundle(demo_bundle: Path, tmp_path: Path) -> Non
 def test_in_the_versions_that_compiled_for_an_npu(tmp_path: Path) -> None:
     """The compiler's process is asked for no graph at all: it loads its libraries, and answers."""
     pytest.importorskip("onnxruntime_qnn")
-    asked = {"graphs": [], "binary": "none.bin", "options": {}}
-    answer = subprocess.check_output(
-        [sys.executable, "-P", "-m", "edgephi.export.qnn.compiler"],
-        input=json.dumps(asked),
-        text=True,
-        cwd=tmp_path,
-    )
-    assert json.loads(answer)["onnxruntime_qnn"]
+    compiled = compile_graphs(tmp_path, [], "none.bin", {}, where="here")
+    assert compiled.onnxruntime_qnn

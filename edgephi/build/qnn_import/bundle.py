@@ -12,7 +12,7 @@ from typing import Any
 import edgephi
 from edgephi.build.manifest import time_of_build
 from edgephi.build.qnn_import.binaries import describe
-from edgephi.build.verify import run_engine
+from edgephi.build.verify import probe_of, run_engine
 from edgephi.bundle.foreign_files import check_artifact
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
@@ -219,13 +219,13 @@ def _generate(folder: Path, source: Path, architecture: Architecture) -> Probe |
     tokens = encode(source, _QUESTION.prompt)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".edgephi-import-") as scratch:
         logits = Path(scratch) / "logits"
-        answer = run_engine(folder, tokens, _QUESTION, logits, lambda _bytes: None)["answer"]
+        answer = run_engine(folder, tokens, _QUESTION, logits, lambda _bytes: None).answer
         size = logits.stat().st_size
     if size != len(tokens) * architecture.vocabulary_size * 4:
         raise BadInputError(
             f"{source}: expected logits after each token, found {size} bytes", hint="report it"
         )
-    return None if answer is None else Probe(_QUESTION.prompt, answer["text"], answer["max_tokens"])
+    return probe_of(_QUESTION, answer)
 
 
 def _size(source: Path) -> int:

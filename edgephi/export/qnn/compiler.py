@@ -1,29 +1,25 @@
 """QDQ graphs -> a context binary for a Hexagon HTP, in a process of its own.
 
-`python -m edgephi.export.qnn.compiler` reads one JSON object from standard input (see `compile_graphs`) and
-writes one to standard output. The compiler is a vendor's library: it takes gigabytes for a large part and
-gives them back only when its process ends.
+The compiler is a vendor's library: it takes gigabytes for a large part and gives them back only when its
+process ends.
 
 Source: onnxruntime's docs on the QNN execution provider and on EPContext models.
 """
 
-import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgephi.commands import edgephi_command, install_command
-from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError
-from edgephi.processes.answer_stream import take_standard_output
-from edgephi.processes.child_process import run_child
+from edgephi.errors import EdgephiError, NotSupportedError
+from edgephi.processes.ask import Asked, Done, NoAnswerError, answer
 
 PROVIDER = "QNNExecutionProvider"
 """The name that the plugin must be registered under: its devices go by it, and its binaries too."""
 
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*?)(?:\x1b|$)", re.MULTILINE)
+_LONGEST_SHOWN = 300
 _NODE = re.compile(r"name: (\S+?), type: (\w+)")
 
 
@@ -33,6 +29,16 @@ class Graph:
 
     graph: str
     wrapper: str
+
+
+@dataclass(frozen=True)
+class CompilerQuestion:
+    """Compile `graphs` into `binary`, in the working folder; see `compile_graphs`."""
+
+    graphs: tuple[Graph, ...]
+    binary: str
+    options: Mapping[str, str]
+    where: str
 
 
 @dataclass(frozen=True)
@@ -63,88 +69,91 @@ def compile_graphs(
     DoesNotFitError when it was killed.
     """
     # Relative paths: the name of a graph in a binary is made of the path that it was read from.
-    asked = {
-        "graphs": [[each.graph, each.wrapper] for each in graphs],
-        "binary": binary,
-        "options": dict(options),
-    }
-    # -P: a module of the user's working directory must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "edgephi.export.qnn.compiler"]
-    process = run_child(command, cwd=folder, input=json.dumps(asked), capture_output=True, text=True)
-    if process.returncode == 0:
-        answer = json.loads(process.stdout)
-        return Compiled(answer["qairt"], answer["onnxruntime_qnn"])
-    raise _translated(process.returncode, process.stderr, where, " and ".join(each.graph for each in graphs))
+    question = CompilerQuestion(tuple(graphs), binary, dict(options), where)
+    names = " and ".join(each.graph for each in graphs)
+    with Asked(question, cwd=folder) as asked:
+        try:
+            return asked.answer(Compiled)
+        except NotSupportedError as error:
+            refused = _rejected(asked.said, where, names) or error
+        except NoAnswerError as cause:
+            refused = _rejected(asked.said, where, names) or cause.told(
+                f"{where}: the compiler of {names}",
+                hint="most likely memory ran out: stop other programs, then build again",
+            )
+        raise refused
 
 
-def _translated(code: int, printed: str, where: str, graphs: str) -> EdgephiError:
-    """What a compiler that failed has said, in our words."""
+def _rejected(printed: str, where: str, graphs: str) -> EdgephiError | None:
+    """What the compiler has printed about operators that it does not take; None where it has not."""
     rejected = [node for found in _UNSUPPORTED.findall(printed) for node in _NODE.findall(found)]
-    if rejected:
-        name, operator = rejected[0]
-        more = len({node for node, _ in rejected}) - 1
-        others = f" and {more} more" if more else ""
-        return NotSupportedError(
-            f"{where}: expected the HTP to take every operator of {graphs}, found that it rejects "
-            f"{operator} ({name}){others}",
-            hint="use another processor or number of bits, or build for another target",
-        )
-    if code < 0:
-        return DoesNotFitError(
-            f"the compiler of {graphs} was killed by signal {-code}",
-            hint="most likely memory ran out: stop other programs, then build again",
-        )
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    if not rejected:
+        return None
+    name, operator = rejected[0]
+    more = len({node for node, _ in rejected}) - 1
+    others = f" and {more} more" if more else ""
     return NotSupportedError(
-        f"{where}: expected the HTP's compiler to take {graphs}, found: {(lines or ['nothing'])[-1][-300:]}",
-        hint=f"check that it can be loaded here: `{install_command('qnn')}`, "
-        f"then `{edgephi_command('doctor')}`",
+        f"{where}: expected the HTP to take every operator of {graphs}, found that it rejects "
+        f"{operator} ({name}){others}",
+        hint="use another processor or number of bits, or build for another target",
     )
 
 
-def main(asked: Mapping[str, Any]) -> dict[str, str]:
-    """Do what `compile_graphs` asked for, in the folder that we are in; the answer has the versions."""
+def _compile(asked: CompilerQuestion, _done: Done) -> Compiled:
+    """Do what `compile_graphs` asked for, in the folder that we are in."""
+    try:
+        return _compiled(asked)
+    except Exception as cause:  # whatever a vendor's library raises
+        names = " and ".join(each.graph for each in asked.graphs)
+        found = " ".join(str(cause).split())[-_LONGEST_SHOWN:] or type(cause).__name__
+        raise NotSupportedError(
+            f"{asked.where}: expected the HTP's compiler to take {names}, found: {found}",
+            hint=f"check that it can be loaded here: `{install_command('qnn')}`, "
+            f"then `{edgephi_command('doctor')}`",
+        ) from None
+
+
+def _compiled(asked: CompilerQuestion) -> Compiled:
     import onnx
     import onnxruntime
     import onnxruntime_qnn
 
     onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
-    shared = len(asked["graphs"]) > 1
-    options = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **asked["options"]}
+    shared = len(asked.graphs) > 1
+    options = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **asked.options}
     if shared:
         options["enable_htp_weight_sharing"] = "1"
-    for number, (graph, wrapper) in enumerate(asked["graphs"], 1):
+    for number, each in enumerate(asked.graphs, 1):
         settings = {
             "session.disable_cpu_ep_fallback": "1",
             "ep.context_enable": "1",
             "ep.context_embed_mode": "0",
-            "ep.context_file_path": wrapper,
+            "ep.context_file_path": each.wrapper,
         }
         if shared:
             settings["ep.share_ep_contexts"] = "1"
-            if number == len(asked["graphs"]):
+            if number == len(asked.graphs):
                 settings["ep.stop_share_ep_contexts"] = "1"
         session_options = onnxruntime.SessionOptions()
         session_options.log_severity_level = 3
         for key, value in settings.items():
             session_options.add_session_config_entry(key, value)
         session_options.add_provider_for_devices(devices[:1], options)
-        onnxruntime.InferenceSession(graph, session_options)
+        onnxruntime.InferenceSession(each.graph, session_options)
     qairt = ""
-    for _, wrapper in asked["graphs"]:
-        model = onnx.load(wrapper)
+    for each in asked.graphs:
+        model = onnx.load(each.wrapper)
         (node,) = model.graph.node  # one context and nothing beside it: the HTP has the whole graph
         attributes = {attribute.name: attribute for attribute in node.attribute}
         written = Path(attributes["ep_cache_context"].s.decode())
         if written.exists():
-            written.rename(asked["binary"])
-        attributes["ep_cache_context"].s = asked["binary"].encode()
+            written.rename(asked.binary)
+        attributes["ep_cache_context"].s = asked.binary.encode()
         qairt = attributes["ep_sdk_version"].s.decode().removeprefix("v")
-        Path(wrapper).write_bytes(model.SerializeToString(deterministic=True))
-    return {"qairt": qairt, "onnxruntime_qnn": onnxruntime_qnn.__version__}
+        Path(each.wrapper).write_bytes(model.SerializeToString(deterministic=True))
+    return Compiled(qairt, onnxruntime_qnn.__version__)
 
 
 if __name__ == "__main__":
-    with take_standard_output() as answers:
-        print(json.dumps(main(json.load(sys.stdin))), file=answers)
+    answer(CompilerQuestion, _compile)

@@ -1,18 +1,14 @@
 """Which engines and providers can be used here. Each engine is asked in a process of its own.
 
 An engine that was built for another processor can end the process that imports it, and five engines in one
-process take memory that nobody gives back. `python -m edgephi.runtime.engines.availability ENGINE PROVIDER…`
-is that process; it prints one JSON object.
+process take memory that nobody gives back.
 """
 
 import ast
+import contextlib
 import importlib
 import inspect
-import json
 import platform
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -22,11 +18,18 @@ from edgephi.engines.facts.engine import Provider
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import EdgephiError, NotSupportedError
-from edgephi.processes.answer_stream import take_standard_output
-from edgephi.processes.child_process import start_child
+from edgephi.processes.ask import Asked, NoAnswerError, answer
 from edgephi.runtime.adapter import Adapter, adapter_module, adapter_of, check_version, is_emulated
 
 _TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class EngineQuestion:
+    """Whether `engine` can be used here, with each of these providers."""
+
+    engine: str
+    providers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,24 +48,10 @@ class EngineState:
 
 def engine_states(wanted: Mapping[str, Sequence[str]]) -> dict[str, EngineState]:
     """The state of each engine in `wanted`, which names the providers to ask about; all at the same time."""
-    processes = {
-        # -P: a module of the user's working directory must not stand in for one of ours.
-        engine: start_child(
-            [sys.executable, "-P", "-m", "edgephi.runtime.engines.availability", engine, *providers],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for engine, providers in wanted.items()
-        if engine in known_engines()
-    }
-    try:
-        return {engine: _state(engine, process, wanted[engine]) for engine, process in processes.items()}
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+    questions = [EngineQuestion(each, tuple(wanted[each])) for each in wanted if each in known_engines()]
+    with contextlib.ExitStack() as stack:
+        asked = [stack.enter_context(Asked(question)) for question in questions]
+        return {each.engine: _state(each, one) for each, one in zip(questions, asked, strict=True)}
 
 
 def run_problem(
@@ -109,12 +98,13 @@ def _provider_problem(provider: Provider, problem: str, state: EngineState) -> N
     return NotSupportedError(problem, hint=hint)
 
 
-def main(engine: str, providers: Sequence[str]) -> dict[str, object]:
+def look(question: EngineQuestion) -> EngineState:
     """Ask one engine about itself, in this process."""
+    engine, providers = question.engine, question.providers
     facts = known_engines()[engine]
     adapter, version = adapter_of(facts), installed_version(facts)
     stand_ins = [facts.providers[name].stand_in for name in providers if name in facts.providers]
-    providers = [*providers, *filter(is_emulated, stand_ins)]
+    providers = (*providers, *filter(is_emulated, stand_ins))
     problems = dict.fromkeys(providers, "")
     details = ""
     if version is not None:
@@ -128,7 +118,7 @@ def main(engine: str, providers: Sequence[str]) -> dict[str, object]:
             details = _told(adapter, "details")
     else:
         problems = dict.fromkeys(providers, _told(adapter, "platform_problem"))
-    return {"version": version, "problems": problems, "details": details}
+    return EngineState(engine, version, problems, details)
 
 
 def _told(adapter: Adapter, function: str) -> str:
@@ -137,22 +127,16 @@ def _told(adapter: Adapter, function: str) -> str:
     return "" if tell is None else tell() or ""
 
 
-def _state(engine: str, process: "subprocess.Popen[str]", providers: Sequence[str]) -> EngineState:
+def _state(question: EngineQuestion, asked: Asked) -> EngineState:
     """What an engine's process said, or how it ended without saying anything."""
     try:
-        said, _ = process.communicate(timeout=_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        problem = f"it did not load within {_TIMEOUT_SECONDS} s"
-    else:
-        if process.returncode == 0:
-            answer = json.loads(said)
-            return EngineState(engine, answer["version"], answer["problems"], answer["details"])
-        ending = f"exit code {process.returncode}"
-        if process.returncode < 0:
-            ending = f"{signal.Signals(-process.returncode).name}"
-        problem = f"its process ended with {ending} when it was loaded"
-    version = installed_version(known_engines()[engine])
-    return EngineState(engine, version, dict.fromkeys(providers, problem))
+        return asked.answer(EngineState, seconds=_TIMEOUT_SECONDS)
+    except NoAnswerError as cause:
+        problem = f"expected it to load, found that its process {cause.how}"
+    except EdgephiError as error:
+        problem = error.message
+    version = installed_version(known_engines()[question.engine])
+    return EngineState(question.engine, version, dict.fromkeys(question.providers, problem))
 
 
 def _import_problem(adapter: ModuleType) -> str:
@@ -180,5 +164,4 @@ def _imported_later(adapter: ModuleType) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    with take_standard_output() as answers:
-        print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers)
+    answer(EngineQuestion, lambda question, _done: look(question))

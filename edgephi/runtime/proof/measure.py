@@ -1,37 +1,21 @@
 """The bench of one bundle: how fast its engine loads it, reads prompts and writes answers here.
 
-`measure` starts a process of its own for it (`python -m edgephi.runtime.proof.measure BUNDLE`, the request as
-JSON on standard input), so that memory and load time are that bundle's alone. The process writes lines of
-JSON to standard output: `{"done": tokens}` on its way, at the end `{"measurement": …}`, or `{"error": …}`
-(message and hint) with the error's exit code.
+`measure` has a process of its own do it, so that memory and load time are that bundle's alone.
 """
 
-import contextlib
-import json
-import os
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TextIO
 
 import edgephi.runtime
 from edgephi.bundle.manifest import Manifest, read_manifest
-from edgephi.errors import (
-    BadInputError,
-    CannotServeError,
-    DoesNotFitError,
-    EdgephiError,
-    from_os_error,
-)
+from edgephi.errors import DoesNotFitError, from_os_error
 from edgephi.machine.accelerators import find_accelerators
 from edgephi.machine.measurement import BenchRequest, Measurement, Speed
-from edgephi.processes.answer_stream import take_standard_output
-from edgephi.processes.child_process import start_child
-from edgephi.records import read_record, write_record
+from edgephi.processes.ask import Done, answer, ask
 from edgephi.runtime.adapter import Engine
 
 DEFAULT_PROMPT_LENGTHS = (32, 128, 512)
@@ -45,40 +29,26 @@ _TEXT = (
 )
 
 
+@dataclass(frozen=True)
+class BenchQuestion:
+    """Measure the bundle in a folder; progress is told in tokens read and generated."""
+
+    bundle: str
+    request: BenchRequest
+
+
 def measure(bundle: Path, request: BenchRequest, *, done: Callable[[int], None] | None = None) -> Measurement:
     """Measure the bundle in a folder once, in a fresh process.
 
     `done` is told the number of tokens read and generated since it was last told. Raises EdgephiError: what
     the bundle's process failed with.
     """
-    # -P: a module of the user's working directory must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "edgephi.runtime.proof.measure", str(bundle)]
-    pipe = subprocess.PIPE
-    with (
-        tempfile.TemporaryFile() as said,  # a pipe that nobody reads could fill up
-        start_child(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
-    ):
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101 - for the type checker
-        try:
-            with contextlib.suppress(BrokenPipeError):  # why it ended at once, it has said elsewhere
-                process.stdin.write(json.dumps(write_record(request)))
-                process.stdin.close()
-            answer = error = None
-            for line in process.stdout:
-                message = json.loads(line)
-                answer = message.get("measurement", answer)
-                error = message.get("error", error)
-                if done is not None:
-                    done(message.get("done", 0))
-        except BaseException:
-            process.kill()
-            raise
-        code = process.wait()
-        if code != 0 or answer is None:
-            said.seek(0)
-            _fail(bundle, code, error, said.read().decode(errors="replace"))
-    return read_record(
-        Measurement, answer, where="the bench's process", error=BadInputError, hint="please report this"
+    return ask(
+        BenchQuestion(str(bundle), request),
+        Measurement,
+        who=f"{bundle}: the engine's process, which is measured,",
+        hint="stop other programs, or measure shorter prompts",
+        done=done,
     )
 
 
@@ -184,52 +154,12 @@ def _gpu_free_bytes() -> int | None:
     return sum(free) if free else None
 
 
-def _fail(bundle: Path, code: int, error: list[str] | None, said: str) -> NoReturn:
-    """Raise what the bundle's process ended with; `said` is what it wrote to standard error."""
-    if code < 0:
-        raise DoesNotFitError(
-            f"{bundle}: the engine was killed by signal {-code} while it was measured",
-            hint="stop other programs, or measure shorter prompts",
-        )
-    kinds: dict[int, type[EdgephiError]] = {3: CannotServeError, 4: BadInputError}
-    if code not in kinds or error is None:
-        last = said.strip().rpartition("\n")[2]
-        raise EdgephiError(f"bug in edgephi: the engine's process failed: {last}", hint="please report this")
-    message, hint = error
-    raise kinds[code](message, hint=hint)
-
-
-def _main(answers: TextIO) -> int:
-    parent = os.getppid()
-
-    def done(tokens: int) -> None:
-        if os.getppid() != parent:  # it was killed: nobody waits for this
-            sys.exit(1)
-        print(json.dumps({"done": tokens}), file=answers)
-
+def _answer_question(question: BenchQuestion, done: Done) -> Measurement:
     try:
-        request = read_record(
-            BenchRequest,
-            json.load(sys.stdin),
-            where="the request",
-            error=BadInputError,
-            hint="please report this",
-        )
-        measurement = run(Path(sys.argv[1]), request, done)
-    except EdgephiError as caught:
-        error = caught
+        return run(Path(question.bundle), question.request, done)
     except OSError as cause:
-        error = from_os_error(cause, place=sys.argv[1])
-    except MemoryError:
-        error = DoesNotFitError("the engine ran out of memory", hint="stop other programs")
-    else:
-        print(json.dumps({"measurement": write_record(measurement)}), file=answers)
-        return 0
-    print(json.dumps({"error": [error.message, error.hint]}), file=answers)
-    return error.exit_code
+        raise from_os_error(cause, place=question.bundle) from None
 
 
 if __name__ == "__main__":
-    with take_standard_output() as stream:
-        code = _main(stream)
-    sys.exit(code)
+    answer(BenchQuestion, _answer_question)

@@ -21,16 +21,24 @@ from edgephi.store.environments.record import UNSIGNED, environment_key, wheels_
 from edgephi.store.environments.wheels import base_interpreter
 
 _SECONDS = 120
-# Asks another Python for its edgephi and engine: can it read this manifest, and can the engine be used?
+# Asks another Python for its edgephi and engine: can it read this manifest, and can the engine be used? That
+# edgephi may be older than this one, and no module is older than all of them: hence a text, and not `ask`.
 _QUESTION = """
 import json, os, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints, also behind the answer
-from edgephi.bundle.manifest import decode_manifest
+engine, *providers = sys.argv[1:]
+try:
+    from edgephi.bundle.manifest import decode_manifest
+    from edgephi.runtime.engines.availability import EngineQuestion, look
+    looked = lambda: vars(look(EngineQuestion(engine, tuple(providers))))
+except ImportError:  # an edgephi from before its files lay in rooms
+    from edgephi.manifest import decode_manifest
+    from edgephi.runtime.availability import main
+    looked = lambda: main(engine, providers)
 decode_manifest(sys.stdin.buffer.read())
 import edgephi.cli.run
-from edgephi.runtime.engines.availability import main
-print(json.dumps(main(sys.argv[1], sys.argv[2:])), file=answers, flush=True)
+print(json.dumps(looked()), file=answers, flush=True)
 """
 
 
