@@ -1,4 +1,4 @@
-"""The quantiser for engines that keep one scale a row: whole multiples of it for groups, or nothing finer.
+"""Codes for engines that keep one scale a row: whole multiples of it for groups, or nothing finer.
 
 With 4 bits a group's scale is that of its row times a whole number from 1 to 16, which Qualcomm's HTP calls
 low-power block quantisation: the products of all groups of a row can be added up as integers. With 8 bits
@@ -26,20 +26,17 @@ _STEPS_DOWN = (0, 1, 2)
 _CHUNK_WEIGHTS = 1 << 17
 
 
-class RowQuantizer:
-    """Quantises blocks of rows under one scheme whose scales are "multiples"."""
+class RowScales:
+    """Quantises blocks of rows under schemes whose scales are "multiples"."""
 
-    def __init__(self, scheme: Scheme) -> None:
-        self.scheme = scheme
-
-    def quantize(self, weights: Floats) -> Groups:
+    def quantize(self, weights: Floats, scheme: Scheme) -> Groups:
         """Quantise float32 [rows, columns]; scales come out as float32, [rows, groups] or [rows, 1].
 
         Raises NotFiniteError when a weight is NaN or infinite.
         """
         rows, columns = weights.shape
         step = max(1, _CHUNK_WEIGHTS // columns)
-        chunks = [self._quantize_rows(weights[start : start + step]) for start in range(0, rows, step)]
+        chunks = [_quantize_rows(weights[start : start + step], scheme) for start in range(0, rows, step)]
         squared_error = sum(chunk.squared_error for chunk in chunks)
         return Groups(
             codes=np.concatenate([chunk.codes for chunk in chunks]),
@@ -49,57 +46,59 @@ class RowQuantizer:
             squared_norm=sum(chunk.squared_norm for chunk in chunks),
         )
 
-    def _quantize_rows(self, weights: Floats) -> Groups:
-        rows, columns = weights.shape
-        middle = self.scheme.middle
-        size = self.scheme.group_size if self.scheme.bits == 4 else columns
-        x = weights.reshape(rows, -1, size)  # [rows, groups, size]
-        low, high = x.min(axis=2), x.max(axis=2)  # [rows, groups]
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise NotFiniteError("NaN or infinity")
-        # The largest weight may be rounded to the outermost code from just beyond it.
-        spans = np.maximum(high / np.float32(middle - 0.6), low / np.float32(-middle - 0.4))
-        spans[spans.max(axis=1) == 0] = 1  # a row of zeros: any scale does
-        if self.scheme.bits == 4:
-            scales = self._multiples(x, spans)
-        else:
-            scales = np.maximum(high / np.float32(middle - 1), low / np.float32(-middle))
-            scales[scales == 0] = 1
-        s = _rounded(x, scales, middle)  # [rows, groups, size]
-        along, length = np.vecdot(x, s), np.vecdot(s, s)  # [rows, groups]
-        squared_norm = np.vecdot(x, x)
-        squared_error = squared_norm - 2 * scales * along + scales * scales * length
-        return Groups(
-            codes=(s + np.float32(middle)).astype(np.uint8).reshape(rows, columns),
-            scales=scales,
-            zero_points=None,
-            squared_error=max(0.0, float(squared_error.sum(dtype=np.float64))),
-            squared_norm=float(squared_norm.sum(dtype=np.float64)),
-        )
 
-    def _multiples(self, x: Floats, spans: Floats) -> Floats:
-        """Scales of x [rows, groups, size]: whole multiples of a row's scale, float32 [rows, groups]."""
-        largest = spans.max(axis=1, keepdims=True)  # [rows, 1]
-        searched = self.scheme.method == "search"
-        best_error = np.full((len(x), 1), np.inf, np.float32)
-        unit, multiples = np.empty_like(largest), np.empty_like(spans)
-        for shrink in _ROW_CANDIDATES if searched else _ROW_CANDIDATES[:1]:
-            row_unit = largest * np.float32(shrink / LARGEST_MULTIPLE)
-            chosen, error = _best_multiples(
-                x, spans, row_unit, self.scheme.middle, _STEPS_DOWN if searched else _STEPS_DOWN[:1]
-            )
-            better = error < best_error
-            np.copyto(unit, row_unit, where=better)
-            np.copyto(multiples, chosen, where=better)
-            np.copyto(best_error, error, where=better)
-        if searched:
-            # The row's scale with the least squared error for these codes and multiples.
-            s = _rounded(x, unit * multiples, self.scheme.middle)
-            along = (multiples * np.vecdot(x, s)).sum(axis=1, keepdims=True)
-            length = (multiples * multiples * np.vecdot(s, s)).sum(axis=1, keepdims=True)
-            np.divide(along, length, out=unit, where=(length > 0) & (along > 0))
-        scales: Floats = unit * multiples
-        return scales
+def _quantize_rows(weights: Floats, scheme: Scheme) -> Groups:
+    rows, columns = weights.shape
+    middle = scheme.middle
+    size = scheme.group_size if scheme.bits == 4 else columns
+    x = weights.reshape(rows, -1, size)  # [rows, groups, size]
+    low, high = x.min(axis=2), x.max(axis=2)  # [rows, groups]
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise NotFiniteError("NaN or infinity")
+    # The largest weight may be rounded to the outermost code from just beyond it.
+    spans = np.maximum(high / np.float32(middle - 0.6), low / np.float32(-middle - 0.4))
+    spans[spans.max(axis=1) == 0] = 1  # a row of zeros: any scale does
+    if scheme.bits == 4:
+        scales = _multiples(x, spans, scheme)
+    else:
+        scales = np.maximum(high / np.float32(middle - 1), low / np.float32(-middle))
+        scales[scales == 0] = 1
+    s = _rounded(x, scales, middle)  # [rows, groups, size]
+    along, length = np.vecdot(x, s), np.vecdot(s, s)  # [rows, groups]
+    squared_norm = np.vecdot(x, x)
+    squared_error = squared_norm - 2 * scales * along + scales * scales * length
+    return Groups(
+        codes=(s + np.float32(middle)).astype(np.uint8).reshape(rows, columns),
+        scales=scales,
+        zero_points=None,
+        squared_error=max(0.0, float(squared_error.sum(dtype=np.float64))),
+        squared_norm=float(squared_norm.sum(dtype=np.float64)),
+    )
+
+
+def _multiples(x: Floats, spans: Floats, scheme: Scheme) -> Floats:
+    """Scales of x [rows, groups, size]: whole multiples of a row's scale, float32 [rows, groups]."""
+    largest = spans.max(axis=1, keepdims=True)  # [rows, 1]
+    searched = scheme.method == "search"
+    best_error = np.full((len(x), 1), np.inf, np.float32)
+    unit, multiples = np.empty_like(largest), np.empty_like(spans)
+    for shrink in _ROW_CANDIDATES if searched else _ROW_CANDIDATES[:1]:
+        row_unit = largest * np.float32(shrink / LARGEST_MULTIPLE)
+        chosen, error = _best_multiples(
+            x, spans, row_unit, scheme.middle, _STEPS_DOWN if searched else _STEPS_DOWN[:1]
+        )
+        better = error < best_error
+        np.copyto(unit, row_unit, where=better)
+        np.copyto(multiples, chosen, where=better)
+        np.copyto(best_error, error, where=better)
+    if searched:
+        # The row's scale with the least squared error for these codes and multiples.
+        s = _rounded(x, unit * multiples, scheme.middle)
+        along = (multiples * np.vecdot(x, s)).sum(axis=1, keepdims=True)
+        length = (multiples * multiples * np.vecdot(s, s)).sum(axis=1, keepdims=True)
+        np.divide(along, length, out=unit, where=(length > 0) & (along > 0))
+    scales: Floats = unit * multiples
+    return scales
 
 
 def _best_multiples(

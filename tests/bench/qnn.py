@@ -28,8 +28,7 @@ from edgephi.declared.recipe import read_recipe
 from edgephi.declared.soc import read_soc
 from edgephi.declared.target import read_target
 from edgephi.export.qnn import exporter as qnn
-from edgephi.quantize.groups import Quantizer
-from edgephi.quantize.row_scales import RowQuantizer
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import final_hidden_states, logits
 from tests.bench.measure import Cost, folder_bytes, report, run
@@ -88,8 +87,8 @@ def _operators() -> None:
     errors = []
     for size in (32, 64, 128):
         scheme = Scheme(4, size)
-        free = Quantizer(scheme).quantize(weights)
-        multiples = RowQuantizer(replace(scheme, scales="multiples")).quantize(weights)
+        free = Quantizer().quantize(weights, scheme)
+        multiples = Quantizer().quantize(weights, replace(scheme, scales="multiples"))
         errors.append(
             (
                 f"groups of {size}",

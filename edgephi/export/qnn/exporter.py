@@ -39,7 +39,7 @@ from edgephi.export.qnn.weights import ArtifactWeights
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import align
 from edgephi.export.stream.reads import BLOCK_WEIGHTS
-from edgephi.quantize.groups import Quantizer
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
 from edgephi.steps import Step, silent
@@ -272,13 +272,13 @@ def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> 
     architecture = weights.architecture
     rows = architecture.vocabulary_size
     codes_size, _ = _embedding_sizes(architecture, scheme)
-    quantizer = Quantizer(scheme)
+    quantizer = Quantizer()
     step = max(1, BLOCK_WEIGHTS // architecture.hidden_size)
     scales_at = align(codes_size)
     scales = []
     with file.open("wb") as out:
         for start in range(0, rows, step):
-            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)))
+            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)), scheme)
             codes, block_scales = pack_embedding(groups, scheme)
             out.write(np.ascontiguousarray(codes).data)
             scales.append(block_scales)

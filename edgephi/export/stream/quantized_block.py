@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import to_float32
-from edgephi.quantize.groups import Groups, Quantizer
-from edgephi.quantize.row_scales import RowQuantizer
+from edgephi.quantize.groups import Groups
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 
 Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
@@ -28,10 +28,10 @@ class QuantizedBlock:
 
 
 class BlockQuantizer:
-    """Quantises and packs blocks; keeps scratch memory for each scheme, so use one a thread."""
+    """Quantises and packs blocks; keeps scratch memory, so use one a thread."""
 
     def __init__(self) -> None:
-        self._quantizers: dict[Scheme, Quantizer | RowQuantizer] = {}
+        self._quantizer = Quantizer()
 
     def quantize(
         self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
@@ -40,9 +40,5 @@ class BlockQuantizer:
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        quantizer = self._quantizers.get(scheme)
-        if quantizer is None:
-            quantizer = Quantizer(scheme) if scheme.scales == "free" else RowQuantizer(scheme)
-            self._quantizers[scheme] = quantizer
-        groups = quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1))
+        groups = self._quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1), scheme)
         return QuantizedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)

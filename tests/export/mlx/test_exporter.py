@@ -28,7 +28,8 @@ from edgephi.declared.target import Kernels, read_target
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export.mlx import exporter
 from edgephi.export.onnx import exporter as onnx_exporter
-from edgephi.quantize.groups import Groups, Quantizer, dequantize
+from edgephi.quantize.groups import Groups, dequantize
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.property_profile import examples
@@ -498,6 +499,6 @@ def test_our_quantiser_stays_the_source_of_the_codes(exports: Exports) -> None:
     tiny = dataclasses.replace(SHAPES["medium"], std=0.1)
     bits = tiny_weights(tiny)[name].view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)  # bfloat16, as stored
-    groups = Quantizer(Scheme(4, 32)).quantize(rounded)
+    groups = Quantizer().quantize(rounded, Scheme(4, 32))
     found = dequantised(exported.folder)[name]
     np.testing.assert_array_equal(found, dequantize(groups.codes, groups.scales, 8))

@@ -23,7 +23,7 @@ from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream import reads
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import ALIGNMENT, PackedTensor, Region, place
-from edgephi.quantize.groups import Quantizer
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from tests.tiny_checkpoint import FloatKind, write_safetensors
 
@@ -96,7 +96,7 @@ class TestBytes:
         for name, tensor in laid_out(shards, SCHEMES).items():
             expected: tuple[NDArray[np.generic], ...] = (weights()[name],)
             if tensor.scheme is not None:
-                expected = pack(Quantizer(tensor.scheme).quantize(weights()[name]), tensor.scheme)
+                expected = pack(Quantizer().quantize(weights()[name], tensor.scheme), tensor.scheme)
             for region, array in zip(tensor.regions, expected, strict=True):
                 assert data[region.offset : region.offset + region.size] == array.tobytes(), name
 
@@ -190,7 +190,7 @@ class TestReport:
         _, report = streamed(tmp_path, write(tmp_path, weights(), "F32"))
         assert [error.name for error in report.errors] == ["embedding", "first", "second"]
         for error in report.errors:
-            groups = Quantizer(error.scheme).quantize(weights()[error.name])
+            groups = Quantizer().quantize(weights()[error.name], error.scheme)
             expected = groups.squared_error / groups.squared_norm
             assert error.relative_squared_error == pytest.approx(expected, rel=1e-4)
 

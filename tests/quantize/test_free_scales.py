@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgephi.quantize.groups import Groups, NotFiniteError, Quantizer, dequantize
+from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
+from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Method, Scheme
 from tests.property_profile import examples
 
@@ -98,7 +99,7 @@ class TestEveryScheme:
     @settings(max_examples=examples(150))
     @given(st.sampled_from(ALL), blocks(smallest_exponent=-12))
     def test_the_reported_error_is_the_real_one(self, scheme: Scheme, weights: Floats) -> None:
-        groups = Quantizer(scheme).quantize(weights)
+        groups = Quantizer().quantize(weights, scheme)
         check_well_formed(groups, scheme, weights)
         norm = float((weights.astype(np.float64) ** 2).sum())
         assert groups.squared_norm == pytest.approx(norm, rel=1e-5, abs=1e-30)
@@ -117,7 +118,7 @@ class TestEveryScheme:
             np.maximum(high, -low) / scheme.middle if scheme.symmetric else (high - low) / (scheme.levels - 1)
         )
         try:
-            found = Quantizer(scheme).quantize(weights)
+            found = Quantizer().quantize(weights, scheme)
         except NotFiniteError as error:
             assert "past float16's range" in str(error)
             assert spanned.max() > 65504 / 1.2  # the step that fits best may be a fifth wider
@@ -130,7 +131,7 @@ class TestEveryScheme:
     @settings(max_examples=examples(100))
     @given(st.sampled_from(ALL), blocks())
     def test_dequantize_is_code_minus_zero_point_times_scale(self, scheme: Scheme, weights: Floats) -> None:
-        groups = Quantizer(scheme).quantize(weights)
+        groups = Quantizer().quantize(weights, scheme)
         zero_points = scheme.middle if groups.zero_points is None else groups.zero_points
         found = dequantize(groups.codes, groups.scales, zero_points)
         assert found.dtype == np.float32
@@ -142,10 +143,10 @@ class TestEveryScheme:
     @every_scheme
     def test_rows_give_the_same_codes_however_they_are_cut(self, scheme: Scheme) -> None:
         weights = np.random.default_rng(0).standard_t(4, (61, 384)).astype(np.float32)
-        whole = Quantizer(scheme).quantize(weights)
-        quantizer = Quantizer(scheme)  # one for all blocks: what it kept from the last must not matter
+        whole = Quantizer().quantize(weights, scheme)
+        quantizer = Quantizer()  # one for all blocks: what it kept from the last must not matter
         cuts = [0, 1, 3, 40, 41, 61]
-        parts = [quantizer.quantize(weights[start:stop]) for start, stop in itertools.pairwise(cuts)]
+        parts = [quantizer.quantize(weights[start:stop], scheme) for start, stop in itertools.pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate([part.codes for part in parts]), whole.codes)
         np.testing.assert_array_equal(np.concatenate([part.scales for part in parts]), whole.scales)
         if whole.zero_points is not None:
@@ -157,7 +158,7 @@ class TestEveryScheme:
     def test_the_weights_stay_as_they_were(self, scheme: Scheme) -> None:
         weights = np.random.default_rng(0).standard_normal((3, 128), np.float32)
         before = weights.copy()
-        Quantizer(scheme).quantize(weights)
+        Quantizer().quantize(weights, scheme)
         np.testing.assert_array_equal(weights, before)
 
     @every_scheme
@@ -172,14 +173,14 @@ class TestEveryScheme:
             zero_points = rng.integers(0, scheme.levels, (groups, 1))
         scales = np.float16(rng.uniform(0.001, 0.2, (groups, 1))).astype(np.float32)
         weights = ((codes - zero_points) * scales).astype(np.float32).reshape(16, 128)
-        found = Quantizer(scheme).quantize(weights)
+        found = Quantizer().quantize(weights, scheme)
         np.testing.assert_array_equal(decoded(found, scheme), weights)
 
     @every_scheme
     def test_zeros_stay_zeros(self, scheme: Scheme) -> None:
         weights = np.zeros((2, 256), np.float32)
         weights[1, 128:] = np.linspace(-1, 1, 128)  # beside groups that are not
-        found = Quantizer(scheme).quantize(weights)
+        found = Quantizer().quantize(weights, scheme)
         check_well_formed(found, scheme, weights)
         assert not decoded(found, scheme)[0].any()
         assert not decoded(found, scheme)[1, :128].any()
@@ -189,7 +190,7 @@ class TestEveryScheme:
     def test_groups_on_one_side_of_zero(self, scheme: Scheme, sign: int) -> None:
         rng = np.random.default_rng(2)
         weights = (sign * rng.uniform(1, 2, (8, 256))).astype(np.float32)
-        found = Quantizer(scheme).quantize(weights)
+        found = Quantizer().quantize(weights, scheme)
         steps = {4: 7, 8: 127} if scheme.symmetric else {4: 15, 8: 255}
         # No step is wider than that which spans zero and all weights; a step s makes an error of s²/12.
         limit = weights.size * (2 / steps[scheme.bits]) ** 2 / 12
@@ -199,7 +200,7 @@ class TestEveryScheme:
     @pytest.mark.parametrize("exponent", [-4.5, -5, -6, -7, -8, -9, -30, -42])
     def test_tiny_weights_whose_scales_are_subnormal(self, scheme: Scheme, exponent: float) -> None:
         weights = (np.random.default_rng(3).standard_normal((4, 256)) * 10.0**exponent).astype(np.float32)
-        found = Quantizer(scheme).quantize(weights)
+        found = Quantizer().quantize(weights, scheme)
         check_well_formed(found, scheme, weights)
         # No worse than leaving them all out, and never off by more than what float16 can tell apart.
         assert squared_error(found, scheme, weights) <= float((weights.astype(float) ** 2).sum())
@@ -211,11 +212,11 @@ class TestEveryScheme:
         shape = np.random.default_rng(4).uniform(-0.5, 0.5, (2, 256)).astype(np.float32)
         shape[:, ::32], shape[:, 1::32] = 0.5, -0.5
         fits = shape * np.float32(reach * (0.8 if scheme.symmetric else 0.6))
-        found = Quantizer(scheme).quantize(fits)
+        found = Quantizer().quantize(fits, scheme)
         check_well_formed(found, scheme, fits)
         assert squared_error(found, scheme, fits) < 0.02 * float((fits.astype(float) ** 2).sum())
         with pytest.raises(NotFiniteError, match="past float16's range"):
-            Quantizer(scheme).quantize(fits * 4)
+            Quantizer().quantize(fits * 4, scheme)
 
     @every_scheme
     @pytest.mark.filterwarnings("error")
@@ -225,7 +226,7 @@ class TestEveryScheme:
         weights = np.random.default_rng(5).choice([0.0, 1.0], (8, 128)).astype(np.float32)
         weights *= np.float32(reach * share)
         try:
-            found = Quantizer(scheme).quantize(weights)
+            found = Quantizer().quantize(weights, scheme)
         except NotFiniteError:
             assert share > 0.85
         else:
@@ -240,12 +241,12 @@ class TestEveryScheme:
         weights = np.random.default_rng(6).standard_normal((3, 256), np.float32)
         weights[1, place] = broken
         with pytest.raises(NotFiniteError, match="NaN or infinity"):
-            Quantizer(scheme).quantize(weights)
+            Quantizer().quantize(weights, scheme)
 
 
 def group_errors(weights: Floats, scheme: Scheme) -> NDArray[np.float64]:
     """The squared error of each group, found by decoding."""
-    difference = decoded(Quantizer(scheme).quantize(weights), scheme) - weights
+    difference = decoded(Quantizer().quantize(weights, scheme), scheme) - weights
     errors: NDArray[np.float64] = (difference.reshape(-1, scheme.group_size) ** 2).sum(axis=1)
     return errors
 
@@ -305,13 +306,13 @@ class TestRoundToNearest:
     def test_the_symmetric_scale_puts_the_largest_weight_on_the_lowest_code(self) -> None:
         weights = np.linspace(-0.5, 1.0, 32, dtype=np.float32)[None]
         for sign in (1, -1):
-            found = Quantizer(Scheme(4, 32, method="rtn")).quantize(sign * weights)
+            found = Quantizer().quantize(sign * weights, Scheme(4, 32, method="rtn"))
             assert found.codes[0, -1] == 0
             assert float(found.scales[0, 0]) == -sign / 8
 
     def test_the_asymmetric_scale_spans_zero_and_all_weights(self) -> None:
         weights = np.linspace(0.25, 1.0, 32, dtype=np.float32)[None]
-        found = Quantizer(Scheme(4, 32, symmetric=False, method="rtn")).quantize(weights)
+        found = Quantizer().quantize(weights, Scheme(4, 32, symmetric=False, method="rtn"))
         assert found.zero_points is not None
         assert (found.zero_points[0, 0], found.codes[0, -1]) == (0, 15)
         assert float(found.scales[0, 0]) == np.float16(1 / 15)
@@ -319,7 +320,7 @@ class TestRoundToNearest:
     def test_codes_are_nearest_under_the_float16_scale(self) -> None:
         weights = np.random.default_rng(8).standard_normal((50, 128), np.float32)
         for scheme in (s for s in ALL if s.method == "rtn" or s.bits == 8):
-            found = Quantizer(scheme).quantize(weights)
+            found = Quantizer().quantize(weights, scheme)
             zero = scheme.middle if found.zero_points is None else found.zero_points[:, :, None].astype(int)
             exact = weights.reshape(50, -1, scheme.group_size) / found.scales.astype(float)[:, :, None] + zero
             nearest = np.clip(np.rint(exact), 0, scheme.levels - 1).reshape(50, 128)

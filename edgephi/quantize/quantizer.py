@@ -1,0 +1,47 @@
+"""The front door: float32 weights -> integer codes, scales, zero points, and the error that this made.
+
+How codes are found stands behind it, a file for each way. A new one is such a file and its lines in `_WAYS`.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.quantize.free_scales import FreeScales
+from edgephi.quantize.groups import Groups
+from edgephi.quantize.row_scales import RowScales
+from edgephi.quantize.scheme import Method, Scales, Scheme
+
+
+class Way(Protocol):
+    """A way to find codes. It may keep scratch memory from one block to the next, and nothing else."""
+
+    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> Groups:
+        """What `Quantizer.quantize` promises."""
+
+
+_WAYS: Mapping[tuple[Method, Scales], type[Way]] = {
+    ("rtn", "free"): FreeScales,
+    ("search", "free"): FreeScales,
+    ("rtn", "multiples"): RowScales,
+    ("search", "multiples"): RowScales,
+}
+
+
+class Quantizer:
+    """Quantises blocks of rows under any scheme; keeps scratch memory, so use one a thread."""
+
+    def __init__(self) -> None:
+        self._ways: dict[type[Way], Way] = {}
+
+    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> Groups:
+        """Quantise float32 [rows, columns]; columns must be a multiple of the group size.
+
+        Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
+        """
+        way = _WAYS[scheme.method, scheme.scales]
+        if way not in self._ways:
+            self._ways[way] = way()
+        return self._ways[way].quantize(weights, scheme)
