@@ -17,7 +17,8 @@ from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.onnx_names import named_files
 from edgephi.bundle.qnn_artifact import decode_artifact
-from edgephi.engines.qnn import CONFIG_FILE
+from edgephi.engines import mlx_lm, onnxruntime_genai, qnn
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError
 
 Locate = Callable[[FileEntry], Path]
@@ -28,9 +29,8 @@ _LARGEST_HEADER_BYTES = 16 << 20  # as much as 100,000 tensors need
 _OWN_FILE = re.compile(r"filename$")
 _PLACE = re.compile(r"file|path|dir|folder")
 _CODE = re.compile(r"library")
-# onnxruntime-genai parses the templates that it finds beside a tokenizer as soon as it is opened, and nobody
-# can interrupt that: 16,000 letters can take minutes or all of the stack, 4,096 less than a second.
-_PARSED_TEMPLATES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+# Nobody can interrupt an engine that parses a template: 16,000 letters can take minutes or all of the stack,
+# 4,096 less than a second.
 _LONGEST_PARSED_TEMPLATE = 4096
 _MLX_CODE = "model_file"  # mlx-lm runs this Python file of the model's folder
 _INDEX_SUFFIX = ".safetensors.index.json"
@@ -49,13 +49,13 @@ def check_artifact(manifest: Manifest, locate: Locate) -> None:
         try:
             if name.endswith(".onnx"):
                 _check_names(entry, named_files(locate(entry)), files)
-            elif name == "genai_config.json":
+            elif name == onnxruntime_genai.CONFIG_FILE:
                 _check_configuration(entry, _read_json(entry, locate(entry)), files)
-            elif name in _PARSED_TEMPLATES and manifest.target.engine == "onnxruntime-genai":
+            elif name in _parsed_templates(manifest.target.engine):
                 _check_template(entry, locate(entry))
-            elif name == "config.json":
+            elif name == mlx_lm.CONFIG_FILE:
                 _check_mlx_configuration(entry, _read_json(entry, locate(entry)))
-            elif name == CONFIG_FILE:
+            elif name == qnn.CONFIG_FILE:
                 artifact = decode_artifact(locate(entry).read_bytes(), where=entry.path)
                 _check_names(entry, frozenset(artifact.files), files)
             elif name.endswith(_INDEX_SUFFIX):
@@ -91,6 +91,11 @@ def _check_configuration(entry: FileEntry, value: Any, files: set[str]) -> None:
                 _check_names(entry, frozenset([value]), files)
             elif _PLACE.search(key) and ("/" in value or "\\" in value):
                 raise _refusal(entry, f"expected no place outside, found {key[:80]!a}: {value[:80]!a}")
+
+
+def _parsed_templates(engine: str) -> tuple[str, ...]:
+    facts = known_engines().get(engine)
+    return facts.parsed_templates if facts else ()
 
 
 def _check_template(entry: FileEntry, path: Path) -> None:

@@ -21,6 +21,7 @@ from edgephi.records import read_record, write_record
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
 ARTIFACT_FOLDER = "model"
+TOKENIZER_FILE = "tokenizer.json"  # in that folder, whatever the engine: the checkpoint's own
 WHEELS_FOLDER = "wheels"
 REQUIREMENTS_NAME = "requirements.txt"
 OWN_EXPORTER = "edgephi"

@@ -9,8 +9,6 @@ from edgephi.engines.facts.footprint import Footprint
 CONFIG_FILE = "genai_config.json"
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-PARSED_TEMPLATES = ("tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-"""Files whose chat template the engine parses as soon as it is opened."""
 
 _CPU = Provider(
     package="onnxruntime-genai",
@@ -52,4 +50,5 @@ FACTS = EngineFacts(
     artifact_format="onnx",
     providers={"cpu": _CPU, "cuda": _CUDA},
     build_modules={"onnx": "build"},
+    parsed_templates=("tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
 )

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.engines.facts.registry import facts_of, known_engines
 from edgephi.errors import DoesNotFitError
 
-_GRAPHS = f"{ARTIFACT_FOLDER}/graphs"  # what a QNN artifact's binaries were compiled from
 _SMALLEST_CONTEXT = 256  # tokens; with less no chat template leaves room for an answer
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -36,12 +36,12 @@ def available_memory() -> int:
     return min([_machine_room(), *_cgroup_rooms()])
 
 
-def available_to(provider: str) -> int:
-    """Bytes that this process can still take where an engine on `provider` keeps its data.
+def available_to(engine: str, provider: str) -> int:
+    """Bytes that this process can still take where an engine on a provider keeps its data.
 
     A GPU without memory of its own, or whose driver does not tell, takes the machine's.
     """
-    if provider not in ("cpu", "metal"):
+    if facts_of(engine).provider(provider).own_memory:
         from edgephi.machine.accelerators import find_accelerators
 
         free = [gpu.free_bytes for gpu in find_accelerators() if gpu.free_bytes is not None]
@@ -51,11 +51,13 @@ def available_to(provider: str) -> int:
 
 
 def loaded_bytes(manifest: Manifest) -> int:
-    """Size of the engine's files that are loaded: binaries, but not the graphs to compile them again."""
+    """Size of the engine's files that are loaded: binaries, say, but not the graphs to compile them again."""
+    facts = known_engines().get(manifest.target.engine)
+    unloaded = tuple(f"{ARTIFACT_FOLDER}/{name}/" for name in (facts.unloaded_folders if facts else ()))
     return sum(
         entry.size
         for entry in manifest.files
-        if entry.path.startswith(f"{ARTIFACT_FOLDER}/") and not entry.path.startswith(f"{_GRAPHS}/")
+        if entry.path.startswith(f"{ARTIFACT_FOLDER}/") and not entry.path.startswith(unloaded)
     )
 
 

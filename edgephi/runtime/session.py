@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
@@ -19,7 +19,7 @@ from edgephi.runtime.prefix_cache import PrefixCache
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.prompt_bound import PromptBound
 from edgephi.runtime.text.scores import Alternative, Scorer, TokenScore
-from edgephi.runtime.text.tokenizer_file import TOKENIZER_FILE, added_tokens, token_bytes
+from edgephi.runtime.text.tokenizer_file import added_tokens, token_bytes
 
 if TYPE_CHECKING:
     from edgephi.runtime.text.constraint import SchemaCompiler
@@ -69,7 +69,7 @@ class Session:
         self.load_seconds = time.perf_counter() - start
         self._tokenizer_file = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE
         self._bound = PromptBound(self._tokenizer_file, self.context)
-        available = functools.partial(available_to, self.engine.provider)
+        available = functools.partial(available_to, self.engine.name, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes
         if cache_bytes is None:
             one_context = self.context * per_token

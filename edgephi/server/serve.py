@@ -20,10 +20,9 @@ from typing import cast
 
 from uvicorn import Config, Server
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
-from edgephi.runtime.text.tokenizer_file import TOKENIZER_FILE
 from edgephi.server.admission import Job, Queue
 from edgephi.server.app import Service, ServiceOptions, make_app
 from edgephi.server.engine.messages import End, Open, Ready

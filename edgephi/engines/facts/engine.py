@@ -58,6 +58,7 @@ class EngineFacts:
     build_modules: module -> the extra that installs it, for what a build needs beyond that of any engine
     file_copies: how many times an artifact's files hold the weights
     unloaded_folders: of the artifact, whose files no device loads
+    parsed_templates: files of the artifact whose chat template the engine parses as soon as it is opened
     """
 
     name: str
@@ -67,6 +68,7 @@ class EngineFacts:
     build_modules: Mapping[str, str] = field(default_factory=dict)
     file_copies: int = 1
     unloaded_folders: tuple[str, ...] = ()
+    parsed_templates: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:

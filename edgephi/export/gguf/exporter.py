@@ -22,6 +22,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as TensorType
 from numpy.typing import NDArray
 
+from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
@@ -44,8 +45,6 @@ from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, pla
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
-
-TOKENIZER_FILE = "tokenizer.json"
 
 _ARCHITECTURE = gguf.MODEL_ARCH.PHI3
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT

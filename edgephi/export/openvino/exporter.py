@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
@@ -146,7 +147,7 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
     stops = tokenizer.stop_token_ids
     pad = architecture.pad_token_id if architecture.pad_token_id is not None else stops[0]
     files = tokenizer_files(
-        checkpoint.folder / "tokenizer.json",
+        checkpoint.folder / TOKENIZER_FILE,
         chat_template=tokenizer.chat.template,
         pad_token_id=pad,
         stop_token_ids=stops,

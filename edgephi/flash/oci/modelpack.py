@@ -24,6 +24,7 @@ from edgephi.bundle.manifest import (
     Manifest,
 )
 from edgephi.commands import edgephi_command
+from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.manifests import MANIFEST_TYPE, digest_of
 
@@ -43,12 +44,6 @@ _RAW_LAYER = re.compile(r"application/vnd\.cncf\.model\.[a-z.]+\.v1\.raw")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _SETTINGS_ENDINGS = (".json", ".jinja", ".txt", ".toml", ".yaml", ".xml")
 _DOCUMENT_NAMES = ("README", "LICENSE", "NOTICE", "Modelfile")
-_FORMATS = {
-    "onnxruntime-genai": "onnx",
-    "openvino-genai": "openvino",
-    "mlx-lm": "safetensors",
-    "llama.cpp": "gguf",
-}
 # These are read whole before anybody has vouched for them.
 _LARGEST_READ_BYTES = {
     MANIFEST_NAME: LARGEST_MANIFEST_BYTES,
@@ -173,7 +168,7 @@ def _config(manifest: Manifest, layers: tuple[Layer, ...]) -> dict[str, Any]:
         },
         "config": {
             "architecture": "transformer",
-            "format": _FORMATS.get(manifest.target.engine, manifest.target.engine),
+            "format": _format(manifest.target.engine),
             "paramSize": _parameters(manifest.model.parameters),
             "precision": f"int{quant.bits}",
             "quantization": quant.method,
@@ -181,6 +176,12 @@ def _config(manifest: Manifest, layers: tuple[Layer, ...]) -> dict[str, Any]:
         },
         "modelfs": {"type": "layers", "diffIds": [layer.digest for layer in layers]},
     }
+
+
+def _format(engine: str) -> str:
+    """What an engine's artifact is called; of an engine that this edgephi does not know, its own name."""
+    facts = known_engines().get(engine)
+    return engine if facts is None else facts.artifact_format
 
 
 def _parameters(count: int) -> str:

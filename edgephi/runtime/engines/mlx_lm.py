@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS
 from edgephi.runtime.adapter import TextStream, check_version
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 NAME = FACTS.name
 
 _PACKAGE = "mlx_lm"
-_TOKENIZER_FILE = "tokenizer.json"
 _DEVICES = {"metal": "gpu", "cpu": "cpu"}  # as MLX calls them
 # MLX keeps freed memory for the next computation; it is given back once in so many tokens.
 _TOKENS_BETWEEN_CLEANING = 256
@@ -120,7 +119,7 @@ class MlxEngine:
         phi3, self._cache = modules
         self._template = ChatTemplate(manifest.chat.template)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
-            self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
+            self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
             with mlx.core.stream(self._device):
                 self._model = _load_model(mlx, phi3, artifact, provider)
         if provider == "metal":

@@ -6,7 +6,7 @@ The builder proves a bundle with this; the engine's memory is gone afterwards.
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest, read_manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest, read_manifest
 from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import from_os_error
 from edgephi.processes.ask import Done, answer
@@ -75,7 +75,7 @@ def _said(
 ) -> ClearAnswer | None:
     return clear_answer(
         engine,
-        ChatPrompts(engine, added_tokens(bundle / ARTIFACT_FOLDER / "tokenizer.json")),
+        ChatPrompts(engine, added_tokens(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE)),
         question.prompt,
         max_tokens=question.max_tokens,
         context=context,

@@ -19,9 +19,6 @@ from typing import Any
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
-TOKENIZER_FILE = "tokenizer.json"
-"""Its name in the folder of every artifact."""
-
 _ADDED = b'"added_tokens"'
 _MOST_ADDED_BYTES = 1 << 20
 _SPACES = re.compile(r"\s+")

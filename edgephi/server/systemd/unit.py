@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest
 from edgephi.commands import PROGRAM_MODULE
+from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import UsageError
 from edgephi.guards.no_telemetry import VARIABLES
 
@@ -22,10 +23,9 @@ HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  
 
 _MEBIBYTE = 1 << 20
 _SERVER_BYTES = 256 * _MEBIBYTE  # the HTTP server's own process, and buffers of the kernel
-_GPU_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
+_DEVICE_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
 _LAST_PORT_OF_ROOT = 1023
 _STOP_MARGIN_SECONDS = 15
-_MAKES_CODE = ("openvino-genai",)  # engines that write machine code on a CPU while they run
 # What systemd does not take in the name of a program; a shell does.
 _ODD_PROGRAM = re.compile(r"[\"'\\$]")
 _PLAIN_WORD = re.compile(r"[\w@+,./:=-]+", re.ASCII)
@@ -71,7 +71,11 @@ class UnitOptions:
 
 
 def service_unit(manifest: Manifest, options: UnitOptions) -> str:
-    """The text of the unit. Raises UsageError for a path that no unit can name."""
+    """The text of the unit.
+
+    Raises UsageError for a path that no unit can name, NotSupportedError for an engine or provider that this
+    edgephi does not know.
+    """
     # A value holds no line break: `quoted` and `plain` see to that.
     sections = {
         "Unit": [
@@ -99,7 +103,8 @@ def memory_limit(manifest: Manifest, *, context: int | None, provider: str) -> i
     """Bytes that the service may take: what the model needs at its context, and room for the server."""
     full = manifest.limits.context
     unused = max(0, full - (context or full)) * manifest.requires.memory_per_token_bytes
-    room = _SERVER_BYTES + (0 if provider == "cpu" else _GPU_HOST_BYTES)
+    opens_device = facts_of(manifest.target.engine).provider(provider).opens_device
+    room = _SERVER_BYTES + (_DEVICE_HOST_BYTES if opens_device else 0)
     return ceil((manifest.requires.memory_bytes - unused + room) / _MEBIBYTE) * _MEBIBYTE
 
 
@@ -221,14 +226,15 @@ def _limits(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str
 
 def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
     """What it may ask of the kernel, the network and the devices."""
-    on_gpu = (options.provider or manifest.target.provider) != "cpu"
+    provider = facts_of(manifest.target.engine).provider(options.provider or manifest.target.provider)
+    on_device = provider.opens_device
     low_port = options.port <= _LAST_PORT_OF_ROOT
     yield "DynamicUser", "yes"
     yield "NoNewPrivileges", "yes"
     yield "CapabilityBoundingSet", "CAP_NET_BIND_SERVICE" if low_port else ""
     yield "AmbientCapabilities", "CAP_NET_BIND_SERVICE" if low_port else ""
     yield "UMask", "0077"
-    if on_gpu:
+    if on_device:
         # ProtectClock would close all devices but the clock; without the capability nobody sets that anyway.
         if options.groups:
             yield "SupplementaryGroups", " ".join(options.groups)
@@ -238,7 +244,7 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
     else:
         yield "PrivateDevices", "yes"
         yield "ProtectClock", "yes"
-    if not on_gpu and not low_port:  # in a name space of users the right to a low port counts for nothing
+    if not on_device and not low_port:  # in a name space of users the right to a low port counts for nothing
         yield "PrivateUsers", "yes"
     yield "RestrictAddressFamilies", f"AF_UNIX {'AF_INET6' if options.ipv6 else 'AF_INET'}"
     if options.loopback:
@@ -252,7 +258,7 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
     yield "SystemCallErrorNumber", "EPERM"
     yield "ProtectProc", "invisible"
     yield "KeyringMode", "private"
-    if not on_gpu and manifest.target.engine not in _MAKES_CODE:
+    if not on_device and not provider.makes_code:
         yield "MemoryDenyWriteExecute", "yes"
     for setting in (
         "LockPersonality",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 NAME = FACTS.name
 
-_TOKENIZER_FILE = "tokenizer.json"
 _WINDOW_KEY = b"phi3.attention.sliding_window"
 _LONG_ABOVE_KEY = b"phi3.rope.scaling.original_context_length"
 # What llama.cpp calls a back end, in lower case, where it is not the provider's name.
@@ -90,7 +89,7 @@ class LlamaEngine:
         self.version = installed_version(FACTS) or ""
         self.provider = provider
         self._library = library
-        self._tokenizer = CheckpointTokenizer(artifact / _TOKENIZER_FILE)
+        self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
         self._template = ChatTemplate(manifest.chat.template)
         self._limit = context
         self.prefill_tokens = FACTS.provider(provider).prefill.tokens

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
@@ -46,7 +46,6 @@ __all__ = ["NAME", "details", "open_engine", "platform_problem", "provider_probl
 
 NAME = FACTS.name
 
-_TOKENIZER_FILE = "tokenizer.json"
 _NEEDED = ("numpy", "tokenizers", "jinja2")
 
 
@@ -130,7 +129,7 @@ class QnnEngine:
         self._template = ChatTemplate(manifest.chat.template)
         compiles = provider == EMULATION
         with _translated(f"{folder}: expected a model that {PACKAGE} {version} can read"):
-            self._tokenizer = CheckpointTokenizer(folder / _TOKENIZER_FILE)
+            self._tokenizer = CheckpointTokenizer(folder / TOKENIZER_FILE)
             sessions = HtpSessions(artifact.provider_options)
 
             def open_graph(graph: Graph | Head) -> Any:
