@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
@@ -17,7 +18,6 @@ from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.scheme import Scheme
 
-_EMBEDDING = "model.embed_tokens.weight"
 # Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
 # and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
 _FEED_FORWARD_COPIES = 6
@@ -58,7 +58,7 @@ class Plan:
     recipe: Recipe
     target: Target
     architecture: Architecture
-    schemes: Mapping[str, Scheme | None]
+    schemes: Mapping[ModelTensor, Scheme | None]
     context: int
     artifact_bytes: int
     bits_per_weight: float
@@ -132,7 +132,7 @@ def suited(quant: Quant, target: Target) -> Quant:
     return dataclasses.replace(quant, **dictated)
 
 
-def choose_schemes(architecture: Architecture, quant: Quant) -> dict[str, Scheme | None]:
+def choose_schemes(architecture: Architecture, quant: Quant) -> dict[ModelTensor, Scheme | None]:
     """The scheme of every tensor: matrices are quantised, the norms' vectors stay float32.
 
     Raises NotSupportedError when the group size does not divide a matrix's columns.
@@ -142,13 +142,13 @@ def choose_schemes(architecture: Architecture, quant: Quant) -> dict[str, Scheme
     head = dataclasses.replace(scheme, bits=quant.head_bits)
     if architecture.tied_embeddings:
         embedding = head = max(embedding, head, key=lambda each: each.bits)
-    special = {_EMBEDDING: embedding, architecture.head_name: head}
-    schemes: dict[str, Scheme | None] = {}
-    for name, shape in architecture.tensor_shapes().items():
-        schemes[name] = special.get(name, scheme) if len(shape) == 2 else None
+    special = {EMBEDDING: embedding, architecture.head: head}
+    schemes: dict[ModelTensor, Scheme | None] = {}
+    for tensor, shape in architecture.tensor_shapes().items():
+        schemes[tensor] = special.get(tensor, scheme) if len(shape) == 2 else None
         if len(shape) == 2 and shape[1] % quant.group_size:
             raise NotSupportedError(
-                f"{name}: group size {quant.group_size} does not divide its {shape[1]} columns",
+                f"{tensor}: group size {quant.group_size} does not divide its {shape[1]} columns",
                 hint="set group_size to 64 or 32 in a recipe of your own",
             )
     return schemes
@@ -158,6 +158,7 @@ def architecture_of(shape: Shape) -> Architecture:
     """Stands in for what `config.json` says where only sizes matter: its LongRoPE factors are all 1."""
     factors = (1.0,) * (shape.rotary_size // 2) if shape.longrope else None
     return Architecture(
+        model_type="phi3",
         vocabulary_size=shape.vocabulary_size,
         hidden_size=shape.hidden_size,
         layers=shape.layers,
@@ -204,12 +205,12 @@ def shape_of(architecture: Architecture) -> Shape:
     )
 
 
-def _groups(architecture: Architecture, schemes: Mapping[str, Scheme | None]) -> int:
+def _groups(architecture: Architecture, schemes: Mapping[ModelTensor, Scheme | None]) -> int:
     """The groups of all matrices that something is multiplied by; rows of the embedding are looked up."""
     counted = 0
-    for name, shape in architecture.tensor_shapes().items():
-        scheme = schemes[name]
-        if scheme is not None and (name != _EMBEDDING or architecture.tied_embeddings):
+    for tensor, shape in architecture.tensor_shapes().items():
+        scheme = schemes[tensor]
+        if scheme is not None and (tensor != EMBEDDING or architecture.tied_embeddings):
             counted += math.prod(shape) // scheme.group_size
     return counted
 

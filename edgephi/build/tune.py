@@ -159,8 +159,8 @@ def cut_depths(architecture: Architecture, bits: int, cache_bytes: int) -> tuple
     """
     in_layers = sum(
         shape[0] * shape[1]
-        for name, shape in architecture.tensor_shapes().items()
-        if len(shape) == 2 and name.startswith("model.layers.")
+        for tensor, shape in architecture.tensor_shapes().items()
+        if len(shape) == 2 and tensor.layer is not None
     )
     layer_bytes = in_layers * bits / 8 / architecture.layers
     outside_cache = -(-_CACHE_MULTIPLE * cache_bytes // max(1, round(layer_bytes)))

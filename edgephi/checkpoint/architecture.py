@@ -4,8 +4,10 @@ A file of `family/` makes one from a checkpoint's config. Where another model's 
 feed-forward computes something else, it is another kind of part beside the one here, not an option of it.
 """
 
+import math
 from dataclasses import dataclass
 
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.checkpoint.rotary import RotaryEmbedding
 
 
@@ -46,10 +48,12 @@ class GatedSilu:
 class Architecture:
     """One model: an embedding, `layers` times attention and feed-forward, a last norm and a head.
 
+    `model_type` is that of the checkpoint, whose file in `family/` knows the names of its tensors.
     Each of the two has a `norm` before it and is added to the residual stream, whose width is `hidden_size`.
     With `tied_embeddings` the head is the embedding's matrix. `context` counts tokens.
     """
 
+    model_type: str
     vocabulary_size: int
     hidden_size: int
     layers: int
@@ -63,34 +67,30 @@ class Architecture:
     pad_token_id: int | None
 
     @property
-    def head_name(self) -> str:
+    def head(self) -> ModelTensor:
         """The tensor that turns hidden states into logits."""
-        return "model.embed_tokens.weight" if self.tied_embeddings else "lm_head.weight"
+        return EMBEDDING if self.tied_embeddings else HEAD
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of the checkpoint, under the names that `transformers` saves."""
-        attention = self.attention
-        mixed = attention.heads * attention.head_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "model.embed_tokens.weight": (self.vocabulary_size, self.hidden_size)
+    def tensor_shapes(self) -> dict[ModelTensor, tuple[int, ...]]:
+        """Every tensor of the model and its shape, in the order in which they are computed with."""
+        attention, hidden = self.attention, self.hidden_size
+        of_a_layer: dict[Role, tuple[int, ...]] = {
+            Role.ATTENTION_NORM: (hidden,),
+            Role.QUERY_KEY_VALUE: (attention.rows, hidden),
+            Role.ATTENTION_OUTPUT: (hidden, attention.heads * attention.head_size),
+            Role.FEED_FORWARD_NORM: (hidden,),
+            Role.GATE_UP: (2 * self.feed_forward.width, hidden),
+            Role.DOWN: (hidden, self.feed_forward.width),
         }
+        shapes: dict[ModelTensor, tuple[int, ...]] = {EMBEDDING: (self.vocabulary_size, hidden)}
         for layer in range(self.layers):
-            prefix = f"model.layers.{layer}."
-            shapes[prefix + "input_layernorm.weight"] = (self.hidden_size,)
-            shapes[prefix + "self_attn.qkv_proj.weight"] = (attention.rows, self.hidden_size)
-            shapes[prefix + "self_attn.o_proj.weight"] = (self.hidden_size, mixed)
-            shapes[prefix + "post_attention_layernorm.weight"] = (self.hidden_size,)
-            shapes[prefix + "mlp.gate_up_proj.weight"] = (2 * self.feed_forward.width, self.hidden_size)
-            shapes[prefix + "mlp.down_proj.weight"] = (self.hidden_size, self.feed_forward.width)
-        shapes["model.norm.weight"] = (self.hidden_size,)
+            shapes.update((ModelTensor(role, layer), shape) for role, shape in of_a_layer.items())
+        shapes[FINAL_NORM] = (hidden,)
         if not self.tied_embeddings:
-            shapes["lm_head.weight"] = (self.vocabulary_size, self.hidden_size)
+            shapes[HEAD] = (self.vocabulary_size, hidden)
         return shapes
 
     @property
     def parameters(self) -> int:
-        """Number of weights in the checkpoint."""
-        total = 0
-        for shape in self.tensor_shapes().values():
-            total += shape[0] * (shape[1] if len(shape) == 2 else 1)
-        return total
+        """Number of weights."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes().values())

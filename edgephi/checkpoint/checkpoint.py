@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.config import load_architecture
+from edgephi.checkpoint.config import family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.safetensors import (
     FLOAT_DTYPES,
     ShardHeader,
@@ -23,6 +24,7 @@ from edgephi.checkpoint.safetensors import (
     read_header,
     to_float32,
 )
+from edgephi.checkpoint.source import Source
 from edgephi.checkpoint.tokenizer import CONFIG_FILE, TokenizerFacts, read_tokenizer
 from edgephi.errors import BadCheckpointError
 
@@ -35,7 +37,11 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in a folder. `shards` in order of their names, `tensors` by name: those the model needs."""
+    """A model in a folder. `shards` in order of their names, `tensors` by name: those the model needs.
+
+    `sources` are the rows of them that each tensor of the model is made of, in the order in which the files
+    hold them, so that one pass suffices.
+    """
 
     id: str
     revision: str
@@ -43,6 +49,7 @@ class Checkpoint:
     architecture: Architecture
     shards: tuple[ShardHeader, ...]
     tensors: Mapping[str, TensorEntry]
+    sources: Mapping[ModelTensor, tuple[Source, ...]]
     tokenizer: TokenizerFacts
 
     def copy_tokenizer(self, folder: Path) -> None:
@@ -78,9 +85,9 @@ class CheckpointWeights:
         """The shape of the model whose weights these are."""
         return self.checkpoint.architecture
 
-    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Rows `start` to `stop` of tensor `name`, float32; see `read_rows`."""
-        return read_rows(self.checkpoint, name, start, stop)
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Rows `start` to `stop` of a tensor, float32; see `read_rows`."""
+        return read_rows(self.checkpoint, tensor, start, stop)
 
 
 def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # noqa: A002 - the field's name
@@ -93,33 +100,51 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
         raise BadCheckpointError(f"{folder}: expected a checkpoint's folder, found none", hint=_HINT)
     architecture = load_architecture(folder)
     shards = tuple(read_header(folder / name) for name in weight_files(folder))
+    sources = family_of(architecture.model_type).sources(architecture)
+    tensors = _matched_tensors(folder, architecture, sources, shards)
     return Checkpoint(
         id=id,
         revision=revision,
         folder=folder,
         architecture=architecture,
         shards=shards,
-        tensors=_matched_tensors(folder, architecture, shards),
+        tensors=tensors,
+        sources=_in_stored_order(sources, shards),
         tokenizer=read_tokenizer(folder, architecture),
     )
 
 
-def read_rows(checkpoint: Checkpoint, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
+def read_rows(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
     """Rows `start` to `stop` of a matrix, float32 [stop - start, columns]; of a vector, [stop - start].
 
     Reads those bytes only. Safe from several threads. Raises BadCheckpointError when the file has changed.
     """
-    entry = checkpoint.tensors[name]
-    if not 0 <= start <= stop <= entry.shape[0]:
-        raise IndexError(f"{name}: rows {start} to {stop} of {entry.shape[0]}")
+    sources = checkpoint.sources[tensor]
+    count = sum(len(source.into) for source in sources)
+    if not 0 <= start <= stop <= count:
+        raise IndexError(f"{tensor}: rows {start} to {stop} of {count}")
+    found = np.empty((stop - start, *checkpoint.tensors[sources[0].tensor].shape[1:]), np.float32)
+    for source in sources:
+        rows, into = source.within(start, stop)
+        if rows:
+            read = _stored_rows(checkpoint.tensors[source.tensor], rows)
+            if into == range(start, stop):
+                return read
+            found[into.start - start : into.stop - start : into.step] = read
+    return found
+
+
+def _stored_rows(entry: TensorEntry, rows: range) -> npt.NDArray[np.float32]:
+    """Rows of a tensor as a file holds it; those between them are read and dropped."""
     row_bytes = entry.size // entry.shape[0]
+    start, stop = rows[0], rows[-1] + 1
     descriptor = open_shard(entry.file)
     try:
         at = entry.start + start * row_bytes
         raw = read_bytes(descriptor, at, (stop - start) * row_bytes, file=entry.file)
     finally:
         os.close(descriptor)
-    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])
+    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])[:: rows.step]
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
@@ -171,9 +196,12 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 
 def _matched_tensors(
-    folder: Path, architecture: Architecture, shards: tuple[ShardHeader, ...]
+    folder: Path,
+    architecture: Architecture,
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    shards: tuple[ShardHeader, ...],
 ) -> dict[str, TensorEntry]:
-    """The tensors of all `shards` that `architecture` asks for, in its order."""
+    """The tensors of all `shards` that `sources` ask for, in their order."""
     found: dict[str, TensorEntry] = {}
     for shard in shards:
         for entry in shard.entries:
@@ -191,7 +219,7 @@ def _matched_tensors(
                 _fail(folder, name, f"it in {file} by the index, found it {where}")
 
     tensors: dict[str, TensorEntry] = {}
-    for name, shape in architecture.tensor_shapes().items():
+    for name, shape in _stored_shapes(architecture, sources).items():
         stored = found.pop(name, None)
         if stored is None:
             _fail(folder, name, f"shape {list(shape)} by the config, found no such tensor")
@@ -201,15 +229,30 @@ def _matched_tensors(
             _fail(folder, name, f"one of {', '.join(FLOAT_DTYPES)}, found {stored.dtype}")
         tensors[name] = stored
     for name in found:
-        if not _is_derived(name, architecture):
+        if not family_of(architecture.model_type).is_known(name, architecture):
             _fail(folder, name, "only tensors of the config's architecture, found this one too")
     return tensors
 
 
-def _is_derived(name: str, architecture: Architecture) -> bool:
-    """Whether a stored tensor only repeats what is known: RoPE tables, or the second name of a tied head."""
-    tied_head = architecture.tied_embeddings and name == "lm_head.weight"
-    return tied_head or name.endswith(".rotary_emb.inv_freq")
+def _in_stored_order(
+    sources: Mapping[ModelTensor, tuple[Source, ...]], shards: tuple[ShardHeader, ...]
+) -> dict[ModelTensor, tuple[Source, ...]]:
+    entries = (entry for shard in shards for entry in shard.entries)
+    place = {entry.name: number for number, entry in enumerate(entries)}
+    return dict(sorted(sources.items(), key=lambda item: min(place[each.tensor] for each in item[1])))
+
+
+def _stored_shapes(
+    architecture: Architecture, sources: Mapping[ModelTensor, tuple[Source, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """The shape that each tensor of a checkpoint must have: as many rows as are taken from it."""
+    rows: dict[str, int] = {}
+    columns: dict[str, tuple[int, ...]] = {}
+    for tensor, shape in architecture.tensor_shapes().items():
+        for source in sources[tensor]:
+            rows[source.tensor] = max(rows.get(source.tensor, 0), source.rows[-1] + 1)
+            columns[source.tensor] = shape[1:]
+    return {name: (count, *columns[name]) for name, count in rows.items()}
 
 
 def _fail(folder: Path, tensor: str, message: str) -> NoReturn:

@@ -13,6 +13,8 @@ from typing import Any, Protocol, cast
 from edgephi.checkpoint import family
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
+from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.source import Source
 from edgephi.errors import NotSupportedError
 
 MODEL_TYPES = tuple(sorted(module.name for module in pkgutil.iter_modules(family.__path__)))
@@ -38,6 +40,12 @@ class Family(Protocol):
         that is broken or contradicts itself.
         """
 
+    def sources(self, architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
+        """Where a checkpoint holds each tensor of `architecture`: every row of it once."""
+
+    def is_known(self, name: str, architecture: Architecture) -> bool:
+        """Whether a tensor of a checkpoint that is no source says nothing new, so that it may be left out."""
+
 
 def load_architecture(folder: Path, *, name: str | None = None) -> Architecture:
     """Read `config.json` and, where there is one, `generation_config.json` of the checkpoint in `folder`.
@@ -62,7 +70,7 @@ def read_architecture(
     that is broken or contradicts itself.
     """
     keys = ConfigKeys(config, where)
-    found = _family(keys)
+    found = family_of(_model_type(keys))
     if config.get("quantization_config") is not None:
         raise NotSupportedError(
             f"{where}: expected original weights, found a checkpoint that is quantised already",
@@ -72,14 +80,19 @@ def read_architecture(
     return found.read(keys, generation)
 
 
-def _family(keys: ConfigKeys) -> Family:
-    """The family that a config belongs to. Raises for every model whose computation we do not build."""
+def family_of(model_type: str) -> Family:
+    """The file of one of MODEL_TYPES."""
+    return cast("Family", importlib.import_module(f"{family.__name__}.{model_type}"))
+
+
+def _model_type(keys: ConfigKeys) -> str:
+    """The model type of a config. Raises for every one whose computation we do not build."""
     model_type = keys.data.get("model_type")
     expected = " or ".join(repr(each) for each in MODEL_TYPES)
     if not isinstance(model_type, str):
         keys.fail("model_type", expected, model_type)
     if model_type in MODEL_TYPES:
-        return cast("Family", importlib.import_module(f"{family.__name__}.{model_type}"))
+        return model_type
     if model_type in _NOT_YET_SUPPORTED:
         raise NotSupportedError(
             f"{keys.where}: {_NOT_YET_SUPPORTED[model_type]} is not supported yet", hint=HINT_SUPPORTED

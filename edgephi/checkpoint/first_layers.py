@@ -18,7 +18,9 @@ def first_layers(checkpoint: Checkpoint, layers: int) -> Checkpoint:
     if not 1 <= layers <= checkpoint.architecture.layers:
         raise ValueError(f"expected 1 to {checkpoint.architecture.layers} layers, found {layers}")
     architecture = dataclasses.replace(checkpoint.architecture, layers=layers)
-    kept = architecture.tensor_shapes()
+    shapes = architecture.tensor_shapes()
+    sources = {tensor: own for tensor, own in checkpoint.sources.items() if tensor in shapes}
+    kept = {source.tensor for own in sources.values() for source in own}
     shards = []
     for shard in checkpoint.shards:
         entries = tuple(entry for entry in shard.entries if entry.name in kept)
@@ -29,5 +31,6 @@ def first_layers(checkpoint: Checkpoint, layers: int) -> Checkpoint:
         checkpoint,
         architecture=architecture,
         shards=tuple(shards),
-        tensors={name: checkpoint.tensors[name] for name in kept},
+        tensors={name: entry for name, entry in checkpoint.tensors.items() if name in kept},
+        sources=sources,
     )

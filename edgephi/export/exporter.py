@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.target import Target
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.footprint import Footprint
@@ -42,13 +43,13 @@ class Exporter(Protocol):
     def context_limit(self, architecture: Architecture) -> ContextLimit | None:
         """The engine's own limit below the model's, or None."""
 
-    def check_schemes(self, schemes: Mapping[str, Scheme | None], target: Target) -> None:
+    def check_schemes(self, schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
         """Raise NotSupportedError when the engine's format cannot hold one of the schemes exactly."""
 
     def artifact_bytes(
         self,
         architecture: Architecture,
-        schemes: Mapping[str, Scheme | None],
+        schemes: Mapping[ModelTensor, Scheme | None],
         target: Target,
         context: int,
     ) -> int:
@@ -58,7 +59,7 @@ class Exporter(Protocol):
         self,
         folder: Path,
         checkpoint: Checkpoint,
-        schemes: Mapping[str, Scheme | None],
+        schemes: Mapping[ModelTensor, Scheme | None],
         target: Target,
         context: int,
         *,

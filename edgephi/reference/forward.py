@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
 from edgephi.checkpoint.rotary import RotaryEmbedding
+from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
 
 REFERENCE = "edgephi NumPy float32"
 """How a certificate names this forward pass."""
@@ -56,16 +58,16 @@ Item = TypeVar("Item")
 class Weights(Protocol):
     """One version of a model's weights: those of the checkpoint, or what a quantiser made of them.
 
-    `rows` returns rows start:stop of tensor `name` (a name of `Architecture.tensor_shapes`) in float32:
-    [stop - start, columns] of a matrix, [stop - start] of a vector. Several threads call it at once.
+    `rows` returns rows start:stop of one of `Architecture.tensor_shapes` in float32: [stop - start, columns]
+    of a matrix, [stop - start] of a vector. Several threads call it at once.
     """
 
     @property
     def architecture(self) -> Architecture:
         """The shape of the model."""
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        """Rows start:stop of tensor `name`."""
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
+        """Rows start:stop of a tensor."""
 
 
 @runtime_checkable
@@ -73,7 +75,7 @@ class ActivationWeights(Weights, Protocol):
     """Weights that are shown every activation, to measure it, or to round it in place as an engine does.
 
     Several threads call `activation` at once. `values` is the whole activation or a part of it, of any shape;
-    names are those of the layer's modules: "model.layers.0.self_attn.query".
+    its name is one of `reference.activations`.
     """
 
     def activation(self, name: str, values: Floats) -> None:
@@ -104,23 +106,23 @@ def final_hidden_states(
     with _one_worker_per_core() as workers:
         for layer in range(architecture.layers):
             for index, weights in enumerate(versions):
-                _show(weights, f"model.layers.{layer}.input", hidden[index])
-                _add_layer(weights, f"model.layers.{layer}.", hidden[index], rotation, workers)
+                _show(weights, in_layer(layer, "input"), hidden[index])
+                _add_layer(weights, layer, hidden[index], rotation, workers)
                 if progress is not None:
                     progress(layer * len(versions) + index + 1, steps)
     normed = []
     for weights, states in zip(versions, hidden, strict=True):
-        _show(weights, "model.norm.input", states)
-        normed.append(_rms_norm(weights, "model.norm.weight", states))
-        _show(weights, "model.norm.output", normed[-1])
+        _show(weights, FINAL_NORM_INPUT, states)
+        normed.append(_rms_norm(weights, FINAL_NORM, states))
+        _show(weights, FINAL_NORM_OUTPUT, normed[-1])
     return normed
 
 
 def logits(weights: Weights, hidden: Floats) -> Floats:
     """The logits of the next token, [tokens, vocabulary], from final hidden states [tokens, hidden]."""
     with _one_worker_per_core() as workers:
-        words = _project(weights, weights.architecture.head_name, hidden, workers)
-    _show(weights, "logits", words)
+        words = _project(weights, weights.architecture.head, hidden, workers)
+    _show(weights, LOGITS, words)
     return words
 
 
@@ -137,13 +139,12 @@ def logits_blocks(
 
 def _embedding_rows(weights: Weights, ids: NDArray[np.int64]) -> Floats:
     """Look up the embedding of each token, [tokens, hidden], reading only the rows that occur."""
-    name = "model.embed_tokens.weight"
     distinct, inverse = np.unique(ids, return_inverse=True)
     # Neighbouring ids are read in one go: a run ends where the next id is not the one after.
     edges = [0, *(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), len(distinct)]
     table = np.empty((len(distinct), weights.architecture.hidden_size), np.float32)
     for first, last in pairwise(edges):
-        table[first:last] = weights.rows(name, int(distinct[first]), int(distinct[last - 1]) + 1)
+        table[first:last] = weights.rows(EMBEDDING, int(distinct[first]), int(distinct[last - 1]) + 1)
     return table[inverse]
 
 
@@ -171,29 +172,33 @@ def _show(weights: Weights, name: str, values: Floats) -> None:
         weights.activation(name, values)
 
 
-def _add_layer(weights: Weights, prefix: str, hidden: Floats, rotation: Rotation, workers: Executor) -> None:
+def _add_layer(weights: Weights, layer: int, hidden: Floats, rotation: Rotation, workers: Executor) -> None:
     """Add one decoder layer to the residual stream `hidden`, [tokens, hidden], in place."""
-    normed = _rms_norm(weights, prefix + "input_layernorm.weight", hidden)
-    _show(weights, prefix + "self_attn.input", normed)
-    qkv = _project(weights, prefix + "self_attn.qkv_proj.weight", normed, workers)  # [tokens, qkv rows]
-    heads = _attention(weights, prefix + "self_attn.", qkv, rotation, workers)  # [tokens, heads * head size]
+
+    def show(part: str, values: Floats) -> None:
+        _show(weights, in_layer(layer, part), values)
+
+    normed = _rms_norm(weights, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
+    show("self_attn.input", normed)
+    qkv = _project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
+    heads = _attention(weights, layer, qkv, rotation, workers)  # [tokens, heads * head size]
     del qkv
-    attended = _project(weights, prefix + "self_attn.o_proj.weight", heads, workers)
-    _show(weights, prefix + "self_attn.output", attended)
+    attended = _project(weights, ModelTensor(Role.ATTENTION_OUTPUT, layer), heads, workers)
+    show("self_attn.output", attended)
     hidden += attended
-    _show(weights, prefix + "attended", hidden)
+    show("attended", hidden)
     del heads, attended
-    normed = _rms_norm(weights, prefix + "post_attention_layernorm.weight", hidden)
-    _show(weights, prefix + "mlp.input", normed)
-    gated = _gated_projection(weights, prefix + "mlp.", normed, workers)
-    fed = _project(weights, prefix + "mlp.down_proj.weight", gated, workers)
-    _show(weights, prefix + "mlp.output", fed)
+    normed = _rms_norm(weights, ModelTensor(Role.FEED_FORWARD_NORM, layer), hidden)
+    show("mlp.input", normed)
+    gated = _gated_projection(weights, layer, normed, workers)
+    fed = _project(weights, ModelTensor(Role.DOWN, layer), gated, workers)
+    show("mlp.output", fed)
     hidden += fed
 
 
-def _rms_norm(weights: Weights, name: str, x: Floats) -> Floats:
+def _rms_norm(weights: Weights, tensor: ModelTensor, x: Floats) -> Floats:
     """Divide by the root mean square of the last axis, then scale: [tokens, hidden] -> [tokens, hidden]."""
-    scale = weights.rows(name, 0, x.shape[-1])  # [hidden]
+    scale = weights.rows(tensor, 0, x.shape[-1])  # [hidden]
     mean_square = np.einsum("th,th->t", x, x, dtype=np.float64) / x.shape[-1]  # [tokens]
     shrink = 1 / np.sqrt(mean_square + weights.architecture.norm.epsilon)  # [tokens]
     normed: Floats = x * shrink.astype(np.float32)[:, None]
@@ -201,43 +206,46 @@ def _rms_norm(weights: Weights, name: str, x: Floats) -> Floats:
     return normed
 
 
-def _project(weights: Weights, name: str, x: Floats, workers: Executor) -> Floats:
+def _project(weights: Weights, tensor: ModelTensor, x: Floats, workers: Executor) -> Floats:
     """Multiply with a whole matrix: [tokens, columns] -> x @ matrix.T [tokens, rows]."""
-    rows, columns = weights.architecture.tensor_shapes()[name]
+    rows, columns = weights.architecture.tensor_shapes()[tensor]
     y = np.empty((len(x), rows), np.float32)
 
     def fill(span: tuple[int, int]) -> None:
         start, stop = span
-        np.matmul(x, weights.rows(name, start, stop).T, out=y[:, start:stop])
+        np.matmul(x, weights.rows(tensor, start, stop).T, out=y[:, start:stop])
 
     _share(workers, fill, _row_spans(rows, columns))
     return y
 
 
-def _gated_projection(weights: Weights, prefix: str, x: Floats, workers: Executor) -> Floats:
+def _gated_projection(weights: Weights, layer: int, x: Floats, workers: Executor) -> Floats:
     """SwiGLU: silu(x @ gate.T) * (x @ up.T), [tokens, hidden] -> [tokens, intermediate].
 
     The matrix holds all gate rows, then all up rows; a worker takes the same rows of both, so that the
     product with the whole matrix is never held.
     """
-    name = prefix + "gate_up_proj.weight"
-    rows, columns = weights.architecture.tensor_shapes()[name]
+    tensor = ModelTensor(Role.GATE_UP, layer)
+    rows, columns = weights.architecture.tensor_shapes()[tensor]
     half = rows // 2
     y = np.empty((len(x), half), np.float32)
 
+    def show(part: str, values: Floats) -> None:
+        _show(weights, in_layer(layer, f"mlp.{part}"), values)
+
     def fill(span: tuple[int, int]) -> None:
         start, stop = span
-        gate = x @ weights.rows(name, start, stop).T  # [tokens, block]
-        _show(weights, prefix + "gate", gate)
+        gate = x @ weights.rows(tensor, start, stop).T  # [tokens, block]
+        show("gate", gate)
         with np.errstate(over="ignore"):  # exp overflows for a very negative gate, whose silu is 0
             gate /= 1 + np.exp(-gate)
-        _show(weights, prefix + "activated", gate)
-        up = x @ weights.rows(name, half + start, half + stop).T
-        _show(weights, prefix + "up", up)
+        show("activated", gate)
+        up = x @ weights.rows(tensor, half + start, half + stop).T
+        show("up", up)
         np.multiply(gate, up, out=y[:, start:stop])
 
     _share(workers, fill, _row_spans(half, columns))
-    _show(weights, prefix + "gated", y)
+    show("gated", y)
     return y
 
 
@@ -253,7 +261,7 @@ def _share(workers: Executor, work: Callable[[Item], None], items: Sequence[Item
         pass
 
 
-def _attention(weights: Weights, prefix: str, qkv: Floats, rotation: Rotation, workers: Executor) -> Floats:
+def _attention(weights: Weights, layer: int, qkv: Floats, rotation: Rotation, workers: Executor) -> Floats:
     """Causal grouped-query attention: fused [tokens, qkv rows] -> [tokens, heads * head size].
 
     A worker takes one key head with the query heads that share it, and goes through the queries in blocks
@@ -268,32 +276,37 @@ def _attention(weights: Weights, prefix: str, qkv: Floats, rotation: Rotation, w
     keys, values = np.split(fused[:, shape.heads :], 2, axis=1)  # views, [tokens, kv heads, size]
     mixed = np.empty((tokens, kv_heads, group, size), np.float32)
     step = max(1, SCORE_BLOCK_BYTES // (4 * group * tokens))
-    for name, part in (("query", queries), ("key", keys), ("value", values)):
-        _show(weights, prefix + name, part)
+
+    def show(part: str, shown: Floats) -> None:
+        _show(weights, in_layer(layer, f"self_attn.{part}"), shown)
+
+    show("query", queries)
+    show("key", keys)
+    show("value", values)
 
     def attend(head: int) -> None:
         _rotate(queries[:, head], rotation)
         _rotate(keys[:, head, None], rotation)
         queries[:, head] *= np.float32(size**-0.5)
-        _show(weights, prefix + "rotated_query", queries[:, head])
-        _show(weights, prefix + "rotated_key", keys[:, head])
+        show("rotated_query", queries[:, head])
+        show("rotated_key", keys[:, head])
         for start in range(0, tokens, step):
             stop = min(start + step, tokens)
             # The first query of the block sees the farthest back, the last one the farthest forward.
             oldest = 0 if window is None else max(0, start + 1 - window)
             query = queries[start:stop, head].reshape(-1, size)  # [queries * group, size]
             scores = query @ keys[oldest:stop, head].T  # [queries * group, keys]
-            _show(weights, prefix + "scores", scores)
+            show("scores", scores)
             by_query = scores.reshape(stop - start, group, -1)  # a view: [queries, group, keys]
             unseen = _unseen(start, stop, oldest, window)  # [queries, keys]
             np.copyto(by_query, -np.inf, where=unseen[:, None, :])
             _softmax_in_place(scores)
-            _show(weights, prefix + "probabilities", scores)
+            show("probabilities", scores)
             answer = scores @ values[oldest:stop, head]  # [queries * group, size]
             mixed[start:stop, head] = answer.reshape(stop - start, group, size)
 
     _share(workers, attend, range(kv_heads))
-    _show(weights, prefix + "mixed", mixed)
+    show("mixed", mixed)
     return mixed.reshape(tokens, -1)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgephi.build.plan import Plan, architecture_of, choose_schemes, make_plan
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, HEAD
 from edgephi.declared.recipe import Quant, Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
@@ -17,7 +18,6 @@ from edgephi.errors import DoesNotFitError, NotSupportedError
 CPU = read_target("cpu")
 PUBLISHED = [recipe for recipe in recipes() if recipe.model.shape is not None]
 published = pytest.mark.parametrize("recipe", PUBLISHED, ids=lambda recipe: recipe.name)
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def architecture(recipe: Recipe, **changes: Any) -> Architecture:
@@ -162,11 +162,11 @@ class TestSchemes:
         model = architecture(read_recipe("phi-3-mini-4k"), layers=2)
         schemes = choose_schemes(model, Quant(embedding_bits=8))
         assert schemes.keys() == model.tensor_shapes().keys()
-        for name, shape in model.tensor_shapes().items():
-            scheme = schemes[name]
+        for tensor, shape in model.tensor_shapes().items():
+            scheme = schemes[tensor]
             assert (scheme is None) == (len(shape) == 1)
             if scheme is not None:
-                assert scheme.bits == (8 if name == EMBEDDING else 4)
+                assert scheme.bits == (8 if tensor == EMBEDDING else 4)
 
     @pytest.mark.parametrize(("embedding", "head"), [(4, 4), (4, 8), (8, 4), (8, 8)])
     def test_a_tied_head_shares_the_larger_bits(self, embedding: Any, head: Any) -> None:
@@ -177,7 +177,10 @@ class TestSchemes:
         assert scheme.bits == max(embedding, head)
         assert HEAD not in tied
         untied = choose_schemes(architecture(read_recipe("phi-4"), layers=1), quant)
-        assert [scheme.bits for name in (EMBEDDING, HEAD) if (scheme := untied[name])] == [embedding, head]
+        assert [scheme.bits for tensor in (EMBEDDING, HEAD) if (scheme := untied[tensor])] == [
+            embedding,
+            head,
+        ]
 
     @pytest.mark.parametrize("width", [1000, 8192 + 64])
     def test_a_group_size_that_does_not_divide(self, width: int) -> None:
@@ -185,7 +188,7 @@ class TestSchemes:
         with pytest.raises(NotSupportedError) as caught:
             choose_schemes(model, Quant(group_size=128))
         assert caught.value.exit_code == 3
-        assert "down_proj" in caught.value.message
+        assert "down of layer 0" in caught.value.message
         assert f"group size 128 does not divide its {width} columns" in caught.value.message
         assert choose_schemes(model, Quant(group_size=64)) if width % 64 == 0 else True
 

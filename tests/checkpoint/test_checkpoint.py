@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint, read_rows
+from edgephi.checkpoint.roles import FINAL_NORM, ModelTensor, Role
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from tests.property_profile import examples
 from tests.tiny_checkpoint import (
@@ -26,8 +27,9 @@ from tests.tiny_checkpoint import (
 )
 
 SMALL = TinyShape(layers=1, hidden=64, ffn=96)
-QKV = "model.layers.0.self_attn.qkv_proj.weight"
-NORM = "model.norm.weight"
+QKV = ModelTensor(Role.QUERY_KEY_VALUE, 0)
+QKV_NAME = "model.layers.0.self_attn.qkv_proj.weight"
+NORM_NAME = "model.norm.weight"
 
 
 def opened(folder: Path) -> Checkpoint:
@@ -54,26 +56,29 @@ class TestOpening:
             write_tiny_checkpoint(tmp_path / "x", name, layers=1, hidden=128, ffn=64, shards=shards)
         )
         assert len(found.shards) == shards
-        assert list(found.tensors) == list(found.architecture.tensor_shapes())
+        assert set(found.sources) == set(found.architecture.tensor_shapes())
         assert sum(entry.size for entry in found.tensors.values()) == 2 * found.architecture.parameters
 
     @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
     @pytest.mark.parametrize("shards", [1, 2])
     def test_rows_are_those_of_the_library(self, tmp_path: Path, dtype: FloatKind, shards: int) -> None:
         folder = write_tiny_checkpoint(tmp_path / "x", SMALL, dtype=dtype, shards=shards)
-        weights = CheckpointWeights(opened(folder))
-        for file in folder.glob("*.safetensors"):
-            for name, expected in load_file(file).items():
-                found = weights.rows(name, 0, expected.shape[0])
-                np.testing.assert_array_equal(found, expected.float().numpy())
+        checkpoint = opened(folder)
+        stored = {
+            name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()
+        }
+        for tensor, (source,) in checkpoint.sources.items():
+            expected = stored[source.tensor]
+            found = CheckpointWeights(checkpoint).rows(tensor, 0, expected.shape[0])
+            np.testing.assert_array_equal(found, expected.float().numpy())
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(30))
-    @given(st.sampled_from([QKV, NORM]), st.integers(0, 64), st.integers(0, 64))
-    def test_any_range_of_rows(self, tiny: Path, name: str, one: int, other: int) -> None:
+    @given(st.sampled_from([QKV, FINAL_NORM]), st.integers(0, 64), st.integers(0, 64))
+    def test_any_range_of_rows(self, tiny: Path, tensor: ModelTensor, one: int, other: int) -> None:
         start, stop = sorted((one, other))
         checkpoint = opened(tiny)
-        whole = read_rows(checkpoint, name, 0, checkpoint.tensors[name].shape[0])
-        np.testing.assert_array_equal(read_rows(checkpoint, name, start, stop), whole[start:stop])
+        whole = read_rows(checkpoint, tensor, 0, 64)
+        np.testing.assert_array_equal(read_rows(checkpoint, tensor, start, stop), whole[start:stop])
 
     def test_rows_from_many_threads(self, tiny: Path) -> None:
         weights = CheckpointWeights(opened(tiny))
@@ -84,13 +89,13 @@ class TestOpening:
 
     def test_rows_that_are_not_there(self, tiny: Path) -> None:
         with pytest.raises(IndexError):
-            read_rows(opened(tiny), NORM, 0, 65)
+            read_rows(opened(tiny), FINAL_NORM, 0, 65)
 
     def test_file_shortened_after_it_was_opened(self, tiny: Path) -> None:
         checkpoint = opened(tiny)
         os.truncate(tiny / "model.safetensors", 1000)
         with pytest.raises(BadCheckpointError, match="before the end of the file"):
-            read_rows(checkpoint, NORM, 0, 64)
+            read_rows(checkpoint, FINAL_NORM, 0, 64)
 
     def test_stored_rotary_tables_and_tied_heads_are_ignored(self, tmp_path: Path) -> None:
         folder = write_tiny_checkpoint(tmp_path / "x", SMALL, tied=True)
@@ -104,16 +109,16 @@ class TestOpening:
 class TestContradictions:
     def test_missing_tensor(self, tiny: Path) -> None:
         weights = tiny_weights(SMALL)
-        del weights[QKV]
-        assert f"tensor {QKV}: expected shape [128, 64]" in rejected(rewritten(tiny, weights))
+        del weights[QKV_NAME]
+        assert f"tensor {QKV_NAME}: expected shape [128, 64]" in rejected(rewritten(tiny, weights))
 
     def test_unexpected_tensor(self, tiny: Path) -> None:
         weights = {**tiny_weights(SMALL), "model.layers.1.bias": np.ones(3, np.float32)}
         assert "tensor model.layers.1.bias" in rejected(rewritten(tiny, weights))
 
     def test_wrong_shape(self, tiny: Path) -> None:
-        weights = {**tiny_weights(SMALL), NORM: np.ones(65, np.float32)}
-        message = f"tensor {NORM}: expected shape [64] by the config, found [65]"
+        weights = {**tiny_weights(SMALL), NORM_NAME: np.ones(65, np.float32)}
+        message = f"tensor {NORM_NAME}: expected shape [64] by the config, found [65]"
         assert message in rejected(rewritten(tiny, weights))
 
     def test_config_of_another_model(self, tiny: Path) -> None:
@@ -165,12 +170,12 @@ class TestFiles:
         "name", ["../x.safetensors", "/etc/x.safetensors", "a/x.safetensors", "x.bin", 7, ""]
     )
     def test_index_that_leaves_the_folder(self, sharded: Path, name: object) -> None:
-        self.change_index(sharded, {NORM: name})
-        assert f"{NORM}: expected a .safetensors file beside the index" in rejected(sharded)
+        self.change_index(sharded, {NORM_NAME: name})
+        assert f"{NORM_NAME}: expected a .safetensors file beside the index" in rejected(sharded)
 
     def test_index_names_the_wrong_shard(self, sharded: Path) -> None:
-        self.change_index(sharded, {NORM: "model-00001-of-00002.safetensors"})
-        assert NORM in rejected(sharded)
+        self.change_index(sharded, {NORM_NAME: "model-00001-of-00002.safetensors"})
+        assert NORM_NAME in rejected(sharded)
 
     def test_index_names_a_tensor_that_is_nowhere(self, sharded: Path) -> None:
         self.change_index(sharded, {"ghost": "model-00001-of-00002.safetensors"})

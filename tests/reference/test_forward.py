@@ -12,6 +12,8 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
+from edgephi.checkpoint.family.phi3 import sources
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.reference import forward
 from edgephi.reference.forward import final_hidden_states, logits, logits_blocks
@@ -25,12 +27,13 @@ class StateDict:
 
     architecture: Architecture
     tensors: dict[str, Floats]
-    reads: list[tuple[str, int, int]] = field(default_factory=list)
+    reads: list[tuple[ModelTensor, int, int]] = field(default_factory=list)
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        assert 0 <= start < stop <= self.architecture.tensor_shapes()[name][0]
-        self.reads.append((name, start, stop))
-        return self.tensors[name][start:stop]
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
+        assert 0 <= start < stop <= self.architecture.tensor_shapes()[tensor][0]
+        self.reads.append((tensor, start, stop))
+        (source,) = sources(self.architecture)[tensor]
+        return self.tensors[source.tensor][start:stop]
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def make(shape: Shape) -> tuple[Any, StateDict]:
             # Larger than at initialisation, so that attention prefers some tokens and positions matter.
             torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=1.5 / hidden**0.5)
     architecture = Architecture(
+        model_type="phi3",
         vocabulary_size=shape.vocabulary,
         hidden_size=hidden,
         layers=shape.layers,
@@ -218,13 +222,12 @@ def test_reads_every_row_of_every_layer_once_and_only_blocks() -> None:
     _, weights = make(Shape(kv_heads=2))
     ids = [7, 5, 6, 7, 90, 0]
     [hidden] = final_hidden_states([weights], ids)
-    embedding = "model.embed_tokens.weight"
-    assert [read[1:] for read in weights.reads if read[0] == embedding] == [(0, 1), (5, 8), (90, 91)]
+    assert [read[1:] for read in weights.reads if read[0] == EMBEDDING] == [(0, 1), (5, 8), (90, 91)]
     logits(weights, hidden)
-    for name, shape in weights.architecture.tensor_shapes().items():
-        if name == embedding:
+    for tensor, shape in weights.architecture.tensor_shapes().items():
+        if tensor == EMBEDDING:
             continue
-        spans = sorted((start, stop) for read, start, stop in weights.reads if read == name)
+        spans = sorted((start, stop) for read, start, stop in weights.reads if read == tensor)
         assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
         assert (spans[0][0], spans[-1][1]) == (0, shape[0])
         if len(shape) == 2:
@@ -269,10 +272,10 @@ def test_refuses_what_it_cannot_run() -> None:
 
 def test_an_error_of_the_reader_arrives_and_blas_gets_its_threads_back() -> None:
     class Broken(StateDict):
-        def rows(self, name: str, start: int, stop: int) -> Floats:
-            if name.startswith("model.layers.1.mlp.down"):
+        def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
+            if tensor == ModelTensor(Role.DOWN, 1):
                 raise OSError("disk gone")
-            return super().rows(name, start, stop)
+            return super().rows(tensor, start, stop)
 
     _, weights = make(Shape())
     threads = [(library["filepath"], library["num_threads"]) for library in threadpool_info()]
@@ -296,8 +299,8 @@ class MadeUp:
 
     architecture: Architecture
 
-    def rows(self, name: str, start: int, stop: int) -> Floats:
-        return np.full((stop - start, *self.architecture.tensor_shapes()[name][1:]), 0.01, np.float32)
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
+        return np.full((stop - start, *self.architecture.tensor_shapes()[tensor][1:]), 0.01, np.float32)
 
 
 def peak_bytes(architecture: Architecture) -> tuple[int, int]:

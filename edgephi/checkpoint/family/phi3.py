@@ -5,7 +5,21 @@ Understands the keys of the published models and the `rope_parameters` that tran
 
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, ConfigKeys
+from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.rotary import read_rotary
+from edgephi.checkpoint.source import Source
+
+_NAMES = {
+    Role.EMBEDDING: "model.embed_tokens.weight",
+    Role.ATTENTION_NORM: "model.layers.{layer}.input_layernorm.weight",
+    Role.QUERY_KEY_VALUE: "model.layers.{layer}.self_attn.qkv_proj.weight",
+    Role.ATTENTION_OUTPUT: "model.layers.{layer}.self_attn.o_proj.weight",
+    Role.FEED_FORWARD_NORM: "model.layers.{layer}.post_attention_layernorm.weight",
+    Role.GATE_UP: "model.layers.{layer}.mlp.gate_up_proj.weight",
+    Role.DOWN: "model.layers.{layer}.mlp.down_proj.weight",
+    Role.FINAL_NORM: "model.norm.weight",
+    Role.HEAD: "lm_head.weight",
+}
 
 
 def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
@@ -27,6 +41,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     bos = config.token_ids("bos_token_id", vocabulary_size)
     pad = config.token_ids("pad_token_id", vocabulary_size)
     return Architecture(
+        model_type="phi3",
         vocabulary_size=vocabulary_size,
         hidden_size=hidden_size,
         layers=config.whole("num_hidden_layers", largest=1024),
@@ -39,6 +54,20 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         eos_token_ids=tuple(dict.fromkeys(eos)),
         pad_token_id=pad[0] if pad else None,
     )
+
+
+def sources(architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
+    """Where a checkpoint holds each tensor: under one name, and as it is."""
+    return {
+        tensor: (Source(_NAMES[tensor.role].format(layer=tensor.layer), range(shape[0]), range(shape[0])),)
+        for tensor, shape in architecture.tensor_shapes().items()
+    }
+
+
+def is_known(name: str, architecture: Architecture) -> bool:
+    """Whether a tensor that is no source says nothing new: RoPE tables, the second name of a tied head."""
+    tied_head = architecture.tied_embeddings and name == _NAMES[Role.HEAD]
+    return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
 def _read_attention(config: ConfigKeys, hidden_size: int, context: int) -> Attention:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
@@ -39,9 +40,10 @@ from edgephi.export.gguf.tokenizer import (
     read_gguf_tokenizer,
     suited_name,
 )
-from edgephi.export.gguf.weights import GgufWeights
+from edgephi.export.gguf.weights import GgufWeights, gguf_name
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.steps import Step, silent
@@ -64,7 +66,7 @@ class GgufLayout:
     """
 
     header: bytes
-    tensors: dict[str, PackedTensor]
+    tensors: tuple[PackedTensor, ...]
     factors: tuple[tuple[str, Region, NDArray[np.float32]], ...]
     size: int
 
@@ -104,32 +106,32 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: A
     return None
 
 
-def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
     """Only symmetric groups of 32 are what a block holds."""
-    for name, scheme in schemes.items():
+    for tensor, scheme in schemes.items():
         if scheme is None:
             continue
         if scheme.group_size != _BLOCK:
             raise NotSupportedError(
-                f"{name}: expected groups of {_BLOCK} weights for GGUF, found {scheme.group_size}",
+                f"{tensor}: expected groups of {_BLOCK} weights for GGUF, found {scheme.group_size}",
                 hint=f"set group_size = {_BLOCK} under [quant] of the target {target.name}",
             )
         if not scheme.symmetric:
             # Q4_1 and Q5_1 store the smallest weight of a block, -zero_point * scale, as a float16: rounded.
             raise NotSupportedError(
-                f"{name}: expected symmetric groups for GGUF, found zero points, which it can only round",
+                f"{tensor}: expected symmetric groups for GGUF, found zero points, which it can only round",
                 hint=f"set symmetric = true under [quant] of the target {target.name}",
             )
 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,  # noqa: ARG001 - nor does the context: both sets of LongRoPE's factors are always there
 ) -> int:
     """Bytes of the tensors. The vocabulary comes on top: 1 MB for Phi-3's, 8 MB for Phi-4-mini's."""
-    sizes = [tensor_bytes(shape, schemes[name]) for name, shape in architecture.tensor_shapes().items()]
+    sizes = [tensor_bytes(shape, schemes[tensor]) for tensor, shape in architecture.tensor_shapes().items()]
     sizes += [factors.nbytes for factors in _rope_factors(architecture).values()]
     return sum(align(size, _ALIGNMENT) for size in sizes)
 
@@ -137,7 +139,7 @@ def artifact_bytes(
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,  # noqa: ARG001 - one file for every kind of processor
     context: int,
     *,
@@ -185,7 +187,7 @@ def lay_out(
     scratch: Path,
     checkpoint: Checkpoint,
     tokenizer: GgufTokenizer,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     context: int,
 ) -> GgufLayout:
     """Give every tensor its place, in the order of the checkpoint so that one pass suffices.
@@ -194,15 +196,14 @@ def lay_out(
     """
     architecture = checkpoint.architecture
     shapes = architecture.tensor_shapes()
-    names = [entry.name for shard in checkpoint.shards for entry in shard.entries if entry.name in shapes]
-    new_names, factors = tensor_names(architecture), _rope_factors(architecture)
+    factors = _rope_factors(architecture)
     writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
     _add_facts(writer, checkpoint, tokenizer, schemes, context)
-    for name in names:
-        scheme, shape = schemes[name], shapes[name]
+    for tensor in checkpoint.sources:
+        scheme, shape = schemes[tensor], shapes[tensor]
         kind = TensorType.F32 if scheme is None else _TYPES[scheme.bits]
         size = tensor_bytes(shape, scheme)
-        writer.add_tensor_info(new_names[name], shape, np.dtype(np.float32), size, kind)
+        writer.add_tensor_info(gguf_name(tensor), shape, np.dtype(np.float32), size, kind)
     for name, values in factors.items():
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     writer.write_header_to_file()
@@ -212,35 +213,29 @@ def lay_out(
     header = scratch.read_bytes()
     header += bytes(align(len(header), _ALIGNMENT) - len(header))
 
-    tensors, offset = {}, len(header)
-    for name in names:
-        regions = place(offset, [tensor_bytes(shapes[name], schemes[name])], _ALIGNMENT)
-        tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions)
+    tensors, offset = [], len(header)
+    for tensor, own in checkpoint.sources.items():
+        scheme, shape = schemes[tensor], shapes[tensor]
+        regions = place(offset, [tensor_bytes(shape, scheme)], _ALIGNMENT)
+        tensors.append(PackedTensor(tensor_name(tensor), shape, scheme, regions, sources=own))
         offset = align(regions[-1].offset + regions[-1].size, _ALIGNMENT)
     placed = []
     for name, values in factors.items():
         placed.append((name, Region(offset, values.nbytes), values))
         offset = align(offset + values.nbytes, _ALIGNMENT)
-    return GgufLayout(header, tensors, tuple(placed), offset)
-
-
-def tensor_names(architecture: Architecture) -> dict[str, str]:
-    """llama.cpp's name of every tensor of the checkpoint."""
-    known = gguf.get_tensor_name_map(_ARCHITECTURE, architecture.layers)
-    found = {name: known.get_name(name, try_suffixes=(".weight",)) for name in architecture.tensor_shapes()}
-    return {name: str(new) for name, new in found.items()}
+    return GgufLayout(header, tuple(tensors), tuple(placed), offset)
 
 
 def artifact_weights(folder: Path, architecture: Architecture) -> GgufWeights:
     """The weights of the artifact in `folder`."""
-    return GgufWeights(folder / MODEL_FILE, architecture, tensor_names(architecture))
+    return GgufWeights(folder / MODEL_FILE, architecture)
 
 
 def _add_facts(
     writer: gguf.GGUFWriter,
     checkpoint: Checkpoint,
     tokenizer: GgufTokenizer,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     context: int,
 ) -> None:
     """All of the header but the tensors."""

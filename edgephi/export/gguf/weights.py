@@ -7,7 +7,6 @@ Source: `docs/gguf.md` of ggml.
 """
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,8 @@ from gguf import (
     GGML_QUANT_SIZES,
     GGUF_DEFAULT_ALIGNMENT,
     GGUF_MAGIC,
+    MODEL_TENSOR,
+    TENSOR_NAMES,
     GGMLQuantizationType,
     GGUFValueType,
     Keys,
@@ -24,6 +25,7 @@ from gguf import (
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.export.stream.packed_tensor import align
 from edgephi.quantize.groups import dequantize
 
@@ -42,6 +44,17 @@ _FORMATS = {
     GGUFValueType.FLOAT64: "<d",
 }
 _SCALE_BYTES = 2
+_KINDS = {
+    Role.EMBEDDING: MODEL_TENSOR.TOKEN_EMBD,
+    Role.ATTENTION_NORM: MODEL_TENSOR.ATTN_NORM,
+    Role.QUERY_KEY_VALUE: MODEL_TENSOR.ATTN_QKV,
+    Role.ATTENTION_OUTPUT: MODEL_TENSOR.ATTN_OUT,
+    Role.FEED_FORWARD_NORM: MODEL_TENSOR.FFN_NORM,
+    Role.GATE_UP: MODEL_TENSOR.FFN_UP,
+    Role.DOWN: MODEL_TENSOR.FFN_DOWN,
+    Role.FINAL_NORM: MODEL_TENSOR.OUTPUT_NORM,
+    Role.HEAD: MODEL_TENSOR.OUTPUT,
+}
 
 
 @dataclass(frozen=True)
@@ -80,36 +93,37 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
     }
 
 
+def gguf_name(tensor: ModelTensor) -> str:
+    """llama.cpp's name of a tensor."""
+    return f"{TENSOR_NAMES[_KINDS[tensor.role]].format(bid=tensor.layer)}.weight"
+
+
 class GgufWeights:
-    """The weights of a GGUF file under the checkpoint's names, as the reference's forward pass wants them.
+    """The weights of a GGUF file, as the reference's forward pass wants them."""
 
-    `names` maps the checkpoint's names to the file's.
-    """
-
-    def __init__(self, file: Path, architecture: Architecture, names: Mapping[str, str]) -> None:
+    def __init__(self, file: Path, architecture: Architecture) -> None:
         self.architecture = architecture
         self._file = file
-        self._names = names
         self._tensors = read_tensors(file)
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        tensor = self._tensors[self._names[name]]
+        stored = self._tensors[gguf_name(tensor)]
         count = stop - start
-        if tensor.kind == GGMLQuantizationType.F32:
-            items = int(np.prod(tensor.shape[1:], dtype=np.int64))
-            data = self._read(tensor, start * items * 4, count * items * 4)
-            return data.view(np.float32).reshape(count, *tensor.shape[1:])
-        block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
-        row_bytes = tensor.shape[1] // block * block_bytes
-        blocks = self._read(tensor, start * row_bytes, count * row_bytes).reshape(-1, block_bytes)
+        if stored.kind == GGMLQuantizationType.F32:
+            items = int(np.prod(stored.shape[1:], dtype=np.int64))
+            data = self._read(stored, start * items * 4, count * items * 4)
+            return data.view(np.float32).reshape(count, *stored.shape[1:])
+        block, block_bytes = GGML_QUANT_SIZES[stored.kind]
+        row_bytes = stored.shape[1] // block * block_bytes
+        blocks = self._read(stored, start * row_bytes, count * row_bytes).reshape(-1, block_bytes)
         scales = np.ascontiguousarray(blocks[:, :_SCALE_BYTES]).view(np.float16)  # [blocks, 1]
         packed = blocks[:, _SCALE_BYTES:]
-        if tensor.kind == GGMLQuantizationType.Q4_0:
+        if stored.kind == GGMLQuantizationType.Q4_0:
             codes, middle = np.concatenate([packed & 15, packed >> 4], axis=1), 8
         else:
             codes, middle = packed ^ np.uint8(128), 128  # int8 -> code
-        return dequantize(codes, scales, middle).reshape(count, tensor.shape[1])
+        return dequantize(codes, scales, middle).reshape(count, stored.shape[1])
 
     def _read(self, tensor: StoredTensor, offset: int, size: int) -> NDArray[np.uint8]:
         with self._file.open("rb") as data:

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.declared.target import Kernels
 from edgephi.errors import NotSupportedError
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
 
 
 def mlx_config(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     kernels: Kernels,
     stop_token_ids: tuple[int, ...],
     context: int,
@@ -81,14 +83,14 @@ def tokenizer_config(architecture: Architecture, tokenizer: TokenizerFacts, cont
     }
 
 
-def _quantization(schemes: Mapping[str, Scheme | None]) -> dict[str, Any]:
+def _quantization(schemes: Mapping[ModelTensor, Scheme | None]) -> dict[str, Any]:
     """The block that says how to read the codes: the layers' scheme, and each module that has another."""
-    layers = next(scheme for name, scheme in schemes.items() if scheme is not None and ".layers." in name)
+    layers = next(own for tensor, own in schemes.items() if own is not None and tensor.layer is not None)
     block: dict[str, Any] = {"group_size": layers.group_size, "bits": layers.bits, "mode": "affine"}
-    for name, scheme in schemes.items():
+    for tensor, scheme in schemes.items():
         if scheme is not None and (scheme.bits, scheme.group_size) != (layers.bits, layers.group_size):
             own = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": "affine"}
-            block[name.removesuffix(".weight")] = own
+            block[tensor_name(tensor).removesuffix(".weight")] = own
     return block
 
 

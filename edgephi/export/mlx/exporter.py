@@ -15,7 +15,7 @@ either would matter: see `context_limit`.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.safetensors import read_bytes, read_header
+from edgephi.checkpoint.source import Source
 from edgephi.declared.target import Kernels, Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS, INDEX_FILE
@@ -36,6 +38,7 @@ from edgephi.export.exporter import ContextLimit
 from edgephi.export.mlx.configuration import mlx_config, rotary_lengths, tokenizer_config
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, align, place
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -68,7 +71,7 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     return min((limit for limit in limits if limit.tokens < architecture.context), key=_tokens, default=None)
 
 
-def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
     """Refuse float16 for zero points other than the middle: their biases would be rounded."""
     asymmetric = any(scheme is not None and not scheme.symmetric for scheme in schemes.values())
     if asymmetric and target.kernels.activations == "float16":
@@ -80,20 +83,21 @@ def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,  # noqa: ARG001 - MLX computes its rotary tables itself
 ) -> int:
     """Size of `model.safetensors`. Raises NotSupportedError when mlx-lm cannot be told the RoPE magnitude."""
     rotary_lengths(architecture.attention.rotary)
-    layout = lay_out(architecture.tensor_shapes(), architecture, schemes, target.kernels)
+    nothing = dict.fromkeys(architecture.tensor_shapes(), ())
+    layout = lay_out(nothing, architecture, schemes, target.kernels)
     return len(layout.header) + layout.data_size
 
 
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
     *,
@@ -101,8 +105,7 @@ def write_artifact(
 ) -> StreamReport:
     """Write weights, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
-    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
-    layout = lay_out(names, architecture, schemes, target.kernels)
+    layout = lay_out(checkpoint.sources, architecture, schemes, target.kernels)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,
@@ -133,23 +136,26 @@ def write_artifact(
 class MlxLayout:
     """Where every tensor lies. `header` is the file's beginning, `entries` are the names it lists."""
 
-    tensors: Mapping[str, PackedTensor]
+    tensors: tuple[PackedTensor, ...]
     entries: Mapping[str, Mapping[str, Any]]
     header: bytes
     data_size: int
 
 
 def lay_out(
-    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None], kernels: Kernels
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    architecture: Architecture,
+    schemes: Mapping[ModelTensor, Scheme | None],
+    kernels: Kernels,
 ) -> MlxLayout:
-    """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices).
+    """Give every tensor its place, in the order of `sources` (the checkpoint's own, so one pass suffices).
 
     A safetensors file has no gaps (https://huggingface.co/docs/safetensors). None is needed: rows of codes
     are whole words, and scales and biases are equally many, so that every tensor of words is aligned.
     """
     shapes = architecture.tensor_shapes()
     floats = _float_type(kernels)
-    parts = {name: _parts(name, shapes[name], schemes[name], floats) for name in names if name in shapes}
+    parts = {each: _parts(tensor_name(each), shapes[each], schemes[each], floats) for each in sources}
     entries: dict[str, Mapping[str, Any]] = {}
     offset = 0  # from the end of the header, as the format counts
     for tensor in parts.values():
@@ -157,13 +163,14 @@ def lay_out(
             entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
     header = _header(entries)
-    tensors = {}
+    tensors = []
     position = len(header)
-    for name, tensor in parts.items():
-        regions = place(position, [size for _, _, size in tensor.values()], alignment=1)
-        tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions, floats.type)
+    for each, own in sources.items():
+        regions = place(position, [size for _, _, size in parts[each].values()], alignment=1)
+        name = tensor_name(each)
+        tensors.append(PackedTensor(name, shapes[each], schemes[each], regions, floats.type, own))
         position = regions[-1].offset + regions[-1].size
-    return MlxLayout(tensors, entries, header, offset)
+    return MlxLayout(tuple(tensors), entries, header, offset)
 
 
 def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDArray[np.generic], ...]:
@@ -191,7 +198,7 @@ def _float_type(kernels: Kernels) -> np.dtype[Any]:
 def _parts(
     name: str, shape: tuple[int, ...], scheme: Scheme | None, floats: np.dtype[Any]
 ) -> dict[str, tuple[str, list[int], int]]:
-    """The tensors that stand for one of the checkpoint's: name -> dtype, shape and bytes, in file order."""
+    """The tensors that stand for one of the model's: name -> dtype, shape and bytes, in file order."""
     dtype = "F16" if floats == np.float16 else "F32"
     if scheme is None:
         return {name: (dtype, list(shape), shape[0] * floats.itemsize)}
@@ -230,8 +237,9 @@ class ArtifactWeights:
         self._entries = {entry.name: entry for entry in read_header(folder / DATA_FILE).entries}
         self._quantization = json.loads((folder / CONFIG_FILE).read_bytes())["quantization"]
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        name = tensor_name(tensor)
         prefix = name.removesuffix(".weight")
         stored = self._read(name, start, stop)
         if f"{prefix}.scales" not in self._entries:

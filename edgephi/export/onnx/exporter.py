@@ -17,6 +17,7 @@ from onnx import helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.onnxruntime_genai import CONFIG_FILE, DATA_FILE, FACTS, GRAPH_FILE
@@ -24,8 +25,9 @@ from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.onnx.configuration import genai_config
 from edgephi.export.onnx.graph import build_graph
-from edgephi.export.onnx.layout import EMBEDDING, data_bytes, float_type, lay_out, packer
+from edgephi.export.onnx.layout import data_bytes, float_type, lay_out, packer
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -53,13 +55,13 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     )
 
 
-def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
     """The operators take every scheme that there is."""
 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
 ) -> int:
@@ -82,7 +84,7 @@ def artifact_bytes(
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
     *,
@@ -90,12 +92,11 @@ def write_artifact(
 ) -> StreamReport:
     """Write graph, data, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
-    names = (entry.name for shard in checkpoint.shards for entry in shard.entries)
-    layout = lay_out(names, architecture, schemes, target.kernels, context)
+    layout = lay_out(checkpoint.sources, architecture, schemes, target.kernels, context)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,
-            layout.tensors,
+            layout.tensors.values(),
             packer(target.kernels),
             file,
             lookup_tables=[(region, table) for _, region, table in layout.tables],
@@ -139,8 +140,9 @@ class ArtifactWeights:
                 attributes = {attribute.name: attribute.i for attribute in node.attribute}
                 self._bits[node.input[weight].removesuffix(".codes")] = attributes["bits"]
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        name = tensor_name(tensor)
         if name not in self._bits:
             return self._read(name, start, stop).astype(np.float32, copy=False)
         bits = self._bits[name]

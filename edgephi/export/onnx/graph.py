@@ -15,9 +15,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.engines.onnxruntime_genai import DATA_FILE
-from edgephi.export.onnx.layout import EMBEDDING, EMBEDDING_ZERO_POINTS, OnnxLayout
+from edgephi.export.onnx.layout import EMBEDDING_ZERO_POINTS, OnnxLayout
 from edgephi.export.stream.packed_tensor import PackedTensor, Region
+from edgephi.export.tensor_names import node_name, tensor_name
 from edgephi.quantize.scheme import Scheme
 
 _CONTRIB = "com.microsoft"
@@ -67,18 +69,17 @@ def build_graph(
     epsilon = architecture.norm.epsilon
     normed = graph.node(
         "SimplifiedLayerNormalization",
-        [hidden, graph.vector("model.layers.0.input_layernorm.weight")],
+        [hidden, graph.vector(ModelTensor(Role.ATTENTION_NORM, 0))],
         axis=-1,
         epsilon=epsilon,
         stash_type=1,
     )
     for layer in range(architecture.layers):
-        prefix = f"model.layers.{layer}."
         # [batch, length, (heads + 2 kv_heads) * head_size]
-        qkv = graph.matmul(prefix + "self_attn.qkv_proj.weight", normed)
+        qkv = graph.matmul(ModelTensor(Role.QUERY_KEY_VALUE, layer), normed)
         past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
         window = attention.window
-        attended = f"{prefix}attention"  # [batch, length, heads * head_size]
+        attended = node_name(layer, "attention")  # [batch, length, heads * head_size]
         graph.add(
             "GroupQueryAttention",
             [qkv, "", "", *past, sequence_ends, total_length, cos, sin],
@@ -91,20 +92,20 @@ def build_graph(
             # A window as wide as the context is no window, and the kernel is quicker without.
             local_window_size=window if window is not None and window < context else -1,
         )
-        projected = graph.matmul(prefix + "self_attn.o_proj.weight", attended)
+        projected = graph.matmul(ModelTensor(Role.ATTENTION_OUTPUT, layer), attended)
         normed, hidden = graph.add_and_norm(
-            hidden, projected, prefix + "post_attention_layernorm.weight", epsilon
+            hidden, projected, ModelTensor(Role.FEED_FORWARD_NORM, layer), epsilon
         )
-        gate_up = graph.matmul(prefix + "mlp.gate_up_proj.weight", normed)  # [batch, length, 2 ffn]
-        gate, up = f"{prefix}gate", f"{prefix}up"
+        gate_up = graph.matmul(ModelTensor(Role.GATE_UP, layer), normed)  # [batch, length, 2 ffn]
+        gate, up = node_name(layer, "gate"), node_name(layer, "up")
         graph.add("Split", [gate_up], [gate, up], axis=-1, num_outputs=2)
         activated = graph.node("Mul", [gate, graph.node("Sigmoid", [gate])])  # SiLU
-        fed = graph.matmul(prefix + "mlp.down_proj.weight", graph.node("Mul", [activated, up]))
-        following = f"model.layers.{layer + 1}.input_layernorm.weight"
+        fed = graph.matmul(ModelTensor(Role.DOWN, layer), graph.node("Mul", [activated, up]))
+        following = ModelTensor(Role.ATTENTION_NORM, layer + 1)
         if layer + 1 == architecture.layers:
-            following = "model.norm.weight"
+            following = FINAL_NORM
         normed, hidden = graph.add_and_norm(hidden, fed, following, epsilon)
-    graph.matmul(architecture.head_name, normed, output="logits")
+    graph.matmul(architecture.head, normed, output="logits")
 
     return helper.make_model(
         helper.make_graph(graph.nodes, "phi3", inputs, outputs, graph.initializers),
@@ -152,13 +153,13 @@ class _Graph:
         kind = helper.np_dtype_to_tensor_dtype(table.dtype)
         return self._external(name, kind, table.shape, region)
 
-    def vector(self, name: str) -> str:
-        tensor = self._layout.tensors[name]
-        return self._external(name, self.float_type, tensor.shape, tensor.regions[0])
+    def vector(self, norm: ModelTensor) -> str:
+        tensor = self._layout.tensors[norm]
+        return self._external(tensor.name, self.float_type, tensor.shape, tensor.regions[0])
 
-    def embedding(self, name: str, indices: str) -> str:
-        tensor = self._layout.tensors[name]
-        scheme = _scheme_of(tensor)
+    def embedding(self, matrix: ModelTensor, indices: str) -> str:
+        tensor = self._layout.tensors[matrix]
+        name, scheme = tensor.name, _scheme_of(tensor)
         rows, columns = tensor.shape
         inputs = [
             self._external(
@@ -178,14 +179,14 @@ class _Graph:
             quantize_axis=1,
         )
 
-    def matmul(self, name: str, activations: str, *, output: str | None = None) -> str:
-        """`activations` [..., columns] times the transpose of the quantised matrix `name` [rows, columns]."""
-        tensor = self._layout.tensors[name]
+    def matmul(self, matrix: ModelTensor, activations: str, *, output: str | None = None) -> str:
+        """`activations` [..., columns] times the transpose of a quantised matrix [rows, columns]."""
+        tensor = self._layout.tensors[matrix]
         scheme = _scheme_of(tensor)
         rows, columns = tensor.shape
         groups = columns // scheme.group_size
         # A tied head reads the embedding's bytes under a second name, in the shape that this operator wants.
-        prefix = "lm_head.weight" if name == EMBEDDING else name
+        prefix = tensor_name(HEAD if matrix == EMBEDDING else matrix)
         codes = (rows, groups, scheme.group_size * scheme.bits // 8)
         inputs = [
             activations,
@@ -205,12 +206,12 @@ class _Graph:
         )
         return output
 
-    def add_and_norm(self, hidden: str, addend: str, weight: str, epsilon: float) -> tuple[str, str]:
+    def add_and_norm(self, hidden: str, addend: str, norm: ModelTensor, epsilon: float) -> tuple[str, str]:
         """RMSNorm of the sum, and the sum itself."""
-        normed, total = f"{weight}.normed", f"{weight}.sum"
+        normed, total = f"{tensor_name(norm)}.normed", f"{tensor_name(norm)}.sum"
         self.add(
             "SkipSimplifiedLayerNormalization",
-            [hidden, addend, self.vector(weight)],
+            [hidden, addend, self.vector(norm)],
             [normed, "", "", total],
             epsilon=epsilon,
         )

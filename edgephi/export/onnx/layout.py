@@ -3,7 +3,7 @@
 Source of the layouts: MatMulNBits and GatherBlockQuantized in onnxruntime's docs/ContribOperators.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.source import Source
 from edgephi.declared.target import Kernels
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.export.stream.quantized_block import Pack
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
 
-EMBEDDING = "model.embed_tokens.weight"
-EMBEDDING_ZERO_POINTS = f"{EMBEDDING}.zero_points"
+EMBEDDING_ZERO_POINTS = f"{tensor_name(EMBEDDING)}.zero_points"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class OnnxLayout:
     `float_type` is that of scales, norms and rotary tables.
     """
 
-    tensors: Mapping[str, PackedTensor]
+    tensors: Mapping[ModelTensor, PackedTensor]
     tables: tuple[tuple[str, Region, NDArray[Any]], ...]
     size: int
     float_type: type[np.floating[Any]]
@@ -42,22 +44,22 @@ def float_type(kernels: Kernels) -> type[np.floating[Any]]:
 
 
 def lay_out(
-    names: Iterable[str],
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     kernels: Kernels,
     context: int,
 ) -> OnnxLayout:
-    """Give every tensor its place, in the order of `names` (the checkpoint's own, so one pass suffices)."""
+    """Give every tensor its place, in the order of `sources` (the checkpoint's own, so one pass suffices)."""
     shapes = architecture.tensor_shapes()
     floats = float_type(kernels)
     tensors = {}
     offset = 0
-    for name in names:
-        if name in shapes:
-            regions = place(offset, region_sizes(shapes[name], schemes[name], np.dtype(floats).itemsize))
-            tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions, floats)
-            offset = regions[-1].offset + regions[-1].size
+    for tensor, own in sources.items():
+        shape, scheme = shapes[tensor], schemes[tensor]
+        regions = place(offset, region_sizes(shape, scheme, np.dtype(floats).itemsize))
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, scheme, regions, floats, own)
+        offset = regions[-1].offset + regions[-1].size
     tables = []
     for name, table in {
         **embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels),
@@ -70,7 +72,7 @@ def lay_out(
 
 
 def data_bytes(
-    architecture: Architecture, schemes: Mapping[str, Scheme | None], kernels: Kernels, context: int
+    architecture: Architecture, schemes: Mapping[ModelTensor, Scheme | None], kernels: Kernels, context: int
 ) -> int:
     """Size of the data file, gaps included, from shapes alone."""
     shapes = architecture.tensor_shapes()
@@ -80,8 +82,8 @@ def data_bytes(
     tables = 2 * align(versions * context * rotary.size // 2 * float_bytes)
     zero_points = embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels).values()
     tables += sum(align(table.nbytes) for table in zero_points)
-    sizes = (region_sizes(shape, schemes[name], float_bytes) for name, shape in shapes.items())
-    return sum(align(size) for tensor in sizes for size in tensor) + tables
+    sizes = (region_sizes(shape, schemes[tensor], float_bytes) for tensor, shape in shapes.items())
+    return sum(align(size) for regions in sizes for size in regions) + tables
 
 
 def region_sizes(shape: tuple[int, ...], scheme: Scheme | None, float_bytes: int = 4) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ OpenVINO's plugins read as a compressed matrix. The stream writes them; the grap
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.source import Source
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE
@@ -25,6 +27,7 @@ from edgephi.export.openvino.intermediate_representation import Graph, StoredLay
 from edgephi.export.openvino.tokenizer import tokenizer_files
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -66,24 +69,29 @@ def _zero_points_per_byte(scheme: Scheme, groups: int) -> int:
 
 
 def _lay_out(
-    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None]
-) -> tuple[dict[str, PackedTensor], int]:
-    """Give every tensor its place, in the order of `names`; returns them and the end of the last one."""
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    architecture: Architecture,
+    schemes: Mapping[ModelTensor, Scheme | None],
+) -> tuple[dict[ModelTensor, PackedTensor], int]:
+    """Give every tensor its place, in the order of `sources`; returns them and the end of the last one."""
     shapes = architecture.tensor_shapes()
     tensors = {}
     end = 0
-    for name in names:
-        if name in shapes:
-            regions = place(end, region_sizes(shapes[name], schemes[name]))
-            tensors[name] = PackedTensor(name, shapes[name], schemes[name], regions)
-            end = regions[-1].offset + regions[-1].size
+    for tensor, own in sources.items():
+        regions = place(end, region_sizes(shapes[tensor], schemes[tensor]))
+        name = tensor_name(tensor)
+        tensors[tensor] = PackedTensor(name, shapes[tensor], schemes[tensor], regions, sources=own)
+        end = regions[-1].offset + regions[-1].size
     return tensors, end
 
 
 def _graph(
-    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None], context: int
-) -> tuple[dict[str, PackedTensor], Graph, int]:
-    tensors, end = _lay_out(names, architecture, schemes)
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    architecture: Architecture,
+    schemes: Mapping[ModelTensor, Scheme | None],
+    context: int,
+) -> tuple[dict[ModelTensor, PackedTensor], Graph, int]:
+    tensors, end = _lay_out(sources, architecture, schemes)
     literals_at = align(end)
     return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
 
@@ -98,38 +106,38 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: A
     return None
 
 
-def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
     """The graph takes every scheme that there is."""
 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,
 ) -> int:
     """Size of the data file, known before a byte of the checkpoint is."""
-    _, graph, literals_at = _graph(architecture.tensor_shapes(), architecture, schemes, context)
+    nothing = dict.fromkeys(architecture.tensor_shapes(), ())
+    _, graph, literals_at = _graph(nothing, architecture, schemes, context)
     return literals_at + len(graph.literals)
 
 
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
     *,
     step: Step = silent,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
-    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
-    tensors, graph, literals_at = _graph(names, checkpoint.architecture, schemes, context)
+    tensors, graph, literals_at = _graph(checkpoint.sources, checkpoint.architecture, schemes, context)
     literals = np.frombuffer(bytes(graph.literals), np.uint8)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,
-            tensors,
+            tensors.values(),
             pack,
             file,
             lookup_tables=[(Region(literals_at, literals.nbytes), literals)],
@@ -187,9 +195,9 @@ class ArtifactWeights:
         self._data = folder / DATA_FILE
         self._layers = read_layers(folder / GRAPH_FILE)
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        layer = self._layers[name]
+        layer = self._layers[tensor_name(tensor)]
         if layer.kind == "Const":
             return self._read(layer, start, stop).astype(np.float32, copy=False)
         # Convert <- Reshape <- Multiply <- (Subtract <- (Convert <- codes, Convert <- zero points), scales)

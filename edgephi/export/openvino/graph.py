@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Value
 from edgephi.export.openvino.operators import Operators
 from edgephi.export.stream.packed_tensor import PackedTensor
+from edgephi.export.tensor_names import node_name, tensor_name
 
 TOTAL_LENGTH = "total_length"
 """The layer whose value decides about LongRoPE's factors: the number of tokens up to the last new one."""
 
-_EMBEDDING = "model.embed_tokens.weight"
 _HIDDEN_SCORE = -65504.0  # float16's lowest: exp of it is 0, and a row of nothing else stays finite
 
 
@@ -37,7 +38,7 @@ class _Sequence:
 
 def build_graph(
     architecture: Architecture,
-    tensors: Mapping[str, PackedTensor],
+    tensors: Mapping[ModelTensor, PackedTensor],
     context: int,
     *,
     literals_at: int,
@@ -57,17 +58,17 @@ def build_graph(
         cosines=cosines,
         sines=sines,
     )
-    hidden = operators.embedding(_EMBEDDING, input_ids)  # [B, L, H]
+    hidden = operators.embedding(EMBEDDING, input_ids)  # [B, L, H]
     for layer in range(architecture.layers):
-        prefix = f"model.layers.{layer}."
-        normed = _rms_norm(operators, prefix + "input_layernorm.weight", hidden, architecture.norm.epsilon)
+        norm = ModelTensor(Role.ATTENTION_NORM, layer)
+        normed = _rms_norm(operators, norm, hidden, architecture.norm.epsilon)
         attended = _attention(operators, architecture, layer, normed, sequence)
         hidden = operators.add(hidden, attended)
-        name = prefix + "post_attention_layernorm.weight"
-        normed = _rms_norm(operators, name, hidden, architecture.norm.epsilon)
-        hidden = operators.add(hidden, _feed_forward(operators, architecture, prefix + "mlp.", normed))
-    normed = _rms_norm(operators, "model.norm.weight", hidden, architecture.norm.epsilon)
-    logits = operators.project(architecture.head_name, normed, label="lm_head.weight")
+        norm = ModelTensor(Role.FEED_FORWARD_NORM, layer)
+        normed = _rms_norm(operators, norm, hidden, architecture.norm.epsilon)
+        hidden = operators.add(hidden, _feed_forward(operators, architecture, layer, normed))
+    normed = _rms_norm(operators, FINAL_NORM, hidden, architecture.norm.epsilon)
+    logits = operators.project(architecture.head, normed, label=tensor_name(HEAD))
     graph.result("logits", logits)  # [B, L, vocabulary]
     return graph
 
@@ -128,19 +129,18 @@ def _rotation(
     return wave("Cos"), wave("Sin")
 
 
-def _rms_norm(o: Operators, name: str, x: Value, epsilon: float) -> Value:
+def _rms_norm(o: Operators, norm: ModelTensor, x: Value, epsilon: float) -> Value:
     """RMSNorm over the last dimension: x / sqrt(mean(x²) + epsilon) * weight."""
     mean = o.reduce("ReduceMean", o.power(x, o.literal(2.0, "f32")), [-1], keep=True)
     root = o.unary("Sqrt", o.add(mean, o.literal(epsilon, "f32")))
-    return o.multiply(o.vector(name), o.multiply(x, o.divide(o.literal(1.0, "f32"), root)))
+    return o.multiply(o.vector(norm), o.multiply(x, o.divide(o.literal(1.0, "f32"), root)))
 
 
 def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, sequence: _Sequence) -> Value:
     """Grouped-query attention over the cache and the new tokens, [B, L, H] -> [B, L, H]."""
-    prefix = f"model.layers.{layer}.self_attn."
     attention = architecture.attention
     heads, kv_heads, size = attention.heads, attention.kv_heads, attention.head_size
-    qkv = o.project(prefix + "qkv_proj.weight", x)  # [B, L, (heads + 2 kv_heads) * S]
+    qkv = o.project(ModelTensor(Role.QUERY_KEY_VALUE, layer), x)  # [B, L, (heads + 2 kv_heads) * S]
     widths = [count * size for count in (heads, kv_heads, kv_heads)]
     parts = [
         o.transpose(o.reshape(part, [0, 0, count, size], (*part.shape[:2], count, size)), [0, 2, 1, 3])
@@ -153,9 +153,10 @@ def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, s
     )  # each [B, kv_heads, T, S]
     if kv_heads < heads:
         keys, values = (_repeat(o, each, heads) for each in (keys, values))  # [B, heads, T, S]
-    mixed = o.attention(query, keys, values, sequence.mask, name=prefix + "attention")  # [B, heads, L, S]
+    name = node_name(layer, "self_attn.attention")
+    mixed = o.attention(query, keys, values, sequence.mask, name=name)  # [B, heads, L, S]
     joined = o.reshape(o.transpose(mixed, [0, 2, 1, 3]), [0, 0, heads * size], (*x.shape[:2], heads * size))
-    return o.project(prefix + "o_proj.weight", joined)
+    return o.project(ModelTensor(Role.ATTENTION_OUTPUT, layer), joined)
 
 
 def _rotate(o: Operators, rotary_size: int, x: Value, sequence: _Sequence) -> Value:
@@ -190,8 +191,9 @@ def _repeat(o: Operators, x: Value, heads: int) -> Value:
     return o.reshape(apart, [0, heads, -1, size], (batch, heads, total, size))
 
 
-def _feed_forward(o: Operators, architecture: Architecture, prefix: str, x: Value) -> Value:
+def _feed_forward(o: Operators, architecture: Architecture, layer: int, x: Value) -> Value:
     """SwiGLU: down(silu(gate(x)) * up(x))."""
     width = architecture.feed_forward.width
-    gate, up = o.split(o.project(prefix + "gate_up_proj.weight", x), -1, [width, width])
-    return o.project(prefix + "down_proj.weight", o.multiply(o.unary("Swish", gate, version="opset4"), up))
+    gate, up = o.split(o.project(ModelTensor(Role.GATE_UP, layer), x), -1, [width, width])
+    gated = o.multiply(o.unary("Swish", gate, version="opset4"), up)
+    return o.project(ModelTensor(Role.DOWN, layer), gated)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Shape, Value
 from edgephi.export.stream.packed_tensor import PackedTensor
 
@@ -14,7 +15,7 @@ from edgephi.export.stream.packed_tensor import PackedTensor
 class Operators:
     """The operators that the decoder needs; each method adds one layer, or a few, and returns its output."""
 
-    def __init__(self, graph: Graph, tensors: Mapping[str, PackedTensor]) -> None:
+    def __init__(self, graph: Graph, tensors: Mapping[ModelTensor, PackedTensor]) -> None:
         self._graph = graph
         self._tensors = tensors
 
@@ -22,16 +23,20 @@ class Operators:
         """A number or an array that the graph itself holds."""
         return self._graph.literal(content, element_type)
 
-    def vector(self, name: str) -> Value:
+    def vector(self, norm: ModelTensor) -> Value:
         """A norm's weights, f32 [H]."""
-        tensor = self._tensors[name]
-        return self._graph.stored(name, "f32", tensor.shape, tensor.regions[0])
+        tensor = self._tensors[norm]
+        return self._graph.stored(tensor.name, "f32", tensor.shape, tensor.regions[0])
 
-    def weights(self, name: str, label: str) -> Value:
-        """A matrix, f32 [rows, columns]: (codes - zero points) * scales; `label` names the layers."""
-        tensor = self._tensors[name]
+    def weights(self, matrix: ModelTensor, label: str = "") -> Value:
+        """A matrix, f32 [rows, columns]: (codes - zero points) * scales.
+
+        `label` names the operators; by default it is the matrix's own name.
+        """
+        tensor = self._tensors[matrix]
         if tensor.scheme is None:
-            raise AssertionError(f"{name} is not quantised")
+            raise AssertionError(f"{matrix} is not quantised")
+        label = label or tensor.name
         scheme = tensor.scheme
         rows, columns = tensor.shape
         groups = columns // scheme.group_size
@@ -50,13 +55,13 @@ class Operators:
         whole = self.reshape(scaled, [rows, columns], (rows, columns))
         return self.convert(whole, "f32", name=label)
 
-    def embedding(self, name: str, indices: Value) -> Value:
+    def embedding(self, matrix: ModelTensor, indices: Value) -> Value:
         """Rows of a quantised matrix."""
-        return self.gather(self.weights(name, name), indices, 0)
+        return self.gather(self.weights(matrix), indices, 0)
 
-    def project(self, name: str, x: Value, *, label: str = "") -> Value:
-        """`x` [..., columns] times the transpose of the quantised matrix `name` [rows, columns]."""
-        return self.matmul(x, self.weights(name, label or name), transpose_b=True)
+    def project(self, matrix: ModelTensor, x: Value, *, label: str = "") -> Value:
+        """`x` [..., columns] times the transpose of a quantised matrix [rows, columns]."""
+        return self.matmul(x, self.weights(matrix, label), transpose_b=True)
 
     def dimension(self, x: Value, axis: int) -> Value:
         """One dimension of `x` at run time, i64 [1]."""

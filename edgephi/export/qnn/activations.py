@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.reference.activations import FINAL_NORM_INPUT, in_layer
 
 Extremes = Mapping[str, tuple[float, float]]
 """The least and the largest value of each activation, by the names of `reference.forward`."""
@@ -90,7 +91,7 @@ def encodings(extremes: Extremes, architecture: Architecture, precision: Precisi
     """An encoding for each activation that the graphs keep as integers."""
     found = {name: unsigned(MARGIN * low, MARGIN * high) for name, (low, high) in extremes.items()}
     for layer in range(architecture.layers):
-        attention = f"model.layers.{layer}.self_attn."
+        attention = in_layer(layer, "self_attn.")
         found[attention + "probabilities"] = unsigned(0, 1)
         low, high = (MARGIN * each for each in extremes[attention + "scores"])
         found[attention + "masked_scores"] = unsigned(min(low, 0.0) - HIDDEN_BELOW, high)
@@ -106,8 +107,8 @@ def encodings(extremes: Extremes, architecture: Architecture, precision: Precisi
 
 def residual_names(architecture: Architecture) -> list[str]:
     """The activations that are the residual stream."""
-    layers = [f"model.layers.{layer}." for layer in range(architecture.layers)]
-    return [prefix + name for prefix in layers for name in ("input", "attended")] + ["model.norm.input"]
+    layers = range(architecture.layers)
+    return [in_layer(layer, part) for layer in layers for part in ("input", "attended")] + [FINAL_NORM_INPUT]
 
 
 def _float32(number: float) -> float:

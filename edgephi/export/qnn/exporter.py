@@ -17,6 +17,7 @@ import numpy as np
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.declared.target import Target
@@ -28,7 +29,6 @@ from edgephi.export.qnn.activations import encodings, precision_of
 from edgephi.export.qnn.compiler import Compiled, Graph, check_compiler, compile_graphs
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
 from edgephi.export.qnn.layout import (
-    EMBEDDING,
     QnnLayout,
     lay_out,
     pack,
@@ -41,6 +41,7 @@ from edgephi.export.stream.packed_tensor import align
 from edgephi.export.stream.reads import BLOCK_WEIGHTS
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.reference.activations import LOGITS
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
 from edgephi.steps import Step, silent
 
@@ -70,7 +71,7 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     )
 
 
-def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
+def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
     """Refuse zero points, which the HTP's weights have none of, and a processor that is unknown."""
     read_soc(target.soc)
     if any(scheme is not None and not scheme.symmetric for scheme in schemes.values()):
@@ -82,12 +83,12 @@ def check_schemes(schemes: Mapping[str, Scheme | None], target: Target) -> None:
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,  # noqa: ARG001 - the same for every processor
     context: int,
 ) -> int:
     """Size of all weights and tables, counted once: the graphs and the binaries hold the same."""
-    layout = lay_out(architecture.tensor_shapes(), architecture, schemes)
+    layout = lay_out(dict.fromkeys(architecture.tensor_shapes(), ()), architecture, schemes)
     embedding = schemes[EMBEDDING]
     if embedding is None:
         raise AssertionError("the embedding is always quantised")
@@ -99,7 +100,7 @@ def artifact_bytes(
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
     *,
@@ -133,7 +134,7 @@ class Emitted:
 def emit(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[str, Scheme | None],
+    schemes: Mapping[ModelTensor, Scheme | None],
     target: Target,
     context: int,
     *,
@@ -142,14 +143,13 @@ def emit(
     """Write what needs no compiler: weights, graphs, embedding, angles and tokenizer."""
     soc = read_soc(target.soc)
     architecture = checkpoint.architecture
-    names = [entry.name for shard in checkpoint.shards for entry in shard.entries]
-    layout = lay_out(names, architecture, schemes)
+    layout = lay_out(checkpoint.sources, architecture, schemes)
     (folder / GRAPHS_FOLDER).mkdir()
     with (folder / GRAPHS_FOLDER / DATA_FILE).open("wb") as file:
         zeros = np.zeros(layout.zeros.size, np.uint8)
         report = stream_tensors(
             checkpoint.shards,
-            layout.tensors,
+            layout.tensors.values(),
             pack,
             file,
             lookup_tables=[(layout.zeros, zeros)],
@@ -167,8 +167,8 @@ def emit(
     activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
     parts = _part_ranges(architecture, layout)
     norms = {
-        name: weights.rows(name, 0, shape[0])
-        for name, shape in architecture.tensor_shapes().items()
+        tensor: weights.rows(tensor, 0, shape[0])
+        for tensor, shape in architecture.tensor_shapes().items()
         if len(shape) == 1
     }
     _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
@@ -191,7 +191,7 @@ def emit(
         "cache_type": precision_of(soc.htp_arch).cache,
         "embedding": embedding,
         "rope": {"file": ROPE_FILE, "rotary": architecture.attention.rotary.size},
-        "logits": {"scale": activations["logits"].scale, "zero_point": activations["logits"].zero_point},
+        "logits": {"scale": activations[LOGITS].scale, "zero_point": activations[LOGITS].zero_point},
     }
     return Emitted(replace(report, data_file=f"{GRAPHS_FOLDER}/{report.data_file}"), parts, facts)
 
@@ -214,9 +214,9 @@ def _part_ranges(architecture: Architecture, layout: QnnLayout) -> list[range]:
     sizes = [
         sum(
             region.size
-            for name, tensor in layout.tensors.items()
-            if name.startswith(f"model.layers.{layer}.")
-            for region in tensor.regions
+            for tensor, packed in layout.tensors.items()
+            if tensor.layer == layer
+            for region in packed.regions
         )
         for layer in range(architecture.layers)
     ]

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.export.qnn.activations import HIDDEN_BELOW, Encoding, unsigned
 from edgephi.export.qnn.nodes import GraphWriter, Model
-
-HEAD = "lm_head.weight"
-"""The head's name in its graph, also where it is the embedding's matrix: its codes are its own."""
+from edgephi.export.tensor_names import tensor_name
+from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def layers_graph(model: Model, layers: range, sizes: Sizes, *, name: str) -> onn
     graph = GraphWriter(model)
     tokens, slots = sizes.tokens, sizes.slots
     size, kv_heads = architecture.attention.head_size, architecture.attention.kv_heads
-    cache = encodings[f"model.layers.{layers.start}.self_attn.value"].kind
+    cache = encodings[in_layer(layers.start, "self_attn.value")].kind
     half = architecture.attention.rotary.size // 2
     inputs = [
         _value("hidden", "float32", [1, 1, tokens, architecture.hidden_size]),
@@ -61,13 +61,13 @@ def layers_graph(model: Model, layers: range, sizes: Sizes, *, name: str) -> onn
     outputs = [_value("hidden_out", "float32", [1, 1, tokens, architecture.hidden_size])]
     turn = rope_encoding(architecture)
     # 65535, its zero point, is nothing; 0 moves any score below those that are seen.
-    reach = max(_reach(encodings[f"model.layers.{layer}.self_attn.scores"]) for layer in layers)
+    reach = max(_reach(encodings[in_layer(layer, "self_attn.scores")]) for layer in layers)
     distance = Encoding("uint16", float(np.float32(reach / 65535)), 65535)
     call = _Call(
         sizes, graph.decoded("cos", turn), graph.decoded("sin", turn), graph.decoded("mask", distance)
     )
 
-    residual = graph.residual("hidden", f"model.layers.{layers.start}.input")
+    residual = graph.residual("hidden", in_layer(layers.start, "input"))
     for layer in layers:
         inputs += [
             _value(f"past_key_{layer}", cache, [1, kv_heads, size, slots]),
@@ -86,12 +86,13 @@ def head_graph(model: Model) -> onnx.ModelProto:
     """The last norm and the head, for one token: hidden [1, 1, 1, H] -> logits [1, vocabulary, 1, 1]."""
     architecture = model.architecture
     graph = GraphWriter(model)
-    residual = graph.residual("hidden", "model.norm.input")
-    normed = graph.norm(residual, "model.norm.weight", "model.norm.output", architecture.norm.epsilon)
-    wide = graph.moved("Transpose", normed, "model.norm.output", perm=[0, 3, 1, 2])
+    residual = graph.residual("hidden", FINAL_NORM_INPUT)
+    normed = graph.norm(residual, FINAL_NORM, FINAL_NORM_OUTPUT, architecture.norm.epsilon)
+    wide = graph.moved("Transpose", normed, FINAL_NORM_OUTPUT, perm=[0, 3, 1, 2])
     rows = range(architecture.vocabulary_size)
-    words = graph.convolution(wide, architecture.head_name, rows, name=HEAD)
-    graph.encoded(words, "logits", output="logits")
+    # A head of its own by name too where it is the embedding's matrix: its codes are its own.
+    words = graph.convolution(wide, architecture.head, rows, name=tensor_name(HEAD))
+    graph.encoded(words, LOGITS, output="logits")
     inputs = [_value("hidden", "float32", [1, 1, 1, architecture.hidden_size])]
     outputs = [_value("logits", "uint16", [1, architecture.vocabulary_size, 1, 1])]
     return graph.model("head", inputs, outputs)
@@ -121,38 +122,35 @@ def _reach(scores: Encoding) -> float:
 def _add_layer(graph: GraphWriter, layer: int, residual: str, call: _Call) -> str:
     """One decoder layer; returns the residual stream after it."""
     architecture = graph.architecture
-    prefix = f"model.layers.{layer}."
-    attention, feed_forward = prefix + "self_attn.", prefix + "mlp."
+    attention, feed_forward = in_layer(layer, "self_attn."), in_layer(layer, "mlp.")
     epsilon = architecture.norm.epsilon
-    normed = graph.norm(residual, prefix + "input_layernorm.weight", attention + "input", epsilon)
+    normed = graph.norm(residual, ModelTensor(Role.ATTENTION_NORM, layer), attention + "input", epsilon)
     mixed = _attention(graph, layer, normed, call)  # [1, h * D, 1, N]
     rows = range(architecture.hidden_size)
-    output = graph.convolution(mixed, attention + "o_proj.weight", rows)
+    output = graph.convolution(mixed, ModelTensor(Role.ATTENTION_OUTPUT, layer), rows)
     output = graph.quantized(output, attention + "output")
     output = graph.moved("Transpose", output, attention + "output", perm=[0, 2, 3, 1])
-    residual = graph.residual(graph.node("Add", [residual, output]), prefix + "attended")
+    residual = graph.residual(graph.node("Add", [residual, output]), in_layer(layer, "attended"))
 
-    normed = graph.norm(residual, prefix + "post_attention_layernorm.weight", feed_forward + "input", epsilon)
+    normed = graph.norm(residual, ModelTensor(Role.FEED_FORWARD_NORM, layer), feed_forward + "input", epsilon)
     wide = graph.moved("Transpose", normed, feed_forward + "input", perm=[0, 3, 1, 2])  # [1, H, 1, N]
     half = architecture.feed_forward.width
-    both = feed_forward + "gate_up_proj.weight"
+    both = ModelTensor(Role.GATE_UP, layer)
     gate = graph.quantized(graph.convolution(wide, both, range(half)), feed_forward + "gate")
     up = graph.quantized(graph.convolution(wide, both, range(half, 2 * half)), feed_forward + "up")
     share = graph.fixed(graph.node("Sigmoid", [gate]), unsigned(0, 1))
     activated = graph.quantized(graph.node("Mul", [gate, share]), feed_forward + "activated")
     gated = graph.quantized(graph.node("Mul", [activated, up]), feed_forward + "gated")
-    fed = graph.convolution(gated, feed_forward + "down_proj.weight", rows)
+    fed = graph.convolution(gated, ModelTensor(Role.DOWN, layer), rows)
     fed = graph.quantized(fed, feed_forward + "output")
     fed = graph.moved("Transpose", fed, feed_forward + "output", perm=[0, 2, 3, 1])
-    following = f"model.layers.{layer + 1}.input"
-    if layer + 1 == architecture.layers:
-        following = "model.norm.input"
+    following = FINAL_NORM_INPUT if layer + 1 == architecture.layers else in_layer(layer + 1, "input")
     return graph.residual(graph.node("Add", [residual, fed]), following)
 
 
 def _attention(graph: GraphWriter, layer: int, normed: str, call: _Call) -> str:
     """Attention of N tokens to C slots of the cache and to themselves: [1, 1, N, H] -> [1, h * D, 1, N]."""
-    names = f"model.layers.{layer}.self_attn."
+    names = in_layer(layer, "self_attn.")
     tokens, slots = call.sizes.tokens, call.sizes.slots
     attention = graph.architecture.attention
     size, heads, kv_heads = attention.head_size, attention.heads, attention.kv_heads
@@ -161,7 +159,7 @@ def _attention(graph: GraphWriter, layer: int, normed: str, call: _Call) -> str:
 
     def by_head(first: int, count: int, encoding: Encoding, name: str | None) -> str:
         rows = range(first * size, (first + count) * size)
-        product = graph.convolution(wide, names + "qkv_proj.weight", rows)
+        product = graph.convolution(wide, ModelTensor(Role.QUERY_KEY_VALUE, layer), rows)
         product = graph.fixed(product, encoding, name=name)  # [1, count * D, 1, N]
         product = graph.fixed(graph.node("Transpose", [product], perm=[0, 2, 3, 1]), encoding)
         product = graph.fixed(graph.reshape(product, [1, tokens, count, size]), encoding)

@@ -6,19 +6,20 @@ zero points are zeros and written down all the same: without them the compiler r
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.source import Source
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
-
-EMBEDDING = "model.embed_tokens.weight"
 
 _SCALE_BYTES = 4
 
@@ -27,24 +28,26 @@ _SCALE_BYTES = 4
 class QnnLayout:
     """Where every matrix lies in the data file, and a run of zero bytes that all zero points are part of."""
 
-    tensors: Mapping[str, PackedTensor]
+    tensors: Mapping[ModelTensor, PackedTensor]
     zeros: Region
     size: int
 
 
 def lay_out(
-    names: Iterable[str], architecture: Architecture, schemes: Mapping[str, Scheme | None]
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    architecture: Architecture,
+    schemes: Mapping[ModelTensor, Scheme | None],
 ) -> QnnLayout:
-    """Give every matrix its place, in the order of `names`; the embedding has none unless it is the head."""
+    """Give every matrix its place, in the order of `sources`; an embedding has none unless it is the head."""
     shapes = architecture.tensor_shapes()
     tensors = {}
     end = zeros = 0
-    for name in names:
-        scheme = row_scheme(schemes.get(name))
-        if scheme is None or (name == EMBEDDING and not architecture.tied_embeddings):
+    for tensor, own in sources.items():
+        scheme = row_scheme(schemes[tensor])
+        if scheme is None or (tensor == EMBEDDING and not architecture.tied_embeddings):
             continue
-        regions = place(end, region_sizes(shapes[name], scheme))
-        tensors[name] = PackedTensor(name, shapes[name], scheme, regions)
+        regions = place(end, region_sizes(shapes[tensor], scheme))
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shapes[tensor], scheme, regions, sources=own)
         end = regions[-1].offset + regions[-1].size
         zeros = max(zeros, regions[1].size // _SCALE_BYTES * scheme.bits // 8)
     region = Region(align(end), align(zeros))

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.export.qnn.activations import Encoding, unsigned
 from edgephi.export.qnn.layout import QnnLayout, scales_per_row
 from edgephi.export.stream.packed_tensor import Region
+from edgephi.export.tensor_names import tensor_name
+from edgephi.reference.activations import FINAL_NORM_INPUT
 
 DATA_FILE = "weights.data"
 """Beside the graphs."""
@@ -28,11 +31,11 @@ _IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Model:
-    """What all graphs of a model have in common: `norms` are the vectors of its RMSNorms, by name."""
+    """What all graphs of a model have in common: `norms` are the vectors of its RMSNorms."""
 
     architecture: Architecture
     layout: QnnLayout
-    norms: Mapping[str, NDArray[np.float32]]
+    norms: Mapping[ModelTensor, NDArray[np.float32]]
     encodings: Mapping[str, Encoding]
 
 
@@ -108,10 +111,11 @@ class GraphWriter:
         """As `slice`, of activation `name`."""
         return self.quantized(self.slice(value, start, stop), name)
 
-    def norm(self, value: str, weight: str, name: str, epsilon: float) -> str:
-        """RMSNorm of [..., H], quantised."""
-        scale, vector = weight, self._norms[weight]
-        if "model.norm.input" in self.encodings:  # an integer residual stream: integers throughout
+    def norm(self, value: str, tensor: ModelTensor, name: str, epsilon: float) -> str:
+        """RMSNorm of [..., H], quantised: activation `name`."""
+        weight, vector = tensor_name(tensor), self._norms[tensor]
+        scale = weight
+        if FINAL_NORM_INPUT in self.encodings:  # an integer residual stream: integers throughout
             encoding = unsigned(float(vector.min()), float(vector.max()))
             self._initializers[weight] = numpy_helper.from_array(encoding.numbers(vector), weight)
             scale = self.node("DequantizeLinear", [weight, *self._parameters(encoding, weight)])
@@ -120,15 +124,15 @@ class GraphWriter:
         normed = self.node("SimplifiedLayerNormalization", [value, scale], axis=-1, epsilon=epsilon)
         return self.quantized(normed, name)
 
-    def convolution(self, value: str, weight: str, rows: range, *, name: str | None = None) -> str:
+    def convolution(self, value: str, matrix: ModelTensor, rows: range, *, name: str | None = None) -> str:
         """Rows of a quantised matrix times [1, features, 1, N], a 1x1 convolution: [1, rows, 1, N].
 
         The matrix goes by `name` in the graph, or its own.
         """
-        tensor = self._layout.tensors[weight]
+        tensor = self._layout.tensors[matrix]
         scheme = tensor.scheme
         if scheme is None:
-            raise AssertionError(f"{weight} is not quantised")
+            raise AssertionError(f"{matrix} is not quantised")
         whole = tensor.shape[0]
         columns = tensor.shape[1]
         per_row = scales_per_row(columns, scheme)
@@ -137,7 +141,7 @@ class GraphWriter:
             Region(region.offset + region.size // whole * rows.start, region.size // whole * count)
             for region in tensor.regions
         )
-        name = name or weight
+        name = name or tensor.name
         if count != whole:
             name = f"{name}[{rows.start}:{rows.stop}]"
         kind = TensorProto.INT4 if scheme.bits == 4 else TensorProto.INT8

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.engines.qnn import CONFIG_FILE, GRAPHS_FOLDER
 from edgephi.export.qnn.activations import Encoding, residual_names
-from edgephi.export.qnn.layout import EMBEDDING
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 
@@ -42,15 +43,16 @@ class ArtifactWeights:
         self._floats = {name for name in residual_names(architecture) if name not in self._encodings}
         self._runs = self._rows_of_tensors()
 
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        if name == EMBEDDING:
+        if tensor == EMBEDDING:
             return self._embedding_rows(start, stop)
+        name = tensor_name(tensor)
         if name not in self._runs:
             return self._vector(name)[start:stop]
         blocks = [
-            self._matrix_rows(tensor, max(start, first) - first, min(stop, last) - first)
-            for tensor, first, last in self._runs[name]
+            self._matrix_rows(stored, max(start, first) - first, min(stop, last) - first)
+            for stored, first, last in self._runs[name]
             if first < stop and start < last
         ]
         return np.concatenate(blocks)

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class StreamReport:
 
 def stream_tensors(
     shards: Sequence[ShardHeader],
-    tensors: Mapping[str, PackedTensor],
+    tensors: Collection[PackedTensor],
     pack: Pack,
     file: BinaryIO,
     *,
@@ -75,15 +75,15 @@ def stream_tensors(
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
     workers = threads or available_processors()
-    regions = [region for tensor in tensors.values() for region in tensor.regions]
+    regions = [region for tensor in tensors for region in tensor.regions]
     regions += [region for region, _ in lookup_tables]
     size = max([len(preamble), *(region.offset + region.size for region in regions)])
     out = DataFile(file, cut(size, [region.offset for region in regions]))
     out.write(np.frombuffer(preamble, np.uint8))
-    reads = Reads(shards, tensors.values())
+    reads = Reads(shards, tensors)
     digests = {shard.file: hashlib.sha256(shard.raw) for shard in shards}
     if processes is None:
-        processes = _quantised_weights(tensors.values()) >= _WORTH_PROCESSES
+        processes = _quantised_weights(tensors) >= _WORTH_PROCESSES
     # The pool is left first: no worker may read from a descriptor that is closed already.
     with (
         step("quantise and export", reads.size) as done,

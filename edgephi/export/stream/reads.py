@@ -102,8 +102,7 @@ class Reads:
     def _reads(self, tensor: PackedTensor, start: int, stop: int) -> Iterator[Read]:
         """What rows `start` to `stop` of a packed tensor are made of."""
         for source in tensor.made_of:
-            first, end = (-(-(row - source.into.start) // source.into.step) for row in (start, stop))
-            rows, into = (each[max(0, first) : max(0, end)] for each in (source.rows, source.into))
+            rows, into = source.within(start, stop)
             if rows:
                 entry = self._entries[source.tensor]
                 row_bytes = entry.size // row_count(entry.shape)

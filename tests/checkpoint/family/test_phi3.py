@@ -8,6 +8,8 @@ import pytest
 from transformers import Phi3Config
 
 from edgephi.checkpoint.config import load_architecture, read_architecture
+from edgephi.checkpoint.family.phi3 import sources
+from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from tests.checkpoint.configs import CONFIGS, MINI_4K, PHI_4_MINI, without
 from tests.tiny_checkpoint import SHAPES, tiny_config, tiny_weights
@@ -29,14 +31,17 @@ class TestReading:
     def test_phi_4_mini(self) -> None:
         found = read_architecture(PHI_4_MINI, where="config.json")
         assert (found.attention.head_size, found.attention.rotary.size) == (128, 96)
-        assert found.head_name == "model.embed_tokens.weight"
+        assert found.head == EMBEDDING
         assert found.eos_token_ids == (199999,)
 
-    def test_tensor_shapes_are_those_that_transformers_saves(self) -> None:
+    def test_names_and_shapes_are_those_that_transformers_saves(self) -> None:
         for shape in SHAPES.values():
-            ids = {"<|endoftext|>": 500}
-            shapes = read_architecture(tiny_config(shape, ids), where="config.json").tensor_shapes()
-            assert shapes == {name: weight.shape for name, weight in tiny_weights(shape).items()}
+            config = tiny_config(shape, {"<|endoftext|>": 500})
+            found = read_architecture(config, where="config.json")
+            by_name = {
+                source.tensor: found.tensor_shapes()[tensor] for tensor, (source,) in sources(found).items()
+            }
+            assert by_name == {name: weight.shape for name, weight in tiny_weights(shape).items()}
 
     @pytest.mark.parametrize("name", list(CONFIGS))
     def test_keys_as_transformers_5_writes_them(self, name: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.build.plan import choose_schemes, make_plan
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
+from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.declared.recipe import Quant, Recipe
 from edgephi.declared.soc import read_soc, socs
 from edgephi.declared.target import Target, read_target
@@ -23,6 +24,7 @@ from edgephi.errors import BadDeclarationError, NotSupportedError
 from edgephi.export.qnn import exporter
 from edgephi.export.qnn.compiler import Graph, compile_graphs
 from edgephi.export.stream.one_pass import StreamReport
+from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.forward import final_hidden_states, logits
 from tests.build.counted_steps import CountedSteps
@@ -207,12 +209,10 @@ class TestWeights:
         weights = exporter.artifact_weights(exported.folder, exported.checkpoint.architecture)
         architecture = weights.architecture  # with a head of its own
         tensors = exported.tensors()
-        for name, shape in architecture.tensor_shapes().items():
-            expected = tensors[name]
-            np.testing.assert_allclose(weights.rows(name, 0, shape[0]), expected, rtol=1e-6)
-            np.testing.assert_array_equal(
-                weights.rows(name, 3, 9), weights.rows(name, 0, shape[0])[3:9], err_msg=name
-            )
+        for tensor, shape in architecture.tensor_shapes().items():
+            read = weights.rows(tensor, 0, shape[0])
+            np.testing.assert_allclose(read, tensors[tensor_name(tensor)], rtol=1e-6)
+            np.testing.assert_array_equal(weights.rows(tensor, 3, 9), read[3:9], err_msg=str(tensor))
 
     def test_eight_bits_are_closer_to_the_checkpoint(self, tmp_path: Path) -> None:
         errors = {}
@@ -354,7 +354,7 @@ class TestCompiler:
 
 class TestRefusals:
     def test_zero_points_in_a_recipe(self) -> None:
-        schemes = {"model.embed_tokens.weight": Scheme(4, 32, symmetric=False)}
+        schemes = {EMBEDDING: Scheme(4, 32, symmetric=False)}
         with pytest.raises(NotSupportedError, match="symmetric"):
             exporter.check_schemes(schemes, target())
 

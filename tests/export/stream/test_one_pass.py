@@ -69,7 +69,7 @@ def streamed(
     folder: Path, shards: list[ShardHeader], *, threads: int | None = None
 ) -> tuple[bytes, StreamReport]:
     with (folder / "out").open("wb") as file:
-        report = stream_tensors(shards, laid_out(shards, SCHEMES), pack, file, threads=threads)
+        report = stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, threads=threads)
     return (folder / "out").read_bytes(), report
 
 
@@ -118,7 +118,7 @@ class TestBytes:
         table = np.arange(10, dtype=np.float32)
         [region] = place(last.offset + last.size, [table.nbytes])
         with (tmp_path / "out").open("wb") as file:
-            report = stream_tensors(shards, tensors, pack, file, lookup_tables=[(region, table)])
+            report = stream_tensors(shards, tensors.values(), pack, file, lookup_tables=[(region, table)])
         data = (tmp_path / "out").read_bytes()
         assert data[region.offset :] == table.tobytes()
         assert report.data_sha256 == hashlib.sha256(data).hexdigest()
@@ -129,7 +129,7 @@ class TestBytes:
         norm = tensors["norm"]
         tensors["norm"] = PackedTensor(norm.name, norm.shape, None, (Region(0, norm.regions[0].size),))
         with (tmp_path / "out").open("wb") as file, pytest.raises(AssertionError, match="overlaps"):
-            stream_tensors(shards, tensors, pack, file)
+            stream_tensors(shards, tensors.values(), pack, file)
 
     @given(st.integers(0, 1 << 40), st.lists(st.integers(1, 1 << 33), min_size=1))
     def test_places_are_aligned_and_apart(self, start: int, sizes: list[int]) -> None:
@@ -151,7 +151,7 @@ class TestReport:
         schemes: dict[str, Scheme | None] = dict.fromkeys(tensors, Scheme(8, 64, method="rtn"))
         layout = laid_out(shards, schemes)
         with (tmp_path / "out").open("wb") as file:
-            report = stream_tensors(shards, layout, pack, file)
+            report = stream_tensors(shards, layout.values(), pack, file)
         data = (tmp_path / "out").read_bytes()
         entry = FileEntry("out", report.data_size, report.data_sha256, report.data_chunks)
         chunks = chunks_of(entry)
@@ -214,7 +214,7 @@ class TestReport:
             assert (title, expected) == ("quantise and export", size)
             yield counted.append
 
-        stream_tensors(shards, laid_out(shards, SCHEMES), pack, _named(), step=step, threads=threads)
+        stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, _named(), step=step, threads=threads)
         assert sum(counted) == size
         assert len(counted) > 100
 
@@ -281,7 +281,7 @@ for entry in shard.entries:
     tensors[entry.name] = PackedTensor(entry.name, entry.shape, scheme, regions)
     end = regions[-1].offset + regions[-1].size
 with open(sys.argv[2], "wb") as file:
-    stream_tensors([shard], tensors, pack, file, threads=2)
+    stream_tensors([shard], tensors.values(), pack, file, threads=2)
 # Unlike ru_maxrss, this does not begin with the memory of the process that started us.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]) * 1024)

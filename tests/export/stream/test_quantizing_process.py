@@ -36,7 +36,7 @@ PACKS: dict[str, tuple[Pack, Scheme]] = {
 def streamed(folder: Path, *, processes: bool) -> tuple[bytes, StreamReport]:
     shards = write(folder, weights())
     with (folder / "out").open("wb") as file:
-        report = stream_tensors(shards, laid_out(shards, SCHEMES), pack, file, processes=processes)
+        report = stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, processes=processes)
     return (folder / "out").read_bytes(), report
 
 
@@ -78,7 +78,7 @@ class TestStream:
         tensors["first"][3, 5] = np.nan
         shards = write(tmp_path, tensors)
         with (tmp_path / "out").open("wb") as file, pytest.raises(BadCheckpointError, match="tensor first"):
-            stream_tensors(shards, laid_out(shards, SCHEMES), pack, file, processes=True)
+            stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, processes=True)
         assert own_processes() == []
 
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgephi.checkpoint.safetensors import read_header
+from edgephi.checkpoint.source import Source
 from edgephi.errors import BadCheckpointError
 from edgephi.export.onnx.layout import pack
 from edgephi.export.stream import reads
 from edgephi.export.stream.one_pass import stream_tensors
-from edgephi.export.stream.packed_tensor import PackedTensor, Source
+from edgephi.export.stream.packed_tensor import PackedTensor
 from tests.export.stream.wanted import (
     SCHEME,
     WIDTH,
@@ -284,7 +285,7 @@ def test_is_a_step_that_counts_every_byte_that_is_read(tmp_path: Path) -> None:
         yield counted.append
 
     with (tmp_path / "out").open("wb") as file:
-        stream_tensors(shards, laid_out(FUSED), pack, file, step=step)
+        stream_tensors(shards, laid_out(FUSED).values(), pack, file, step=step)
     assert sum(counted) == 2 * tensor_bytes(shards)
 
 
@@ -293,8 +294,9 @@ import sys
 from pathlib import Path
 from edgephi.checkpoint.safetensors import read_header
 from edgephi.export.onnx.layout import pack, region_sizes
+from edgephi.checkpoint.source import Source
 from edgephi.export.stream.one_pass import stream_tensors
-from edgephi.export.stream.packed_tensor import PackedTensor, Source, place
+from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
 
 scheme, shard = Scheme(8, 128, method="rtn"), read_header(Path(sys.argv[1]))
@@ -304,7 +306,7 @@ sources = [Source(e.name, range(rows), range(n, count * rows, count)) for n, e i
 regions = place(0, region_sizes((count * rows, columns), scheme))
 packed = PackedTensor("stack", (count, rows, columns), scheme, regions, sources=tuple(sources))
 with open(sys.argv[2], "wb") as file:
-    stream_tensors([shard], {"stack": packed}, pack, file, threads=2)
+    stream_tensors([shard], [packed], pack, file, threads=2)
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]) * 1024)
 """

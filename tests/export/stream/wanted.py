@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import ShardHeader, read_header
+from edgephi.checkpoint.source import Source
 from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
-from edgephi.export.stream.packed_tensor import PackedTensor, Source, place
+from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
 from tests.tiny_checkpoint import FloatKind, write_safetensors
 
@@ -71,7 +72,7 @@ def streamed(
 ) -> tuple[bytes, StreamReport]:
     """The data file, whose hashes and whose inputs' hashes are right, and the report."""
     with (folder / "out").open("wb") as file:
-        report = stream_tensors(shards, laid_out(wanted), pack, file, threads=2)
+        report = stream_tensors(shards, laid_out(wanted).values(), pack, file, threads=2)
     data = (folder / "out").read_bytes()
     assert report.data_sha256 == hashlib.sha256(data).hexdigest()
     for shard in shards:
