@@ -104,8 +104,8 @@ class FreeScales:
         _check_range(unit)
 
         searched = scheme.method == "search" and scheme.bits == 4
+        small = np.abs(unit) < _SMALLEST_SEARCHED
         if searched:
-            small = np.abs(unit) < _SMALLEST_SEARCHED
             inverse = np.divide(1, unit, out=np.zeros_like(unit), where=~small)
             np.multiply(x, inverse[:, None], out=y)
             _search(y, s, bounds, _CANDIDATES[scheme.symmetric])

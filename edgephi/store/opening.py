@@ -50,10 +50,11 @@ def open_bundle(path: Path) -> Path:
         # Another process may be at work, or the disk may be read-only: the state tells all the same.
         with contextlib.suppress(EdgephiError, OSError):
             recover(root)
+    bundle = _meant(path, layout)
     for _ in range(_LONGEST_RACE):
-        bundle = _meant(path, layout)
         hold(bundle)
-        if bundle.is_dir() and bundle == _meant(path, layout):
+        before, bundle = bundle, _meant(path, layout)
+        if before.is_dir() and before == bundle:
             break  # else it was replaced and removed in between
     return bundle
 

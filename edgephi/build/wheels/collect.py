@@ -54,6 +54,7 @@ def _download(
 ) -> tuple[Mapping[str, Wheel], Closure]:
     """Have pip choose and download wheels until nothing is missing on the device."""
     roots = [f"{NAME}[{','.join(sorted(extras))}] @ {own_wheel.absolute().as_uri()}"]
+    missing: tuple[Requirement, ...] = ()
     for count in range(_ROUNDS):
         downloads = scratch / f"{platform.name}-{count}"
         choices = [word for tag in platform.tags for word in ("--platform", tag)]
@@ -73,10 +74,11 @@ def _download(
         )
         wheels = {wheel.name: wheel for wheel in map(read_wheel, sorted(downloads.glob("*.whl")))}
         closure = follow(wheels, NAME, extras, platform.markers)
-        if not closure.missing:
+        missing = closure.missing
+        if not missing:
             return wheels, closure
-        roots += [str(_without_marker(requirement)) for requirement in closure.missing]
-    names = ", ".join(sorted({requirement.name for requirement in closure.missing}))
+        roots += [str(_without_marker(requirement)) for requirement in missing]
+    names = ", ".join(sorted({requirement.name for requirement in missing}))
     raise NotSupportedError(
         f"{where}: no versions of {names} fit the other packages",
         hint=f"build with Python {platform.python_version} on such a machine",

@@ -137,9 +137,10 @@ def _in_entry(entry: dict[str, Any], where: str) -> Credentials | None:
         return Credentials(identity_token=str(token))
     if packed := entry.get("auth"):
         try:
-            user, colon, password = base64.b64decode(str(packed), validate=True).decode().partition(":")
+            unpacked = base64.b64decode(str(packed), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
-            colon = ""
+            unpacked = ""
+        user, colon, password = unpacked.partition(":")
         if not colon:
             raise BadInputError(
                 f"{where}: expected user:password in base64, found something else",

@@ -96,7 +96,7 @@ def test_texts_stand_out_from_what_lies_behind_them(page: Page, *, dark: bool) -
 
 def contrast(text: dict[str, Any]) -> float:
     """The contrast of a text as WCAG 2 defines it, from 1 to 21."""
-    colour = [0.0, 0.0, 0.0]
+    colour = behind = [0.0, 0.0, 0.0]
     for *channels, alpha in reversed([text["colour"], *text["behind"]]):
         colour, behind = (
             [over * alpha + under * (1 - alpha) for over, under in zip(channels, colour, strict=True)],
