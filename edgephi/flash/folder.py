@@ -98,7 +98,10 @@ def _copied(source: Source, install: Install) -> Iterator[int]:
         try:
             for file in install.wanted:
                 for offset, data in source.read_chunks(file):
-                    install.write(file.sha256, offset, data, at_once=not source.is_local)
+                    if source.is_local:
+                        install.write_in_order(file.sha256, offset, data).result()
+                    else:
+                        install.write(file.sha256, offset, data)
                     since += len(data)
                     if since >= BATCH_BYTES:
                         if waiting is not None:

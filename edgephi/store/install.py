@@ -12,6 +12,7 @@ this machine or over a network, uses this one class.
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -165,32 +166,26 @@ class Install:
         """The bytes of the bundle that need not be sent."""
         return self.total_bytes - self.wanted_bytes
 
-    def write(
-        self,
-        file_sha256: str,
-        offset: int,
-        data: bytes | memoryview,
-        *,
-        at_once: bool = True,
-        release: Callable[[], None] | None = None,
-    ) -> None:
+    def write(self, file_sha256: str, offset: int, data: bytes | memoryview) -> None:
         """Take the chunk of a wanted file that begins at `offset`.
 
-        Raises BadBundleError when it is not the manifest's, else as `begin` does for the disk. With `at_once`
-        false a source that is quick, and gives a file in order, hears that later, at the end of the file:
-        then nothing is hashed twice. Afterwards the caller may use `data` again; with `release`, which
-        another thread may call, once that is called. It is not called when this raises.
+        Raises BadBundleError when it is not the manifest's, else as `begin` does for the disk.
         """
         with device_errors(self.layout.root):
-            size, hashing = self._parts.write(file_sha256, offset, data, at_once=at_once)
+            size, hashing = self._parts.write(file_sha256, offset, data)
         self._sent += size
-        if release is None:
-            if hashing is not None:
-                hashing.result()
-        elif hashing is None:
-            release()
-        else:
-            hashing.add_done_callback(lambda _: release())
+        hashing.result()
+
+    def write_in_order(self, file_sha256: str, offset: int, data: bytes | memoryview) -> Future[None]:
+        """Take a chunk from a source that is quick and gives each file in order: nothing is hashed twice.
+
+        Such a source hears at the end of its file that a chunk is not the manifest's. Raises as `write` does.
+        The caller may use `data` again as soon as what this returns is done.
+        """
+        with device_errors(self.layout.root):
+            size, hashing = self._parts.write_in_order(file_sha256, offset, data)
+        self._sent += size
+        return hashing
 
     def acknowledge(self) -> int:
         """Have the disk hold all chunks that were written: they are never wanted again. Returns their bytes.
@@ -306,8 +301,7 @@ class Install:
             for file, chunk in found:
                 data = read_source(sources[chunk.sha256 or ""])
                 with contextlib.suppress(BadBundleError):  # damaged: then it is sent
-                    written = self._parts.write(file.sha256, chunk.offset, data, at_once=True)
-                    unacknowledged += written.size
+                    unacknowledged += self._parts.write(file.sha256, chunk.offset, data).size
                 done(chunk.size)
                 if unacknowledged >= BATCH_BYTES:
                     self._parts.acknowledge()

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
@@ -272,7 +271,7 @@ class TestWhatIsNotTheManifests:
             for chunk in (one, two, three):
                 piece = bytearray(data[chunk.offset : chunk.offset + chunk.size])
                 piece[7] ^= chunk is two
-                transfer.write(file.sha256, chunk.offset, bytes(piece), at_once=False)
+                transfer.write_in_order(file.sha256, chunk.offset, bytes(piece))
             transfer.acknowledge()
         assert wanted(first, tmp_path) == everything - one.size - three.size
         assert install(first, tmp_path).saved_bytes == one.size + three.size
@@ -284,12 +283,9 @@ class TestWhatIsNotTheManifests:
             for file in transfer.wanted:
                 data = (first / file.path).read_bytes()
                 for chunk in file.chunks:
-                    free = threading.Event()
                     buffer[: chunk.size] = data[chunk.offset : chunk.offset + chunk.size]
-                    transfer.write(
-                        file.sha256, chunk.offset, buffer[: chunk.size], at_once=False, release=free.set
-                    )
-                    assert free.wait(20)
+                    hashing = transfer.write_in_order(file.sha256, chunk.offset, buffer[: chunk.size])
+                    hashing.result(20)
                     buffer[: chunk.size] = bytes(chunk.size)
             transfer.finish()
         check_files(tmp_path / "current", read_manifest(first))

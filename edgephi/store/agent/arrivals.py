@@ -11,6 +11,7 @@ import functools
 import queue
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -48,18 +49,18 @@ def receive_chunks(link: Link, install: Install) -> None:
             buffer = writer.free_buffer()
             link.read_into(buffer[:length])
             now = time.monotonic()
-            writer.put(_Arrival(buffer, length, at_once=length < (now - before) * _FAST_BYTES_PER_SECOND))
+            writer.put(_Arrival(buffer, length, is_slow=length < (now - before) * _FAST_BYTES_PER_SECOND))
             before = now
             link.send(Kind.RECEIVED)
 
 
 @dataclass(frozen=True)
 class _Arrival:
-    """A chunk with its head, in the first `length` bytes of a buffer. `at_once`: there is time to hash it."""
+    """A chunk with its head, in the first `length` bytes of a buffer. `is_slow`: there is time to hash it."""
 
     buffer: memoryview
     length: int
-    at_once: bool
+    is_slow: bool
 
 
 class _Writer:
@@ -101,19 +102,26 @@ class _Writer:
 
     def _work(self) -> None:
         while (arrival := self._arrived.get()) is not None:
-            release = functools.partial(self._free.put, arrival.buffer)
+            release = functools.partial(self._release, arrival.buffer)
             if self._error is not None:
                 release()
                 continue
             sha256, offset = CHUNK_HEAD.unpack_from(arrival.buffer)
             data = arrival.buffer[CHUNK_HEAD.size : arrival.length]
             try:
-                self._install.write(sha256.hex(), offset, data, at_once=arrival.at_once, release=release)
+                if arrival.is_slow:
+                    self._install.write(sha256.hex(), offset, data)
+                    release()
+                else:
+                    self._install.write_in_order(sha256.hex(), offset, data).add_done_callback(release)
             except Exception as error:
                 self._error = error
                 release()
             else:
                 self._error = self._behind.written(arrival.length)
+
+    def _release(self, buffer: memoryview, _hashed: Future[None] | None = None) -> None:
+        self._free.put(buffer)
 
 
 class _Acknowledging:

@@ -56,7 +56,11 @@ class Written(NamedTuple):
     """
 
     size: int
-    hashing: Future[None] | None
+    hashing: Future[None]
+
+
+_DONE: Future[None] = Future()
+_DONE.set_result(None)
 
 
 class Parts:
@@ -112,42 +116,20 @@ class Parts:
         file = self._files[sha256]
         return tuple(file.chunks[offset] for offset in sorted(self._missing[sha256]))
 
-    def write(self, sha256: str, offset: int, data: bytes | memoryview, *, at_once: bool) -> Written:
+    def write(self, sha256: str, offset: int, data: bytes | memoryview) -> Written:
         """Write a chunk to its place.
 
-        Raises BadBundleError when it is not what the manifest says: before it is written, unless `at_once` is
-        false and the file comes in order. Then its last chunk does.
+        Raises BadBundleError when it is not what the manifest says, before it is written.
         """
-        self._check_disk()
-        file = self._files.get(sha256)
-        chunk = file.chunks.get(offset) if file else None
-        if file is None or chunk is None or len(data) != chunk.size:
-            raise BadBundleError(
-                f"expected a chunk of the manifest, found {len(data)} bytes at {offset} of {sha256[:80]}",
-                hint="send the bundle from its beginning",
-            )
-        if offset not in self._missing[sha256]:
-            return Written(0, None)
-        running = self._hashes[sha256].add(offset, data)
-        try:
-            if at_once or running is None or chunk.sha256 is None:
-                digest = hashlib.sha256(data).hexdigest()
-                if chunk.sha256 not in (digest, None):
-                    self._hashes[sha256].spoil()
-                    raise _not_as_sealed(file, chunk, digest)
-            else:
-                digest = chunk.sha256
-            self._write(self._descriptor(file), offset, data)
-        except BaseException:
-            if running is not None:
-                running.result()
-            raise
-        with self._mutex:
-            self._missing[sha256].discard(offset)
-            self._unacknowledged.append((sha256, Chunk(offset, chunk.size, digest)))
-        if not self._missing[sha256]:
-            self._check_chunks(file)
-        return Written(chunk.size, running)
+        return self._write_chunk(sha256, offset, data, check=True)
+
+    def write_in_order(self, sha256: str, offset: int, data: bytes | memoryview) -> Written:
+        """Write a chunk of a file that comes in order: then nothing is hashed twice.
+
+        Raises BadBundleError when a chunk is not what the manifest says: with the last one of the file; or at
+        once, where one was left out before it.
+        """
+        return self._write_chunk(sha256, offset, data, check=False)
 
     def acknowledge(self) -> int:
         """Have the disk hold what was written, then journal it. Returns how many bytes that were.
@@ -185,6 +167,38 @@ class Parts:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)
             self._open.clear()
+
+    def _write_chunk(self, sha256: str, offset: int, data: bytes | memoryview, *, check: bool) -> Written:
+        self._check_disk()
+        file = self._files.get(sha256)
+        chunk = file.chunks.get(offset) if file else None
+        if file is None or chunk is None or len(data) != chunk.size:
+            raise BadBundleError(
+                f"expected a chunk of the manifest, found {len(data)} bytes at {offset} of {sha256[:80]}",
+                hint="send the bundle from its beginning",
+            )
+        if offset not in self._missing[sha256]:
+            return Written(0, _DONE)
+        running = self._hashes[sha256].add(offset, data)
+        try:
+            if check or running is None or chunk.sha256 is None:
+                digest = hashlib.sha256(data).hexdigest()
+                if chunk.sha256 not in (digest, None):
+                    self._hashes[sha256].spoil()
+                    raise _not_as_sealed(file, chunk, digest)
+            else:
+                digest = chunk.sha256
+            self._write(self._descriptor(file), offset, data)
+        except BaseException:
+            if running is not None:
+                running.result()
+            raise
+        with self._mutex:
+            self._missing[sha256].discard(offset)
+            self._unacknowledged.append((sha256, Chunk(offset, chunk.size, digest)))
+        if not self._missing[sha256]:
+            self._check_chunks(file)
+        return Written(chunk.size, running or _DONE)
 
     def _check_chunks(self, file: PartFile) -> None:
         """Raise what names the chunk that made a file another one. There may be none: see `forget`."""
