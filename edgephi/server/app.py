@@ -124,11 +124,11 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
     async def chat(request: Request) -> Response:
         body = await _read(request, ChatRequest, service)
         ask = chat_ask(body, service.next_number(), context=service.context, system=service.options.system)
-        await service.schemas.check(ask.json_schema, request.receive)
+        await service.schemas.check(ask.options.json_schema, request.receive)
         writer = ChatWriter(
             model=service.manifest.name,
             context=service.context,
-            scored=ask.logprobs is not None,
+            scored=ask.options.logprobs is not None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
         return _submit(request, service, ask, writer, stream=bool(body.stream))
@@ -139,7 +139,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         writer = TextWriter(
             model=service.manifest.name,
             context=service.context,
-            scored=ask.logprobs is not None,
+            scored=ask.options.logprobs is not None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
         return _submit(request, service, ask, writer, stream=bool(body.stream))

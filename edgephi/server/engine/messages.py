@@ -12,6 +12,7 @@ Times are seconds; moments are those of the monotonic clock, which all processes
 from dataclasses import dataclass
 
 from edgephi.processes.reported import Reported
+from edgephi.runtime.options import Options
 
 FIRST_PROMPT = "Hello"
 """What the engine answers with one token before it says that it is ready."""
@@ -29,19 +30,12 @@ class Open:
 
 @dataclass(frozen=True)
 class Ask:
-    """One prompt: either the messages of a conversation, or plain text. The rest is Session's Options."""
+    """One prompt, either the messages of a conversation or plain text, and how it is to be answered."""
 
     id: int
-    max_tokens: int | None
+    options: Options
     messages: tuple[dict[str, str], ...] | None = None
     text: str | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 50
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-    json_schema: str | None = None
 
 
 @dataclass(frozen=True)

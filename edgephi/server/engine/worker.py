@@ -175,23 +175,13 @@ def _answer(session: Session, request: Ask, channel: Channel) -> None:
 
 def _begin(session: Session, request: Ask, channel: Channel) -> Answer:
     """The answer to a request, of which nothing is computed yet."""
-    options = Options(
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        seed=request.seed,
-        stop=request.stop,
-        logprobs=request.logprobs,
-        json_schema=request.json_schema,
-    )
 
     def progress(done: int, total: int) -> None:
         channel.send(Progress(request.id, done, total))
 
     if request.messages is not None:
-        return session.answer(request.messages, options, on_prefill=progress)
-    return session.complete(request.text or "", options, on_prefill=progress)
+        return session.answer(request.messages, request.options, on_prefill=progress)
+    return session.complete(request.text or "", request.options, on_prefill=progress)
 
 
 def _score(score: TokenScore) -> Score:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from edgephi.runtime.options import Options
 from edgephi.server.engine.messages import Ask
 from edgephi.server.refusal import Refusal
 
@@ -175,14 +176,13 @@ def chat_ask(request: ChatRequest, number: int, *, context: int, system: str | N
         messages = ({"role": "system", "content": system}, *messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise Refusal(400, "expected logprobs to be true with top_logprobs", param="top_logprobs")
-    return _ask(
+    options = _options(
         request,
-        number,
-        messages=messages,
         max_tokens=min(limits.pop() or context, context) if limits else context,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         json_schema=_schema(request.response_format),
     )
+    return Ask(number, options, messages=messages)
 
 
 def completion_ask(request: CompletionRequest, number: int, *, context: int) -> Ask:
@@ -195,25 +195,23 @@ def completion_ask(request: CompletionRequest, number: int, *, context: int) -> 
         prompt = prompt[0]
     if not prompt:
         raise Refusal(400, "expected a prompt, found an empty one", param="prompt")
-    return _ask(
-        request,
-        number,
-        text=prompt,
-        max_tokens=min(request.max_tokens or _COMPLETION_TOKENS, context),
-        logprobs=request.logprobs,
-    )
+    max_tokens = min(request.max_tokens or _COMPLETION_TOKENS, context)
+    return Ask(number, _options(request, max_tokens=max_tokens, logprobs=request.logprobs), text=prompt)
 
 
-def _ask(request: Request, number: int, **more: Any) -> Ask:
+def _options(
+    request: Request, *, max_tokens: int, logprobs: int | None, json_schema: str | None = None
+) -> Options:
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
-    return Ask(
-        id=number,
+    return Options(
+        max_tokens=max_tokens,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         top_k=50 if request.top_k is None else min(request.top_k, _MOST_TOKENS),
         seed=None if request.seed is None else request.seed % _SEEDS,
         stop=stop,
-        **more,
+        logprobs=logprobs,
+        json_schema=json_schema,
     )
 
 
