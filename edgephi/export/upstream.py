@@ -34,7 +34,7 @@ class Upstream:
 
     `distributions` must be installed: an `extra` of edgephi brings some, `packages` the others.
     `peak_bytes_per_parameter` is the peak memory of a conversion to int4, measured with 3.8 billion
-    parameters by tests/bench/build. What it does to embedding and head cannot be chosen: `embedding_bits`,
+    parameters by tests/bench/build.py. What it does to embedding and head cannot be chosen: `embedding_bits`,
     `head_bits` (None: as the other matrices).
     """
 

@@ -51,6 +51,16 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(there), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_and_program_of_ours_that_is_named_is_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:edgephi|tests|recipes|targets|docs)/[\w./-]+)`", text)
+    modules = re.findall(r"python -m (tests(?:\.\w+)+)", text)
+    named = {*paths, *(f"{module.replace('.', '/')}.py" for module in modules)}
+    placeholders = {name for name in named if re.search(r"\b[A-Z_]{2,}\b", name)}
+    assert [name for name in sorted(named - placeholders) if not (ROOT / name).exists()] == []
+
+
 def shell_lines(document: Path) -> Iterator[str]:
     """Every line of a shell that a document shows: of `sh` blocks, and after the `$` of `console` blocks."""
     for language, block in _FENCE.findall(document.read_text(encoding="utf-8")):
