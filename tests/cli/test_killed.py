@@ -77,7 +77,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("words", "among"),
         [
-            (["flash", "BUNDLE", "new"], "edgephi.cli run"),
+            (["flash", "BUNDLE", "new"], "edgephi.runtime.proof.first_answer"),
             (["build", "demo", "--target", "cpu", "-o", "built"], "edgephi.runtime.proof.logits"),
             (["bench", "BUNDLE"], "edgephi.runtime.proof.measure"),
             (["serve", "BUNDLE", "--port", "0"], "edgephi.server.engine.worker"),
@@ -85,7 +85,7 @@ class TestCommands:
                 pytest.param(words, among, marks=pytest.mark.slow)
                 for words, among in (
                     (["flash", "BUNDLE", "new"], "edgephi.runtime.engines.availability"),
-                    (["rollback", "STORE"], "edgephi.cli run"),
+                    (["rollback", "STORE"], "edgephi.runtime.proof.first_answer"),
                     (["verify", "BUNDLE", "--against", "demo"], "edgephi.runtime.proof.logits"),
                     (["tune", "demo"], "edgephi.runtime.engines.availability"),
                     (["doctor"], "edgephi.runtime.engines.availability"),

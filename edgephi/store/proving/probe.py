@@ -5,22 +5,26 @@ before any other if memory ran out. It gets the manifest's prompt; its answer mu
 did when the bundle was built, and come fast enough. A process that takes more memory than the bundle
 declares, or more time than it can need, is killed: for memory by the kernel where a control group can be
 made, and everywhere by us, who look at it again and again.
+
+The edgephi that runs the bundle is not always the one of this store: a bundle brings its own in its wheels,
+and the store may have come from the machine that flashes. So it is asked by what is promised between
+versions: `edgephi.runtime.proof.first_answer` where it has that, which it says by itself, else by its command
+line. That costs the start of one Python more, and only where an older edgephi is.
 """
 
 import contextlib
-import json
-import os
 import signal
-import subprocess
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest, Probe
-from edgephi.errors import ProbeFailedError
+from edgephi.errors import EdgephiError, ProbeFailedError
 from edgephi.machine.memory import available_memory
-from edgephi.processes.child_process import start_child
+from edgephi.processes.ask import Asked, NoAnswerError
+from edgephi.runtime.proof.first_answer import FirstAnswer, FirstQuestion
+from edgephi.store.proving.by_command import AskedByCommand
 from edgephi.store.proving.memory_group import limited_memory
 
 # A bundle of an older edgephi says nothing about its answers: any answer proves that it loads and generates.
@@ -64,26 +68,36 @@ def prove(
     seconds = limit_seconds or (
         _START_SECONDS + weights / _SLOWEST_READ + probe.max_tokens * _SLOWEST_TOKEN_SECONDS
     )
-    run = _run(bundle, probe, interpreter, memory_limit(manifest), seconds)
-    answer = _answer(manifest, run)
-    text = str(answer["text"])
-    speed = float(answer["timings"]["decode_tokens_per_second"])
-    generated = int(answer["tokens"]["generated"])
-    if generated < 1:
+    question = FirstQuestion(str(bundle.absolute()), probe.prompt, probe.max_tokens)
+    limit = memory_limit(manifest)
+    try:
+        run = _run(question, interpreter, limit, seconds)
+    except _TooMuchMemoryError:
+        raise _failed(
+            manifest, f"expected at most {limit.size / 1e6:,.0f} MB of memory, {limit.reason}, found more"
+        ) from None
+    except NoAnswerError as cause:
+        by_kernel = ", most likely because memory ran out" if cause.code == -signal.SIGKILL else ""
+        raise _failed(manifest, f"its process {cause.how}{by_kernel}") from None
+    except EdgephiError as error:
+        raise _failed(manifest, error.message) from None
+    answer = run.answer
+    text, speed = answer.text, answer.decode_tokens_per_second
+    if answer.generated_tokens < 1:
         raise _failed(manifest, "expected an answer, found none")
     if not text.startswith(probe.expected):
         raise _failed(
             manifest, f"expected an answer that begins {_shown(probe.expected)}, found {_shown(text)}"
         )
-    emulated = bool(answer.get("emulated"))
     # One token comes from the prompt, and says nothing about the speed.
-    if generated > 1 and not emulated and speed < probe.minimum_tokens_per_second:
+    is_measured = answer.generated_tokens > 1 and not answer.emulated
+    if is_measured and speed < probe.minimum_tokens_per_second:
         raise _failed(
             manifest,
             f"expected {probe.minimum_tokens_per_second:.1f} tokens/s or more, found {speed:.1f}",
             hint="stop what else runs on the device, then try again; or build it smaller",
         )
-    return ProbeResult(text, speed, run.memory_bytes, run.seconds, emulated)
+    return ProbeResult(text, speed, run.memory_bytes, run.seconds, answer.emulated)
 
 
 @dataclass(frozen=True)
@@ -105,79 +119,51 @@ def memory_limit(manifest: Manifest) -> MemoryLimit:
 
 @dataclass(frozen=True)
 class _Run:
-    """How the runner ended. `killed_for` is why we ended it, "" when it ended by itself."""
+    """What the runner answered; the most memory that it was seen to hold, and how long it ran."""
 
-    code: int
-    output: bytes
-    errors: bytes
+    answer: FirstAnswer
     memory_bytes: int
     seconds: float
-    killed_for: str
 
 
-def _run(bundle: Path, probe: Probe, interpreter: str, limit: MemoryLimit, most_seconds: float) -> _Run:
-    with limited_memory(limit.size) as group:
-        start = time.monotonic()
-        process = start_child(
-            # -P: a module of the working directory must not stand in for one of ours.
-            [
-                *(interpreter, "-P", "-m", "edgephi.cli", "run", str(bundle.absolute()), "-"),
-                *("--json", "--max-tokens", str(probe.max_tokens)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        said: list[bytes] = [b"", b""]
-
-        def talk() -> None:
-            said[:] = process.communicate(probe.prompt.encode())
-
-        talking = threading.Thread(target=talk, daemon=True)
-        peak, killed_for = 0, ""
-        try:
-            if group is not None:
-                group.take(process.pid)
-            _offer_to_the_kernel(process.pid)
-            talking.start()
-            while talking.is_alive() and not killed_for:
-                talking.join(_WATCH_SECONDS)
-                peak = max(peak, _resident_bytes(process.pid))
-                if peak > limit.size:
-                    killed_for = _too_much(limit)
-                elif time.monotonic() - start > most_seconds:
-                    killed_for = f"expected an answer within {most_seconds:.0f} s, found none"
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            talking.join()
-        if group is not None and group.has_killed:
-            killed_for = _too_much(limit)
-    return _Run(process.returncode, said[0], said[1], peak, time.monotonic() - start, killed_for)
+class _TooMuchMemoryError(Exception):
+    """The runner takes more than it may."""
 
 
-def _too_much(limit: MemoryLimit) -> str:
-    return f"expected at most {limit.size / 1e6:,.0f} MB of memory, {limit.reason}, found more"
-
-
-def _answer(manifest: Manifest, run: _Run) -> "dict[str, dict[str, float]]":
-    """The runner's JSON document. Raises ProbeFailedError with its own words when there is none."""
-    if run.killed_for:
-        raise _failed(manifest, run.killed_for)
-    if run.code == -signal.SIGKILL:
-        raise _failed(manifest, "the kernel ended it, most likely because memory ran out")
-    if run.code:
-        ending = signal.Signals(-run.code).name if run.code < 0 else f"exit code {run.code}"
-        lines = run.errors.decode(errors="replace").splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise _failed(manifest, f"its process ended with {ending}{': ' if errors else ''}{''.join(errors)}")
+def _run(question: FirstQuestion, interpreter: str, limit: MemoryLimit, seconds: float) -> _Run:
+    """Have the runner answer, within limits. Raises NoAnswerError, its own error or _TooMuchMemoryError."""
     try:
-        answer: dict[str, dict[str, float]] = json.loads(run.output)
-        answer["timings"]["decode_tokens_per_second"], answer["tokens"]["generated"], answer["text"]
-    except (ValueError, KeyError, TypeError):
-        raise _failed(manifest, "expected its answer as JSON, found something else") from None
-    return answer
+        return _watched(lambda: Asked(question, interpreter=interpreter, own_session=True), limit, seconds)
+    except NoAnswerError as cause:
+        ended_by_itself = cause.code is not None and cause.code >= 0
+        if cause.is_understood or not ended_by_itself:
+            raise
+    return _watched(lambda: AskedByCommand(question, interpreter=interpreter), limit, seconds)
+
+
+def _watched(start: Callable[[], Asked | AskedByCommand], limit: MemoryLimit, seconds: float) -> _Run:
+    begin, peak = time.monotonic(), 0
+    with limited_memory(limit.size) as group, start() as asked:
+        pid = asked.process.pid
+
+        def look() -> None:
+            nonlocal peak
+            peak = max(peak, _resident_bytes(pid))
+            if peak > limit.size:
+                raise _TooMuchMemoryError
+
+        if group is not None:
+            group.take(pid)
+        _offer_to_the_kernel(pid)
+        try:
+            answer = asked.answer(FirstAnswer, seconds=seconds, look=look, look_seconds=_WATCH_SECONDS)
+        except (NoAnswerError, EdgephiError):
+            if group is not None and group.has_killed:
+                raise _TooMuchMemoryError from None
+            raise
+        if group is not None and group.has_killed:
+            raise _TooMuchMemoryError
+    return _Run(answer, peak, time.monotonic() - begin)
 
 
 def _offer_to_the_kernel(pid: int) -> None:

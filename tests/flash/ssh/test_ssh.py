@@ -242,7 +242,7 @@ class TestCuts:
                 for agent in box.agents():
                     with contextlib.suppress(psutil.NoSuchProcess):
                         for child in psutil.Process(agent).children():
-                            if child.cmdline()[2:5] == ["-m", "edgephi.cli", "run"]:
+                            if child.cmdline()[2:4] == ["-m", "edgephi.runtime.proof.first_answer"]:
                                 child.suspend()  # so that it cannot come to its end by itself
                                 probes.append(child)
                                 os.kill(agent, signal.SIGKILL)

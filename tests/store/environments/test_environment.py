@@ -82,6 +82,28 @@ class TestChoosing:
         prepare_folder(Layout(tmp_path / "store"))
         assert choose_runtime(Layout(tmp_path / "another"), with_wheels(HERE)).interpreter is None
 
+    def test_an_edgephi_from_before_its_files_lay_in_rooms_is_asked_by_the_names_it_has(
+        self, tmp_path: Path
+    ) -> None:
+        older = {
+            "edgephi/__init__.py": "",
+            "edgephi/manifest.py": "decode_manifest = len\n",
+            "edgephi/cli/run.py": "",
+            "edgephi/runtime/availability.py": (
+                "def main(engine, providers):\n"
+                "    problems = dict.fromkeys(providers, 'too old')\n"
+                "    return {'version': '0.18.0', 'problems': problems, 'details': ''}\n"
+            ),
+        }
+        for name, text in older.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        python = tmp_path / "python"
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {base_interpreter()} "$@"\n')
+        python.chmod(0o755)
+        with pytest.raises(NotSupportedError, match="onnxruntime-genai on cpu: too old"):
+            choose_runtime(Layout(tmp_path / "store"), tiny_manifest(), interpreter=str(python))
+
     def test_nothing_is_written(self, tmp_path: Path) -> None:
         choose_runtime(Layout(tmp_path), with_wheels(HERE))
         assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,7 @@ def test_a_slow_answer_fails(first: Path) -> None:
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(first: Path) -> None:
-    with pytest.raises(ProbeFailedError, match="within 0 s"):
+    with pytest.raises(ProbeFailedError, match=r"gave no answer within 0\.1 s"):
         proved(first, read_manifest(first), seconds=0.1)
 
 
@@ -129,6 +129,63 @@ def test_the_kernel_would_end_the_probe_first(first: Path, monkeypatch: pytest.M
     monkeypatch.setattr(probe, "_offer_to_the_kernel", watched)
     proved(first, read_manifest(first))
     assert scores == ["1000"]
+
+
+class TestOtherVersions:
+    """The edgephi of a box, or of a bundle's wheels, may be older than the store that asks it."""
+
+    @pytest.fixture
+    def older(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every Python that is started has an edgephi without the module that is asked first."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys\n"
+            "class Older:\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            "        if name == 'edgephi.runtime.proof.first_answer':\n"
+            "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+            "sys.meta_path.insert(0, Older())\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    @pytest.mark.usefixtures("older")
+    def test_an_older_one_is_asked_by_its_command_line(self, first: Path) -> None:
+        manifest = read_manifest(first)
+        assert manifest.probe is not None
+        result = proved(first, manifest)
+        assert result.text.startswith(manifest.probe.expected)
+        assert result.tokens_per_second > 0
+        assert 10e6 < result.memory_bytes < manifest.requires.memory_bytes
+
+    @pytest.mark.usefixtures("older")
+    def test_what_its_command_line_says_is_told(self, first: Path, tmp_path: Path) -> None:
+        with pytest.raises(ProbeFailedError, match=r"its process ended with exit code 4: .*no such folder"):
+            proved(tmp_path / "none", read_manifest(first))
+
+    def test_both_give_the_same_answer(self, first: Path, request: pytest.FixtureRequest) -> None:
+        manifest = with_probe(first, expected="")
+        newer = proved(first, manifest)
+        request.getfixturevalue("older")
+        assert proved(first, manifest).text == newer.text
+
+    def test_words_of_another_protocol_are_no_answer(self, first: Path, tmp_path: Path) -> None:
+        program = tmp_path / "python"
+        program.write_text('#!/bin/sh\necho "edgephi-answers/2"; echo "{}"\n')
+        program.chmod(0o755)
+        with pytest.raises(ProbeFailedError, match="its process gave no answer that can be read"):
+            prove(first, read_manifest(first), interpreter=str(program))
+
+
+def test_what_the_runner_failed_with_is_told(first: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProbeFailedError, match=f"probe of demo-cpu: {tmp_path}/none: expected a bundle"):
+        proved(tmp_path / "none", read_manifest(first))
+
+
+def test_a_runner_that_is_killed_is_told(first: Path, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nkill -9 $$\n")
+    program.chmod(0o755)
+    with pytest.raises(ProbeFailedError, match=r"killed by signal 9 \(SIGKILL\), most likely because memory"):
+        prove(first, read_manifest(first), interpreter=str(program))
 
 
 class TestInAStore:
