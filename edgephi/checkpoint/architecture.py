@@ -48,9 +48,9 @@ class GatedSilu:
 class Architecture:
     """One model: an embedding, `layers` times attention and feed-forward, a last norm and a head.
 
+    Attention and feed-forward each have a `norm` before them and are added to the residual stream, whose
+    width is `hidden_size`. With `tied_embeddings` the head is the embedding's matrix. `context` is in tokens.
     `model_type` is that of the checkpoint, whose file in `family/` knows the names of its tensors.
-    Each of the two has a `norm` before it and is added to the residual stream, whose width is `hidden_size`.
-    With `tied_embeddings` the head is the embedding's matrix. `context` counts tokens.
     """
 
     model_type: str

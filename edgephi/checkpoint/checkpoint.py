@@ -123,14 +123,16 @@ def read_rows(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
     count = sum(len(source.into) for source in sources)
     if not 0 <= start <= stop <= count:
         raise IndexError(f"{tensor}: rows {start} to {stop} of {count}")
+    pieces = [(source.tensor, *source.within(start, stop)) for source in sources]
+    pieces = [(name, rows, into) for name, rows, into in pieces if rows]
+    if len(pieces) == 1:
+        name, rows, _ = pieces[0]
+        return _stored_rows(checkpoint.tensors[name], rows)
     found = np.empty((stop - start, *checkpoint.tensors[sources[0].tensor].shape[1:]), np.float32)
-    for source in sources:
-        rows, into = source.within(start, stop)
-        if rows:
-            read = _stored_rows(checkpoint.tensors[source.tensor], rows)
-            if into == range(start, stop):
-                return read
-            found[into.start - start : into.stop - start : into.step] = read
+    for name, rows, into in pieces:
+        found[into.start - start : into.stop - start : into.step] = _stored_rows(
+            checkpoint.tensors[name], rows
+        )
     return found
 
 
