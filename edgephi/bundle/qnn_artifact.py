@@ -1,4 +1,4 @@
-"""`qnn.json`: what a QNN artifact says of itself, read before anything is opened.
+"""`qnn.json`: what a QNN artifact says of itself. Builders write it; it is read before anything is opened.
 
 The format is described in docs/targets/qnn.md. Needs nothing but the standard library.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 from edgephi.commands import edgephi_command
 from edgephi.engines.qnn import CONFIG_FILE
 from edgephi.errors import BadBundleError
-from edgephi.records import read_record
+from edgephi.records import read_record, write_record
 
 SCHEMA = "edgephi.qnn/1"
 
@@ -106,12 +106,16 @@ class Head:
 
 @dataclass(frozen=True)
 class QnnArtifact:
-    """The whole of `qnn.json`. `context` is the slots of the cache, `chunk` the tokens of a prefill call."""
+    """The whole of `qnn.json`, in its order.
+
+    `context` is the slots of the cache, `chunk` the tokens of a prefill call. `qairt` and `onnxruntime_qnn`
+    are the versions of what compiled; a device must not be behind the first.
+    """
 
     schema: str
-    soc: ArtifactSoc
     qairt: str
     onnxruntime_qnn: str
+    soc: ArtifactSoc
     provider_options: dict[str, str]
     context: int
     chunk: int
@@ -151,6 +155,12 @@ def read_artifact(folder: Path) -> QnnArtifact:
     except OSError as cause:
         raise BadBundleError(f"{file}: expected JSON, found {cause.strerror}", hint=_HINT) from None
     return decode_artifact(data, where=str(file))
+
+
+def write_artifact(artifact: QnnArtifact, folder: Path) -> None:
+    """Write `qnn.json` into the folder of an artifact."""
+    text = json.dumps(write_record(artifact), indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def decode_artifact(data: bytes, *, where: str) -> QnnArtifact:

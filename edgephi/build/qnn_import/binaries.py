@@ -17,7 +17,7 @@ from typing import Any, Never
 
 import onnx
 
-from edgephi.bundle.qnn_artifact import SCHEMA
+from edgephi.bundle.qnn_artifact import SCHEMA, QnnArtifact, decode_artifact
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.engines.qnn import CONFIG_FILE
@@ -58,7 +58,7 @@ class Wrapper:
 class Described:
     """The whole of `qnn.json`, and the bits of a weight where the description tells them."""
 
-    document: dict[str, Any]
+    artifact: QnnArtifact
     weight_bits: int | None
 
 
@@ -66,7 +66,7 @@ def describe(folder: Path, architecture: Architecture, *, soc: str | None = None
     """The whole of `qnn.json` for the binaries in `folder`, from what is there of it and from the files.
 
     `soc` names the chip where the binaries do not. Raises BadInputError where description, binaries and
-    architecture contradict each other, or a file is missing.
+    architecture contradict each other, or a file is missing; BadBundleError where the whole is no artifact.
     """
     given = _read_description(folder)
     parts = [_part(folder, number, part) for number, part in enumerate(given["parts"])]
@@ -108,7 +108,8 @@ def describe(folder: Path, architecture: Architecture, *, soc: str | None = None
     for key in (*shapes, "qairt", "sliding_window"):
         if key in given and given[key] != found[key]:
             _fail(folder, f"{key}: expected {found[key]}, which the files say, found {given[key]!r:.80}")
-    return Described(found, _weight_bits(folder, given))
+    artifact = decode_artifact(json.dumps(found).encode(), where=str(folder / CONFIG_FILE))
+    return Described(artifact, _weight_bits(folder, given))
 
 
 def read_wrapper(folder: Path, name: str) -> Wrapper:

@@ -1,13 +1,11 @@
 """`edgephi import qnn`: somebody's ready context binaries become a bundle, checked as our own are."""
 
 import dataclasses
-import json
 import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import edgephi
 from edgephi.build.manifest import time_of_build
@@ -29,7 +27,7 @@ from edgephi.bundle.manifest import (
     TargetFacts,
 )
 from edgephi.bundle.onnx_names import named_files
-from edgephi.bundle.qnn_artifact import QnnArtifact, read_artifact
+from edgephi.bundle.qnn_artifact import QnnArtifact, write_artifact
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import load_architecture
@@ -73,7 +71,8 @@ def import_qnn(
         described = describe(source, architecture, soc=soc)
     with unfinished_bundle(output, needs_bytes=_size(source)) as folder:
         with step("copy", 0):
-            artifact = _copy(source, folder / ARTIFACT_FOLDER, described.document, tokenizer)
+            artifact = described.artifact
+            _copy(source, folder / ARTIFACT_FOLDER, artifact, tokenizer)
         manifest = _manifest(
             folder,
             artifact,
@@ -98,12 +97,9 @@ def import_qnn(
     return Imported(manifest, unproven)
 
 
-def _copy(
-    source: Path, artifact_folder: Path, described: dict[str, Any], tokenizer: TokenizerFacts
-) -> QnnArtifact:
-    """Copy what the description names, and what that names; then write the whole description."""
-    (artifact_folder / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    artifact = read_artifact(artifact_folder)
+def _copy(source: Path, artifact_folder: Path, artifact: QnnArtifact, tokenizer: TokenizerFacts) -> None:
+    """Write the whole description; copy what it names, and what that names."""
+    write_artifact(artifact, artifact_folder)
     waiting = [*artifact.files, *tokenizer.files]
     copied: set[str] = set()
     while waiting:
@@ -123,7 +119,6 @@ def _copy(
         if name.endswith(".onnx"):
             inside = Path(name).parent
             waiting += [(inside / each).as_posix() for each in sorted(_named(file, source))]
-    return artifact
 
 
 def _named(graph: Path, source: Path) -> frozenset[str]:

@@ -5,7 +5,7 @@ What does not fit into a range is cut off, so ranges are wider than what was mea
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class Precision:
     """
 
     float_residual: bool
-    cache: str
+    cache: Literal["int16", "uint8"]
 
 
 def precision_of(htp_arch: int) -> Precision:

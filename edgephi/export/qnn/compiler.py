@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.qnn_artifact import Graph
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.processes.ask import Asked, Done, NoAnswerError, answer
@@ -21,14 +22,6 @@ PROVIDER = "QNNExecutionProvider"
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*?)(?:\x1b|$)", re.MULTILINE)
 _LONGEST_SHOWN = 300
 _NODE = re.compile(r"name: (\S+?), type: (\w+)")
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A QDQ graph, and the EPContext wrapper to write for it; paths inside the artifact."""
-
-    graph: str
-    wrapper: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,8 @@ def compile_graphs(
 ) -> Compiled:
     """Compile graphs that share their weights into one context binary of the artifact in `folder`.
 
-    `options` are the provider's; `where` names the processor in messages. Every node is on the HTP: raises
+    `graphs` are QDQ graphs with the EPContext wrappers to write for them; `options` are the provider's;
+    `where` names the processor in messages. Every node is on the HTP: raises
     NotSupportedError with the operator's name when it does not take one, or when the compiler is missing, and
     DoesNotFitError when it was killed.
     """

@@ -5,16 +5,26 @@ single token; both share their weights in one binary. What runs around them (emb
 described in docs/targets/qnn.md and by `qnn.json`.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from edgephi.bundle import qnn_artifact
+from edgephi.bundle.qnn_artifact import (
+    SCHEMA,
+    ArtifactSoc,
+    Embedding,
+    Graph,
+    Head,
+    LogitsEncoding,
+    Part,
+    QnnArtifact,
+    Rope,
+)
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
@@ -22,11 +32,11 @@ from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.qnn import CHUNK, CONFIG_FILE, FACTS, GRAPHS_FOLDER
+from edgephi.engines.qnn import CHUNK, FACTS, GRAPHS_FOLDER
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.qnn.activations import encodings, precision_of
-from edgephi.export.qnn.compiler import Compiled, Graph, check_compiler, compile_graphs
+from edgephi.export.qnn.compiler import Compiled, check_compiler, compile_graphs
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
 from edgephi.export.qnn.layout import (
     QnnLayout,
@@ -49,8 +59,6 @@ EMBEDDING_FILE = "embedding.bin"
 ROPE_FILE = "rope.bin"
 LARGEST_PART_BYTES = 512 << 20
 """Weights of one binary. A part this large compiles in memory that a laptop has, and is mapped on a phone."""
-
-_SCHEMA = "edgephi.qnn/1"
 
 
 def footprint(target: Target) -> Footprint:
@@ -109,26 +117,20 @@ def write_artifact(
     """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
     check_compiler()
     emitted = emit(folder, checkpoint, schemes, target, context, step=step)
-    with step("compile for the HTP", len(emitted.parts) + 1) as done:
-        described, compiled = _compile(folder, read_soc(target.soc), emitted.parts, done)
-    document = {
-        "schema": _SCHEMA,
-        "qairt": compiled.qairt,
-        "onnxruntime_qnn": compiled.onnxruntime_qnn,
-        **emitted.facts,
-        **described,
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(document, indent=2) + "\n")
+    artifact = emitted.artifact
+    with step("compile for the HTP", len(artifact.parts) + 1) as done:
+        compiled = _compile(folder, artifact, done)
+    artifact = replace(artifact, qairt=compiled.qairt, onnxruntime_qnn=compiled.onnxruntime_qnn)
+    qnn_artifact.write_artifact(artifact, folder)
     return emitted.report
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """All of an artifact but its binaries: the layers of each part, and what `qnn.json` says of the rest."""
+    """All of an artifact but its binaries; the versions of what compiles them are not known yet."""
 
     report: StreamReport
-    parts: list[range]
-    facts: Mapping[str, Any]
+    artifact: QnnArtifact
 
 
 def emit(
@@ -173,27 +175,27 @@ def emit(
     }
     _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
     checkpoint.copy_tokenizer(folder)
-    facts = {
-        "soc": {
-            "name": soc.name,
-            "soc_model": soc.soc_model,
-            "htp_arch": soc.htp_arch,
-            "chips": list(soc.chips),
-        },
-        "provider_options": provider_options(soc),
-        "context": context,
-        "chunk": CHUNK,
-        "sliding_window": architecture.attention.window,
-        "vocabulary": architecture.vocabulary_size,
-        "hidden": architecture.hidden_size,
-        "kv_heads": architecture.attention.kv_heads,
-        "head_size": architecture.attention.head_size,
-        "cache_type": precision_of(soc.htp_arch).cache,
-        "embedding": embedding,
-        "rope": {"file": ROPE_FILE, "rotary": architecture.attention.rotary.size},
-        "logits": {"scale": activations[LOGITS].scale, "zero_point": activations[LOGITS].zero_point},
-    }
-    return Emitted(replace(report, data_file=f"{GRAPHS_FOLDER}/{report.data_file}"), parts, facts)
+    artifact = QnnArtifact(
+        schema=SCHEMA,
+        qairt="",
+        onnxruntime_qnn="",
+        soc=ArtifactSoc(soc.name, soc.soc_model, soc.htp_arch, soc.chips),
+        provider_options=provider_options(soc),
+        context=context,
+        chunk=CHUNK,
+        sliding_window=architecture.attention.window,
+        vocabulary=architecture.vocabulary_size,
+        hidden=architecture.hidden_size,
+        kv_heads=architecture.attention.kv_heads,
+        head_size=architecture.attention.head_size,
+        cache_type=precision_of(soc.htp_arch).cache,
+        embedding=embedding,
+        rope=Rope(ROPE_FILE, architecture.attention.rotary.size),
+        logits=LogitsEncoding(activations[LOGITS].scale, activations[LOGITS].zero_point),
+        parts=tuple(_part(number, layers) for number, layers in enumerate(parts)),
+        head=Head("head.bin", _wrapper("head"), _graph("head")),
+    )
+    return Emitted(replace(report, data_file=f"{GRAPHS_FOLDER}/{report.data_file}"), artifact)
 
 
 def provider_options(soc: Soc) -> dict[str, str]:
@@ -226,6 +228,25 @@ def _part_ranges(architecture: Architecture, layout: QnnLayout) -> list[range]:
     return [range(first, last) for first, last in pairwise(edges)]
 
 
+def _part(number: int, layers: range) -> Part:
+    """What `qnn.json` says of a part."""
+    prefill, decode = f"part_{number}_prefill", f"part_{number}_decode"
+    return Part(
+        binary=f"part_{number}.bin",
+        layers=(layers.start, layers.stop),
+        prefill=Graph(_wrapper(prefill), _graph(prefill)),
+        decode=Graph(_wrapper(decode), _graph(decode)),
+    )
+
+
+def _graph(name: str) -> str:
+    return f"{GRAPHS_FOLDER}/{name}.onnx"
+
+
+def _wrapper(name: str) -> str:
+    return f"{name}.onnx"
+
+
 def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) -> None:
     graphs = {"head": head_graph(model)}
     for number, layers in enumerate(parts):
@@ -233,32 +254,18 @@ def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) 
             name = f"part_{number}_{kind}"
             graphs[name] = layers_graph(model, layers, Sizes(tokens, context), name=name)
     for name, graph in graphs.items():
-        path = folder / GRAPHS_FOLDER / f"{name}.onnx"
-        path.write_bytes(graph.SerializeToString(deterministic=True))
+        (folder / _graph(name)).write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _compile(
-    folder: Path, soc: Soc, parts: list[range], done: Callable[[int], None]
-) -> tuple[dict[str, Any], Compiled]:
-    """Compile all graphs; what `qnn.json` says of them, and who compiled. `done` counts the binaries."""
-    options = provider_options(soc)
-
-    def graph(name: str) -> Graph:
-        return Graph(graph=f"{GRAPHS_FOLDER}/{name}.onnx", wrapper=f"{name}.onnx")
-
-    described = []
-    for number, layers in enumerate(parts):
-        both = {kind: graph(f"part_{number}_{kind}") for kind in ("prefill", "decode")}
-        binary = f"part_{number}.bin"
-        compile_graphs(folder, list(both.values()), binary, options, where=soc.name)
-        paths = {kind: {"wrapper": each.wrapper, "graph": each.graph} for kind, each in both.items()}
+def _compile(folder: Path, artifact: QnnArtifact, done: Callable[[int], None]) -> Compiled:
+    """Compile all graphs of an artifact; who compiled. `done` counts the binaries."""
+    head = artifact.head
+    binaries = [(part.binary, [part.prefill, part.decode]) for part in artifact.parts]
+    binaries.append((head.binary, [Graph(head.wrapper, head.graph)]))
+    for binary, graphs in binaries:
+        compiled = compile_graphs(folder, graphs, binary, artifact.provider_options, where=artifact.soc.name)
         done(1)
-        described.append({"binary": binary, "layers": [layers.start, layers.stop], **paths})
-    head = graph("head")
-    compiled = compile_graphs(folder, [head], "head.bin", options, where=soc.name)
-    done(1)
-    described_head = {"binary": "head.bin", "wrapper": head.wrapper, "graph": head.graph}
-    return {"parts": described, "head": described_head}, compiled
+    return compiled
 
 
 def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, int]:
@@ -267,7 +274,7 @@ def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, i
     return rows * columns * scheme.bits // 8, rows * columns // scheme.group_size * 2
 
 
-def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> dict[str, Any]:
+def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> Embedding:
     """Quantise the embedding with the codes of the other engines; returns what `qnn.json` says of it."""
     architecture = weights.architecture
     rows = architecture.vocabulary_size
@@ -285,13 +292,7 @@ def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> 
         out.write(bytes(scales_at - codes_size))
         for block_scales in scales:
             out.write(np.ascontiguousarray(block_scales).data)
-    return {
-        "file": EMBEDDING_FILE,
-        "bits": scheme.bits,
-        "group_size": scheme.group_size,
-        "codes_offset": 0,
-        "scales_offset": scales_at,
-    }
+    return Embedding(EMBEDDING_FILE, scheme.bits, scheme.group_size, codes_offset=0, scales_offset=scales_at)
 
 
 def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:

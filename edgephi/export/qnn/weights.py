@@ -1,6 +1,5 @@
 """What a finished QNN artifact computes with: its weights, and how its graphs round activations."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from edgephi.bundle.qnn_artifact import read_artifact
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
-from edgephi.engines.qnn import CONFIG_FILE, GRAPHS_FOLDER
+from edgephi.engines.qnn import GRAPHS_FOLDER
 from edgephi.export.qnn.activations import Encoding, residual_names
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import dequantize
@@ -29,11 +29,11 @@ class ArtifactWeights:
     def __init__(self, folder: Path, architecture: Architecture) -> None:
         self.architecture = replace(architecture, tied_embeddings=False)
         self._folder = folder
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        self._embedding = config["embedding"]
+        artifact = read_artifact(folder)
+        self._embedding = artifact.embedding
         self._tensors: dict[str, onnx.TensorProto] = {}
-        for part in [*(part["decode"] for part in config["parts"]), config["head"]]:
-            graph = onnx.load(folder / part["graph"], load_external_data=False).graph
+        for name in [*(part.decode.graph for part in artifact.parts), artifact.head.graph]:
+            graph = onnx.load(folder / name, load_external_data=False).graph
             self._tensors.update((tensor.name, tensor) for tensor in graph.initializer)
         self._encodings = {
             name.removesuffix(".scale"): self._encoding(name.removesuffix(".scale"))
@@ -111,11 +111,11 @@ class ArtifactWeights:
 
     def _embedding_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         described, columns, count = self._embedding, self.architecture.hidden_size, stop - start
-        bits, groups = described["bits"], columns // described["group_size"]
+        bits, groups = described.bits, columns // described.group_size
         row_bytes = columns * bits // 8
-        with (self._folder / described["file"]).open("rb") as data:
-            data.seek(described["codes_offset"] + start * row_bytes)
+        with (self._folder / described.file).open("rb") as data:
+            data.seek(described.codes_offset + start * row_bytes)
             stored = np.fromfile(data, np.uint8, count * row_bytes).reshape(count, row_bytes)
-            data.seek(described["scales_offset"] + start * groups * 2)
+            data.seek(described.scales_offset + start * groups * 2)
             scales = np.fromfile(data, np.float16, count * groups).reshape(count, groups)
         return dequantize(unpack_nibbles(stored) if bits == 4 else stored, scales, 1 << (bits - 1))

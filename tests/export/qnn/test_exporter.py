@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.build.plan import choose_schemes, make_plan
+from edgephi.bundle.qnn_artifact import Graph
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.declared.recipe import Quant, Recipe
@@ -22,7 +23,7 @@ from edgephi.declared.soc import read_soc, socs
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import BadDeclarationError, NotSupportedError
 from edgephi.export.qnn import exporter
-from edgephi.export.qnn.compiler import Graph, compile_graphs
+from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
@@ -345,7 +346,7 @@ class TestCompiler:
         with pytest.raises(NotSupportedError, match=r"rejects Det \(the_determinant\)"):
             compile_graphs(
                 tmp_path,
-                [Graph("bad.onnx", "wrapper.onnx")],
+                [Graph(graph="bad.onnx", wrapper="wrapper.onnx")],
                 "bad.bin",
                 exporter.provider_options(read_soc(MODERN)),
                 where=MODERN,

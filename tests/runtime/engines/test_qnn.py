@@ -18,7 +18,7 @@ from edgephi.bundle.qnn_artifact import ArtifactSoc, decode_artifact, read_artif
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import FACTS
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
-from edgephi.export.qnn.compiler import Graph, compile_graphs
+from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.runtime import load
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.engines.qnn.adapter import QnnEngine
@@ -193,10 +193,9 @@ class TestContextBinaries:
         artifact = read_artifact(folder / "model")
         for number, part in enumerate(artifact.parts):
             for kind, graph in (("prefill", part.prefill), ("decode", part.decode)):
-                single = Graph(graph=graph.graph, wrapper=graph.wrapper)
                 binary = f"part_{number}_{kind}.bin"
                 (folder / "model" / graph.wrapper).unlink()
-                compile_graphs(folder / "model", [single], binary, artifact.provider_options, where="here")
+                compile_graphs(folder / "model", [graph], binary, artifact.provider_options, where="here")
         return folder
 
     def test_they_compute_what_their_graphs_do(self, singly: Path, engine: QnnEngine) -> None:
