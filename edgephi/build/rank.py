@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgephi.build.build import find_architecture
 from edgephi.build.plan import Plan, make_plan
+from edgephi.build.this_machine import ThisMachine
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError
-from edgephi.machine.measurement import Room
+from edgephi.machine.provider_memory import ProviderMemory
 
 _Shares = dict[tuple[str, str], float]
 """By engine and provider: the share of the decode limit that was reached."""
@@ -52,7 +54,7 @@ class Candidate:
     """
 
     target: Target
-    room: Room
+    memory: ProviderMemory
     problem: CannotServeError | None = None
     features: tuple[str, ...] = ()
 
@@ -78,6 +80,30 @@ class Prospect:
         """What it is ranked by: the limit times the share; where unknown, the least share of any engine."""
         share = self.decode_share or min(_shares(self.candidate.features).values())
         return (self.decode_limit or 0.0) * share
+
+
+def prospects(
+    machine: ThisMachine, model: str, recipe: Recipe, *, revision: str | None, context: int | None
+) -> Sequence[Prospect]:
+    """All targets that may be meant for this machine, the best for `model` first.
+
+    Targets of another single device are left out. Raises DoesNotFitError with every reason when none can be
+    built, run and held in memory here.
+    """
+    candidates = [
+        Candidate(
+            state.target,
+            machine.memory_of(state.target.provider),
+            state.build_problem or state.run_problem,
+            machine.host.processor.features,
+        )
+        for state in machine.targets
+        if machine.host.board.startswith(state.target.board)
+    ]
+    architecture = find_architecture(model, recipe, revision)
+    ranked = rank(model, architecture, recipe, candidates, context=context)
+    check_choice(model, ranked)
+    return ranked
 
 
 def rank(
@@ -114,7 +140,7 @@ def reason(prospects: Sequence[Prospect]) -> str:
     target = best.candidate.target
     fits = (
         f"it needs {best.plan.memory.total / 1e9:.2f} GB at {best.plan.context} tokens, "
-        f"{best.candidate.room.free_bytes / 1e9:.1f} GB are free"
+        f"{best.candidate.memory.free_bytes / 1e9:.1f} GB are free"
     )
     if not others:
         return f"{target.name} is the only target that can run here and fits: {fits}."
@@ -143,7 +169,7 @@ def check_choice(model: str, prospects: Sequence[Prospect]) -> None:
 def _prospect(
     model: str, architecture: Architecture, recipe: Recipe, candidate: Candidate, context: int | None
 ) -> Prospect:
-    target, room = candidate.target, candidate.room
+    target, memory = candidate.target, candidate.memory
     # The declared memory of a named device is not what is free here.
     anywhere = _with_memory(target, None)
     try:
@@ -152,7 +178,7 @@ def _prospect(
         return Prospect(candidate, None, problem=candidate.problem or refused)
     problem = candidate.problem
     try:
-        here = _with_memory(target, room.free_bytes)
+        here = _with_memory(target, memory.free_bytes)
         short = make_plan(model, architecture, recipe, here, context=min(_SHORT_CONTEXT, plan.context))
         largest = short.largest_context or 0
     except DoesNotFitError:
@@ -160,13 +186,13 @@ def _prospect(
     if problem is None and largest < plan.context:
         problem = DoesNotFitError(
             f"needs {plan.memory.total / 1e9:.2f} GB at {plan.context} tokens, "
-            f"{room.free_bytes / 1e9:.2f} GB are free",
+            f"{memory.free_bytes / 1e9:.2f} GB are free",
             hint=f"--context {largest} fits" if largest else "stop other programs, or choose a smaller model",
         )
     limit = None
-    if room.bytes_per_second is not None:
+    if memory.bytes_per_second is not None:
         # Each token reads all weights once, and the cache of those before it.
-        limit = room.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
+        limit = memory.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
     share = _shares(candidate.features).get((target.engine, target.provider))
     return Prospect(candidate, plan, largest, limit, share, problem)
 

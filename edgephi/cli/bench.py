@@ -98,9 +98,10 @@ def bench(
     weights. Memory is what the longest prompt takes, or all of --context where that is given.
     """
     from edgephi.bundle.manifest import read_manifest
+    from edgephi.cli.show.machine import warn_when_busy
     from edgephi.cli.show.progress import step
-    from edgephi.cli.show.this_machine import measured_host, room, warn_when_busy
     from edgephi.machine.measurement import BenchRequest
+    from edgephi.machine.provider_memory import measured_host, provider_memory
     from edgephi.runtime.adapter import is_emulated
     from edgephi.runtime.proof.bench import bench as measure_bundles
     from edgephi.runtime.proof.measure import check_lengths, fitting_lengths
@@ -126,7 +127,9 @@ def bench(
         request,
         runs=runs,
         # An emulator is bound by its own work, not by memory.
-        bandwidth=lambda name: None if is_emulated(name) else room(host, bandwidth, name).bytes_per_second,
+        bandwidth=lambda name: (
+            None if is_emulated(name) else provider_memory(host, bandwidth, name).bytes_per_second
+        ),
         step=step,
     )
     names = _names(measured)
@@ -158,10 +161,10 @@ def _text(
     compare: bool,
 ) -> str:
     """Everything in at most 80 columns, a table for each prompt length."""
+    from edgephi.cli.show.machine import machine_line
     from edgephi.cli.show.numbers import seconds
     from edgephi.cli.show.sizes import human_bytes
     from edgephi.cli.show.table import table
-    from edgephi.cli.show.this_machine import machine_line
     from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
 
     lines = textwrap.wrap(machine_line(host, bandwidth), _WIDTH)

@@ -21,6 +21,7 @@ from edgephi.commands import edgephi_command
 if TYPE_CHECKING:
     from edgephi.build.request import WheelsRequest
     from edgephi.bundle.manifest import VerifyLevel
+    from edgephi.declared.recipe import Recipe
     from edgephi.declared.target import Target
     from edgephi.quantize.scheme import Method
 
@@ -119,10 +120,10 @@ def build(
     from edgephi.build.build import build as build_bundle
     from edgephi.build.build import find_checkpoint
     from edgephi.build.request import BuildRequest
+    from edgephi.build.this_machine import check_proof
     from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
-    from edgephi.cli.show.this_machine import check_proof, chosen_target
     from edgephi.cli.show.wheels import install_command, wheels_summary
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
@@ -138,7 +139,7 @@ def build(
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
-    target = chosen_target(target_name, model, recipe, revision=revision, context=context)
+    target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
@@ -173,6 +174,22 @@ def build(
         for wheelhouse in built.manifest.wheels:
             say(f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}")
         say(f"\n{edgephi_command('run', output, 'your question')}")
+
+
+def _chosen_target(
+    name: str, model: str, recipe: "Recipe", *, revision: str | None, context: int | None
+) -> "Target":
+    """The target of that name; of "auto" the best one here, with the reason on standard error."""
+    from edgephi.declared.target import read_target
+
+    if name != "auto":
+        return read_target(name)
+    from edgephi.build.rank import prospects, reason
+    from edgephi.build.this_machine import survey
+
+    ranked = prospects(survey(), model, recipe, revision=revision, context=context)
+    say(reason(ranked), err=True)
+    return ranked[0].candidate.target
 
 
 def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "WheelsRequest | None":

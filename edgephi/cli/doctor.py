@@ -11,7 +11,7 @@ from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
-    from edgephi.cli.show.this_machine import ThisMachine
+    from edgephi.build.this_machine import ThisMachine
     from edgephi.errors import NotSupportedError
     from edgephi.installed.extras import OutOfRange
 
@@ -27,7 +27,7 @@ def doctor(*, as_json: bool) -> None:
     made for, and each target: possible here, or why not and what would help. Takes a few seconds, of which
     one reads memory as fast as it can.
     """
-    from edgephi.cli.show.this_machine import survey
+    from edgephi.build.this_machine import survey
 
     machine = survey()
     if as_json:
@@ -85,7 +85,6 @@ def _text(machine: "ThisMachine") -> str:
 
 def _facts(machine: "ThisMachine") -> Iterator[str]:
     from edgephi.cli.show.sizes import human_bytes
-    from edgephi.cli.show.this_machine import is_busy
 
     host, processor = machine.host, machine.host.processor
     yield from _fact("system", f"{host.system}, kernel {host.kernel}, Python {host.python}")
@@ -99,7 +98,7 @@ def _facts(machine: "ThisMachine") -> Iterator[str]:
         "memory", f"{human_bytes(host.memory_bytes)}, of which {human_bytes(host.available_bytes)} are free"
     )
     yield from _fact("", f"read at {machine.bytes_per_second / 1e9:.1f} GB/s, measured with all threads")
-    if is_busy(host):
+    if host.is_busy:
         yield from _fact("", f"too low: other programs took {host.busy_percent:.0f} % of the processors")
     label = "accelerator"
     for accelerator in host.accelerators:

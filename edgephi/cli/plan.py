@@ -20,7 +20,7 @@ from edgephi.cli.show.say import say, say_document
 if TYPE_CHECKING:
     from edgephi.build.plan import Plan
     from edgephi.build.rank import Prospect
-    from edgephi.cli.show.this_machine import ThisMachine
+    from edgephi.build.this_machine import ThisMachine
 
 _WIDTH = 80
 
@@ -61,7 +61,8 @@ def plan(
 
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if target_name == "auto":
-        from edgephi.cli.show.this_machine import prospects, survey
+        from edgephi.build.rank import prospects
+        from edgephi.build.this_machine import survey
 
         machine = survey()
         ranked = prospects(machine, model, recipe, revision=revision, context=context)
@@ -72,7 +73,7 @@ def plan(
         return
     target = for_soc(read_target(target_name), soc)
     if here:
-        from edgephi.cli.show import this_machine
+        from edgephi.build import this_machine
 
         target = this_machine.here(target)
     made = plan_model(model, recipe, target, revision=revision, context=context)
@@ -121,9 +122,9 @@ def _prospect(prospect: "Prospect") -> dict[str, Any]:
 def _choice(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> str:
     """The table of what can be chosen, the reason for the choice, and what cannot be chosen."""
     from edgephi.build.rank import reason
+    from edgephi.cli.show.machine import machine_line
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
-    from edgephi.cli.show.this_machine import machine_line
 
     best = ranked[0].plan
     assert best is not None  # noqa: S101 - what was chosen has a plan

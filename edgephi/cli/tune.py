@@ -16,8 +16,8 @@ from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
+    from edgephi.build.this_machine import ThisMachine
     from edgephi.build.tune import Tuning, Variant
-    from edgephi.cli.show.this_machine import ThisMachine
 
 _WIDTH = 80
 _CLOSE = 1.05
@@ -79,11 +79,12 @@ def tune(
     them. The fastest is the one that reads the prompt and writes the answer in the least time.
     """
     from edgephi.build.build import find_checkpoint
+    from edgephi.build.this_machine import survey
     from edgephi.build.tune import cut_depths, variants
     from edgephi.build.tune import tune as tune_model
     from edgephi.checkpoint.config import load_architecture
+    from edgephi.cli.show.machine import warn_when_busy
     from edgephi.cli.show.progress import step
-    from edgephi.cli.show.this_machine import room, survey, warn_when_busy
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.machine.bandwidth import last_level_cache_bytes
     from edgephi.machine.measurement import BenchRequest
@@ -100,7 +101,7 @@ def tune(
         recipe,
         [state.target for state in machine.targets if not (state.build_problem or state.run_problem)],
         context=context,
-        free_bytes=lambda target: room(machine.host, machine.bytes_per_second, target.provider).free_bytes,
+        free_bytes=lambda target: machine.memory_of(target.provider).free_bytes,
     )
     with _folder(keep) as folder:
         tuning = tune_model(
@@ -172,10 +173,10 @@ def _document(tuning: "Tuning") -> dict[str, Any]:
 def _text(model: str, machine: "ThisMachine", tuning: "Tuning") -> str:
     """The table of candidates and the recommendation, in at most 80 columns."""
     from edgephi.build.tune import AGREEMENT
+    from edgephi.cli.show.machine import machine_line
     from edgephi.cli.show.numbers import rate, seconds
     from edgephi.cli.show.sizes import human_bytes
     from edgephi.cli.show.table import table
-    from edgephi.cli.show.this_machine import machine_line
 
     best = tuning.estimates[0]
     rows = [

@@ -33,6 +33,7 @@ _FEATURES: dict[str, str] = {
     "sve2": "sve2",
     "sme": "sme",
 }
+_BUSY_PERCENT = 25
 _MAC_FEATURES: dict[str, str] = {
     "hw.optional.avx2_0": "avx2",
     "hw.optional.neon": "neon",
@@ -72,6 +73,11 @@ class Host:
     available_bytes: int
     busy_percent: float
     accelerators: tuple[Accelerator, ...]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other programs take so much of the processors that measured speeds are too low."""
+        return self.busy_percent > _BUSY_PERCENT
 
 
 def describe_host(root: Path = _ROOT) -> Host:

@@ -7,15 +7,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Room:
-    """The memory that a provider computes in: `name`, bytes that are free, bytes read per second if known."""
-
-    name: str
-    free_bytes: int
-    bytes_per_second: float | None
-
-
-@dataclass(frozen=True)
 class BenchRequest:
     """What to measure: the answer to a prompt of each length, of `generated_tokens` tokens each.
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 from edgephi.build.build import find_checkpoint
+from edgephi.build.this_machine import survey
 from edgephi.build.tune import Tuning, cut_depths, tune, variants
 from edgephi.checkpoint.config import load_architecture
+from edgephi.cli.show.machine import warn_when_busy
 from edgephi.cli.show.progress import step
-from edgephi.cli.show.this_machine import room, survey, warn_when_busy
 from edgephi.declared.recipe import recipe_for
 from edgephi.machine.bandwidth import last_level_cache_bytes
 from edgephi.machine.measurement import BenchRequest
@@ -47,7 +48,7 @@ def main() -> None:
         recipe,
         [state.target for state in machine.targets if not (state.build_problem or state.run_problem)],
         context=None,
-        free_bytes=lambda target: room(machine.host, machine.bytes_per_second, target.provider).free_bytes,
+        free_bytes=lambda target: machine.memory_of(target.provider).free_bytes,
     )
 
     def timed(depths: tuple[int, ...]) -> tuple[Tuning, float]:

@@ -9,12 +9,12 @@ from edgephi.build.rank import Candidate, Prospect, check_choice, rank, reason
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
-from edgephi.machine.measurement import Room
+from edgephi.machine.provider_memory import ProviderMemory
 
 CPU = read_target("cpu")
 BOARD = read_target("raspberry-pi-5-8gb")
 RECIPE = read_recipe("phi-3.5-mini")
-MEMORY = Room("memory", 20_000_000_000, 25e9)
+MEMORY = ProviderMemory("memory", 20_000_000_000, 25e9)
 MISSING = NotSupportedError("the engine is not installed", hint="pip install it")
 
 
@@ -90,12 +90,12 @@ class TestProspect:
 
 class TestOrder:
     def test_the_faster_memory_wins(self) -> None:
-        gpu = Room("GPU", 20_000_000_000, 900e9)
+        gpu = ProviderMemory("GPU", 20_000_000_000, 900e9)
         slow, fast = Candidate(named("slow"), MEMORY), Candidate(named("fast"), gpu)
         assert names(ranked(slow, fast)) == names(ranked(fast, slow)) == ["fast", "slow"]
 
     def test_what_cannot_be_chosen_comes_last(self) -> None:
-        gpu = Room("GPU", 20_000_000_000, 900e9)
+        gpu = ProviderMemory("GPU", 20_000_000_000, 900e9)
         prospects = ranked(Candidate(named("fast"), gpu, MISSING), Candidate(named("slow"), MEMORY))
         assert names(prospects) == ["slow", "fast"]
 

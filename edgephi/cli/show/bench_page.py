@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import edgephi
+from edgephi.cli.show.machine import machine_line
 from edgephi.cli.show.numbers import rate, seconds
 from edgephi.cli.show.sizes import human_bytes
-from edgephi.cli.show.this_machine import machine_line
 from edgephi.machine.host import Host
 from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
 from edgephi.runtime.proof.bench import BundleSummary, Range, SpeedSummary
