@@ -41,7 +41,6 @@ THROUGH_THE_WALL = {
 # Who starts or names what lies above it, and why it must.
 UPWARDS = {
     ("edgephi.commands", "edgephi.cli"): "says how edgephi is called, for all who call it",
-    ("edgephi.store.proving.by_command", "edgephi.cli"): "asks an older edgephi by what all versions have",
     ("edgephi.store.environments.environment", "edgephi.cli.run"): "asks a Python whether it could do that",
 }
 

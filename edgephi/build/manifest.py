@@ -15,7 +15,7 @@ from edgephi.bundle.manifest import (
     OWN_EXPORTER,
     SCHEMA,
     Certificate,
-    Chat,
+    ChatFacts,
     Limits,
     Manifest,
     ModelFacts,
@@ -86,7 +86,7 @@ def manifest_of(
         ),
         target=TargetFacts(target.name, target.engine, target.provider, target.arch),
         quant=facts,
-        chat=Chat(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
+        chat=ChatFacts(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
         limits=_limits(plan),
         requires=Requires(
             memory_bytes=plan.memory.total,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.tokenizer import encode
-from edgephi.declared.recipe import Gate, Question
+from edgephi.declared.recipe import QualityGate, Question
 from edgephi.errors import QualityGateError
 from edgephi.export.exporter import exporter
 from edgephi.processes.ask import ask
@@ -127,7 +127,7 @@ def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
     return TOKENS[level] * vocabulary_size * _LOGIT_BYTES
 
 
-def check_gate(certificate: Certificate, gate: Gate) -> None:
+def check_gate(certificate: Certificate, gate: QualityGate) -> None:
     """Raise QualityGateError, naming the number and the limit, when a measured number is past the gate."""
     if certificate.end_to_end is None:
         return

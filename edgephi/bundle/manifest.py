@@ -79,7 +79,7 @@ class QuantFacts:
 
 
 @dataclass(frozen=True)
-class Chat:
+class ChatFacts:
     """The Jinja chat template that renders a conversation, and every token id that ends an answer."""
 
     template: str
@@ -216,7 +216,7 @@ class Manifest:
     model: ModelFacts
     target: TargetFacts
     quant: QuantFacts
-    chat: Chat
+    chat: ChatFacts
     limits: Limits
     requires: Requires
     files: tuple[FileEntry, ...]

@@ -75,7 +75,7 @@ class LogitsEncoding:
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphFiles:
     """One graph: the wrapper around its context binary, and the graph that it was compiled from.
 
     `graph` is empty when only the binary is there, as in bundles that were imported.
@@ -91,8 +91,8 @@ class Part:
 
     binary: str
     layers: tuple[int, ...]
-    prefill: Graph
-    decode: Graph
+    prefill: GraphFiles
+    decode: GraphFiles
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class QnnArtifact:
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that it names, relative to its folder."""
-        graphs: list[Graph | Head] = [self.head]
+        graphs: list[GraphFiles | Head] = [self.head]
         for part in self.parts:
             graphs += [part.prefill, part.decode]
         named = [self.embedding.file, self.rope.file, self.head.binary, *(part.binary for part in self.parts)]

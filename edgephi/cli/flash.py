@@ -15,7 +15,7 @@ from edgephi.cli.show.sizes import read_size
 from edgephi.commands import edgephi_command, place
 
 if TYPE_CHECKING:
-    from edgephi.flash.source import Source
+    from edgephi.flash.source import BundleSource
 
 
 @click.command(no_args_is_help=True)
@@ -186,7 +186,7 @@ def _kept_when_interrupted() -> "Iterator[None]":
 
 
 @contextmanager
-def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[Source]":
+def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[BundleSource]":
     """The bundle of the command line, a folder or an artifact in a registry."""
     from edgephi.errors import UsageError
     from edgephi.flash.folder import folder_source

@@ -12,7 +12,7 @@ from edgephi.flash.destination import IMAGE_SCHEME
 
 if TYPE_CHECKING:
     from edgephi.flash.image.partition import Image
-    from edgephi.flash.source import Source
+    from edgephi.flash.source import BundleSource
 
 
 def image_file(text: str) -> Path:
@@ -26,7 +26,13 @@ def image_file(text: str) -> Path:
 
 
 def flash_image(
-    source: "Source", file: Path, size: int | None, keys: Sequence[Path], *, prove_here: bool, as_json: bool
+    source: "BundleSource",
+    file: Path,
+    size: int | None,
+    keys: Sequence[Path],
+    *,
+    prove_here: bool,
+    as_json: bool,
 ) -> None:
     """Write the image and say what is in it."""
     from edgephi.cli.show.progress import transfer

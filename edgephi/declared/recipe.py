@@ -33,7 +33,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Model:
+class RecipeModel:
     """Where the checkpoint is: a hub id (or `demo`), a revision, and the shape that it must have.
 
     An empty id is a recipe for any checkpoint of the family.
@@ -60,7 +60,7 @@ class Quant:
 
 
 @dataclass(frozen=True)
-class Gate:
+class QualityGate:
     """Limits of the certificate's numbers; a build that is worse fails. KL in nats, means over the text."""
 
     export_error_kl: float = 2e-2
@@ -87,9 +87,9 @@ class Recipe:
 
     name: str
     summary: str
-    model: Model = field(default_factory=Model)
+    model: RecipeModel = field(default_factory=RecipeModel)
     quant: Quant = field(default_factory=Quant)
-    gate: Gate = field(default_factory=Gate)
+    gate: QualityGate = field(default_factory=QualityGate)
     evaluation: Literal["general", "device"] = "general"
     probe: Question = field(default_factory=Question)
 

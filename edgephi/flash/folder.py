@@ -10,7 +10,7 @@ from pathlib import Path
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
 from edgephi.errors import BadBundleError, EdgephiError, UsageError
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.steps import Step, silent
 from edgephi.store.disk.layout import Layout, is_store
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
@@ -25,7 +25,9 @@ def flash_folder(bundle: Path, root: Path, options: InstallOptions, *, step: Ste
     return flash_source(folder_source(bundle), root, options, step=step)
 
 
-def flash_source(source: Source, root: Path, options: InstallOptions, *, step: Step = silent) -> Outcome:
+def flash_source(
+    source: BundleSource, root: Path, options: InstallOptions, *, step: Step = silent
+) -> Outcome:
     """Install a bundle, wherever it comes from, into the store at `root`, and make it the active one."""
     with Install.begin(root, source.manifest, source.signature, options=options, step=step) as install:
         if install.wanted:
@@ -35,13 +37,13 @@ def flash_source(source: Source, root: Path, options: InstallOptions, *, step: S
         return install.finish(step)
 
 
-def folder_source(bundle: Path) -> Source:
+def folder_source(bundle: Path) -> BundleSource:
     """The bundle in a folder. Raises BadBundleError when there is none."""
     data, signature = read_identity(bundle)
-    return Source(str(bundle), data, signature, functools.partial(read_chunks, bundle), is_local=True)
+    return BundleSource(str(bundle), data, signature, functools.partial(read_chunks, bundle), is_local=True)
 
 
-def check_apart(source: Source, root: Path) -> None:
+def check_apart(source: BundleSource, root: Path) -> None:
     """Refuse a bundle that was put among the files of the store that it is for. Raises UsageError.
 
     One that the store itself holds may be given: it is proven again, and nothing is copied.
@@ -90,7 +92,7 @@ def read_chunks(bundle: Path, file: WantedFile) -> Iterator[tuple[int, memoryvie
         ) from None
 
 
-def _copied(source: Source, install: Install) -> Iterator[int]:
+def _copied(source: BundleSource, install: Install) -> Iterator[int]:
     """Hand all wanted chunks over; yields the bytes of each. The disk writes behind, a batch at a time."""
     waiting: Future[int] | None = None
     since = 0

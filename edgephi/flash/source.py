@@ -10,7 +10,7 @@ ReadChunks = Callable[[WantedFile], Iterator[tuple[int, memoryview]]]
 
 
 @dataclass(frozen=True)
-class Source:
+class BundleSource:
     """A bundle to be flashed: the bytes of its manifest and of its signature, and a way to its chunks.
 
     Nobody has checked anything: whoever receives it does. `name` is for messages. `is_local`: its chunks are

@@ -27,12 +27,12 @@ from edgephi.server.admission import Job, Queue
 from edgephi.server.answers import JobResponse
 from edgephi.server.engine.messages import Ask, End
 from edgephi.server.engine.supervisor import Supervisor
-from edgephi.server.guard import Gate, GateOptions, Journal
+from edgephi.server.guard import AccessLog, Gate, GateOptions
 from edgephi.server.log import Log
 from edgephi.server.metrics import CONTENT_TYPE, Metrics
 from edgephi.server.openai.description import description
 from edgephi.server.openai.requests import ChatRequest, CompletionRequest, chat_ask, completion_ask
-from edgephi.server.openai.responses import Health, Model, ModelFacts, ModelList
+from edgephi.server.openai.responses import Health, Model, ModelList, ServedFacts
 from edgephi.server.openai.writers import ChatWriter, TextWriter, Writer
 from edgephi.server.page.served import routes as page_routes
 from edgephi.server.refusal import CLIENT_GONE, Refusal
@@ -79,7 +79,7 @@ class Service:
     def model(self) -> Model:
         """The one model."""
         manifest, ready = self.manifest, self.supervisor.ready
-        facts = ModelFacts(
+        facts = ServedFacts(
             context=self.context,
             engine=manifest.target.engine if ready is None else f"{ready.engine} {ready.version}",
             provider=manifest.target.provider if ready is None else ready.provider,
@@ -185,7 +185,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
             expose_headers=["retry-after", "x-request-id"],
         )
     paths = {route.endpoint: route.path for route in routes}
-    return Journal(guarded, partial(_note, service, paths), service.log.bug)
+    return AccessLog(guarded, partial(_note, service, paths), service.log.bug)
 
 
 async def _read(request: Request, kind: type[Body], service: Service) -> Body:

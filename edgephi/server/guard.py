@@ -1,6 +1,6 @@
 """What stands between the network and the routes: who may ask, and what is noted about it.
 
-Two layers of ASGI. `Gate` refuses requests that must not reach the routes; `Journal`, around it, sees how
+Two layers of ASGI. `Gate` refuses requests that must not reach the routes; `AccessLog`, around it, sees how
 each ended, counts and logs it, and lets no exception through: uvicorn would print a traceback.
 """
 
@@ -90,7 +90,7 @@ def is_loopback_name(name: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
-class Journal:
+class AccessLog:
     """Sees every request from its first byte to the last of its response."""
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
-from edgephi.declared.recipe import Gate, Quant, Recipe
+from edgephi.declared.recipe import QualityGate, Quant, Recipe
 from edgephi.declared.target import read_target
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.steps import silent
@@ -21,7 +21,7 @@ RECIPE = Recipe(
     name="agreement",
     summary="what every format can hold exactly",
     quant=Quant(method="rtn", bits=4, group_size=32, symmetric=True),
-    gate=Gate(),
+    gate=QualityGate(),
     evaluation="device",
 )
 

@@ -12,7 +12,7 @@ from edgephi.build.build import find_checkpoint
 from edgephi.build.verify import certify, check_gate
 from edgephi.bundle.manifest import Certificate, Divergence, encode_manifest, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edgephi.declared.recipe import Gate, read_recipe
+from edgephi.declared.recipe import QualityGate, read_recipe
 from edgephi.errors import BadInputError, CannotServeError, QualityGateError
 from edgephi.steps import silent
 from tests.build.conftest import Here, names
@@ -130,7 +130,7 @@ def test_the_gate_compares_each_number_with_its_limit() -> None:
         divergences = [Divergence(kl * factor, 0, top1, 1, 1) for factor in (1, 2, 3)]
         return Certificate("quick", "text", 2, "reference", "engine", "cpu", "", *divergences)
 
-    gate = Gate(export_error_kl=1.0, quantisation_loss_kl=2.0, end_to_end_kl=3.0, end_to_end_top1=0.5)
+    gate = QualityGate(export_error_kl=1.0, quantisation_loss_kl=2.0, end_to_end_kl=3.0, end_to_end_top1=0.5)
     check_gate(certificate(1.0, top1=0.5), gate)
     check_gate(Certificate("off"), gate)
     with pytest.raises(QualityGateError, match=r"export error: mean KL 1\.1 is above the recipe's limit 1"):

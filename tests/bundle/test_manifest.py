@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     Certificate,
-    Chat,
+    ChatFacts,
     Divergence,
     Limits,
     Manifest,
@@ -54,7 +54,7 @@ manifests = st.builds(
     st.builds(ModelFacts, text, text, text, count, count),
     st.builds(TargetFacts, text, text, text, st.lists(text, max_size=2).map(tuple)),
     st.builds(QuantFacts, count, count, st.booleans(), text, count, count, number),
-    st.builds(Chat, text, st.lists(count, max_size=3).map(tuple)),
+    st.builds(ChatFacts, text, st.lists(count, max_size=3).map(tuple)),
     st.builds(Limits, count),
     st.builds(Requires, amount, amount, strings, amount),
     st.builds(
@@ -227,7 +227,7 @@ def test_a_form_that_no_builder_writes(data: bytes, message: str) -> None:
 
 
 def test_texts_of_several_lines_are_texts() -> None:
-    chat = Chat("{% for m in messages %}\n\t{{ m }}\r\n{% endfor %}", (1,))
+    chat = ChatFacts("{% for m in messages %}\n\t{{ m }}\r\n{% endfor %}", (1,))
     assert decode_manifest(encode_manifest(tiny_manifest(chat=chat))).chat == chat
 
 

@@ -11,7 +11,7 @@ from edgephi.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
     Certificate,
-    Chat,
+    ChatFacts,
     Divergence,
     Limits,
     Manifest,
@@ -37,7 +37,7 @@ def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Mani
         model=ModelFacts("tiny", "0123456789ab", "phi-3-mini-4k", 3_821_079_552, 4096),
         target=TargetFacts("cpu", "onnxruntime-genai", "cpu", ("x86_64", "aarch64")),
         quant=QuantFacts(4, 32, True, "scale-search", 4, 8, 4.53),
-        chat=Chat(PHI_3_CHAT.template, (32000, 32001, 32007)),
+        chat=ChatFacts(PHI_3_CHAT.template, (32000, 32001, 32007)),
         limits=Limits(2048),
         requires=Requires(10_000_000, 4_000_000, {"onnxruntime-genai": ">=0.18,<0.19"}),
         files=tuple(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgephi.build.plan import architecture_of, shape_of
 from edgephi.checkpoint.config import load_architecture
 from edgephi.commands import edgephi_command
-from edgephi.declared.recipe import Model, Recipe, Shape, read_recipe, recipe_for, recipes
+from edgephi.declared.recipe import Recipe, RecipeModel, Shape, read_recipe, recipe_for, recipes
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
@@ -232,7 +232,7 @@ class TestMistakes:
 def test_every_key_of_a_recipe_is_read(tmp_path: Path) -> None:
     text = (shipped("recipes") / "phi-4-mini.toml").read_text()
     recipe = read_toml(Path(write(tmp_path, text)), Recipe)
-    assert recipe.model == Model(
+    assert recipe.model == RecipeModel(
         "microsoft/Phi-4-mini-instruct",
         "main",
         Shape(

@@ -16,7 +16,7 @@ from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
     Certificate,
-    Chat,
+    ChatFacts,
     Limits,
     Manifest,
     ModelFacts,
@@ -167,7 +167,7 @@ def _manifest(
             head_bits=bits,
             bits_per_weight=bits_per_weight,
         ),
-        chat=Chat(tokenizer.chat.template, tokenizer.stop_token_ids),
+        chat=ChatFacts(tokenizer.chat.template, tokenizer.stop_token_ids),
         limits=Limits(artifact.context),
         requires=Requires(
             memory_bytes=engine_bytes + weights + artifact.context * per_token,

@@ -29,7 +29,7 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
     from edgephi.flash.destination import Box
-    from edgephi.flash.source import Source
+    from edgephi.flash.source import BundleSource
     from edgephi.flash.ssh.many import BoxResult
     from edgephi.flash.ssh.transfer import TransferSettings
 
@@ -114,7 +114,7 @@ class BoxLine:
 
 
 def flash_boxes(
-    source: "Source", destinations: Sequence[str], settings: "TransferSettings", *, as_json: bool
+    source: "BundleSource", destinations: Sequence[str], settings: "TransferSettings", *, as_json: bool
 ) -> int:
     """Flash boxes, show it and print the results. Returns the exit code; a single box's error is raised."""
     from edgephi.flash.destination import read_box

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle.qnn_artifact import Graph
+from edgephi.bundle.qnn_artifact import GraphFiles
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.processes.ask import Asked, Done, NoAnswerError, answer
@@ -28,7 +28,7 @@ _NODE = re.compile(r"name: (\S+?), type: (\w+)")
 class CompilerQuestion:
     """Compile `graphs` into `binary`, in the working folder; see `compile_graphs`."""
 
-    graphs: tuple[Graph, ...]
+    graphs: tuple[GraphFiles, ...]
     binary: str
     options: Mapping[str, str]
     where: str
@@ -53,7 +53,7 @@ def check_compiler() -> None:
 
 
 def compile_graphs(
-    folder: Path, graphs: Sequence[Graph], binary: str, options: Mapping[str, str], *, where: str
+    folder: Path, graphs: Sequence[GraphFiles], binary: str, options: Mapping[str, str], *, where: str
 ) -> Compiled:
     """Compile graphs that share their weights into one context binary of the artifact in `folder`.
 

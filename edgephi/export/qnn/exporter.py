@@ -18,7 +18,7 @@ from edgephi.bundle.qnn_artifact import (
     SCHEMA,
     ArtifactSoc,
     Embedding,
-    Graph,
+    GraphFiles,
     Head,
     LogitsEncoding,
     Part,
@@ -44,7 +44,7 @@ from edgephi.export.qnn.layout import (
     pack,
     pack_embedding,
 )
-from edgephi.export.qnn.nodes import DATA_FILE, Model
+from edgephi.export.qnn.nodes import DATA_FILE, QnnModel
 from edgephi.export.qnn.weights import ArtifactWeights
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import align
@@ -173,7 +173,7 @@ def emit(
         for tensor, shape in architecture.tensor_shapes().items()
         if len(shape) == 1
     }
-    _write_graphs(folder, Model(architecture, layout, norms, activations), parts, context)
+    _write_graphs(folder, QnnModel(architecture, layout, norms, activations), parts, context)
     checkpoint.copy_tokenizer(folder)
     artifact = QnnArtifact(
         schema=SCHEMA,
@@ -234,8 +234,8 @@ def _part(number: int, layers: range) -> Part:
     return Part(
         binary=f"part_{number}.bin",
         layers=(layers.start, layers.stop),
-        prefill=Graph(_wrapper(prefill), _graph(prefill)),
-        decode=Graph(_wrapper(decode), _graph(decode)),
+        prefill=GraphFiles(_wrapper(prefill), _graph(prefill)),
+        decode=GraphFiles(_wrapper(decode), _graph(decode)),
     )
 
 
@@ -247,7 +247,7 @@ def _wrapper(name: str) -> str:
     return f"{name}.onnx"
 
 
-def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) -> None:
+def _write_graphs(folder: Path, model: QnnModel, parts: list[range], context: int) -> None:
     graphs = {"head": head_graph(model)}
     for number, layers in enumerate(parts):
         for kind, tokens in (("prefill", CHUNK), ("decode", 1)):
@@ -259,13 +259,16 @@ def _write_graphs(folder: Path, model: Model, parts: list[range], context: int) 
 
 def _compile(folder: Path, artifact: QnnArtifact, done: Callable[[int], None]) -> Compiled:
     """Compile all graphs of an artifact; who compiled. `done` counts the binaries."""
-    head = artifact.head
-    binaries = [(part.binary, [part.prefill, part.decode]) for part in artifact.parts]
-    binaries.append((head.binary, [Graph(head.wrapper, head.graph)]))
-    for binary, graphs in binaries:
+
+    def one(binary: str, graphs: list[GraphFiles]) -> Compiled:
         compiled = compile_graphs(folder, graphs, binary, artifact.provider_options, where=artifact.soc.name)
         done(1)
-    return compiled
+        return compiled
+
+    for part in artifact.parts:
+        one(part.binary, [part.prefill, part.decode])
+    head = artifact.head
+    return one(head.binary, [GraphFiles(head.wrapper, head.graph)])
 
 
 def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from onnx import helper
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.export.qnn.activations import HIDDEN_BELOW, Encoding, unsigned
-from edgephi.export.qnn.nodes import GraphWriter, Model
+from edgephi.export.qnn.nodes import GraphWriter, QnnModel
 from edgephi.export.tensor_names import tensor_name
 from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
 
@@ -44,7 +44,7 @@ class _Call:
     mask: str
 
 
-def layers_graph(model: Model, layers: range, sizes: Sizes, *, name: str) -> onnx.ModelProto:
+def layers_graph(model: QnnModel, layers: range, sizes: Sizes, *, name: str) -> onnx.ModelProto:
     """Some of the decoder's layers. The contract of its inputs and outputs is in docs/targets/qnn.md."""
     architecture, encodings = model.architecture, model.encodings
     graph = GraphWriter(model)
@@ -82,7 +82,7 @@ def layers_graph(model: Model, layers: range, sizes: Sizes, *, name: str) -> onn
     return graph.model(name, inputs, outputs)
 
 
-def head_graph(model: Model) -> onnx.ModelProto:
+def head_graph(model: QnnModel) -> onnx.ModelProto:
     """The last norm and the head, for one token: hidden [1, 1, 1, H] -> logits [1, vocabulary, 1, 1]."""
     architecture = model.architecture
     graph = GraphWriter(model)

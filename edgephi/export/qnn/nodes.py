@@ -30,7 +30,7 @@ _IR_VERSION = 10
 
 
 @dataclass(frozen=True)
-class Model:
+class QnnModel:
     """What all graphs of a model have in common: `norms` are the vectors of its RMSNorms."""
 
     architecture: Architecture
@@ -42,7 +42,7 @@ class Model:
 class GraphWriter:
     """Collects nodes and initializers; methods return the name of the value that they made."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: QnnModel) -> None:
         self.architecture = model.architecture
         self.encodings = model.encodings
         self._norms = model.norms

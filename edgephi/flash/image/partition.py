@@ -18,7 +18,7 @@ from edgephi.commands import shell_command
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError, UsageError
 from edgephi.flash.folder import flash_source
 from edgephi.flash.image.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_ext4
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.steps import Step, silent
 from edgephi.store.disk.durable import make_folder, rename, sync
 from edgephi.store.disk.layout import Layout
@@ -56,7 +56,7 @@ class Image:
 
 
 def write_image(
-    source: Source,
+    source: BundleSource,
     file: Path,
     size: int | None,
     *,

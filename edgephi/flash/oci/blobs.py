@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import httpx
 
 from edgephi.errors import TransportError
-from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, Connection, UnavailableError
+from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, RegistryConnection, UnavailableError
 from edgephi.flash.oci.manifests import digest_of
 from edgephi.guards.wire_watch import allowing
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
 
 
-def has_blob(connection: Connection, digest: str) -> bool:
+def has_blob(connection: RegistryConnection, digest: str) -> bool:
     """Whether the registry has this blob for this repository."""
 
     def ask() -> bool:
@@ -27,7 +27,7 @@ def has_blob(connection: Connection, digest: str) -> bool:
     return connection.retried(ask)
 
 
-def read_whole_blob(connection: Connection, digest: str, size: int) -> bytes:
+def read_whole_blob(connection: RegistryConnection, digest: str, size: int) -> bytes:
     """A blob that is small enough to hold. Raises TransportError when it is not what its digest says."""
     data = b"".join(read_blob(connection, digest, 0, size))
     if digest_of(data) != digest:
@@ -35,7 +35,7 @@ def read_whole_blob(connection: Connection, digest: str, size: int) -> bytes:
     return data
 
 
-def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iterator[bytes]:
+def read_blob(connection: RegistryConnection, digest: str, start: int, end: int) -> Iterator[bytes]:
     """The bytes of a blob from `start` up to `end`, as they arrive: nothing has compared them yet.
 
     After a cut, only what has not arrived is asked for again. Raises BadInputError when there is no such
@@ -62,7 +62,9 @@ def read_blob(connection: Connection, digest: str, start: int, end: int) -> Iter
                 connection.pause_or_raise(failures, cause)
 
 
-def _wanted(connection: Connection, response: httpx.Response, start: int, end: int) -> Iterator[bytes]:
+def _wanted(
+    connection: RegistryConnection, response: httpx.Response, start: int, end: int
+) -> Iterator[bytes]:
     """The part of an answer that was asked for: a registry may send the whole blob instead, or more."""
     position = start if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))

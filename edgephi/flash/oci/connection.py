@@ -44,7 +44,7 @@ Found = TypeVar("Found")
 class UnavailableError(Exception):
     """The registry answered, but not what it must: a server in trouble, or one that asks us to wait.
 
-    Raised and caught between a request and its retries; `Connection.errors` translates it when they end.
+    Raised and caught between a request and its retries; `RegistryConnection.errors` translates the last one.
     """
 
     def __init__(self, response: httpx.Response) -> None:
@@ -59,7 +59,7 @@ RETRIED = (httpx.TransportError, UnavailableError)
 
 
 @dataclass(frozen=True)
-class Connection:
+class RegistryConnection:
     """Where requests about `reference` go: `base` is the address of its repository, with a final slash."""
 
     reference: Reference
@@ -145,7 +145,7 @@ class Connection:
 
 
 @contextlib.contextmanager
-def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Connection]:
+def connect(reference: Reference, *, insecure: bool = False) -> Iterator[RegistryConnection]:
     """Speak to the registry of `reference`: over https, but plainly to this machine, or with `insecure`.
 
     No byte is sent yet. Raises BadInputError when the credentials for it cannot be read, UsageError when the
@@ -171,7 +171,7 @@ def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Connect
         mounts={f"all://{_in_url(base.host)}": None} if reference.is_loopback else None,
     )
     with client, contextlib.closing(WireWatch(client)) as watch:
-        yield Connection(reference, base, client, watch)
+        yield RegistryConnection(reference, base, client, watch)
 
 
 def _in_url(host: str) -> str:

@@ -6,7 +6,7 @@ import httpx
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.flash.oci.connection import Connection, UnavailableError
+from edgephi.flash.oci.connection import RegistryConnection, UnavailableError
 from edgephi.guards.wire_watch import allowing
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -24,7 +24,7 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_manifest(connection: Connection) -> bytes:
+def read_manifest(connection: RegistryConnection) -> bytes:
     """The manifest under the connection's reference, held against the digests that are known for it.
 
     Raises BadInputError when there is none or we may not read it, BadBundleError when it is not the manifest
@@ -38,7 +38,7 @@ def read_manifest(connection: Connection) -> bytes:
     return data
 
 
-def _receive(connection: Connection) -> tuple[bytes, str]:
+def _receive(connection: RegistryConnection) -> tuple[bytes, str]:
     """The manifest, and the digest that the registry promises for it."""
     reference = connection.reference
     with connection.client.stream(
@@ -65,7 +65,7 @@ def _receive(connection: Connection) -> tuple[bytes, str]:
         return bytes(data), response.headers.get(_DIGEST_HEADER, "")
 
 
-def has_manifest(connection: Connection, digest: str) -> bool:
+def has_manifest(connection: RegistryConnection, digest: str) -> bool:
     """Whether the reference names the manifest with this digest already."""
 
     def ask() -> bool:
@@ -77,7 +77,7 @@ def has_manifest(connection: Connection, digest: str) -> bool:
     return connection.retried(ask)
 
 
-def write_manifest(connection: Connection, data: bytes) -> None:
+def write_manifest(connection: RegistryConnection, data: bytes) -> None:
     """Put a manifest under the reference. Every blob that it names must be there."""
     if len(data) > _LARGEST_BYTES:
         raise BadInputError(
@@ -101,5 +101,5 @@ def write_manifest(connection: Connection, data: bytes) -> None:
         raise connection.damaged("manifest", digest_of(data), stored)
 
 
-def _address(connection: Connection) -> httpx.URL:
+def _address(connection: RegistryConnection) -> httpx.URL:
     return connection.base.join(f"manifests/{connection.reference.version}")

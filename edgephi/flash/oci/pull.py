@@ -9,7 +9,7 @@ from pathlib import Path
 from edgephi.bundle.manifest import MANIFEST_NAME, Manifest, decode_manifest
 from edgephi.bundle.unfinished import check_destination, seal, unfinished_bundle
 from edgephi.flash.oci.blobs import read_blob, read_whole_blob
-from edgephi.flash.oci.connection import Connection, connect
+from edgephi.flash.oci.connection import RegistryConnection, connect
 from edgephi.flash.oci.manifests import digest_of, read_manifest
 from edgephi.flash.oci.modelpack import Layer, check_layers, read_layers
 from edgephi.flash.oci.reference import Reference
@@ -40,7 +40,7 @@ class Pulled:
     kept_bytes: int
 
 
-def open_remote(connection: Connection) -> Remote:
+def open_remote(connection: RegistryConnection) -> Remote:
     """Look at the bundle under the connection's reference: two small documents, held against each other.
 
     Raises BadBundleError when it is no bundle, BadInputError, TransportError.
@@ -94,7 +94,7 @@ def _open_parts(parts: Path, *, wanted: Collection[str]) -> None:
             part.unlink()
 
 
-def _fetch(connection: Connection, layer: Layer, part: Path, progress: Callable[[int], None]) -> int:
+def _fetch(connection: RegistryConnection, layer: Layer, part: Path, progress: Callable[[int], None]) -> int:
     """Have the whole blob in the file `part`, held against its digest; returns the bytes received."""
     sha256 = hashlib.sha256()
     received = 0

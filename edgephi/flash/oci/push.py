@@ -8,7 +8,7 @@ from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import UsageError
 from edgephi.flash.oci.blobs import has_blob
-from edgephi.flash.oci.connection import Connection, connect
+from edgephi.flash.oci.connection import RegistryConnection, connect
 from edgephi.flash.oci.manifests import digest_of, has_manifest, write_manifest
 from edgephi.flash.oci.modelpack import Artifact, make_artifact
 from edgephi.flash.oci.reference import Reference
@@ -53,7 +53,7 @@ def push_bundle(bundle: Path, reference: Reference, step: Step, *, insecure: boo
     return Pushed(reference, artifact.digest, sent, total - sent)
 
 
-def _send_missing(connection: Connection, bundle: Path, artifact: Artifact, step: Step) -> int:
+def _send_missing(connection: RegistryConnection, bundle: Path, artifact: Artifact, step: Step) -> int:
     """Send the files that the registry has not; returns their bytes."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from edgephi.bundle.chunks import Chunk
 from edgephi.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from edgephi.flash.oci.blobs import read_blob, read_whole_blob
-from edgephi.flash.oci.connection import Connection, connect
+from edgephi.flash.oci.connection import RegistryConnection, connect
 from edgephi.flash.oci.manifests import read_manifest
 from edgephi.flash.oci.modelpack import read_layers
 from edgephi.flash.oci.reference import Reference
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.store.install import WantedFile
 
 
 @contextlib.contextmanager
-def open_source(reference: Reference, *, insecure: bool = False) -> Iterator[Source]:
+def open_source(reference: Reference, *, insecure: bool = False) -> Iterator[BundleSource]:
     """The bundle under `reference`, as long as the block runs.
 
     What the manifest says is not read here: the store first asks who vouches for it. Raises BadBundleError
@@ -32,10 +32,10 @@ def open_source(reference: Reference, *, insecure: bool = False) -> Iterator[Sou
             if layer is not None
         ]
         signature = found[1] if len(found) > 1 else None
-        yield Source(where, found[0], signature, functools.partial(_read_chunks, connection))
+        yield BundleSource(where, found[0], signature, functools.partial(_read_chunks, connection))
 
 
-def _read_chunks(connection: Connection, file: WantedFile) -> Iterator[tuple[int, memoryview]]:
+def _read_chunks(connection: RegistryConnection, file: WantedFile) -> Iterator[tuple[int, memoryview]]:
     """Offset and bytes of the wanted chunks of a file; those that lie side by side are one request."""
     buffer = memoryview(bytearray(max(chunk.size for chunk in file.chunks)))
     for run in _runs(file.chunks):

@@ -13,7 +13,7 @@ import httpx
 
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.blobs import has_blob
-from edgephi.flash.oci.connection import RETRIED, Connection, UnavailableError
+from edgephi.flash.oci.connection import RETRIED, RegistryConnection, UnavailableError
 from edgephi.guards.wire_watch import WireWatch, allowing
 
 Progress = Callable[[int], None]
@@ -28,7 +28,7 @@ _SLOWEST_COPY = 5e6  # bytes per second
 _RECEIVED = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
-def write_blob(connection: Connection, digest: str, file: Path, progress: Progress) -> None:
+def write_blob(connection: RegistryConnection, digest: str, file: Path, progress: Progress) -> None:
     """Send `file` as the blob with this digest; `progress` is told how many more bytes have been sent.
 
     A negative number of bytes takes back those that a cut has lost. Raises BadBundleError when the file is
@@ -56,7 +56,7 @@ def write_blob(connection: Connection, digest: str, file: Path, progress: Progre
 class _Upload:
     """One file on its way. `confirmed` counts the bytes that the registry has said it has."""
 
-    def __init__(self, connection: Connection, file: Path, progress: Progress) -> None:
+    def __init__(self, connection: RegistryConnection, file: Path, progress: Progress) -> None:
         self._connection = connection
         self._file = file
         self._size = file.stat().st_size

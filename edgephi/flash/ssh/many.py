@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgephi.errors import EdgephiError, TransportError, UsageError
 from edgephi.flash.destination import Box
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.flash.ssh.cancelled import run_until_cancelled
 from edgephi.flash.ssh.rate_limit import RateLimit
 from edgephi.flash.ssh.transfer import BoxFlash, Transfer, TransferSettings, Watcher
@@ -24,7 +24,7 @@ class BoxResult:
 
 
 def flash_all(
-    source: Source, boxes: Sequence[Box], settings: TransferSettings, watch: Callable[[Box], Watcher]
+    source: BundleSource, boxes: Sequence[Box], settings: TransferSettings, watch: Callable[[Box], Watcher]
 ) -> tuple[BoxResult, ...]:
     """Flash a bundle onto boxes, `settings.parallel` of them at a time. `watch` gives each its watcher.
 
@@ -48,7 +48,7 @@ def exit_code(results: Sequence[BoxResult]) -> int:
 
 
 async def _flash_all(
-    source: Source, boxes: Sequence[Box], settings: TransferSettings, watch: Callable[[Box], Watcher]
+    source: BundleSource, boxes: Sequence[Box], settings: TransferSettings, watch: Callable[[Box], Watcher]
 ) -> tuple[BoxResult, ...]:
     limit = RateLimit(settings.bytes_per_second)
     room = asyncio.Semaphore(settings.parallel)

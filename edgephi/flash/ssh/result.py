@@ -8,14 +8,20 @@ from edgephi.bundle.manifest import Manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import TransportError
 from edgephi.flash.destination import Box
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.store.install import Outcome
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_outcome(
-    outcome: Outcome, box: Box, source: Source, manifest: Manifest, *, total_bytes: int, asked_bytes: int
+    outcome: Outcome,
+    box: Box,
+    source: BundleSource,
+    manifest: Manifest,
+    *,
+    total_bytes: int,
+    asked_bytes: int,
 ) -> None:
     """Raise TransportError unless a result can be that of this bundle.
 

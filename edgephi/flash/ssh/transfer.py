@@ -14,7 +14,7 @@ from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.errors import EdgephiError, TransportError
 from edgephi.flash.destination import Box
-from edgephi.flash.source import Source
+from edgephi.flash.source import BundleSource
 from edgephi.flash.ssh.agent import Agent, agent_on
 from edgephi.flash.ssh.connection import is_worth_another_try
 from edgephi.flash.ssh.rate_limit import RateLimit
@@ -82,7 +82,7 @@ class BoxFlash:
     """One bundle on its way to one box. `transfer` says what it took, also when `run` failed."""
 
     def __init__(
-        self, source: Source, box: Box, settings: TransferSettings, limit: RateLimit, watcher: Watcher
+        self, source: BundleSource, box: Box, settings: TransferSettings, limit: RateLimit, watcher: Watcher
     ) -> None:
         self._source = source
         self._box = box

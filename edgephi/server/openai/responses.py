@@ -147,7 +147,7 @@ class TextCompletion(msgspec.Struct, frozen=True, omit_defaults=True):
     edgephi: Numbers | None = None
 
 
-class ModelFacts(msgspec.Struct, frozen=True):
+class ServedFacts(msgspec.Struct, frozen=True):
     """What is not of OpenAI's API: `context` in tokens, `engine` with its version, `parameters` in all."""
 
     context: int
@@ -162,7 +162,7 @@ class Model(msgspec.Struct, frozen=True):
 
     id: str
     created: int
-    edgephi: ModelFacts
+    edgephi: ServedFacts
     object: str = "model"
     owned_by: str = "edgephi"
 

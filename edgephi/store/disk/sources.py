@@ -14,7 +14,7 @@ from edgephi.store.generations import manifests
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ChunkSource:
     """A run of bytes of a file in the store. It may have been damaged since: hash what is read."""
 
     path: Path
@@ -22,9 +22,9 @@ class Source:
     size: int
 
 
-def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, Source]:
+def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, ChunkSource]:
     """Where the chunks with the sha256 `wanted` are: in any generation, or in an unfinished transfer."""
-    found: dict[str, Source] = {}
+    found: dict[str, ChunkSource] = {}
     if not wanted:
         return found
     for digest, manifest in manifests(layout):
@@ -36,18 +36,18 @@ def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, Source]:
                 continue
             for chunk in chunks_of(entry):
                 if chunk.sha256 is not None and chunk.sha256 in wanted:
-                    found.setdefault(chunk.sha256, Source(path, chunk.offset, chunk.size))
+                    found.setdefault(chunk.sha256, ChunkSource(path, chunk.offset, chunk.size))
     for file, chunks in read_journal(layout).items():
         path = layout.part(file)
         if plain_size(path) is None:
             continue
         for chunk in chunks.values():
             if chunk.sha256 is not None and chunk.sha256 in wanted:
-                found.setdefault(chunk.sha256, Source(path, chunk.offset, chunk.size))
+                found.setdefault(chunk.sha256, ChunkSource(path, chunk.offset, chunk.size))
     return found
 
 
-def read_source(source: Source) -> bytes:
+def read_source(source: ChunkSource) -> bytes:
     """The bytes of a source; fewer where its file has become shorter, none when it cannot be read."""
     try:
         descriptor = os.open(source.path, os.O_RDONLY)

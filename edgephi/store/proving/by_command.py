@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any, Self
 
+from edgephi.commands import PROGRAM_MODULE
 from edgephi.processes.ask import NoAnswerError, end_process
 from edgephi.processes.child_process import start_child
 from edgephi.processes.ending import ending
@@ -25,7 +26,7 @@ class AskedByCommand:
         self.process: subprocess.Popen[bytes] = start_child(
             # -P: a module of the working directory must not stand in for one of ours.
             [
-                *(interpreter, "-P", "-m", "edgephi.cli", "run", question.bundle, "-"),
+                *(interpreter, "-P", "-m", PROGRAM_MODULE, "run", question.bundle, "-"),
                 *("--json", "--max-tokens", str(question.max_tokens)),
             ],
             stdin=subprocess.PIPE,

@@ -30,7 +30,7 @@ from edgephi.build.build import build, find_checkpoint
 from edgephi.build.plan import choose_schemes
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
-from edgephi.bundle.manifest import Chat, Limits, Requires, TargetFacts, read_manifest
+from edgephi.bundle.manifest import ChatFacts, Limits, Requires, TargetFacts, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target
@@ -83,7 +83,7 @@ class Exported:
         manifest = tiny_manifest(
             {},
             target=TargetFacts("gguf", "llama.cpp", "cpu", ("x86_64",)),
-            chat=Chat(tokenizer.chat.template, ()),
+            chat=ChatFacts(tokenizer.chat.template, ()),
             limits=Limits(self.context, rotary.original_context if switches else None),
             requires=Requires(1, 1, {}),
         )

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.build.plan import choose_schemes, make_plan
-from edgephi.bundle.qnn_artifact import Graph
+from edgephi.bundle.qnn_artifact import GraphFiles
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.declared.recipe import Quant, Recipe
@@ -346,7 +346,7 @@ class TestCompiler:
         with pytest.raises(NotSupportedError, match=r"rejects Det \(the_determinant\)"):
             compile_graphs(
                 tmp_path,
-                [Graph(graph="bad.onnx", wrapper="wrapper.onnx")],
+                [GraphFiles(graph="bad.onnx", wrapper="wrapper.onnx")],
                 "bad.bin",
                 exporter.provider_options(read_soc(MODERN)),
                 where=MODERN,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
-from edgephi.bundle.qnn_artifact import Graph, Head, QnnArtifact, read_artifact
+from edgephi.bundle.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import EMULATION, FACTS, NPU
@@ -132,7 +132,7 @@ class QnnEngine:
             self._tokenizer = CheckpointTokenizer(folder / TOKENIZER_FILE)
             sessions = HtpSessions(artifact.provider_options)
 
-            def open_graph(graph: Graph | Head) -> Any:
+            def open_graph(graph: GraphFiles | Head) -> Any:
                 file = graph.graph if compiles else graph.wrapper
                 return sessions.open(folder / file, compiles=compiles)
 

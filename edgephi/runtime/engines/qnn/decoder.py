@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgephi.bundle.qnn_artifact import Graph, Head, QnnArtifact
+from edgephi.bundle.qnn_artifact import GraphFiles, Head, QnnArtifact
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
@@ -37,7 +37,7 @@ class QnnDecoder:
     """All graphs of an artifact, opened. Raises what onnxruntime raises, and BadBundleError."""
 
     def __init__(
-        self, folder: Path, artifact: QnnArtifact, open_graph: Callable[[Graph | Head], Any]
+        self, folder: Path, artifact: QnnArtifact, open_graph: Callable[[GraphFiles | Head], Any]
     ) -> None:
         self.artifact = artifact
         self._embedding = _Embedding(folder, artifact)
@@ -119,7 +119,7 @@ class QnnDecoder:
     def _rope_shape(self) -> tuple[int, ...]:
         return 2, self.artifact.context, self.artifact.rope.rotary // 2
 
-    def _open(self, open_graph: Callable[[Graph | Head], Any], kind: str, size: int) -> list[_Step]:
+    def _open(self, open_graph: Callable[[GraphFiles | Head], Any], kind: str, size: int) -> list[_Step]:
         """The graphs of one kind, each checked against the shapes that `qnn.json` leads to."""
         artifact = self.artifact
         heads, head_size, slots = artifact.kv_heads, artifact.head_size, artifact.context
