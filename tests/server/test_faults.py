@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,6 +37,12 @@ FAILS_LATE = (
 def gone(pid: int) -> bool:
     """Whether a process has ended, or is only waiting to be buried."""
     return command_line(pid) == b""
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; before, the signal is its death."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _is_restarting(health: httpx.Response) -> bool:
@@ -193,10 +200,11 @@ class TestEnd:
             until(lambda: gone(worker), "the end of the engine")
             asking.join()
 
-    @pytest.mark.parametrize("seconds", [0.4, 0.7, 0.85, 1.0, 1.2])
+    @pytest.mark.parametrize("seconds", [0.1, 0.4, 0.6, 0.8, 1.0])
     def test_while_the_model_is_loaded(self, demo_bundle: Path, tmp_path: Path, seconds: float) -> None:
         """The engine may have become ready just when nobody is listened to any more."""
         with starting(demo_bundle, tmp_path) as server:
+            until(lambda: catches(server.process.pid, signal.SIGTERM), "the first line of the program")
             time.sleep(seconds)
             assert server.end() in (0, 128 + signal.SIGTERM), server.log
         assert "Traceback" not in server.log
