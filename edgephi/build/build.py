@@ -107,7 +107,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             report = exporter(request.target.engine).write_artifact(
                 folder / ARTIFACT_FOLDER,
                 checkpoint,
-                plan.schemes,
+                plan.tensors,
                 request.target,
                 plan.context,
                 step=step,

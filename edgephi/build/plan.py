@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
@@ -17,6 +17,7 @@ from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
 
 # Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
 # and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
@@ -58,7 +59,7 @@ class Plan:
     recipe: Recipe
     target: Target
     architecture: Architecture
-    schemes: Mapping[ModelTensor, Scheme | None]
+    tensors: TensorPlans
     context: int
     artifact_bytes: int
     bits_per_weight: float
@@ -77,8 +78,8 @@ def make_plan(
     """
     exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
-    schemes = choose_schemes(architecture, recipe.quant)
-    exporter.check_schemes(schemes, target)
+    plans = plan_tensors(architecture, recipe.quant)
+    exporter.check_schemes(plans, target)
     if context is not None and context > architecture.context:
         raise DoesNotFitError(
             f"--context {context}: {model} was made for at most {architecture.context} tokens",
@@ -93,16 +94,16 @@ def make_plan(
     served = context or min(target.limits.context, computable)
     footprint = exporter.footprint(target)
     prefill = facts_of(target.engine).provider(target.provider).prefill
-    packed_bytes = _groups(architecture, schemes) * footprint.packed_bytes_per_group
+    packed_bytes = _groups(architecture, plans) * footprint.packed_bytes_per_group
 
     def memory_for(tokens: int) -> Memory:
-        size = exporter.artifact_bytes(architecture, schemes, target, tokens)
+        size = exporter.artifact_bytes(architecture, plans, target, tokens)
         return _memory(
             architecture, footprint, prefill, artifact_bytes=size, packed_bytes=packed_bytes, context=tokens
         )
 
     memory = memory_for(served)
-    artifact_bytes = exporter.artifact_bytes(architecture, schemes, target, served)
+    artifact_bytes = exporter.artifact_bytes(architecture, plans, target, served)
     largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
         raise DoesNotFitError(
@@ -116,7 +117,7 @@ def make_plan(
         recipe=recipe,
         target=target,
         architecture=architecture,
-        schemes=schemes,
+        tensors=plans,
         context=served,
         artifact_bytes=artifact_bytes,
         bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),
@@ -132,26 +133,27 @@ def suited(quant: Quant, target: Target) -> Quant:
     return dataclasses.replace(quant, **dictated)
 
 
-def choose_schemes(architecture: Architecture, quant: Quant) -> dict[ModelTensor, Scheme | None]:
-    """The scheme of every tensor: matrices are quantised, the norms' vectors stay float32.
+def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, TensorPlan]:
+    """What is done with every tensor: matrices are quantised, the norms' vectors stay float32.
 
     Raises NotSupportedError when the group size does not divide a matrix's columns.
     """
-    scheme = Scheme(quant.bits, quant.group_size, quant.symmetric, quant.method)
+    scheme = Scheme(quant.bits, quant.group_size, quant.symmetric)
     embedding = dataclasses.replace(scheme, bits=quant.embedding_bits)
     head = dataclasses.replace(scheme, bits=quant.head_bits)
     if architecture.tied_embeddings:
         embedding = head = max(embedding, head, key=lambda each: each.bits)
     special = {EMBEDDING: embedding, architecture.head: head}
-    schemes: dict[ModelTensor, Scheme | None] = {}
+    plans: dict[ModelTensor, TensorPlan] = {}
     for tensor, shape in architecture.tensor_shapes().items():
-        schemes[tensor] = special.get(tensor, scheme) if len(shape) == 2 else None
+        stored = special.get(tensor, scheme) if len(shape) == 2 else None
+        plans[tensor] = TensorPlan(stored, quant.method)
         if len(shape) == 2 and shape[1] % quant.group_size:
             raise NotSupportedError(
                 f"{tensor}: group size {quant.group_size} does not divide its {shape[1]} columns",
                 hint="set group_size to 64 or 32 in a recipe of your own",
             )
-    return schemes
+    return plans
 
 
 def architecture_of(shape: Shape) -> Architecture:
@@ -205,11 +207,11 @@ def shape_of(architecture: Architecture) -> Shape:
     )
 
 
-def _groups(architecture: Architecture, schemes: Mapping[ModelTensor, Scheme | None]) -> int:
+def _groups(architecture: Architecture, plans: TensorPlans) -> int:
     """The groups of all matrices that something is multiplied by; rows of the embedding are looked up."""
     counted = 0
     for tensor, shape in architecture.tensor_shapes().items():
-        scheme = schemes[tensor]
+        scheme = plans[tensor].scheme
         if scheme is not None and (tensor != EMBEDDING or architecture.tied_embeddings):
             counted += math.prod(shape) // scheme.group_size
     return counted

@@ -21,9 +21,8 @@ from edgephi.commands import edgephi_command
 if TYPE_CHECKING:
     from edgephi.build.request import WheelsRequest
     from edgephi.bundle.manifest import VerifyLevel
-    from edgephi.declared.recipe import Recipe
+    from edgephi.declared.recipe import Method, Recipe
     from edgephi.declared.target import Target
-    from edgephi.quantize.scheme import Method
 
 
 @click.command(no_args_is_help=True)

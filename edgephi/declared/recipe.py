@@ -7,6 +7,10 @@ from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
+Method = Literal["search", "rtn"]
+"""How codes are found: "search" tries many scales for each group and keeps the one with the least squared
+error, "rtn" (round to nearest) takes the one that spans the group."""
+
 FOLDER = "recipes"
 DEFAULT = "default"
 
@@ -46,12 +50,12 @@ class RecipeModel:
 
 @dataclass(frozen=True)
 class Quant:
-    """How to quantise: see `edgephi.quantize.scheme.Scheme`. Embedding and head have their own bits.
+    """How to quantise: see `edgephi.quantize.tensor_plan.TensorPlan`. Embedding and head have their own bits.
 
     When the two share one matrix, it gets the larger number of bits of the two.
     """
 
-    method: Literal["search", "rtn"] = "search"
+    method: Method = "search"
     bits: Literal[4, 8] = 4
     group_size: Literal[32, 64, 128] = 128
     symmetric: bool = True

@@ -5,20 +5,18 @@ engine, so engines can be held against each other.
 """
 
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.target import Target
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.registry import facts_of
 from edgephi.export.stream.one_pass import StreamReport
-from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.reference.forward import Weights
 from edgephi.steps import Step, silent
 
@@ -43,13 +41,13 @@ class Exporter(Protocol):
     def context_limit(self, architecture: Architecture) -> ContextLimit | None:
         """The engine's own limit below the model's, or None."""
 
-    def check_schemes(self, schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+    def check_schemes(self, plans: TensorPlans, target: Target) -> None:
         """Raise NotSupportedError when the engine's format cannot hold one of the schemes exactly."""
 
     def artifact_bytes(
         self,
         architecture: Architecture,
-        schemes: Mapping[ModelTensor, Scheme | None],
+        plans: TensorPlans,
         target: Target,
         context: int,
     ) -> int:
@@ -59,7 +57,7 @@ class Exporter(Protocol):
         self,
         folder: Path,
         checkpoint: Checkpoint,
-        schemes: Mapping[ModelTensor, Scheme | None],
+        plans: TensorPlans,
         target: Target,
         context: int,
         *,

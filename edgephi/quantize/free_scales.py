@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgephi.quantize.groups import Groups, NotFiniteError
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 # Multiples of the spanning inverse scale, for symmetric groups and for those with a zero point: of all sets
 # of four and of five the ones with the least squared error over normal and heavy-tailed (Student t, 4 degrees
@@ -45,11 +46,12 @@ class FreeScales:
     def __init__(self) -> None:
         self._scratch = np.empty((2, _CHUNK_WEIGHTS), dtype=np.float32)
 
-    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> Groups:
+    def quantize(self, weights: NDArray[np.float32], plan: TensorPlan) -> Groups:
         """Quantise float32 [rows, columns]; columns must be a multiple of the group size.
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
+        scheme, searched = plan.quantised, plan.method == "search" and plan.quantised.bits == 4
         rows, columns = weights.shape
         size = scheme.group_size
         x = weights.reshape(-1, size)  # [groups, size]
@@ -61,7 +63,9 @@ class FreeScales:
         for start in range(0, len(x), step):
             chunk = slice(start, start + step)
             zeros = None if zero_points is None else zero_points[chunk]
-            error, norm = self._quantize_chunk(x[chunk], scheme, codes[chunk], scales[chunk], zeros)
+            error, norm = self._quantize_chunk(
+                x[chunk], scheme, codes[chunk], scales[chunk], zeros, searched=searched
+            )
             squared_error += error
             squared_norm += norm
         grouped = (rows, columns // size)
@@ -80,6 +84,8 @@ class FreeScales:
         codes: NDArray[np.uint8],
         scales: NDArray[np.float16],
         zero_points: NDArray[np.uint8] | None,
+        *,
+        searched: bool,
     ) -> tuple[float, float]:
         """Fill `codes` [groups, size], `scales` and `zero_points` [groups] for x [groups, size].
 
@@ -103,7 +109,6 @@ class FreeScales:
             bounds = -zeros[:, None], scheme.levels - 1 - zeros[:, None]
         _check_range(unit)
 
-        searched = scheme.method == "search" and scheme.bits == 4
         small = np.abs(unit) < _SMALLEST_SEARCHED
         if searched:
             inverse = np.divide(1, unit, out=np.zeros_like(unit), where=~small)

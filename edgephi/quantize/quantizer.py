@@ -9,16 +9,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.declared.recipe import Method
 from edgephi.quantize.free_scales import FreeScales
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.row_scales import RowScales
-from edgephi.quantize.scheme import Method, Scales, Scheme
+from edgephi.quantize.scheme import Scales
+from edgephi.quantize.tensor_plan import TensorPlan
 
 
 class Way(Protocol):
     """A way to find codes. It may keep scratch memory from one block to the next, and nothing else."""
 
-    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> Groups:
+    def quantize(self, weights: NDArray[np.float32], plan: TensorPlan) -> Groups:
         """What `Quantizer.quantize` promises."""
 
 
@@ -31,17 +33,17 @@ _WAYS: Mapping[tuple[Method, Scales], type[Way]] = {
 
 
 class Quantizer:
-    """Quantises blocks of rows under any scheme; keeps scratch memory, so use one a thread."""
+    """Quantises blocks of rows by any plan; keeps scratch memory, so use one a thread."""
 
     def __init__(self) -> None:
         self._ways: dict[type[Way], Way] = {}
 
-    def quantize(self, weights: NDArray[np.float32], scheme: Scheme) -> Groups:
+    def quantize(self, weights: NDArray[np.float32], plan: TensorPlan) -> Groups:
         """Quantise float32 [rows, columns]; columns must be a multiple of the group size.
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        way = _WAYS[scheme.method, scheme.scales]
+        way = _WAYS[plan.method, plan.quantised.scales]
         if way not in self._ways:
             self._ways[way] = way()
-        return self._ways[way].quantize(weights, scheme)
+        return self._ways[way].quantize(weights, plan)

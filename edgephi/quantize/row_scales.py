@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgephi.quantize.groups import Groups, NotFiniteError
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 Floats = NDArray[np.float32]
 
@@ -27,16 +28,20 @@ _CHUNK_WEIGHTS = 1 << 17
 
 
 class RowScales:
-    """Quantises blocks of rows under schemes whose scales are "multiples"."""
+    """Quantises blocks of rows by plans whose scales are "multiples"."""
 
-    def quantize(self, weights: Floats, scheme: Scheme) -> Groups:
+    def quantize(self, weights: Floats, plan: TensorPlan) -> Groups:
         """Quantise float32 [rows, columns]; scales come out as float32, [rows, groups] or [rows, 1].
 
         Raises NotFiniteError when a weight is NaN or infinite.
         """
+        searched = plan.method == "search"
         rows, columns = weights.shape
         step = max(1, _CHUNK_WEIGHTS // columns)
-        chunks = [_quantize_rows(weights[start : start + step], scheme) for start in range(0, rows, step)]
+        chunks = [
+            _quantize_rows(weights[start : start + step], plan.quantised, searched=searched)
+            for start in range(0, rows, step)
+        ]
         squared_error = sum(chunk.squared_error for chunk in chunks)
         return Groups(
             codes=np.concatenate([chunk.codes for chunk in chunks]),
@@ -47,7 +52,7 @@ class RowScales:
         )
 
 
-def _quantize_rows(weights: Floats, scheme: Scheme) -> Groups:
+def _quantize_rows(weights: Floats, scheme: Scheme, *, searched: bool) -> Groups:
     rows, columns = weights.shape
     middle = scheme.middle
     size = scheme.group_size if scheme.bits == 4 else columns
@@ -59,7 +64,7 @@ def _quantize_rows(weights: Floats, scheme: Scheme) -> Groups:
     spans = np.maximum(high / np.float32(middle - 0.6), low / np.float32(-middle - 0.4))
     spans[spans.max(axis=1) == 0] = 1  # a row of zeros: any scale does
     if scheme.bits == 4:
-        scales = _multiples(x, spans, scheme)
+        scales = _multiples(x, spans, scheme.middle, searched=searched)
     else:
         scales = np.maximum(high / np.float32(middle - 1), low / np.float32(-middle))
         scales[scales == 0] = 1
@@ -76,16 +81,15 @@ def _quantize_rows(weights: Floats, scheme: Scheme) -> Groups:
     )
 
 
-def _multiples(x: Floats, spans: Floats, scheme: Scheme) -> Floats:
+def _multiples(x: Floats, spans: Floats, middle: int, *, searched: bool) -> Floats:
     """Scales of x [rows, groups, size]: whole multiples of a row's scale, float32 [rows, groups]."""
     largest = spans.max(axis=1, keepdims=True)  # [rows, 1]
-    searched = scheme.method == "search"
     best_error = np.full((len(x), 1), np.inf, np.float32)
     unit, multiples = np.empty_like(largest), np.empty_like(spans)
     for shrink in _ROW_CANDIDATES if searched else _ROW_CANDIDATES[:1]:
         row_unit = largest * np.float32(shrink / LARGEST_MULTIPLE)
         chosen, error = _best_multiples(
-            x, spans, row_unit, scheme.middle, _STEPS_DOWN if searched else _STEPS_DOWN[:1]
+            x, spans, row_unit, middle, _STEPS_DOWN if searched else _STEPS_DOWN[:1]
         )
         better = error < best_error
         np.copyto(unit, row_unit, where=better)
@@ -93,7 +97,7 @@ def _multiples(x: Floats, spans: Floats, scheme: Scheme) -> Floats:
         np.copyto(best_error, error, where=better)
     if searched:
         # The row's scale with the least squared error for these codes and multiples.
-        s = _rounded(x, unit * multiples, scheme.middle)
+        s = _rounded(x, unit * multiples, middle)
         along = (multiples * np.vecdot(x, s)).sum(axis=1, keepdims=True)
         length = (multiples * multiples * np.vecdot(s, s)).sum(axis=1, keepdims=True)
         np.divide(along, length, out=unit, where=(length > 0) & (along > 0))

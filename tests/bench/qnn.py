@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.declared.recipe import read_recipe
@@ -30,6 +30,7 @@ from edgephi.declared.target import read_target
 from edgephi.export.qnn import exporter as qnn
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.reference.forward import final_hidden_states, logits
 from tests.bench.measure import Cost, folder_bytes, report, run
 from tests.export.qnn.answers import held_out_answers
@@ -87,8 +88,8 @@ def _operators() -> None:
     errors = []
     for size in (32, 64, 128):
         scheme = Scheme(4, size)
-        free = Quantizer().quantize(weights, scheme)
-        multiples = Quantizer().quantize(weights, replace(scheme, scales="multiples"))
+        free = Quantizer().quantize(weights, TensorPlan(scheme))
+        multiples = Quantizer().quantize(weights, TensorPlan(replace(scheme, scales="multiples")))
         errors.append(
             (
                 f"groups of {size}",
@@ -171,7 +172,7 @@ def _build(folder: Path, layers: int, output: Path) -> None:
     checkpoint = open_checkpoint(folder, id=str(folder), revision="local")
     if layers:
         checkpoint = first_layers(checkpoint, layers)
-    schemes = choose_schemes(checkpoint.architecture, read_recipe("default").quant)
+    plans = plan_tensors(checkpoint.architecture, read_recipe("default").quant)
     output.mkdir()
     moments = [time.perf_counter()]
     peaks: list[int] = []
@@ -184,7 +185,7 @@ def _build(folder: Path, layers: int, output: Path) -> None:
         return emitted
 
     qnn.emit = timed_emit
-    qnn.write_artifact(output, checkpoint, schemes, read_target("qnn"), _CONTEXT)
+    qnn.write_artifact(output, checkpoint, plans, read_target("qnn"), _CONTEXT)
     moments.append(time.perf_counter())
     peaks.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
     print(moments[1] - moments[0], peaks[0], moments[2] - moments[1], peaks[1])
@@ -209,12 +210,12 @@ def _run(folder: Path, layers: int, artifact: Path) -> None:
 
 def _whole(folder: Path, *, compiled: bool) -> None:
     checkpoint = open_checkpoint(folder, id=str(folder), revision="local")
-    schemes = choose_schemes(checkpoint.architecture, read_recipe("default").quant)
+    plans = plan_tensors(checkpoint.architecture, read_recipe("default").quant)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         output = Path(scratch)
         start = time.perf_counter()
         write = qnn.write_artifact if compiled else qnn.emit
-        write(output, checkpoint, schemes, read_target("qnn"), _CONTEXT)
+        write(output, checkpoint, plans, read_target("qnn"), _CONTEXT)
         seconds = time.perf_counter() - start
         own, children = (
             resource.getrusage(who).ru_maxrss * 1024

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.build.plan import Plan, architecture_of, choose_schemes, make_plan
+from edgephi.build.plan import Plan, architecture_of, make_plan, plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD
 from edgephi.declared.recipe import Quant, Recipe, read_recipe, recipes
@@ -160,10 +160,10 @@ class TestMemory:
 class TestSchemes:
     def test_matrices_are_quantised_and_vectors_are_not(self) -> None:
         model = architecture(read_recipe("phi-3-mini-4k"), layers=2)
-        schemes = choose_schemes(model, Quant(embedding_bits=8))
-        assert schemes.keys() == model.tensor_shapes().keys()
+        plans = plan_tensors(model, Quant(embedding_bits=8))
+        assert plans.keys() == model.tensor_shapes().keys()
         for tensor, shape in model.tensor_shapes().items():
-            scheme = schemes[tensor]
+            scheme = plans[tensor].scheme
             assert (scheme is None) == (len(shape) == 1)
             if scheme is not None:
                 assert scheme.bits == (8 if tensor == EMBEDDING else 4)
@@ -171,26 +171,21 @@ class TestSchemes:
     @pytest.mark.parametrize(("embedding", "head"), [(4, 4), (4, 8), (8, 4), (8, 8)])
     def test_a_tied_head_shares_the_larger_bits(self, embedding: Any, head: Any) -> None:
         quant = Quant(embedding_bits=embedding, head_bits=head)
-        tied = choose_schemes(architecture(read_recipe("phi-4-mini"), layers=1), quant)
-        scheme = tied[EMBEDDING]
-        assert scheme is not None
-        assert scheme.bits == max(embedding, head)
+        tied = plan_tensors(architecture(read_recipe("phi-4-mini"), layers=1), quant)
+        assert tied[EMBEDDING].quantised.bits == max(embedding, head)
         assert HEAD not in tied
-        untied = choose_schemes(architecture(read_recipe("phi-4"), layers=1), quant)
-        assert [scheme.bits for tensor in (EMBEDDING, HEAD) if (scheme := untied[tensor])] == [
-            embedding,
-            head,
-        ]
+        untied = plan_tensors(architecture(read_recipe("phi-4"), layers=1), quant)
+        assert [untied[tensor].quantised.bits for tensor in (EMBEDDING, HEAD)] == [embedding, head]
 
     @pytest.mark.parametrize("width", [1000, 8192 + 64])
     def test_a_group_size_that_does_not_divide(self, width: int) -> None:
         model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=width)
         with pytest.raises(NotSupportedError) as caught:
-            choose_schemes(model, Quant(group_size=128))
+            plan_tensors(model, Quant(group_size=128))
         assert caught.value.exit_code == 3
         assert "down of layer 0" in caught.value.message
         assert f"group size 128 does not divide its {width} columns" in caught.value.message
-        assert choose_schemes(model, Quant(group_size=64)) if width % 64 == 0 else True
+        assert plan_tensors(model, Quant(group_size=64)) if width % 64 == 0 else True
 
     def test_an_engine_that_is_not_there_yet(self) -> None:
         target = dataclasses.replace(CPU, engine="tensorrt")

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
+import click
 import pytest
 
+from edgephi.cli.build import build
+from edgephi.declared.recipe import Method
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.installs import installs
 
@@ -42,6 +46,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def test_usage_errors(edgephi: Edgephi, tmp_path: Path, arguments: list[str]) -> None:
     assert is_one_error(edgephi("build", *arguments, cwd=tmp_path), 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_method_can_be_asked_for() -> None:
+    (method,) = [option for option in build.params if option.name == "method"]
+    assert isinstance(method.type, click.Choice)
+    assert tuple(method.type.choices) == get_args(Method)
 
 
 def test_says_what_was_built_and_what_to_do_next(edgephi: Edgephi, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -10,25 +10,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgephi.declared.recipe import Method
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.quantizer import Quantizer
-from edgephi.quantize.scheme import Method, Scheme
+from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from tests.property_profile import examples
 
 Floats = NDArray[np.float32]
 GroupSize = Literal[32, 64, 128]
 
 SIZES: tuple[GroupSize, ...] = (32, 64, 128)
-METHODS: tuple[Method, ...] = ("search", "rtn")
+METHODS: tuple[Method, ...] = get_args(Method)
 ALL = [
-    Scheme(bits, size, symmetric, method)
+    TensorPlan(Scheme(bits, size, symmetric), method)
     for bits in (4, 8)
     for size in SIZES
     for symmetric in (True, False)
     for method in METHODS
 ]
-IDS = [f"int{s.bits}-{s.group_size}-{'sym' if s.symmetric else 'asym'}-{s.method}" for s in ALL]
-every_scheme = pytest.mark.parametrize("scheme", ALL, ids=IDS)
+IDS = [
+    f"int{bits}-{size}-{'sym' if symmetric else 'asym'}-{method}"
+    for bits in (4, 8)
+    for size in SIZES
+    for symmetric in (True, False)
+    for method in METHODS
+]
+every_plan = pytest.mark.parametrize("plan", ALL, ids=IDS)
 
 
 # What every scheme can hold: the widest step is a float16, at most 65,504, and an int4 group has eight of
@@ -64,89 +72,91 @@ def drawn_blocks(draw: st.DrawFn, smallest_exponent: int, largest_exponent: int)
     return (sign * block * 10.0**exponent).astype(np.float32)
 
 
-def decoded(groups: Groups, scheme: Scheme) -> NDArray[np.float64]:
+def decoded(groups: Groups, plan: TensorPlan) -> NDArray[np.float64]:
     """(code - zero point) * scale, group by group and in float64."""
     rows, columns = groups.codes.shape
     weights = np.empty((rows, columns))
-    for row, group in itertools.product(range(rows), range(columns // scheme.group_size)):
-        part = slice(group * scheme.group_size, (group + 1) * scheme.group_size)
-        zero = scheme.middle if groups.zero_points is None else int(groups.zero_points[row, group])
+    for row, group in itertools.product(range(rows), range(columns // plan.quantised.group_size)):
+        part = slice(group * plan.quantised.group_size, (group + 1) * plan.quantised.group_size)
+        zero = plan.quantised.middle if groups.zero_points is None else int(groups.zero_points[row, group])
         weights[row, part] = (groups.codes[row, part].astype(float) - zero) * float(groups.scales[row, group])
     return weights
 
 
-def squared_error(groups: Groups, scheme: Scheme, weights: Floats) -> float:
-    return float(((decoded(groups, scheme) - weights) ** 2).sum())
+def squared_error(groups: Groups, plan: TensorPlan, weights: Floats) -> float:
+    return float(((decoded(groups, plan) - weights) ** 2).sum())
 
 
-def check_well_formed(groups: Groups, scheme: Scheme, weights: Floats) -> None:
+def check_well_formed(groups: Groups, plan: TensorPlan, weights: Floats) -> None:
     rows, columns = weights.shape
-    grouped = (rows, columns // scheme.group_size)
+    grouped = (rows, columns // plan.quantised.group_size)
     assert groups.codes.shape == weights.shape
     assert groups.codes.dtype == np.uint8
     assert groups.scales.shape == grouped
     assert groups.scales.dtype == np.float16
     assert np.isfinite(groups.scales).all()
-    assert groups.codes.max(initial=0) < scheme.levels
-    assert (groups.zero_points is None) == scheme.symmetric
+    assert groups.codes.max(initial=0) < plan.quantised.levels
+    assert (groups.zero_points is None) == plan.quantised.symmetric
     if groups.zero_points is not None:
         assert groups.zero_points.shape == grouped
         assert groups.zero_points.dtype == np.uint8
-        assert groups.zero_points.max(initial=0) < scheme.levels
+        assert groups.zero_points.max(initial=0) < plan.quantised.levels
 
 
 class TestEveryScheme:
     @settings(max_examples=examples(150))
     @given(st.sampled_from(ALL), blocks(smallest_exponent=-12))
-    def test_the_reported_error_is_the_real_one(self, scheme: Scheme, weights: Floats) -> None:
-        groups = Quantizer().quantize(weights, scheme)
-        check_well_formed(groups, scheme, weights)
+    def test_the_reported_error_is_the_real_one(self, plan: TensorPlan, weights: Floats) -> None:
+        groups = Quantizer().quantize(weights, plan)
+        check_well_formed(groups, plan, weights)
         norm = float((weights.astype(np.float64) ** 2).sum())
         assert groups.squared_norm == pytest.approx(norm, rel=1e-5, abs=1e-30)
         # The error is a difference of sums of float32 that may be as large as the norm.
-        assert abs(groups.squared_error - squared_error(groups, scheme, weights)) <= 1e-5 * norm + 1e-30
+        assert abs(groups.squared_error - squared_error(groups, plan, weights)) <= 1e-5 * norm + 1e-30
         assert 0 <= groups.squared_error <= norm * (1 + 1e-5)
 
     @settings(max_examples=examples(150))
     @given(st.sampled_from(ALL), drawn_blocks(3, 7))
     def test_what_no_float16_scale_reaches_is_refused_and_nothing_else_is(
-        self, scheme: Scheme, weights: Floats
+        self, plan: TensorPlan, weights: Floats
     ) -> None:
-        groups = weights.reshape(-1, scheme.group_size).astype(np.float64)
+        groups = weights.reshape(-1, plan.quantised.group_size).astype(np.float64)
         high, low = groups.max(axis=1).clip(min=0), groups.min(axis=1).clip(max=0)
         spanned = (
-            np.maximum(high, -low) / scheme.middle if scheme.symmetric else (high - low) / (scheme.levels - 1)
+            np.maximum(high, -low) / plan.quantised.middle
+            if plan.quantised.symmetric
+            else (high - low) / (plan.quantised.levels - 1)
         )
         try:
-            found = Quantizer().quantize(weights, scheme)
+            found = Quantizer().quantize(weights, plan)
         except NotFiniteError as error:
             assert "past float16's range" in str(error)
             assert spanned.max() > 65504 / 1.2  # the step that fits best may be a fifth wider
         else:
             assert spanned.max() <= 65504
-            check_well_formed(found, scheme, weights)
+            check_well_formed(found, plan, weights)
             norm = float((groups**2).sum())
-            assert abs(found.squared_error - squared_error(found, scheme, weights)) <= 1e-5 * norm
+            assert abs(found.squared_error - squared_error(found, plan, weights)) <= 1e-5 * norm
 
     @settings(max_examples=examples(100))
     @given(st.sampled_from(ALL), blocks())
-    def test_dequantize_is_code_minus_zero_point_times_scale(self, scheme: Scheme, weights: Floats) -> None:
-        groups = Quantizer().quantize(weights, scheme)
-        zero_points = scheme.middle if groups.zero_points is None else groups.zero_points
+    def test_dequantize_is_code_minus_zero_point_times_scale(self, plan: TensorPlan, weights: Floats) -> None:
+        groups = Quantizer().quantize(weights, plan)
+        zero_points = plan.quantised.middle if groups.zero_points is None else groups.zero_points
         found = dequantize(groups.codes, groups.scales, zero_points)
         assert found.dtype == np.float32
         # Exact: 8 bits of code times 11 bits of scale fit into 24.
-        np.testing.assert_array_equal(found, decoded(groups, scheme).astype(np.float32))
+        np.testing.assert_array_equal(found, decoded(groups, plan).astype(np.float32))
         as_float32 = dequantize(groups.codes, groups.scales.astype(np.float32), zero_points)
         np.testing.assert_array_equal(found, as_float32)
 
-    @every_scheme
-    def test_rows_give_the_same_codes_however_they_are_cut(self, scheme: Scheme) -> None:
+    @every_plan
+    def test_rows_give_the_same_codes_however_they_are_cut(self, plan: TensorPlan) -> None:
         weights = np.random.default_rng(0).standard_t(4, (61, 384)).astype(np.float32)
-        whole = Quantizer().quantize(weights, scheme)
+        whole = Quantizer().quantize(weights, plan)
         quantizer = Quantizer()  # one for all blocks: what it kept from the last must not matter
         cuts = [0, 1, 3, 40, 41, 61]
-        parts = [quantizer.quantize(weights[start:stop], scheme) for start, stop in itertools.pairwise(cuts)]
+        parts = [quantizer.quantize(weights[start:stop], plan) for start, stop in itertools.pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate([part.codes for part in parts]), whole.codes)
         np.testing.assert_array_equal(np.concatenate([part.scales for part in parts]), whole.scales)
         if whole.zero_points is not None:
@@ -154,100 +164,102 @@ class TestEveryScheme:
             np.testing.assert_array_equal(np.concatenate(zero_points), whole.zero_points)
         assert sum(part.squared_error for part in parts) == pytest.approx(whole.squared_error, rel=1e-6)
 
-    @every_scheme
-    def test_the_weights_stay_as_they_were(self, scheme: Scheme) -> None:
+    @every_plan
+    def test_the_weights_stay_as_they_were(self, plan: TensorPlan) -> None:
         weights = np.random.default_rng(0).standard_normal((3, 128), np.float32)
         before = weights.copy()
-        Quantizer().quantize(weights, scheme)
+        Quantizer().quantize(weights, plan)
         np.testing.assert_array_equal(weights, before)
 
-    @every_scheme
-    def test_groups_that_can_be_represented_come_back_exactly(self, scheme: Scheme) -> None:
+    @every_plan
+    def test_groups_that_can_be_represented_come_back_exactly(self, plan: TensorPlan) -> None:
         rng = np.random.default_rng(1)
-        groups = 16 * 128 // scheme.group_size
-        codes = rng.integers(0, scheme.levels, (groups, scheme.group_size))
-        zero_points = np.full((groups, 1), scheme.middle)
+        groups = 16 * 128 // plan.quantised.group_size
+        codes = rng.integers(0, plan.quantised.levels, (groups, plan.quantised.group_size))
+        zero_points = np.full((groups, 1), plan.quantised.middle)
         codes[:, 0] = 0  # the group spans all codes, so that its scale is known
-        if not scheme.symmetric:
-            codes[:, 1] = scheme.levels - 1
-            zero_points = rng.integers(0, scheme.levels, (groups, 1))
+        if not plan.quantised.symmetric:
+            codes[:, 1] = plan.quantised.levels - 1
+            zero_points = rng.integers(0, plan.quantised.levels, (groups, 1))
         scales = np.float16(rng.uniform(0.001, 0.2, (groups, 1))).astype(np.float32)
         weights = ((codes - zero_points) * scales).astype(np.float32).reshape(16, 128)
-        found = Quantizer().quantize(weights, scheme)
-        np.testing.assert_array_equal(decoded(found, scheme), weights)
+        found = Quantizer().quantize(weights, plan)
+        np.testing.assert_array_equal(decoded(found, plan), weights)
 
-    @every_scheme
-    def test_zeros_stay_zeros(self, scheme: Scheme) -> None:
+    @every_plan
+    def test_zeros_stay_zeros(self, plan: TensorPlan) -> None:
         weights = np.zeros((2, 256), np.float32)
         weights[1, 128:] = np.linspace(-1, 1, 128)  # beside groups that are not
-        found = Quantizer().quantize(weights, scheme)
-        check_well_formed(found, scheme, weights)
-        assert not decoded(found, scheme)[0].any()
-        assert not decoded(found, scheme)[1, :128].any()
+        found = Quantizer().quantize(weights, plan)
+        check_well_formed(found, plan, weights)
+        assert not decoded(found, plan)[0].any()
+        assert not decoded(found, plan)[1, :128].any()
 
-    @every_scheme
+    @every_plan
     @pytest.mark.parametrize("sign", [1, -1])
-    def test_groups_on_one_side_of_zero(self, scheme: Scheme, sign: int) -> None:
+    def test_groups_on_one_side_of_zero(self, plan: TensorPlan, sign: int) -> None:
         rng = np.random.default_rng(2)
         weights = (sign * rng.uniform(1, 2, (8, 256))).astype(np.float32)
-        found = Quantizer().quantize(weights, scheme)
-        steps = {4: 7, 8: 127} if scheme.symmetric else {4: 15, 8: 255}
+        found = Quantizer().quantize(weights, plan)
+        steps = {4: 7, 8: 127} if plan.quantised.symmetric else {4: 15, 8: 255}
         # No step is wider than that which spans zero and all weights; a step s makes an error of s²/12.
-        limit = weights.size * (2 / steps[scheme.bits]) ** 2 / 12
-        assert squared_error(found, scheme, weights) < 1.2 * limit
+        limit = weights.size * (2 / steps[plan.quantised.bits]) ** 2 / 12
+        assert squared_error(found, plan, weights) < 1.2 * limit
 
-    @every_scheme
+    @every_plan
     @pytest.mark.parametrize("exponent", [-4.5, -5, -6, -7, -8, -9, -30, -42])
-    def test_tiny_weights_whose_scales_are_subnormal(self, scheme: Scheme, exponent: float) -> None:
+    def test_tiny_weights_whose_scales_are_subnormal(self, plan: TensorPlan, exponent: float) -> None:
         weights = (np.random.default_rng(3).standard_normal((4, 256)) * 10.0**exponent).astype(np.float32)
-        found = Quantizer().quantize(weights, scheme)
-        check_well_formed(found, scheme, weights)
+        found = Quantizer().quantize(weights, plan)
+        check_well_formed(found, plan, weights)
         # No worse than leaving them all out, and never off by more than what float16 can tell apart.
-        assert squared_error(found, scheme, weights) <= float((weights.astype(float) ** 2).sum())
-        assert np.abs(decoded(found, scheme) - weights).max() <= np.abs(weights).max()
+        assert squared_error(found, plan, weights) <= float((weights.astype(float) ** 2).sum())
+        assert np.abs(decoded(found, plan) - weights).max() <= np.abs(weights).max()
 
-    @every_scheme
-    def test_huge_weights_up_to_what_a_float16_scale_reaches(self, scheme: Scheme) -> None:
-        reach = 65504.0 * (scheme.middle if scheme.symmetric else scheme.levels - 1)
+    @every_plan
+    def test_huge_weights_up_to_what_a_float16_scale_reaches(self, plan: TensorPlan) -> None:
+        reach = 65504.0 * (plan.quantised.middle if plan.quantised.symmetric else plan.quantised.levels - 1)
         shape = np.random.default_rng(4).uniform(-0.5, 0.5, (2, 256)).astype(np.float32)
         shape[:, ::32], shape[:, 1::32] = 0.5, -0.5
-        fits = shape * np.float32(reach * (0.8 if scheme.symmetric else 0.6))
-        found = Quantizer().quantize(fits, scheme)
-        check_well_formed(found, scheme, fits)
-        assert squared_error(found, scheme, fits) < 0.02 * float((fits.astype(float) ** 2).sum())
+        fits = shape * np.float32(reach * (0.8 if plan.quantised.symmetric else 0.6))
+        found = Quantizer().quantize(fits, plan)
+        check_well_formed(found, plan, fits)
+        assert squared_error(found, plan, fits) < 0.02 * float((fits.astype(float) ** 2).sum())
         with pytest.raises(NotFiniteError, match="past float16's range"):
-            Quantizer().quantize(fits * 4, scheme)
+            Quantizer().quantize(fits * 4, plan)
 
-    @every_scheme
+    @every_plan
     @pytest.mark.filterwarnings("error")
     @pytest.mark.parametrize("share", [0.8, 0.9, 0.95, 0.99, 1.0, 1.01])
-    def test_weights_at_the_edge_of_the_range_fit_or_are_refused(self, scheme: Scheme, share: float) -> None:
-        reach = 65504.0 * (scheme.middle if scheme.symmetric else scheme.levels - 1)
+    def test_weights_at_the_edge_of_the_range_fit_or_are_refused(
+        self, plan: TensorPlan, share: float
+    ) -> None:
+        reach = 65504.0 * (plan.quantised.middle if plan.quantised.symmetric else plan.quantised.levels - 1)
         weights = np.random.default_rng(5).choice([0.0, 1.0], (8, 128)).astype(np.float32)
         weights *= np.float32(reach * share)
         try:
-            found = Quantizer().quantize(weights, scheme)
+            found = Quantizer().quantize(weights, plan)
         except NotFiniteError:
             assert share > 0.85
         else:
-            check_well_formed(found, scheme, weights)
-            real = squared_error(found, scheme, weights)
+            check_well_formed(found, plan, weights)
+            real = squared_error(found, plan, weights)
             assert found.squared_error == pytest.approx(real, abs=1e-5 * found.squared_norm)
 
-    @every_scheme
+    @every_plan
     @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("place", [0, 31, 130, 255])
-    def test_a_broken_weight_is_refused(self, scheme: Scheme, broken: float, place: int) -> None:
+    def test_a_broken_weight_is_refused(self, plan: TensorPlan, broken: float, place: int) -> None:
         weights = np.random.default_rng(6).standard_normal((3, 256), np.float32)
         weights[1, place] = broken
         with pytest.raises(NotFiniteError, match="NaN or infinity"):
-            Quantizer().quantize(weights, scheme)
+            Quantizer().quantize(weights, plan)
 
 
-def group_errors(weights: Floats, scheme: Scheme) -> NDArray[np.float64]:
+def group_errors(weights: Floats, plan: TensorPlan) -> NDArray[np.float64]:
     """The squared error of each group, found by decoding."""
-    difference = decoded(Quantizer().quantize(weights, scheme), scheme) - weights
-    errors: NDArray[np.float64] = (difference.reshape(-1, scheme.group_size) ** 2).sum(axis=1)
+    difference = decoded(Quantizer().quantize(weights, plan), plan) - weights
+    errors: NDArray[np.float64] = (difference.reshape(-1, plan.quantised.group_size) ** 2).sum(axis=1)
     return errors
 
 
@@ -259,8 +271,8 @@ class TestSearch:
     def test_no_group_is_worse_than_rounded_to_nearest(
         self, size: GroupSize, symmetric: bool, weights: Floats
     ) -> None:
-        searched = group_errors(weights, Scheme(4, size, symmetric, "search"))
-        rounded = group_errors(weights, Scheme(4, size, symmetric, "rtn"))
+        searched = group_errors(weights, TensorPlan(Scheme(4, size, symmetric), "search"))
+        rounded = group_errors(weights, TensorPlan(Scheme(4, size, symmetric), "rtn"))
         norms = (weights.astype(np.float64).reshape(-1, size) ** 2).sum(axis=1)
         # Both scales are rounded to float16 in the end, 2e-7 of the norm where luck differs.
         assert (searched <= rounded * 1.001 + 1e-6 * norms).all()
@@ -275,8 +287,8 @@ class TestSearch:
         shape = (200, 256)
         drawn = rng.standard_normal(shape) if distribution == "normal" else rng.standard_t(4, shape)
         weights = (drawn * 0.02).astype(np.float32)
-        searched = group_errors(weights, Scheme(4, size, symmetric, "search")).sum()
-        rounded = group_errors(weights, Scheme(4, size, symmetric, "rtn")).sum()
+        searched = group_errors(weights, TensorPlan(Scheme(4, size, symmetric), "search")).sum()
+        rounded = group_errors(weights, TensorPlan(Scheme(4, size, symmetric), "rtn")).sum()
         best = self.exhaustive(weights, size, symmetric=symmetric).sum()
         assert searched < 1.01 * best
         assert searched < 0.96 * rounded
@@ -306,23 +318,30 @@ class TestRoundToNearest:
     def test_the_symmetric_scale_puts_the_largest_weight_on_the_lowest_code(self) -> None:
         weights = np.linspace(-0.5, 1.0, 32, dtype=np.float32)[None]
         for sign in (1, -1):
-            found = Quantizer().quantize(sign * weights, Scheme(4, 32, method="rtn"))
+            found = Quantizer().quantize(sign * weights, TensorPlan(Scheme(4, 32), "rtn"))
             assert found.codes[0, -1] == 0
             assert float(found.scales[0, 0]) == -sign / 8
 
     def test_the_asymmetric_scale_spans_zero_and_all_weights(self) -> None:
         weights = np.linspace(0.25, 1.0, 32, dtype=np.float32)[None]
-        found = Quantizer().quantize(weights, Scheme(4, 32, symmetric=False, method="rtn"))
+        found = Quantizer().quantize(weights, TensorPlan(Scheme(4, 32, symmetric=False), "rtn"))
         assert found.zero_points is not None
         assert (found.zero_points[0, 0], found.codes[0, -1]) == (0, 15)
         assert float(found.scales[0, 0]) == np.float16(1 / 15)
 
     def test_codes_are_nearest_under_the_float16_scale(self) -> None:
         weights = np.random.default_rng(8).standard_normal((50, 128), np.float32)
-        for scheme in (s for s in ALL if s.method == "rtn" or s.bits == 8):
-            found = Quantizer().quantize(weights, scheme)
-            zero = scheme.middle if found.zero_points is None else found.zero_points[:, :, None].astype(int)
-            exact = weights.reshape(50, -1, scheme.group_size) / found.scales.astype(float)[:, :, None] + zero
-            nearest = np.clip(np.rint(exact), 0, scheme.levels - 1).reshape(50, 128)
+        for plan in (s for s in ALL if s.method == "rtn" or s.quantised.bits == 8):
+            found = Quantizer().quantize(weights, plan)
+            zero = (
+                plan.quantised.middle
+                if found.zero_points is None
+                else found.zero_points[:, :, None].astype(int)
+            )
+            exact = (
+                weights.reshape(50, -1, plan.quantised.group_size) / found.scales.astype(float)[:, :, None]
+                + zero
+            )
+            nearest = np.clip(np.rint(exact), 0, plan.quantised.levels - 1).reshape(50, 128)
             differing = nearest != found.codes  # ties may fall either way
             assert np.abs(exact.reshape(50, 128) - found.codes)[differing].max(initial=0) < 0.5001

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgephi.declared.recipe import Method
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.row_scales import LARGEST_MULTIPLE
-from edgephi.quantize.scheme import Method, Scheme
+from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 
-def scheme(bits: int = 4, *, method: Method = "search") -> Scheme:
-    return Scheme(8 if bits == 8 else 4, 32, method=method, scales="multiples")
+def plan(bits: int = 4, *, method: Method = "search") -> TensorPlan:
+    return TensorPlan(Scheme(8 if bits == 8 else 4, 32, scales="multiples"), method)
 
 
 def some_weights(rows: int = 64, columns: int = 256) -> NDArray[np.float32]:
@@ -24,7 +26,7 @@ def error_of(groups: Groups, weights: NDArray[np.float32], bits: int) -> float:
 
 class TestFourBits:
     def test_scales_are_whole_multiples_of_a_sixteenth_of_the_largest(self) -> None:
-        scales = Quantizer().quantize(some_weights(), scheme()).scales
+        scales = Quantizer().quantize(some_weights(), plan()).scales
         multiples = scales / scales.max(axis=1, keepdims=True) * LARGEST_MULTIPLE
         assert scales.shape == (64, 8)
         assert np.abs(multiples - np.rint(multiples)).max() < 1e-5
@@ -32,23 +34,23 @@ class TestFourBits:
 
     def test_the_reported_error_is_that_of_the_codes(self) -> None:
         weights = some_weights()
-        groups = Quantizer().quantize(weights, scheme())
+        groups = Quantizer().quantize(weights, plan())
         assert groups.squared_error == pytest.approx(error_of(groups, weights, 4), rel=1e-3)
 
     def test_costs_little_more_than_free_scales(self) -> None:
         weights = some_weights()
-        free = Quantizer().quantize(weights, Scheme(4, 32)).squared_error
-        assert Quantizer().quantize(weights, scheme()).squared_error < 1.3 * free
+        free = Quantizer().quantize(weights, TensorPlan(Scheme(4, 32))).squared_error
+        assert Quantizer().quantize(weights, plan()).squared_error < 1.3 * free
 
     def test_searching_is_better_than_rounding(self) -> None:
         weights = some_weights()
-        rounded = Quantizer().quantize(weights, scheme(method="rtn")).squared_error
-        assert Quantizer().quantize(weights, scheme()).squared_error < 0.95 * rounded
+        rounded = Quantizer().quantize(weights, plan(method="rtn")).squared_error
+        assert Quantizer().quantize(weights, plan()).squared_error < 0.95 * rounded
 
     def test_rows_of_zeros_stay_zero(self) -> None:
         weights = some_weights()
         weights[3] = 0
-        groups = Quantizer().quantize(weights, scheme())
+        groups = Quantizer().quantize(weights, plan())
         assert (dequantize(groups.codes, groups.scales, 8)[3] == 0).all()
         assert (groups.scales > 0).all()
 
@@ -56,13 +58,13 @@ class TestFourBits:
 class TestEightBits:
     def test_has_one_scale_a_row(self) -> None:
         weights = some_weights()
-        groups = Quantizer().quantize(weights, scheme(8))
+        groups = Quantizer().quantize(weights, plan(8))
         assert groups.scales.shape == (64, 1)
         assert error_of(groups, weights, 8) < 1e-3 * float((weights**2).sum())
 
     def test_no_weight_is_farther_off_than_half_a_step(self) -> None:
         weights = some_weights()
-        groups = Quantizer().quantize(weights, scheme(8))
+        groups = Quantizer().quantize(weights, plan(8))
         off = np.abs(dequantize(groups.codes, groups.scales, 128) - weights)
         assert (off <= groups.scales * np.float32(0.501)).all()
 
@@ -73,4 +75,4 @@ def test_refuses_weights_that_are_not_finite(bits: int, bad: float) -> None:
     weights = some_weights()
     weights[1, 2] = bad
     with pytest.raises(NotFiniteError):
-        Quantizer().quantize(weights, scheme(bits))
+        Quantizer().quantize(weights, plan(bits))

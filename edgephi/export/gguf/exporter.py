@@ -13,7 +13,6 @@ and `src/llama-context.cpp` of llama.cpp (what it reads, and what it makes of th
 """
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
@@ -46,6 +44,7 @@ from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, pla
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 from edgephi.steps import Step, silent
 
 _ARCHITECTURE = gguf.MODEL_ARCH.PHI3
@@ -106,11 +105,9 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: A
     return None
 
 
-def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+def check_schemes(plans: TensorPlans, target: Target) -> None:
     """Only symmetric groups of 32 are what a block holds."""
-    for tensor, scheme in schemes.items():
-        if scheme is None:
-            continue
+    for tensor, scheme in quantised_tensors(plans).items():
         if scheme.group_size != _BLOCK:
             raise NotSupportedError(
                 f"{tensor}: expected groups of {_BLOCK} weights for GGUF, found {scheme.group_size}",
@@ -126,12 +123,13 @@ def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,  # noqa: ARG001 - nor does the context: both sets of LongRoPE's factors are always there
 ) -> int:
     """Bytes of the tensors. The vocabulary comes on top: 1 MB for Phi-3's, 8 MB for Phi-4-mini's."""
-    sizes = [tensor_bytes(shape, schemes[tensor]) for tensor, shape in architecture.tensor_shapes().items()]
+    shapes = architecture.tensor_shapes()
+    sizes = [tensor_bytes(shape, plans[tensor].scheme) for tensor, shape in shapes.items()]
     sizes += [factors.nbytes for factors in _rope_factors(architecture).values()]
     return sum(align(size, _ALIGNMENT) for size in sizes)
 
@@ -139,7 +137,7 @@ def artifact_bytes(
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,  # noqa: ARG001 - one file for every kind of processor
     context: int,
     *,
@@ -149,7 +147,7 @@ def write_artifact(
     tokenizer = read_gguf_tokenizer(
         checkpoint.folder / TOKENIZER_FILE, checkpoint.architecture.vocabulary_size
     )
-    layout = lay_out(folder / MODEL_FILE, checkpoint, tokenizer, schemes, context)
+    layout = lay_out(folder / MODEL_FILE, checkpoint, tokenizer, plans, context)
     end = Region(layout.size, 0)  # files of the format end aligned
     with (folder / MODEL_FILE).open("wb") as file:
         report = stream_tensors(
@@ -187,7 +185,7 @@ def lay_out(
     scratch: Path,
     checkpoint: Checkpoint,
     tokenizer: GgufTokenizer,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     context: int,
 ) -> GgufLayout:
     """Give every tensor its place, in the order of the checkpoint so that one pass suffices.
@@ -198,9 +196,9 @@ def lay_out(
     shapes = architecture.tensor_shapes()
     factors = _rope_factors(architecture)
     writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
-    _add_facts(writer, checkpoint, tokenizer, schemes, context)
+    _add_facts(writer, checkpoint, tokenizer, plans, context)
     for tensor in checkpoint.sources:
-        scheme, shape = schemes[tensor], shapes[tensor]
+        scheme, shape = plans[tensor].scheme, shapes[tensor]
         kind = TensorType.F32 if scheme is None else _TYPES[scheme.bits]
         size = tensor_bytes(shape, scheme)
         writer.add_tensor_info(gguf_name(tensor), shape, np.dtype(np.float32), size, kind)
@@ -215,9 +213,9 @@ def lay_out(
 
     tensors, offset = [], len(header)
     for tensor, own in checkpoint.sources.items():
-        scheme, shape = schemes[tensor], shapes[tensor]
-        regions = place(offset, [tensor_bytes(shape, scheme)], _ALIGNMENT)
-        tensors.append(PackedTensor(tensor_name(tensor), shape, scheme, regions, sources=own))
+        plan, shape = plans[tensor], shapes[tensor]
+        regions = place(offset, [tensor_bytes(shape, plan.scheme)], _ALIGNMENT)
+        tensors.append(PackedTensor(tensor_name(tensor), shape, plan, regions, sources=own))
         offset = align(regions[-1].offset + regions[-1].size, _ALIGNMENT)
     placed = []
     for name, values in factors.items():
@@ -235,13 +233,13 @@ def _add_facts(
     writer: gguf.GGUFWriter,
     checkpoint: Checkpoint,
     tokenizer: GgufTokenizer,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     context: int,
 ) -> None:
     """All of the header but the tensors."""
     architecture = checkpoint.architecture
     rotary, window = architecture.attention.rotary, architecture.attention.window
-    bits = min(scheme.bits for scheme in schemes.values() if scheme is not None)
+    bits = min(scheme.bits for scheme in quantised_tensors(plans).values())
     writer.add_name(suited_name(checkpoint.id.rpartition("/")[2], tokenizer))
     writer.add_file_type(_FILE_TYPES[bits])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

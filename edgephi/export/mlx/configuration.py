@@ -5,22 +5,20 @@ the length. `config.json` therefore names the short factors twice: that is right
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.declared.target import Kernels
 from edgephi.errors import NotSupportedError
 from edgephi.export.tensor_names import tensor_name
-from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 
 def mlx_config(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     kernels: Kernels,
     stop_token_ids: tuple[int, ...],
     context: int,
@@ -48,7 +46,7 @@ def mlx_config(
         "max_position_embeddings": context,
         "original_max_position_embeddings": context,
         "rope_scaling": None,
-        "quantization": _quantization(schemes),
+        "quantization": _quantization(plans),
     }
     if rotary.short_factor is not None:
         longest, original = rotary_lengths(rotary)
@@ -83,12 +81,13 @@ def tokenizer_config(architecture: Architecture, tokenizer: TokenizerFacts, cont
     }
 
 
-def _quantization(schemes: Mapping[ModelTensor, Scheme | None]) -> dict[str, Any]:
+def _quantization(plans: TensorPlans) -> dict[str, Any]:
     """The block that says how to read the codes: the layers' scheme, and each module that has another."""
-    layers = next(own for tensor, own in schemes.items() if own is not None and tensor.layer is not None)
+    schemes = quantised_tensors(plans)
+    layers = next(scheme for tensor, scheme in schemes.items() if tensor.layer is not None)
     block: dict[str, Any] = {"group_size": layers.group_size, "bits": layers.bits, "mode": "affine"}
     for tensor, scheme in schemes.items():
-        if scheme is not None and (scheme.bits, scheme.group_size) != (layers.bits, layers.group_size):
+        if (scheme.bits, scheme.group_size) != (layers.bits, layers.group_size):
             own = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": "affine"}
             block[tensor_name(tensor).removesuffix(".weight")] = own
     return block

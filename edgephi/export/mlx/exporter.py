@@ -42,6 +42,7 @@ from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, NotFiniteError, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 from edgephi.steps import Step, silent
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -71,9 +72,9 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     return min((limit for limit in limits if limit.tokens < architecture.context), key=_tokens, default=None)
 
 
-def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+def check_schemes(plans: TensorPlans, target: Target) -> None:
     """Refuse float16 for zero points other than the middle: their biases would be rounded."""
-    asymmetric = any(scheme is not None and not scheme.symmetric for scheme in schemes.values())
+    asymmetric = any(not scheme.symmetric for scheme in quantised_tensors(plans).values())
     if asymmetric and target.kernels.activations == "float16":
         raise NotSupportedError(
             f"{target.name}: expected symmetric = true with float16, whose biases hold nothing else exactly",
@@ -83,21 +84,21 @@ def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,  # noqa: ARG001 - MLX computes its rotary tables itself
 ) -> int:
     """Size of `model.safetensors`. Raises NotSupportedError when mlx-lm cannot be told the RoPE magnitude."""
     rotary_lengths(architecture.attention.rotary)
     nothing = dict.fromkeys(architecture.tensor_shapes(), ())
-    layout = lay_out(nothing, architecture, schemes, target.kernels)
+    layout = lay_out(nothing, architecture, plans, target.kernels)
     return len(layout.header) + layout.data_size
 
 
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
     *,
@@ -105,7 +106,7 @@ def write_artifact(
 ) -> StreamReport:
     """Write weights, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
-    layout = lay_out(checkpoint.sources, architecture, schemes, target.kernels)
+    layout = lay_out(checkpoint.sources, architecture, plans, target.kernels)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,
@@ -121,7 +122,7 @@ def write_artifact(
             "weight_map": dict.fromkeys(sorted(layout.entries), DATA_FILE),
         },
         CONFIG_FILE: mlx_config(
-            architecture, schemes, target.kernels, checkpoint.tokenizer.stop_token_ids, context
+            architecture, plans, target.kernels, checkpoint.tokenizer.stop_token_ids, context
         ),
         TOKENIZER_CONFIG_FILE: tokenizer_config(architecture, checkpoint.tokenizer, context),
     }
@@ -145,7 +146,7 @@ class MlxLayout:
 def lay_out(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     kernels: Kernels,
 ) -> MlxLayout:
     """Give every tensor its place, in the order of `sources` (the checkpoint's own, so one pass suffices).
@@ -155,7 +156,7 @@ def lay_out(
     """
     shapes = architecture.tensor_shapes()
     floats = _float_type(kernels)
-    parts = {each: _parts(tensor_name(each), shapes[each], schemes[each], floats) for each in sources}
+    parts = {each: _parts(tensor_name(each), shapes[each], plans[each].scheme, floats) for each in sources}
     entries: dict[str, Mapping[str, Any]] = {}
     offset = 0  # from the end of the header, as the format counts
     for tensor in parts.values():
@@ -168,7 +169,7 @@ def lay_out(
     for each, own in sources.items():
         regions = place(position, [size for _, _, size in parts[each].values()], alignment=1)
         name = tensor_name(each)
-        tensors.append(PackedTensor(name, shapes[each], schemes[each], regions, floats.type, own))
+        tensors.append(PackedTensor(name, shapes[each], plans[each], regions, floats.type, own))
         position = regions[-1].offset + regions[-1].size
     return MlxLayout(tuple(tensors), entries, header, offset)
 

@@ -5,7 +5,6 @@ float16; `Kernels.activations` of a target says which. The codes and the values 
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
-from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
 
 _ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
@@ -55,13 +54,13 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     )
 
 
-def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+def check_schemes(plans: TensorPlans, target: Target) -> None:
     """The operators take every scheme that there is."""
 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
 ) -> int:
@@ -69,7 +68,7 @@ def artifact_bytes(
 
     Raises NotSupportedError when CUDA's kernels would read an embedding's zero points wrongly.
     """
-    scheme = schemes[EMBEDDING]
+    scheme = plans[EMBEDDING].scheme
     if target.provider == "cuda" and scheme is not None and not scheme.symmetric and scheme.bits == 4:
         groups = architecture.hidden_size // scheme.group_size
         if groups % 2:
@@ -78,13 +77,13 @@ def artifact_bytes(
                 f"found {groups}",
                 hint="CUDA's kernel misreads the others: use smaller groups, 8 bits or symmetric = true",
             )
-    return data_bytes(architecture, schemes, target.kernels, context)
+    return data_bytes(architecture, plans, target.kernels, context)
 
 
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
     *,
@@ -92,7 +91,7 @@ def write_artifact(
 ) -> StreamReport:
     """Write graph, data, configuration and tokenizer into `folder`, in one pass over the weights."""
     architecture = checkpoint.architecture
-    layout = lay_out(checkpoint.sources, architecture, schemes, target.kernels, context)
+    layout = lay_out(checkpoint.sources, architecture, plans, target.kernels, context)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(
             checkpoint.shards,

@@ -21,6 +21,7 @@ from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans
 
 EMBEDDING_ZERO_POINTS = f"{tensor_name(EMBEDDING)}.zero_points"
 
@@ -46,7 +47,7 @@ def float_type(kernels: Kernels) -> type[np.floating[Any]]:
 def lay_out(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     kernels: Kernels,
     context: int,
 ) -> OnnxLayout:
@@ -56,13 +57,13 @@ def lay_out(
     tensors = {}
     offset = 0
     for tensor, own in sources.items():
-        shape, scheme = shapes[tensor], schemes[tensor]
-        regions = place(offset, region_sizes(shape, scheme, np.dtype(floats).itemsize))
-        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, scheme, regions, floats, own)
+        shape, plan = shapes[tensor], plans[tensor]
+        regions = place(offset, region_sizes(shape, plan.scheme, np.dtype(floats).itemsize))
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, plan, regions, floats, own)
         offset = regions[-1].offset + regions[-1].size
     tables = []
     for name, table in {
-        **embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels),
+        **embedding_zero_points(shapes[EMBEDDING], plans[EMBEDDING].scheme, kernels),
         **rotary_tables(architecture, kernels, context),
     }.items():
         (region,) = place(offset, [table.nbytes])
@@ -71,18 +72,16 @@ def lay_out(
     return OnnxLayout(tensors, tuple(tables), offset, floats)
 
 
-def data_bytes(
-    architecture: Architecture, schemes: Mapping[ModelTensor, Scheme | None], kernels: Kernels, context: int
-) -> int:
+def data_bytes(architecture: Architecture, plans: TensorPlans, kernels: Kernels, context: int) -> int:
     """Size of the data file, gaps included, from shapes alone."""
     shapes = architecture.tensor_shapes()
     float_bytes = np.dtype(float_type(kernels)).itemsize
     rotary = architecture.attention.rotary
     versions = 2 if rotary.uses_long_factors(context) else 1
     tables = 2 * align(versions * context * rotary.size // 2 * float_bytes)
-    zero_points = embedding_zero_points(shapes[EMBEDDING], schemes[EMBEDDING], kernels).values()
+    zero_points = embedding_zero_points(shapes[EMBEDDING], plans[EMBEDDING].scheme, kernels).values()
     tables += sum(align(table.nbytes) for table in zero_points)
-    sizes = (region_sizes(shape, schemes[tensor], float_bytes) for tensor, shape in shapes.items())
+    sizes = (region_sizes(shape, plans[tensor].scheme, float_bytes) for tensor, shape in shapes.items())
     return sum(align(size) for regions in sizes for size in regions) + tables
 
 

@@ -31,6 +31,7 @@ from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
 
 # What a plugin reads when it compiles the graph, whoever opens it. Measured on tiny random checkpoints, KL of
@@ -71,16 +72,16 @@ def _zero_points_per_byte(scheme: Scheme, groups: int) -> int:
 def _lay_out(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
 ) -> tuple[dict[ModelTensor, PackedTensor], int]:
     """Give every tensor its place, in the order of `sources`; returns them and the end of the last one."""
     shapes = architecture.tensor_shapes()
     tensors = {}
     end = 0
     for tensor, own in sources.items():
-        regions = place(end, region_sizes(shapes[tensor], schemes[tensor]))
+        regions = place(end, region_sizes(shapes[tensor], plans[tensor].scheme))
         name = tensor_name(tensor)
-        tensors[tensor] = PackedTensor(name, shapes[tensor], schemes[tensor], regions, sources=own)
+        tensors[tensor] = PackedTensor(name, shapes[tensor], plans[tensor], regions, sources=own)
         end = regions[-1].offset + regions[-1].size
     return tensors, end
 
@@ -88,10 +89,10 @@ def _lay_out(
 def _graph(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     context: int,
 ) -> tuple[dict[ModelTensor, PackedTensor], Graph, int]:
-    tensors, end = _lay_out(sources, architecture, schemes)
+    tensors, end = _lay_out(sources, architecture, plans)
     literals_at = align(end)
     return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
 
@@ -106,33 +107,33 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: A
     return None
 
 
-def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+def check_schemes(plans: TensorPlans, target: Target) -> None:
     """The graph takes every scheme that there is."""
 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,
 ) -> int:
     """Size of the data file, known before a byte of the checkpoint is."""
     nothing = dict.fromkeys(architecture.tensor_shapes(), ())
-    _, graph, literals_at = _graph(nothing, architecture, schemes, context)
+    _, graph, literals_at = _graph(nothing, architecture, plans, context)
     return literals_at + len(graph.literals)
 
 
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
     *,
     step: Step = silent,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
-    tensors, graph, literals_at = _graph(checkpoint.sources, checkpoint.architecture, schemes, context)
+    tensors, graph, literals_at = _graph(checkpoint.sources, checkpoint.architecture, plans, context)
     literals = np.frombuffer(bytes(graph.literals), np.uint8)
     with (folder / DATA_FILE).open("wb") as file:
         report = stream_tensors(

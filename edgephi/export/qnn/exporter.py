@@ -6,7 +6,7 @@ described in docs/targets/qnn.md and by `qnn.json`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +27,7 @@ from edgephi.bundle.qnn_artifact import (
 )
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.declared.target import Target
@@ -51,6 +51,7 @@ from edgephi.export.stream.packed_tensor import align
 from edgephi.export.stream.reads import BLOCK_WEIGHTS
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans, quantised_tensors
 from edgephi.reference.activations import LOGITS
 from edgephi.reference.calibration import calibration_tokens, measure_ranges
 from edgephi.steps import Step, silent
@@ -79,10 +80,10 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     )
 
 
-def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) -> None:
+def check_schemes(plans: TensorPlans, target: Target) -> None:
     """Refuse zero points, which the HTP's weights have none of, and a processor that is unknown."""
     read_soc(target.soc)
-    if any(scheme is not None and not scheme.symmetric for scheme in schemes.values()):
+    if any(not scheme.symmetric for scheme in quantised_tensors(plans).values()):
         raise NotSupportedError(
             f"{target.name}: expected symmetric = true, found false: the HTP's weights have no zero points",
             hint="set symmetric = true in the recipe",
@@ -91,16 +92,13 @@ def check_schemes(schemes: Mapping[ModelTensor, Scheme | None], target: Target) 
 
 def artifact_bytes(
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,  # noqa: ARG001 - the same for every processor
     context: int,
 ) -> int:
     """Size of all weights and tables, counted once: the graphs and the binaries hold the same."""
-    layout = lay_out(dict.fromkeys(architecture.tensor_shapes(), ()), architecture, schemes)
-    embedding = schemes[EMBEDDING]
-    if embedding is None:
-        raise AssertionError("the embedding is always quantised")
-    codes, scales = _embedding_sizes(architecture, embedding)
+    layout = lay_out(dict.fromkeys(architecture.tensor_shapes(), ()), architecture, plans)
+    codes, scales = _embedding_sizes(architecture, plans[EMBEDDING].quantised)
     rope = 2 * context * architecture.attention.rotary.size // 2 * 2
     return layout.size + align(codes) + scales + rope
 
@@ -108,7 +106,7 @@ def artifact_bytes(
 def write_artifact(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
     *,
@@ -116,7 +114,7 @@ def write_artifact(
 ) -> StreamReport:
     """Write weights in one pass, measure ranges in another, then graphs, binaries and configuration."""
     check_compiler()
-    emitted = emit(folder, checkpoint, schemes, target, context, step=step)
+    emitted = emit(folder, checkpoint, plans, target, context, step=step)
     artifact = emitted.artifact
     with step("compile for the HTP", len(artifact.parts) + 1) as done:
         compiled = _compile(folder, artifact, done)
@@ -136,7 +134,7 @@ class Emitted:
 def emit(
     folder: Path,
     checkpoint: Checkpoint,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
     target: Target,
     context: int,
     *,
@@ -145,7 +143,7 @@ def emit(
     """Write what needs no compiler: weights, graphs, embedding, angles and tokenizer."""
     soc = read_soc(target.soc)
     architecture = checkpoint.architecture
-    layout = lay_out(checkpoint.sources, architecture, schemes)
+    layout = lay_out(checkpoint.sources, architecture, plans)
     (folder / GRAPHS_FOLDER).mkdir()
     with (folder / GRAPHS_FOLDER / DATA_FILE).open("wb") as file:
         zeros = np.zeros(layout.zeros.size, np.uint8)
@@ -158,10 +156,7 @@ def emit(
             step=step,
         )
     weights = CheckpointWeights(checkpoint)
-    scheme = schemes[EMBEDDING]
-    if scheme is None:
-        raise AssertionError("the embedding is always quantised")
-    embedding = _write_embedding(folder / EMBEDDING_FILE, weights, scheme)
+    embedding = _write_embedding(folder / EMBEDDING_FILE, weights, plans[EMBEDDING])
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
     tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
     with step("measure activations", architecture.layers) as done:
@@ -277,10 +272,10 @@ def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, i
     return rows * columns * scheme.bits // 8, rows * columns // scheme.group_size * 2
 
 
-def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> Embedding:
+def _write_embedding(file: Path, weights: CheckpointWeights, plan: TensorPlan) -> Embedding:
     """Quantise the embedding with the codes of the other engines; returns what `qnn.json` says of it."""
     architecture = weights.architecture
-    rows = architecture.vocabulary_size
+    rows, scheme = architecture.vocabulary_size, plan.quantised
     codes_size, _ = _embedding_sizes(architecture, scheme)
     quantizer = Quantizer()
     step = max(1, BLOCK_WEIGHTS // architecture.hidden_size)
@@ -288,7 +283,7 @@ def _write_embedding(file: Path, weights: CheckpointWeights, scheme: Scheme) -> 
     scales = []
     with file.open("wb") as out:
         for start in range(0, rows, step):
-            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)), scheme)
+            groups = quantizer.quantize(weights.rows(EMBEDDING, start, min(start + step, rows)), plan)
             codes, block_scales = pack_embedding(groups, scheme)
             out.write(np.ascontiguousarray(codes).data)
             scales.append(block_scales)

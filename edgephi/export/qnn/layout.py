@@ -20,6 +20,7 @@ from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans
 
 _SCALE_BYTES = 4
 
@@ -36,18 +37,19 @@ class QnnLayout:
 def lay_out(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
-    schemes: Mapping[ModelTensor, Scheme | None],
+    plans: TensorPlans,
 ) -> QnnLayout:
     """Give every matrix its place, in the order of `sources`; an embedding has none unless it is the head."""
     shapes = architecture.tensor_shapes()
     tensors = {}
     end = zeros = 0
     for tensor, own in sources.items():
-        scheme = row_scheme(schemes[tensor])
+        scheme = row_scheme(plans[tensor].scheme)
         if scheme is None or (tensor == EMBEDDING and not architecture.tied_embeddings):
             continue
+        plan = dataclasses.replace(plans[tensor], scheme=scheme)
         regions = place(end, region_sizes(shapes[tensor], scheme))
-        tensors[tensor] = PackedTensor(tensor_name(tensor), shapes[tensor], scheme, regions, sources=own)
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shapes[tensor], plan, regions, sources=own)
         end = regions[-1].offset + regions[-1].size
         zeros = max(zeros, regions[1].size // _SCALE_BYTES * scheme.bits // 8)
     region = Region(align(end), align(zeros))

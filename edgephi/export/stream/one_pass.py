@@ -176,8 +176,7 @@ def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: _Qu
     if job.tensor is None:
         return _Block(raw, _NOTHING)
     rows, dtype = _joined(job, raw)
-    scheme = job.tensor.scheme
-    if scheme is None:
+    if job.tensor.scheme is None:
         # The value that overflows a smaller type is infinite there: it must not come through either.
         with np.errstate(over="ignore"):
             plain = to_float32(rows, dtype).astype(job.tensor.plain_dtype, copy=False)
@@ -186,7 +185,7 @@ def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: _Qu
             raise _not_finite(_largest(job, raw), f"NaN or infinity, or a value past {kind}'s range")
         return _Block(raw, QuantizedBlock((plain,), 0.0, 0.0))
     try:
-        packed = quantizers.mine().quantize(rows, dtype, job.stop - job.start, scheme, pack)
+        packed = quantizers.mine().quantize(rows, dtype, job.stop - job.start, job.tensor.plan, pack)
     except NotFiniteError as cause:
         raise _not_finite(_largest(job, raw), str(cause)) from None
     return _Block(raw, packed)

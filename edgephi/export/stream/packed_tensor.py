@@ -10,6 +10,7 @@ import numpy as np
 
 from edgephi.checkpoint.source import Source
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 ALIGNMENT = 64
 """Every region starts on a cache line, so that an engine can use it where it lies in a mapped file."""
@@ -42,15 +43,15 @@ def place(offset: int, sizes: Iterable[int], alignment: int = ALIGNMENT) -> tupl
 class PackedTensor:
     """One tensor as it will lie in the artifact.
 
-    `scheme` None means that it stays plain numbers of `plain_dtype`, in one region. Otherwise the regions are
-    those that the exporter's `Pack` fills; they lie one after the other, each aligned.
+    A plan without a scheme means that it stays plain numbers of `plain_dtype`, in one region. Otherwise the
+    regions are those that the exporter's `Pack` fills; they lie one after the other, each aligned.
 
     `sources` give every row of it once. Without any it is the tensor of the same name in the checkpoint.
     """
 
     name: str
     shape: tuple[int, ...]
-    scheme: Scheme | None
+    plan: TensorPlan
     regions: tuple[Region, ...]
     plain_dtype: type[np.floating[Any]] = np.float32
     sources: tuple[Source, ...] = ()
@@ -68,6 +69,11 @@ class PackedTensor:
     def made_of(self) -> tuple[Source, ...]:
         """Its sources, whether they were named or not."""
         return self.sources or (Source(self.name, range(self.rows), range(self.rows)),)
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What is stored of it, None for plain numbers."""
+        return self.plan.scheme
 
     @property
     def rows(self) -> int:

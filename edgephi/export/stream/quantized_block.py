@@ -10,6 +10,7 @@ from edgephi.checkpoint.safetensors import to_float32
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 Pack = Callable[[Groups, Scheme], tuple[NDArray[np.generic], ...]]
 """Lays out a block of quantised rows: one array a region, rows in order (codes, scales, zero points, …).
@@ -34,11 +35,11 @@ class BlockQuantizer:
         self._quantizer = Quantizer()
 
     def quantize(
-        self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
+        self, raw: NDArray[np.uint8], dtype: str, rows: int, plan: TensorPlan, pack: Pack
     ) -> QuantizedBlock:
         """Quantise `rows` rows, whose bytes in the checkpoint are `raw` and whose dtype there is `dtype`.
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        groups = self._quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1), scheme)
-        return QuantizedBlock(pack(groups, scheme), groups.squared_error, groups.squared_norm)
+        groups = self._quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1), plan)
+        return QuantizedBlock(pack(groups, plan.quantised), groups.squared_error, groups.squared_norm)

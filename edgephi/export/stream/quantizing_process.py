@@ -22,7 +22,7 @@ from edgephi.export.stream.quantized_block import BlockQuantizer, Pack, Quantize
 from edgephi.processes.child_process import start_child
 from edgephi.processes.ending import ending
 from edgephi.quantize.groups import NotFiniteError
-from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
 _END_SECONDS = 5
 
@@ -48,14 +48,14 @@ class QuantizingProcess:
         self._connection = Connection(ours.detach())
 
     def quantize(
-        self, raw: NDArray[np.uint8], dtype: str, rows: int, scheme: Scheme, pack: Pack
+        self, raw: NDArray[np.uint8], dtype: str, rows: int, plan: TensorPlan, pack: Pack
     ) -> QuantizedBlock:
         """What `BlockQuantizer.quantize` does, and raises.
 
         Raises DoesNotFitError when the process has ended: only the system that is out of memory ends it.
         """
         try:
-            self._connection.send((dtype, rows, scheme, pack))
+            self._connection.send((dtype, rows, plan, pack))
             self._connection.send_bytes(raw.data)
             answer = self._connection.recv()
             if isinstance(answer, NotFiniteError):
@@ -89,10 +89,10 @@ def serve(connection: Connection) -> None:
     """Answer one `quantize` after the other until the other end is closed."""
     quantizer = BlockQuantizer()
     while True:
-        dtype, rows, scheme, pack = connection.recv()
+        dtype, rows, plan, pack = connection.recv()
         raw = np.frombuffer(connection.recv_bytes(), np.uint8)
         try:
-            block = quantizer.quantize(raw, dtype, rows, scheme, pack)
+            block = quantizer.quantize(raw, dtype, rows, plan, pack)
         except NotFiniteError as cause:
             connection.send(cause)
             continue

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from edgephi.build.build import build, find_checkpoint
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.bundle.manifest import ChatFacts, Limits, Requires, TargetFacts, read_manifest
@@ -151,9 +151,9 @@ def export(
     )
     context = min(context, checkpoint.architecture.context)
     (folder / "bundle/model").mkdir(parents=True)
-    schemes = choose_schemes(checkpoint.architecture, quant)
-    exporter.check_schemes(schemes, TARGET)
-    exporter.write_artifact(folder / "bundle/model", checkpoint, schemes, TARGET, context)
+    plans = plan_tensors(checkpoint.architecture, quant)
+    exporter.check_schemes(plans, TARGET)
+    exporter.write_artifact(folder / "bundle/model", checkpoint, plans, TARGET, context)
     return Exported(checkpoint, folder / "bundle", context)
 
 
@@ -314,8 +314,8 @@ class TestWeights:
         self, exports: Exports, shape: str, tmp_path: Path
     ) -> None:
         exported = exports(shape)
-        schemes = choose_schemes(exported.checkpoint.architecture, DEFAULT)
-        onnx_exporter.write_artifact(tmp_path, exported.checkpoint, schemes, read_target("cpu"), 64)
+        plans = plan_tensors(exported.checkpoint.architecture, DEFAULT)
+        onnx_exporter.write_artifact(tmp_path, exported.checkpoint, plans, read_target("cpu"), 64)
         expected = tensors_of(tmp_path)
         found = stored_weights(exported.folder)
         if exported.checkpoint.architecture.tied_embeddings:
@@ -359,8 +359,8 @@ class TestFiles:
     def test_the_size_is_known_beforehand(self, exports: Exports, shape: str) -> None:
         exported = exports(shape)
         architecture = exported.checkpoint.architecture
-        schemes = choose_schemes(architecture, DEFAULT)
-        planned = exporter.artifact_bytes(architecture, schemes, TARGET, exported.context)
+        plans = plan_tensors(architecture, DEFAULT)
+        planned = exporter.artifact_bytes(architecture, plans, TARGET, exported.context)
         reader = gguf.GGUFReader(exported.folder / "model.gguf")
         real = (exported.folder / "model.gguf").stat().st_size
         assert planned == real - reader.data_offset
@@ -432,8 +432,8 @@ class TestFiles:
 
 def test_the_report_has_the_hash_of_the_file(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path / "tiny"), id="tiny", revision="local")
-    schemes = choose_schemes(checkpoint.architecture, DEFAULT)
-    report = exporter.write_artifact(tmp_path, checkpoint, schemes, TARGET, 64)
+    plans = plan_tensors(checkpoint.architecture, DEFAULT)
+    report = exporter.write_artifact(tmp_path, checkpoint, plans, TARGET, 64)
     data = (tmp_path / report.data_file).read_bytes()
     assert (report.data_file, report.data_size) == ("model.gguf", len(data))
     assert report.data_sha256 == hashlib.sha256(data).hexdigest()
@@ -449,7 +449,7 @@ def test_the_report_has_the_hash_of_the_file(tmp_path: Path) -> None:
 def test_what_no_block_holds_exactly_is_refused(tmp_path: Path, quant: Quant, message: str) -> None:
     checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path), id="tiny", revision="local")
     with pytest.raises(NotSupportedError, match=message):
-        exporter.check_schemes(choose_schemes(checkpoint.architecture, quant), TARGET)
+        exporter.check_schemes(plan_tensors(checkpoint.architecture, quant), TARGET)
 
 
 def test_k_quants_are_beyond_the_gguf_library() -> None:

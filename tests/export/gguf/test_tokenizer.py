@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from jinja2 import Environment
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
@@ -83,8 +83,8 @@ class Converted:
         self.used = used
         self.file = folder / "model.gguf"
         self.checkpoint = open_checkpoint(source, id="makers/phi-3-of-mine", revision="local")
-        schemes = choose_schemes(self.checkpoint.architecture, Quant(group_size=32))
-        exporter.write_artifact(folder, self.checkpoint, schemes, read_target("gguf"), 64)
+        plans = plan_tensors(self.checkpoint.architecture, Quant(group_size=32))
+        exporter.write_artifact(folder, self.checkpoint, plans, read_target("gguf"), 64)
         self.oracle = tokenizers.Tokenizer.from_file(str(tokenizer))
         self.ids = ids
 

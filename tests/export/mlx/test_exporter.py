@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgephi.build.plan import choose_schemes, make_plan
+from edgephi.build.plan import make_plan, plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import Kernels, read_target
@@ -32,6 +32,7 @@ from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, dequantize
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.property_profile import examples
 from tests.tiny_checkpoint import SHAPES, tiny_weights, write_tiny_checkpoint, write_weights
@@ -123,10 +124,10 @@ def export_opened(
     limit = exporter.context_limit(architecture)
     context = context or (architecture.context if limit is None else limit.tokens)
     target = dataclasses.replace(read_target("mlx"), kernels=Kernels(activations=floats))
-    schemes = choose_schemes(architecture, quant or Quant(group_size=32))
-    exporter.check_schemes(schemes, target)
-    report = exporter.write_artifact(artifact, checkpoint, schemes, target, context)
-    assert report.data_size == exporter.artifact_bytes(architecture, schemes, target, context)
+    plans = plan_tensors(architecture, quant or Quant(group_size=32))
+    exporter.check_schemes(plans, target)
+    report = exporter.write_artifact(artifact, checkpoint, plans, target, context)
+    assert report.data_size == exporter.artifact_bytes(architecture, plans, target, context)
     return Exported(checkpoint, artifact, context)
 
 
@@ -307,8 +308,8 @@ def check_same_numbers(exported: Exported, folder: Path, quant: Quant) -> None:
     """MLX's numbers, our reader's and the ONNX artifact's by the onnx library, bit for bit."""
     folder.mkdir()
     architecture = exported.checkpoint.architecture
-    schemes = choose_schemes(architecture, quant)
-    onnx_exporter.write_artifact(folder, exported.checkpoint, schemes, read_target("cpu"), 64)
+    plans = plan_tensors(architecture, quant)
+    onnx_exporter.write_artifact(folder, exported.checkpoint, plans, read_target("cpu"), 64)
     expected = tensors_of(folder)
     by_mlx = dequantised(exported.folder)
     ours = exporter.artifact_weights(exported.folder, architecture)
@@ -366,12 +367,12 @@ def test_mlx_packs_the_same_words(tmp_path: Path) -> None:
 
 class TestWhatFloat16CannotHold:
     def test_zero_points_are_refused_before_anything_is_written(self, exports: Exports) -> None:
-        schemes = choose_schemes(exports("mini-4k").checkpoint.architecture, Quant(symmetric=False))
+        plans = plan_tensors(exports("mini-4k").checkpoint.architecture, Quant(symmetric=False))
         with pytest.raises(NotSupportedError, match="expected symmetric = true with float16") as caught:
-            exporter.check_schemes(schemes, read_target("mlx"))
+            exporter.check_schemes(plans, read_target("mlx"))
         assert "float32" in caught.value.hint
         float32 = dataclasses.replace(read_target("mlx"), kernels=Kernels(activations="float32"))
-        exporter.check_schemes(schemes, float32)
+        exporter.check_schemes(plans, float32)
 
     def test_the_target_makes_every_recipe_symmetric(self, exports: Exports) -> None:
         recipe = read_recipe("default")
@@ -500,6 +501,6 @@ def test_our_quantiser_stays_the_source_of_the_codes(exports: Exports) -> None:
     tiny = dataclasses.replace(SHAPES["medium"], std=0.1)
     bits = tiny_weights(tiny)[name].view(np.uint32)
     rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32)  # bfloat16, as stored
-    groups = Quantizer().quantize(rounded, Scheme(4, 32))
+    groups = Quantizer().quantize(rounded, TensorPlan(Scheme(4, 32)))
     found = dequantised(exported.folder)[name]
     np.testing.assert_array_equal(found, dequantize(groups.codes, groups.scales, 8))

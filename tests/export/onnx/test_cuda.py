@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from edgephi.build.build import find_checkpoint
-from edgephi.build.plan import choose_schemes, make_plan
+from edgephi.build.plan import make_plan, plan_tensors
 from edgephi.build.verify import check_gate
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -101,11 +101,11 @@ def export(folder: Path, shape: str, *, quant: Quant | None = None, **options: A
     checkpoint = open_checkpoint(tiny, id="tiny", revision="local")
     architecture = checkpoint.architecture
     context = min(CONTEXT, architecture.context)
-    schemes = choose_schemes(architecture, quant or Quant(group_size=32))
+    plans = plan_tensors(architecture, quant or Quant(group_size=32))
     artifact = folder / "artifact"
     artifact.mkdir()
-    report = exporter.write_artifact(artifact, checkpoint, schemes, CUDA, context)
-    planned = exporter.artifact_bytes(architecture, schemes, CUDA, context)
+    report = exporter.write_artifact(artifact, checkpoint, plans, CUDA, context)
+    planned = exporter.artifact_bytes(architecture, plans, CUDA, context)
     assert 0 <= planned - report.data_size < 64
     return Exported(checkpoint, artifact, context)
 
@@ -195,8 +195,8 @@ class TestGraph:
         self, exports: Exports, shape: str, tmp_path: Path
     ) -> None:
         checkpoint = exports(shape).checkpoint
-        schemes = choose_schemes(checkpoint.architecture, Quant(group_size=32))
-        exporter.write_artifact(tmp_path, checkpoint, schemes, read_target("cpu"), 64)
+        plans = plan_tensors(checkpoint.architecture, Quant(group_size=32))
+        exporter.write_artifact(tmp_path, checkpoint, plans, read_target("cpu"), 64)
         expected, found = tensors_of(tmp_path), tensors_of(exports(shape).folder)
         ours = exporter.artifact_weights(exports(shape).folder, checkpoint.architecture)
         for name, weights in expected.items():

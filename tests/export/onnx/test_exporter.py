@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Kernels, Target, read_target
@@ -77,7 +77,7 @@ def export(
     context = min(context, architecture.context)
     artifact = folder / "artifact"
     artifact.mkdir()
-    exporter.write_artifact(artifact, checkpoint, choose_schemes(architecture, quant), target, context)
+    exporter.write_artifact(artifact, checkpoint, plan_tensors(architecture, quant), target, context)
     return Exported(checkpoint, artifact, target, quant, context)
 
 
@@ -290,14 +290,14 @@ class TestFiles:
         exported = exports(shape, 0)
         architecture = exported.checkpoint.architecture
         for quant in QUANTS:
-            schemes = choose_schemes(architecture, quant)
+            plans = plan_tensors(architecture, quant)
             nothing = dict.fromkeys(architecture.tensor_shapes(), ())
             kernels = exported.target.kernels
-            layout = lay_out(nothing, architecture, schemes, kernels, exported.context)
-            planned = exporter.artifact_bytes(architecture, schemes, exported.target, exported.context)
+            layout = lay_out(nothing, architecture, plans, kernels, exported.context)
+            planned = exporter.artifact_bytes(architecture, plans, exported.target, exported.context)
             assert 0 <= planned - layout.size < ALIGNMENT
-        schemes = choose_schemes(architecture, exported.quant)
-        planned = exporter.artifact_bytes(architecture, schemes, exported.target, exported.context)
+        plans = plan_tensors(architecture, exported.quant)
+        planned = exporter.artifact_bytes(architecture, plans, exported.target, exported.context)
         real = (exported.folder / "model.onnx.data").stat().st_size
         assert 0 <= planned - real < ALIGNMENT
 

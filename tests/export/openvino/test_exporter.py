@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import Quant
@@ -102,8 +102,8 @@ def export(
     context = min(context, checkpoint.architecture.context)
     artifact = folder / "artifact"
     artifact.mkdir()
-    schemes = choose_schemes(checkpoint.architecture, quant)
-    exporter.write_artifact(artifact, checkpoint, schemes, target, context)
+    plans = plan_tensors(checkpoint.architecture, quant)
+    exporter.write_artifact(artifact, checkpoint, plans, target, context)
     return Exported(checkpoint, artifact, quant, context)
 
 
@@ -344,8 +344,8 @@ def test_every_kind_of_checkpoint(tmp_path: Path, dtype: Literal["BF16", "F16", 
 def check_size(exported: Exported) -> None:
     """The plan knew the size of the data file to the byte."""
     architecture = exported.checkpoint.architecture
-    schemes = choose_schemes(architecture, exported.quant)
-    planned = exporter.artifact_bytes(architecture, schemes, TARGET, exported.context)
+    plans = plan_tensors(architecture, exported.quant)
+    planned = exporter.artifact_bytes(architecture, plans, TARGET, exported.context)
     assert planned == (exported.folder / "openvino_model.bin").stat().st_size
 
 
@@ -398,13 +398,13 @@ class TestWeights:
 
     def test_the_same_weights_as_in_onnx(self, exports: Exports, shape: str, tmp_path: Path) -> None:
         checkpoint = exports(shape).checkpoint
-        schemes = choose_schemes(checkpoint.architecture, Quant(group_size=32))
+        plans = plan_tensors(checkpoint.architecture, Quant(group_size=32))
         for name, writer, target in (
             ("onnx", onnx_exporter.write_artifact, "cpu"),
             ("openvino", exporter.write_artifact, "openvino"),
         ):
             (tmp_path / name).mkdir()
-            writer(tmp_path / name, checkpoint, schemes, read_target(target), 64)
+            writer(tmp_path / name, checkpoint, plans, read_target(target), 64)
         theirs, ours = onnx_oracle.tensors_of(tmp_path / "onnx"), tensors_of(tmp_path / "openvino")
         assert theirs.keys() == ours.keys()
         for name, tensor in ours.items():
@@ -489,8 +489,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")
     folder = tmp_path_factory.mktemp("demo")
     quant = Quant(group_size=32)
-    schemes = choose_schemes(checkpoint.architecture, quant)
-    exporter.write_artifact(folder, checkpoint, schemes, TARGET, 4096)
+    plans = plan_tensors(checkpoint.architecture, quant)
+    exporter.write_artifact(folder, checkpoint, plans, TARGET, 4096)
     return Exported(checkpoint, folder, quant, 4096)
 
 
@@ -526,12 +526,12 @@ from pathlib import Path
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.export.openvino.exporter import write_artifact
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")
-schemes = choose_schemes(checkpoint.architecture, Quant())
-write_artifact(Path(sys.argv[1]), checkpoint, schemes, read_target("openvino"), 64)
+plans = plan_tensors(checkpoint.architecture, Quant())
+write_artifact(Path(sys.argv[1]), checkpoint, plans, read_target("openvino"), 64)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert Engine(tmp_path).prefill([1, 2, 3]).shape == (3, 768)

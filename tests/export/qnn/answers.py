@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import read_recipe
@@ -44,12 +44,12 @@ def held_out_answers(scratch: Path, *, every: int = 1) -> Answers:
 
     located = locate("demo", revision=None, progress=False)
     checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-    schemes = choose_schemes(checkpoint.architecture, read_recipe("demo").quant)
+    plans = plan_tensors(checkpoint.architecture, read_recipe("demo").quant)
     artifacts = {}
     for name, exporter in (("cpu", onnx), ("qnn", qnn)):
         artifacts[name] = scratch / name
         artifacts[name].mkdir(parents=True)
-        exporter.write_artifact(artifacts[name], checkpoint, schemes, read_target(name), _CONTEXT)
+        exporter.write_artifact(artifacts[name], checkpoint, plans, read_target(name), _CONTEXT)
     tokenizer = AutoTokenizer.from_pretrained(located.folder)
 
     def prompt_of(command: Command) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgephi.build.plan import choose_schemes, make_plan
+from edgephi.build.plan import make_plan, plan_tensors
 from edgephi.bundle.qnn_artifact import GraphFiles
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import EMBEDDING
@@ -27,6 +27,7 @@ from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.reference.forward import final_hidden_states, logits
 from tests.build.counted_steps import CountedSteps
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
@@ -145,8 +146,8 @@ def export(
     checkpoint = open_checkpoint(tiny, id="tiny", revision="local")
     artifact = folder / "artifact"
     artifact.mkdir()
-    schemes = choose_schemes(checkpoint.architecture, quant)
-    report = exporter.write_artifact(artifact, checkpoint, schemes, target(soc), context)
+    plans = plan_tensors(checkpoint.architecture, quant)
+    report = exporter.write_artifact(artifact, checkpoint, plans, target(soc), context)
     return Exported(checkpoint, artifact, soc, report)
 
 
@@ -174,8 +175,8 @@ class TestSteps:
         artifact.mkdir()
         steps = CountedSteps()
 
-        schemes = choose_schemes(checkpoint.architecture, FOUR)
-        exporter.write_artifact(artifact, checkpoint, schemes, target(), CONTEXT, step=steps.step)
+        plans = plan_tensors(checkpoint.architecture, FOUR)
+        exporter.write_artifact(artifact, checkpoint, plans, target(), CONTEXT, step=steps.step)
         assert list(steps.sizes) == ["quantise and export", "measure activations", "compile for the HTP"]
         assert steps.counted == steps.sizes
 
@@ -315,7 +316,7 @@ class TestFiles:
     def test_the_planned_size_is_that_of_weights_and_tables(self, exports: Exports) -> None:
         exported = exports("medium", MODERN)
         architecture = exported.checkpoint.architecture
-        planned = exporter.artifact_bytes(architecture, choose_schemes(architecture, FOUR), target(), CONTEXT)
+        planned = exporter.artifact_bytes(architecture, plan_tensors(architecture, FOUR), target(), CONTEXT)
         names = ("graphs/weights.data", "embedding.bin", "rope.bin")
         assert planned == sum((exported.folder / name).stat().st_size for name in names)
 
@@ -355,9 +356,9 @@ class TestCompiler:
 
 class TestRefusals:
     def test_zero_points_in_a_recipe(self) -> None:
-        schemes = {EMBEDDING: Scheme(4, 32, symmetric=False)}
+        plans = {EMBEDDING: TensorPlan(Scheme(4, 32, symmetric=False))}
         with pytest.raises(NotSupportedError, match="symmetric"):
-            exporter.check_schemes(schemes, target())
+            exporter.check_schemes(plans, target())
 
     def test_a_processor_that_is_unknown(self) -> None:
         with pytest.raises(BadDeclarationError, match=r"snapdragon-8-gen-9.*did you mean"):

@@ -25,16 +25,18 @@ from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import ALIGNMENT, PackedTensor, Region, place
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from tests.tiny_checkpoint import FloatKind, write_safetensors
 
 Floats = NDArray[np.float32]
 
-SEARCHED = Scheme(4, 32)
-SCHEMES: dict[str, Scheme | None] = {
-    "embedding": Scheme(8, 64, method="rtn"),
-    "norm": None,
+SEARCHED = TensorPlan(Scheme(4, 32))
+PLAIN = TensorPlan(None)
+PLANS = {
+    "embedding": TensorPlan(Scheme(8, 64), "rtn"),
+    "norm": PLAIN,
     "first": SEARCHED,
-    "second": Scheme(4, 128, symmetric=False),
+    "second": TensorPlan(Scheme(4, 128, symmetric=False)),
 }
 UNUSED = "rotary.inv_freq"
 
@@ -54,13 +56,13 @@ def write(folder: Path, tensors: dict[str, Floats], dtype: FloatKind = "BF16") -
     return [read_header(folder / file) for file in cuts]
 
 
-def laid_out(shards: list[ShardHeader], schemes: dict[str, Scheme | None]) -> dict[str, PackedTensor]:
+def laid_out(shards: list[ShardHeader], plans: dict[str, TensorPlan]) -> dict[str, PackedTensor]:
     tensors, end = {}, 0
     for entry in (entry for shard in shards for entry in shard.entries):
-        if entry.name in schemes:
-            scheme = schemes[entry.name]
-            regions = place(end, region_sizes(entry.shape, scheme))
-            tensors[entry.name] = PackedTensor(entry.name, entry.shape, scheme, regions)
+        if entry.name in plans:
+            plan = plans[entry.name]
+            regions = place(end, region_sizes(entry.shape, plan.scheme))
+            tensors[entry.name] = PackedTensor(entry.name, entry.shape, plan, regions)
             end = regions[-1].offset + regions[-1].size
     return tensors
 
@@ -69,7 +71,7 @@ def streamed(
     folder: Path, shards: list[ShardHeader], *, threads: int | None = None
 ) -> tuple[bytes, StreamReport]:
     with (folder / "out").open("wb") as file:
-        report = stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, threads=threads)
+        report = stream_tensors(shards, laid_out(shards, PLANS).values(), pack, file, threads=threads)
     return (folder / "out").read_bytes(), report
 
 
@@ -93,17 +95,17 @@ class TestBytes:
     def test_regions_hold_what_the_quantiser_made(self, tmp_path: Path) -> None:
         shards = write(tmp_path, weights(), "F32")
         data, _ = streamed(tmp_path, shards)
-        for name, tensor in laid_out(shards, SCHEMES).items():
+        for name, tensor in laid_out(shards, PLANS).items():
             expected: tuple[NDArray[np.generic], ...] = (weights()[name],)
             if tensor.scheme is not None:
-                expected = pack(Quantizer().quantize(weights()[name], tensor.scheme), tensor.scheme)
+                expected = pack(Quantizer().quantize(weights()[name], tensor.plan), tensor.scheme)
             for region, array in zip(tensor.regions, expected, strict=True):
                 assert data[region.offset : region.offset + region.size] == array.tobytes(), name
 
     def test_between_the_regions_lie_zeros(self, tmp_path: Path) -> None:
         shards = write(tmp_path, weights())
         data, report = streamed(tmp_path, shards)
-        regions = [region for tensor in laid_out(shards, SCHEMES).values() for region in tensor.regions]
+        regions = [region for tensor in laid_out(shards, PLANS).values() for region in tensor.regions]
         end = 0
         for region in regions:
             assert region.offset % ALIGNMENT == 0
@@ -113,7 +115,7 @@ class TestBytes:
 
     def test_lookup_tables_come_last(self, tmp_path: Path) -> None:
         shards = write(tmp_path, weights())
-        tensors = laid_out(shards, SCHEMES)
+        tensors = laid_out(shards, PLANS)
         last = list(tensors.values())[-1].regions[-1]
         table = np.arange(10, dtype=np.float32)
         [region] = place(last.offset + last.size, [table.nbytes])
@@ -125,9 +127,9 @@ class TestBytes:
 
     def test_regions_that_overlap_are_a_bug_of_ours(self, tmp_path: Path) -> None:
         shards = write(tmp_path, weights())
-        tensors = laid_out(shards, SCHEMES)
+        tensors = laid_out(shards, PLANS)
         norm = tensors["norm"]
-        tensors["norm"] = PackedTensor(norm.name, norm.shape, None, (Region(0, norm.regions[0].size),))
+        tensors["norm"] = PackedTensor(norm.name, norm.shape, PLAIN, (Region(0, norm.regions[0].size),))
         with (tmp_path / "out").open("wb") as file, pytest.raises(AssertionError, match="overlaps"):
             stream_tensors(shards, tensors.values(), pack, file)
 
@@ -148,8 +150,8 @@ class TestReport:
         tensors["large"] = np.random.default_rng(0).standard_normal((9000, 256), np.float32)
         tensors["last"] = tensors["small"]
         shards = write(tmp_path, tensors)
-        schemes: dict[str, Scheme | None] = dict.fromkeys(tensors, Scheme(8, 64, method="rtn"))
-        layout = laid_out(shards, schemes)
+        plans = dict.fromkeys(tensors, TensorPlan(Scheme(8, 64), "rtn"))
+        layout = laid_out(shards, plans)
         with (tmp_path / "out").open("wb") as file:
             report = stream_tensors(shards, layout.values(), pack, file)
         data = (tmp_path / "out").read_bytes()
@@ -190,7 +192,7 @@ class TestReport:
         _, report = streamed(tmp_path, write(tmp_path, weights(), "F32"))
         assert [error.name for error in report.errors] == ["embedding", "first", "second"]
         for error in report.errors:
-            groups = Quantizer().quantize(weights()[error.name], error.scheme)
+            groups = Quantizer().quantize(weights()[error.name], PLANS[error.name])
             expected = groups.squared_error / groups.squared_norm
             assert error.relative_squared_error == pytest.approx(expected, rel=1e-4)
 
@@ -214,7 +216,7 @@ class TestReport:
             assert (title, expected) == ("quantise and export", size)
             yield counted.append
 
-        stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, _named(), step=step, threads=threads)
+        stream_tensors(shards, laid_out(shards, PLANS).values(), pack, _named(), step=step, threads=threads)
         assert sum(counted) == size
         assert len(counted) > 100
 
@@ -234,7 +236,7 @@ class TestDamage:
         with pytest.raises(BadCheckpointError, match=r"b\.safetensors: .*before the end of the file"):
             streamed(tmp_path, shards)
 
-    @pytest.mark.parametrize("name", list(SCHEMES))
+    @pytest.mark.parametrize("name", list(PLANS))
     @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
     def test_a_weight_that_is_not_finite(self, tmp_path: Path, name: str, broken: float) -> None:
         tensors = weights()
@@ -273,12 +275,13 @@ from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream.one_pass import stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
-scheme, tensors, end = Scheme(4, 128), {}, 0
+plan, tensors, end = TensorPlan(Scheme(4, 128)), {}, 0
 shard = read_header(Path(sys.argv[1]))
 for entry in shard.entries:
-    regions = place(end, region_sizes(entry.shape, scheme))
-    tensors[entry.name] = PackedTensor(entry.name, entry.shape, scheme, regions)
+    regions = place(end, region_sizes(entry.shape, plan.scheme))
+    tensors[entry.name] = PackedTensor(entry.name, entry.shape, plan, regions)
     end = regions[-1].offset + regions[-1].size
 with open(sys.argv[2], "wb") as file:
     stream_tensors([shard], tensors.values(), pack, file, threads=2)

@@ -21,22 +21,23 @@ from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.quantized_block import BlockQuantizer, Pack
 from edgephi.export.stream.quantizing_process import QuantizingProcess
 from edgephi.quantize.scheme import Scheme
-from tests.export.stream.test_one_pass import SCHEMES, laid_out, weights, write
+from edgephi.quantize.tensor_plan import TensorPlan
+from tests.export.stream.test_one_pass import PLANS, laid_out, weights, write
 
 ROWS, COLUMNS = 24, 256
-PACKS: dict[str, tuple[Pack, Scheme]] = {
-    "onnx": (pack, Scheme(4, 128, symmetric=False)),
-    "openvino": (openvino.pack, Scheme(4, 128)),
-    "mlx": (partial(mlx.pack, float_type=np.dtype(np.float16)), Scheme(4, 64)),
-    "gguf": (gguf.pack, Scheme(4, 32)),
-    "gguf-8": (gguf.pack, Scheme(8, 32, method="rtn")),
+PACKS: dict[str, tuple[Pack, TensorPlan]] = {
+    "onnx": (pack, TensorPlan(Scheme(4, 128, symmetric=False))),
+    "openvino": (openvino.pack, TensorPlan(Scheme(4, 128))),
+    "mlx": (partial(mlx.pack, float_type=np.dtype(np.float16)), TensorPlan(Scheme(4, 64))),
+    "gguf": (gguf.pack, TensorPlan(Scheme(4, 32))),
+    "gguf-8": (gguf.pack, TensorPlan(Scheme(8, 32), "rtn")),
 }
 
 
 def streamed(folder: Path, *, processes: bool) -> tuple[bytes, StreamReport]:
     shards = write(folder, weights())
     with (folder / "out").open("wb") as file:
-        report = stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, processes=processes)
+        report = stream_tensors(shards, laid_out(shards, PLANS).values(), pack, file, processes=processes)
     return (folder / "out").read_bytes(), report
 
 
@@ -47,12 +48,12 @@ def own_processes() -> list[psutil.Process]:
 class TestOneBlock:
     @pytest.mark.parametrize("name", list(PACKS))
     def test_comes_back_as_it_is_made_here(self, name: str) -> None:
-        packer, scheme = PACKS[name]
+        packer, plan = PACKS[name]
         numbers = np.random.default_rng(1).standard_normal((ROWS, COLUMNS), np.float32)
         process = QuantizingProcess()
         try:
             for dtype, raw in (("F32", numbers), ("F16", numbers.astype(np.float16))):
-                arguments = raw.reshape(-1).view(np.uint8), dtype, ROWS, scheme, packer
+                arguments = raw.reshape(-1).view(np.uint8), dtype, ROWS, plan, packer
                 there, here = process.quantize(*arguments), BlockQuantizer().quantize(*arguments)
                 assert len(there.regions) == len(here.regions)
                 for ours, theirs in zip(there.regions, here.regions, strict=True):
@@ -78,7 +79,7 @@ class TestStream:
         tensors["first"][3, 5] = np.nan
         shards = write(tmp_path, tensors)
         with (tmp_path / "out").open("wb") as file, pytest.raises(BadCheckpointError, match="tensor first"):
-            stream_tensors(shards, laid_out(shards, SCHEMES).values(), pack, file, processes=True)
+            stream_tensors(shards, laid_out(shards, PLANS).values(), pack, file, processes=True)
         assert own_processes() == []
 
 
@@ -90,7 +91,7 @@ class TestOneThatDies:
             running.kill()
             block = np.zeros((ROWS, COLUMNS), np.float32).reshape(-1).view(np.uint8)
             with pytest.raises(DoesNotFitError, match=r"found that it was killed by signal 9"):
-                process.quantize(block, "F32", ROWS, Scheme(4, 32), gguf.pack)
+                process.quantize(block, "F32", ROWS, TensorPlan(Scheme(4, 32)), gguf.pack)
         finally:
             process.close()
 
@@ -117,5 +118,5 @@ def test_the_regions_are_those_that_are_laid_out() -> None:
     """What a pack returns is as large as the exporter's layout says, whoever computed it."""
     scheme = Scheme(4, 128, symmetric=False)
     raw = np.zeros((ROWS, COLUMNS), np.float32).reshape(-1).view(np.uint8)
-    block = BlockQuantizer().quantize(raw, "F32", ROWS, scheme, pack)
+    block = BlockQuantizer().quantize(raw, "F32", ROWS, TensorPlan(scheme), pack)
     assert tuple(region.nbytes for region in block.regions) == region_sizes((ROWS, COLUMNS), scheme)

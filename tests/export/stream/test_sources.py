@@ -20,7 +20,8 @@ from edgephi.export.stream import reads
 from edgephi.export.stream.one_pass import stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor
 from tests.export.stream.wanted import (
-    SCHEME,
+    PLAIN,
+    PLAN,
     WIDTH,
     Floats,
     Wanted,
@@ -51,7 +52,7 @@ FUSED = {
         ((HEADS + 2 * KEY_HEADS) * HEAD, WIDTH),
         one_after_the_other(*((name, len(rows)) for name, rows in LLAMA.items() if "proj" in name)),
     ),
-    "model.norm.weight": Wanted((WIDTH,), scheme=None),
+    "model.norm.weight": Wanted((WIDTH,), plan=PLAIN),
 }
 
 
@@ -141,7 +142,7 @@ class TestSplitProjections:
 
     def test_vectors_are_joined_as_well(self, tmp_path: Path) -> None:
         biases = {"q.bias": matrix(1, 48)[0], "k.bias": matrix(1, 16, seed=1)[0]}
-        wanted = {"qkv.bias": Wanted((64,), one_after_the_other(("q.bias", 48), ("k.bias", 16)), None)}
+        wanted = {"qkv.bias": Wanted((64,), one_after_the_other(("q.bias", 48), ("k.bias", 16)), PLAIN)}
         data, _ = streamed(tmp_path, write(tmp_path, biases, dtype="F32"), wanted)
         assert data == np.concatenate(list(biases.values())).tobytes()
 
@@ -272,7 +273,7 @@ class TestSources:
     )
     def test_that_do_not_give_every_row_once_are_a_bug_of_ours(self, sources: tuple[Source, ...]) -> None:
         with pytest.raises(ValueError, match="rows"):
-            PackedTensor("packed", (4, 32), SCHEME, (), sources=sources)
+            PackedTensor("packed", (4, 32), PLAN, (), sources=sources)
 
 
 def test_is_a_step_that_counts_every_byte_that_is_read(tmp_path: Path) -> None:
@@ -298,13 +299,14 @@ from edgephi.checkpoint.source import Source
 from edgephi.export.stream.one_pass import stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 
-scheme, shard = Scheme(8, 128, method="rtn"), read_header(Path(sys.argv[1]))
+plan, shard = TensorPlan(Scheme(8, 128), "rtn"), read_header(Path(sys.argv[1]))
 count, (rows, columns) = len(shard.entries), shard.entries[0].shape
 backwards = reversed(shard.entries)
 sources = [Source(e.name, range(rows), range(n, count * rows, count)) for n, e in enumerate(backwards)]
-regions = place(0, region_sizes((count * rows, columns), scheme))
-packed = PackedTensor("stack", (count, rows, columns), scheme, regions, sources=tuple(sources))
+regions = place(0, region_sizes((count * rows, columns), plan.scheme))
+packed = PackedTensor("stack", (count, rows, columns), plan, regions, sources=tuple(sources))
 with open(sys.argv[2], "wb") as file:
     stream_tensors([shard], [packed], pack, file, threads=2)
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgephi.build.plan import choose_schemes
+from edgephi.build.plan import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.safetensors import read_header
@@ -65,11 +65,11 @@ def test_rows_are_the_same(fused: Checkpoint, split: Checkpoint) -> None:
 def test_artifacts_are_the_same(tmp_path: Path, fused: Checkpoint, split: Checkpoint, target: str) -> None:
     """The weights lie in the order of `sources`, so that of both is the same here."""
     engine = exporter(read_target(target).engine)
-    schemes = choose_schemes(fused.architecture, Quant(group_size=32))
+    plans = plan_tensors(fused.architecture, Quant(group_size=32))
     found = []
     for number, checkpoint in enumerate((fused, split)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        engine.write_artifact(folder, checkpoint, schemes, read_target(target), 64)
+        engine.write_artifact(folder, checkpoint, plans, read_target(target), 64)
         found.append({file.name: file.read_bytes() for file in folder.iterdir()})
     assert found[0] == found[1]

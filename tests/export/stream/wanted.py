@@ -17,11 +17,12 @@ from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlan
 from tests.tiny_checkpoint import FloatKind, write_safetensors
 
 Floats = NDArray[np.float32]
 
-SCHEME = Scheme(4, 32)
+PLAN, PLAIN = TensorPlan(Scheme(4, 32)), TensorPlan(None)
 WIDTH = 128
 
 
@@ -31,7 +32,7 @@ class Wanted:
 
     shape: tuple[int, ...]
     sources: tuple[Source, ...] = ()
-    scheme: Scheme | None = SCHEME
+    plan: TensorPlan = PLAN
 
 
 def matrix(rows: int, columns: int = WIDTH, *, seed: int = 0) -> Floats:
@@ -61,8 +62,8 @@ def laid_out(wanted: Mapping[str, Wanted]) -> dict[str, PackedTensor]:
     tensors, end = {}, 0
     for name, each in wanted.items():
         rows = (int(np.prod(each.shape[:-1])), each.shape[-1]) if len(each.shape) > 1 else each.shape
-        regions = place(end, region_sizes(rows, each.scheme))
-        tensors[name] = PackedTensor(name, each.shape, each.scheme, regions, sources=each.sources)
+        regions = place(end, region_sizes(rows, each.plan.scheme))
+        tensors[name] = PackedTensor(name, each.shape, each.plan, regions, sources=each.sources)
         end = regions[-1].offset + regions[-1].size
     return tensors
 
@@ -91,7 +92,7 @@ def joined(folder: Path, tensors: Mapping[str, Floats], wanted: Mapping[str, Wan
             taken = given.reshape(len(rows) if given.ndim == 1 else -1, rows.shape[1])[list(source.rows)]
             rows[list(source.into)] = taken
     (folder / "joined").mkdir()
-    plain = {name: Wanted(each.shape, (), each.scheme) for name, each in wanted.items()}
+    plain = {name: Wanted(each.shape, (), each.plan) for name, each in wanted.items()}
     return streamed(folder / "joined", write(folder / "joined", whole), plain)[0]
 
 
