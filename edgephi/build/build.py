@@ -17,7 +17,7 @@ from edgephi.bundle.manifest import (
     Probe,
     Wheelhouse,
 )
-from edgephi.bundle.unfinished import check_room, file_sha256, seal, unfinished_bundle, write_manifest
+from edgephi.bundle.unfinished import check_room, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.config import load_architecture
@@ -28,11 +28,9 @@ from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError
-from edgephi.export.exporter import exporter
+from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.stream.data_file import TensorError
-from edgephi.export.stream.one_pass import StreamReport
-from edgephi.export.upstream import check, upstream
-from edgephi.export.upstream import write_artifact as write_upstream_artifact
+from edgephi.export.upstream import UpstreamExporter, upstream
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
 
@@ -101,17 +99,9 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
         wheelhouses = _collect_wheels(request, folder, step)
         check_room(request.output, needs_bytes)
-        if request.upstream:
-            report = _export_upstream(request, plan, checkpoint, folder, step)
-        else:
-            report = exporter(request.target.engine).write_artifact(
-                folder / ARTIFACT_FOLDER,
-                checkpoint,
-                plan.tensors,
-                request.target,
-                plan.context,
-                step=step,
-            )
+        report = _exporter(request, plan).write_artifact(
+            folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
+        )
         for name, sha256 in located.expected_sha256.items():
             if report.input_sha256.get(name, sha256) != sha256:
                 raise BadCheckpointError(
@@ -173,25 +163,12 @@ def _collect_wheels(request: BuildRequest, folder: Path, step: Step) -> tuple[Wh
     return tuple(wheelhouses)
 
 
-def _export_upstream(
-    request: BuildRequest, plan: Plan, checkpoint: Checkpoint, folder: Path, step: Step
-) -> StreamReport:
-    """Let the engine's own converter write the artifact; the report holds what we know of it."""
-    tool = upstream(request.target.engine)
-    if request.available_memory is not None:
-        check(tool, checkpoint, plan.recipe.quant, request.available_memory)
-    with step(f"export with {tool.name}", 0), tempfile.TemporaryDirectory(dir=folder) as scratch:
-        write_upstream_artifact(
-            tool,
-            folder / ARTIFACT_FOLDER,
-            checkpoint,
-            plan.recipe.quant,
-            request.target,
-            scratch=Path(scratch),
-        )
-    with step("hash the checkpoint", 0):
-        hashes = {shard.file.name: file_sha256(shard.file) for shard in checkpoint.shards}
-    return StreamReport(hashes, data_file="", data_size=0, data_sha256="", data_chunks=(), errors=())
+def _exporter(request: BuildRequest, plan: Plan) -> Exporter:
+    """What writes the artifact: our exporter, or the engine's own converter in its place."""
+    own = exporter(request.target.engine)
+    if not request.upstream:
+        return own
+    return UpstreamExporter(upstream(request.target.engine), own, plan.recipe.quant, request.available_memory)
 
 
 def verify_against(

@@ -14,15 +14,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.unfinished import file_sha256
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.commands import pip_command
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Target
+from edgephi.engines.facts.footprint import Footprint
 from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.export.exporter import ContextLimit, Exporter
+from edgephi.export.stream.one_pass import StreamReport
 from edgephi.installed.extras import with_installed
 from edgephi.installed.origin import requirement
 from edgephi.processes.child_process import run_child
 from edgephi.processes.ending import ending
+from edgephi.quantize.tensor_plan import TensorPlans
+from edgephi.reference.forward import Weights
+from edgephi.steps import Step, silent
 
 Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
 """Checkpoint's folder, folder to write, cache folder, quantisation, target -> a module and its arguments."""
@@ -141,13 +149,85 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def check(tool: Upstream, checkpoint: Checkpoint, quant: Quant, available_memory: int) -> None:
-    """Raise before anything starts: NotSupportedError for other than int4, DoesNotFitError without memory."""
-    if quant.bits != 4:
+@dataclass(frozen=True)
+class UpstreamExporter:
+    """An `Exporter` whose artifacts an engine's own converter writes.
+
+    What the engine takes on a device, and what it cannot do, is asked of `own`, our exporter for it. `quant`
+    is what the converter is told; it must fit into `available_memory` bytes, None when nobody asks.
+    """
+
+    tool: Upstream
+    own: Exporter
+    quant: Quant
+    available_memory: int | None = None
+
+    def footprint(self, target: Target) -> Footprint:
+        """What the engine takes beside the artifact's bytes."""
+        return self.own.footprint(target)
+
+    def context_limit(self, architecture: Architecture) -> ContextLimit | None:
+        """The engine's own limit below the model's, or None."""
+        return self.own.context_limit(architecture)
+
+    def check_schemes(self, plans: TensorPlans, target: Target) -> None:
+        """Raise NotSupportedError for other than int4, and for what the engine's format cannot hold."""
+        self.own.check_schemes(plans, target)
+        if self.quant.bits != 4:
+            raise NotSupportedError(
+                f"--exporter upstream: {self.tool.name} is asked for int4 only, "
+                f"found bits = {self.quant.bits}",
+                hint="set bits = 4 in the recipe, or leave --exporter out",
+            )
+
+    def artifact_bytes(
+        self,
+        architecture: Architecture,
+        plans: TensorPlans,
+        target: Target,
+        context: int,
+    ) -> int:
+        """About the size of the artifact's weights: that of ours with the same quantisation."""
+        return self.own.artifact_bytes(architecture, plans, target, context)
+
+    def write_artifact(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        plans: TensorPlans,
+        target: Target,
+        context: int,  # noqa: ARG002 - the converters take the model's
+        *,
+        step: Step = silent,
+    ) -> StreamReport:
+        """Have the checkpoint converted into the empty `folder`; caches lie beside that meanwhile.
+
+        The report holds what we know of it: the hashes of the checkpoint, and no errors. Raises
+        NotSupportedError with the last line that the converter wrote when it fails; all of its output is then
+        in a temporary file that the hint names. DoesNotFitError when memory does not suffice.
+        """
+        self.check_schemes(plans, target)
+        if self.available_memory is not None:
+            check_memory(self.tool, checkpoint, self.available_memory)
+        with (
+            step(f"export with {self.tool.name}", 0),
+            tempfile.TemporaryDirectory(dir=folder.parent) as scratch,
+        ):
+            _convert(self.tool, folder, checkpoint, self.quant, target, scratch=Path(scratch))
+        with step("hash the checkpoint", 0):
+            hashes = {shard.file.name: file_sha256(shard.file) for shard in checkpoint.shards}
+        return StreamReport(hashes, data_file="", data_size=0, data_sha256="", data_chunks=(), errors=())
+
+    def artifact_weights(self, folder: Path, architecture: Architecture) -> Weights:  # noqa: ARG002
+        """Raises NotSupportedError: only what we have written ourselves is read."""
         raise NotSupportedError(
-            f"--exporter upstream: {tool.name} is asked for int4 only, found bits = {quant.bits}",
-            hint="set bits = 4 in the recipe, or leave --exporter out",
+            f"{folder}: expected codes of edgephi's own exporter, found those of {self.tool.name}",
+            hint="leave --exporter out to have the export error measured as well",
         )
+
+
+def check_memory(tool: Upstream, checkpoint: Checkpoint, available_memory: int) -> None:
+    """Raise DoesNotFitError when a conversion takes more than `available_memory` bytes."""
     needed = round(tool.peak_bytes_per_parameter * checkpoint.architecture.parameters)
     if needed > available_memory:
         raise DoesNotFitError(
@@ -157,14 +237,9 @@ def check(tool: Upstream, checkpoint: Checkpoint, quant: Quant, available_memory
         )
 
 
-def write_artifact(
+def _convert(
     tool: Upstream, folder: Path, checkpoint: Checkpoint, quant: Quant, target: Target, *, scratch: Path
 ) -> None:
-    """Have `tool` convert the checkpoint into the empty `folder`; caches go to `scratch`.
-
-    Raises NotSupportedError with the last line that it wrote when it fails; all of its output is then in a
-    temporary file that the hint names.
-    """
     source = checkpoint.folder.resolve()
     cache = scratch / "upstream-cache"
     module, *arguments = tool.command(source, folder, cache, quant, target)

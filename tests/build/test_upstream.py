@@ -12,8 +12,10 @@ import pytest
 from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
+from edgephi.declared.target import read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export import upstream
+from edgephi.export.exporter import exporter
 from tests.build.conftest import names
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 
@@ -87,15 +89,32 @@ def test_memory_is_checked_before_the_start(tiny: Path) -> None:
     checkpoint = open_checkpoint(tiny, id="tiny", revision="none")
     tool = upstream.upstream("onnxruntime-genai")
     needed = round(tool.peak_bytes_per_parameter * checkpoint.architecture.parameters)
-    upstream.check(tool, checkpoint, Quant(), needed)
+    upstream.check_memory(tool, checkpoint, needed)
     with pytest.raises(DoesNotFitError, match=r"needs about .* GB of memory for tiny, .* GB are available"):
-        upstream.check(tool, checkpoint, Quant(), needed - 1)
+        upstream.check_memory(tool, checkpoint, needed - 1)
 
 
-def test_eight_bits_are_not_asked_of_it(tiny: Path) -> None:
-    checkpoint = open_checkpoint(tiny, id="tiny", revision="none")
+def exporter_of(engine: str, quant: Quant) -> upstream.UpstreamExporter:
+    return upstream.UpstreamExporter(upstream.upstream(engine), exporter(engine), quant)
+
+
+def test_eight_bits_are_not_asked_of_it() -> None:
     with pytest.raises(NotSupportedError, match="is asked for int4 only, found bits = 8"):
-        upstream.check(upstream.upstream("mlx-lm"), checkpoint, Quant(bits=8), 1 << 60)
+        exporter_of("mlx-lm", Quant(bits=8)).check_schemes({}, read_target("mlx"))
+
+
+def test_its_codes_are_not_read(tiny: Path, tmp_path: Path) -> None:
+    architecture = open_checkpoint(tiny, id="tiny", revision="none").architecture
+    with pytest.raises(NotSupportedError, match=r"expected codes of edgephi.* found those of mlx_lm.convert"):
+        exporter_of("mlx-lm", Quant()).artifact_weights(tmp_path, architecture)
+
+
+def test_what_its_bundle_takes_is_what_the_engine_takes(tiny: Path) -> None:
+    architecture = open_checkpoint(tiny, id="tiny", revision="none").architecture
+    target = read_target("mlx")
+    theirs, ours = exporter_of("mlx-lm", Quant()), exporter("mlx-lm")
+    assert theirs.footprint(target) == ours.footprint(target)
+    assert theirs.context_limit(architecture) == ours.context_limit(architecture)
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
