@@ -93,6 +93,7 @@ def manifest_of(
             disk_bytes=sum(entry.size for entry in files),
             engines=dict(target.engines),
             memory_per_token_bytes=plan.memory.per_token,
+            cached_tokens=plan.memory.cached_tokens if plan.memory.cached_tokens < plan.context else None,
         ),
         files=files,
         certificate=Certificate(level="off"),

@@ -1,46 +1,21 @@
 """The plan of a build: everything that it will make and need, computed from shapes alone. Writes nothing."""
 
 import dataclasses
-import math
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgephi.build.device_memory import Memory, memory_at
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
-from edgephi.engines.facts.engine import Prefill
-from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
-
-# Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
-# and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
-_FEED_FORWARD_COPIES = 6
-_HIDDEN_COPIES = 12
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Peak memory of a device at the full context, in bytes, by what it is for.
-
-    `per_token` is the part of the total that each token of the context takes.
-    """
-
-    weights: int
-    kv_cache: int
-    scratch: int
-    per_token: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.kv_cache + self.scratch
 
 
 @dataclass(frozen=True)
@@ -94,13 +69,10 @@ def make_plan(
     served = context or min(target.limits.context, computable)
     footprint = exporter.footprint(target)
     prefill = facts_of(target.engine).provider(target.provider).prefill
-    packed_bytes = _groups(architecture, plans) * footprint.packed_bytes_per_group
 
     def memory_for(tokens: int) -> Memory:
         size = exporter.artifact_bytes(architecture, plans, target, tokens)
-        return _memory(
-            architecture, footprint, prefill, artifact_bytes=size, packed_bytes=packed_bytes, context=tokens
-        )
+        return memory_at(tokens, architecture, plans, footprint, prefill, artifact_bytes=size)
 
     memory = memory_for(served)
     artifact_bytes = exporter.artifact_bytes(architecture, plans, target, served)
@@ -205,51 +177,6 @@ def shape_of(architecture: Architecture) -> Shape:
         sliding_window=attention.window,
         tied_embeddings=architecture.tied_embeddings,
     )
-
-
-def _groups(architecture: Architecture, plans: TensorPlans) -> int:
-    """The groups of all matrices that something is multiplied by; rows of the embedding are looked up."""
-    counted = 0
-    for tensor, shape in architecture.tensor_shapes().items():
-        scheme = plans[tensor].scheme
-        if scheme is not None and (tensor != EMBEDDING or architecture.tied_embeddings):
-            counted += math.prod(shape) // scheme.group_size
-    return counted
-
-
-def _memory(
-    architecture: Architecture,
-    footprint: Footprint,
-    prefill: Prefill,
-    *,
-    artifact_bytes: int,
-    packed_bytes: int,
-    context: int,
-) -> Memory:
-    attention = architecture.attention
-    cached_numbers = 2 * architecture.layers * attention.kv_heads * attention.head_size
-    cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
-    chunk = prefill.tokens
-    scores_per_token = attention.heads * chunk * footprint.activation_bytes * footprint.keeps_scores
-    computed = _computed_bytes(architecture, footprint, chunk, seen=context)
-    if attention.rotary.uses_long_factors(context) and not prefill.told_factors:
-        first = attention.rotary.original_context + 1
-        computed = max(computed, _computed_bytes(architecture, footprint, first, seen=first))
-    return Memory(
-        weights=round(artifact_bytes * footprint.weight_copies) + packed_bytes,
-        kv_cache=context * cache_per_token,
-        scratch=footprint.engine_bytes + computed,
-        per_token=cache_per_token + scores_per_token,
-    )
-
-
-def _computed_bytes(architecture: Architecture, footprint: Footprint, tokens: int, *, seen: int) -> int:
-    """What is in memory while `tokens` are computed at once, the last of `seen`."""
-    logits = footprint.logits_copies * architecture.vocabulary_size
-    scores = architecture.attention.heads * seen * footprint.keeps_scores
-    activations = _FEED_FORWARD_COPIES * architecture.feed_forward.width
-    activations += _HIDDEN_COPIES * architecture.hidden_size
-    return tokens * (logits + scores + activations) * footprint.activation_bytes
 
 
 def _largest_context(computable: int, memory_for: Callable[[int], Memory], target: Target) -> int | None:

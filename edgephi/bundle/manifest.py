@@ -102,13 +102,15 @@ class Limits:
 class Requires:
     """What a device needs: peak memory at the full context, disk, and engine version ranges (PEP 440).
 
-    `memory_per_token_bytes` is the part of the memory that each token of the context takes.
+    `memory_per_token_bytes` is the part of the memory that each token of the context takes, up to
+    `cached_tokens` of them: an engine may forget what has left the model's attention window. None: all do.
     """
 
     memory_bytes: int
     disk_bytes: int
     engines: dict[str, str]
     memory_per_token_bytes: int = 0
+    cached_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,12 @@ class Manifest:
     wheels: tuple[Wheelhouse, ...] = ()
     probe: Probe | None = None
     security_floor: int = 0
+
+    def memory_at(self, context: int) -> int:
+        """Bytes of memory that a device needs at a context of so many tokens, at most the full one."""
+        most = self.requires.cached_tokens or self.limits.context
+        unused = min(self.limits.context, most) - min(context, most)
+        return self.requires.memory_bytes - unused * self.requires.memory_per_token_bytes
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

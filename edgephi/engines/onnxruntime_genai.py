@@ -17,9 +17,10 @@ _CPU = Provider(
     # of every token are computed and kept: 525 MB for a whole 4k prompt of a small model.
     prefill=Prefill(32, told_factors=False),
     footprint=Footprint(
-        # Python and the engine without a weight: 70 MB measured with a vocabulary of 32,000, 140 with
-        # 200,000.
-        engine_bytes=150_000_000,
+        # Python and the engine without a weight: 70 MB measured with a vocabulary of 32,000, 165 with
+        # 200,000; more with more threads.
+        engine_bytes=85_000_000,
+        token_bytes=500,
         cache_bytes_per_number=4,
         activation_bytes=4,
         logits_copies=1,
@@ -27,6 +28,8 @@ _CPU = Provider(
         # The kernels pack each matrix anew and keep a scale and a sum for each group beside it, in float32: 7
         # and 28 MB a layer of Phi-3-mini in groups of 128 and 32; 6.2 and 29.3 MB were measured.
         packed_bytes_per_group=8,
+        # A head of 200,000 words in four layers: 220 MB more while it was opened than after that.
+        packs_beside=True,
     ),
     opens_device=False,
     own_memory=False,

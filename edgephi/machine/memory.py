@@ -81,11 +81,12 @@ def check_memory(manifest: Manifest, available: int, context: int | None = None)
             hint="build the bundle again with a larger --context",
         )
     asked = context or full
-    need = manifest.requires.memory_bytes - (full - asked) * per_token
+    need = manifest.memory_at(asked)
     if need <= available:
         return asked, None
     # What is needed is a peak that a short conversation never reaches; some of it can always be used.
-    fitting = asked - -(-(need - available) // per_token) if per_token else asked
+    held = min(asked, manifest.requires.cached_tokens or asked)  # all of them take memory
+    fitting = held - -(-(need - available) // per_token) if per_token else asked
     if context is not None and fitting < context:
         advised = fitting * 15 // 16  # what is available will have changed a little by then
         raise DoesNotFitError(

@@ -165,8 +165,7 @@ def check_engine(manifest: Manifest) -> None:
 def check_room(manifest: Manifest, available: int) -> None:
     """Raise DoesNotFitError unless the model, with its shortest context, fits into `available` bytes."""
     served, _ = check_memory(manifest, available)
-    unused = (manifest.limits.context - served) * manifest.requires.memory_per_token_bytes
-    least = manifest.requires.memory_bytes - unused
+    least = manifest.memory_at(served)
     if least > available:
         raise DoesNotFitError(
             f"{manifest.name}: needs {least / 1e9:.2f} GB of memory, {available / 1e9:.2f} GB are available",

@@ -58,6 +58,24 @@ class TestSizes:
         medium, mini = (planned(read_recipe(name)).memory for name in ("phi-3-medium-4k", "phi-3-mini-4k"))
         assert medium.kv_cache < mini.kv_cache
 
+    def test_llama_cpp_forgets_what_has_left_the_attention_window(self) -> None:
+        recipe, gguf = read_recipe("phi-3-mini-4k"), read_target("gguf")
+        within, past = (planned(recipe, gguf, context=each).memory for each in (2048, 4096))
+        assert within.cached_tokens == 2048
+        assert past.cached_tokens == 2047 + 256
+        assert past.kv_cache == 2304 * past.per_token
+        assert past.total - within.total == 256 * past.per_token
+
+    def test_llama_cpp_holds_a_tied_head_beside_the_embedding(self) -> None:
+        recipe, gguf = read_recipe("phi-4-mini"), read_target("gguf")
+        plan = planned(recipe, gguf)
+        head = 200_064 * 3072 // 32 * (16 + 2)
+        assert plan.memory.weights == plan.artifact_bytes + head
+
+    def test_a_short_context_is_not_below_the_packing_of_the_largest_matrix(self) -> None:
+        memory = planned(read_recipe("phi-4-mini"), context=256).memory
+        assert memory.kv_cache + memory.scratch > 200_064 * 3072 // 2
+
     def test_smaller_groups_and_asymmetry_take_more(self) -> None:
         recipe = read_recipe("phi-3-mini-4k")
         quants = [

@@ -1,5 +1,6 @@
 """Memory is looked at before a model is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def test_warns_when_the_full_context_may_not_fit() -> None:
 
 def test_says_nothing_when_there_is_enough() -> None:
     assert memory.check_memory(tiny_manifest(), 10_000_000) == (2048, None)
+
+
+def test_a_context_past_what_is_cached_takes_no_more() -> None:
+    manifest = tiny_manifest()
+    requires = replace(manifest.requires, memory_per_token_bytes=1000, cached_tokens=1500)
+    windowed = replace(manifest, requires=requires)
+    assert windowed.memory_at(2048) == windowed.memory_at(1500) == 10_000_000
+    assert windowed.memory_at(1400) == 9_900_000
+    assert memory.check_memory(windowed, 9_900_000)[0] == 1400
+    with pytest.raises(DoesNotFitError, match="a context of 1800 tokens needs"):
+        memory.check_memory(windowed, 9_900_000, 1800)
+    assert memory.check_memory(windowed, 9_900_000, 1400) == (1400, None)
 
 
 def test_this_machine_has_some() -> None:

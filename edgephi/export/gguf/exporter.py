@@ -26,7 +26,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
+from edgephi.engines.llama_cpp import CACHE_STEP, FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.gguf.modelfile import MODELFILE, modelfile
@@ -53,8 +53,6 @@ _TYPES = {4: TensorType.Q4_0, 8: TensorType.Q8_0}
 _FILE_TYPES = {4: gguf.LlamaFileType.MOSTLY_Q4_0, 8: gguf.LlamaFileType.MOSTLY_Q8_0}
 _BLOCK = 32  # weights of a block
 _SCALE_BYTES = 2
-_CONTEXT_STEP = 256
-"""llama.cpp rounds the context that it allocates up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ def _add_facts(
     writer.add_rope_freq_base(rotary.theta)
     # llama.cpp takes the long factors when the allocated context is more than this, and has no other use for
     # it. It allocates in steps, so a context for the short factors may have to be a little longer than them.
-    writer.add_rope_scaling_orig_ctx_len(align(rotary.original_context, _CONTEXT_STEP))
+    writer.add_rope_scaling_orig_ctx_len(align(rotary.original_context, CACHE_STEP))
     if rotary.long_factor is not None:
         writer.add_rope_scaling_attn_factors(rotary.magnitude)
     # 0: none. llama.cpp of today ignores it; older ones refuse a file without it.

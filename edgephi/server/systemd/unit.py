@@ -101,11 +101,10 @@ def service_unit(manifest: Manifest, options: UnitOptions) -> str:
 
 def memory_limit(manifest: Manifest, *, context: int | None, provider: str) -> int:
     """Bytes that the service may take: what the model needs at its context, and room for the server."""
-    full = manifest.limits.context
-    unused = max(0, full - (context or full)) * manifest.requires.memory_per_token_bytes
+    needed = manifest.memory_at(context or manifest.limits.context)
     opens_device = facts_of(manifest.target.engine).provider(provider).opens_device
     room = _SERVER_BYTES + (_DEVICE_HOST_BYTES if opens_device else 0)
-    return ceil((manifest.requires.memory_bytes - unused + room) / _MEBIBYTE) * _MEBIBYTE
+    return ceil((needed + room) / _MEBIBYTE) * _MEBIBYTE
 
 
 def bound_paths(needed: Iterable[Path]) -> list[Path]:

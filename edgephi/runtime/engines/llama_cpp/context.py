@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Never, TypeVar
 
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
-from edgephi.engines.llama_cpp import FACTS
+from edgephi.engines.llama_cpp import CACHE_STEP, FACTS, KEPT_PAST_WINDOW
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime.engines.llama_cpp.library import (
     PACKAGE,
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SEEN, _OUT_OF_SIGHT = 0, 1  # the two sequences
-# How many tokens stay out of sight. Each takes memory, and time: llama.cpp computes with all cells in use and
-# masks what a token may not see. All of Phi-3-mini's 4,096 would take a tenth of the decode speed.
-_KEPT_OUT_OF_SIGHT = 256
-_CONTEXT_STEP = 256  # llama.cpp rounds up the context that it is asked for
 _HINT = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
 
 Owner = TypeVar("Owner")
@@ -50,7 +46,7 @@ class LlamaContext:
         self, library: ctypes.CDLL, model: int, *, tokens: int, window: int, batch: int, whole: bool
     ) -> None:
         if window and not whole:
-            tokens = min(tokens, window + _KEPT_OUT_OF_SIGHT)
+            tokens = min(tokens, window + KEPT_PAST_WINDOW)
         self._library = library
         self._model = model
         self._tokens = tokens
@@ -68,7 +64,7 @@ class LlamaContext:
         self.free = finalizer(self, library.llama_free, pointer)
         self._memory = library.llama_get_memory(pointer)
         allocated = library.llama_n_ctx(pointer)
-        if not tokens <= allocated < tokens + _CONTEXT_STEP:
+        if not tokens <= allocated < tokens + CACHE_STEP:
             raise NotSupportedError(
                 f"expected {PACKAGE} {installed_version(FACTS)} to allocate {tokens} tokens, "
                 f"found {allocated}",
@@ -92,7 +88,7 @@ class LlamaContext:
             if oldest > self._out_of_sight:
                 self._move(_SEEN, _OUT_OF_SIGHT, self._out_of_sight, oldest)
                 self._out_of_sight = oldest
-                self._gone = max(self._gone, oldest - _KEPT_OUT_OF_SIGHT)
+                self._gone = max(self._gone, oldest - KEPT_PAST_WINDOW)
                 library.llama_memory_seq_rm(self._memory, _OUT_OF_SIGHT, 0, self._gone)
         batch = Batch(n_tokens=count, token=token_array(tokens))
         if all_logits:

@@ -1,0 +1,131 @@
+"""The memory that a device needs to run a model, computed from shapes and what is known of its engine.
+
+Measured against processes that run full-size models: `python -m tests.bench.plan_memory`.
+"""
+
+import math
+from dataclasses import dataclass
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.engines.facts.engine import Prefill
+from edgephi.engines.facts.footprint import Footprint
+from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
+
+_SCALE_BYTES = 2
+# Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
+# and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
+_FEED_FORWARD_COPIES = 6
+_HIDDEN_COPIES = 12
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a device at the full context, in bytes, by what it is for.
+
+    `per_token` is the part of the total that each of `cached_tokens` takes: all of the context, or those that
+    an engine keeps that forgets what has left the model's attention window.
+    """
+
+    weights: int
+    kv_cache: int
+    scratch: int
+    per_token: int
+    cached_tokens: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.kv_cache + self.scratch
+
+
+def weight_bytes(
+    architecture: Architecture,
+    plans: TensorPlans,
+    footprint: Footprint,
+    artifact_bytes: int,
+) -> int:
+    """What the weights of an artifact of that size take, when they are loaded."""
+    groups = sum(
+        math.prod(shape) // scheme.group_size for shape, scheme in _multiplied(architecture, plans).values()
+    )
+    size = round(artifact_bytes * footprint.weight_copies) + groups * footprint.packed_bytes_per_group
+    if architecture.tied_embeddings and footprint.separates_tied_head:
+        size += _stored_bytes(*_multiplied(architecture, plans)[architecture.head])
+    return size
+
+
+def memory_at(
+    context: int,
+    architecture: Architecture,
+    plans: TensorPlans,
+    footprint: Footprint,
+    prefill: Prefill,
+    *,
+    artifact_bytes: int,
+) -> Memory:
+    """What a device needs at a context of so many tokens, for an artifact of that size."""
+    attention = architecture.attention
+    layer_numbers = 2 * attention.kv_heads * attention.head_size  # of keys and values, for a token
+    cache_per_token = round(architecture.layers * layer_numbers * footprint.cache_bytes_per_number)
+    computed_per_token = footprint.activation_bytes * (
+        attention.heads * prefill.tokens * footprint.keeps_scores
+        + layer_numbers * footprint.unpacked_layer_caches
+    )
+    held = context
+    if attention.window is not None and footprint.kept_past_window is not None:
+        held = min(context, attention.window + footprint.kept_past_window)
+    kv_cache = _rounded_up(held, footprint.cache_step) * cache_per_token
+    computed = computed_per_token * context + prefill.tokens * _token_bytes(architecture, footprint)
+    if attention.rotary.uses_long_factors(context) and not prefill.told_factors:
+        first = attention.rotary.original_context + 1
+        scores = footprint.activation_bytes * attention.heads * first * footprint.keeps_scores
+        computed = max(computed, first * (scores + _token_bytes(architecture, footprint)))
+    working = max(kv_cache + computed, _packing_bytes(architecture, plans, footprint))
+    engine = footprint.engine_bytes + footprint.token_bytes * architecture.vocabulary_size
+    return Memory(
+        weights=weight_bytes(architecture, plans, footprint, artifact_bytes),
+        kv_cache=kv_cache,
+        scratch=engine + working - kv_cache,
+        per_token=cache_per_token + computed_per_token,
+        cached_tokens=held,
+    )
+
+
+def _token_bytes(architecture: Architecture, footprint: Footprint) -> int:
+    """Logits and activations of one of the tokens that are computed at once."""
+    numbers = footprint.logits_copies * architecture.vocabulary_size
+    numbers += _FEED_FORWARD_COPIES * architecture.feed_forward.width
+    numbers += _HIDDEN_COPIES * architecture.hidden_size
+    return numbers * footprint.activation_bytes
+
+
+def _packing_bytes(architecture: Architecture, plans: TensorPlans, footprint: Footprint) -> int:
+    """What there is beside the weights while the largest matrix is packed, before there is any cache."""
+    if not footprint.packs_beside:
+        return 0
+    return max(_stored_bytes(*each) for each in _multiplied(architecture, plans).values())
+
+
+def _multiplied(
+    architecture: Architecture, plans: TensorPlans
+) -> dict[ModelTensor, tuple[tuple[int, ...], Scheme]]:
+    """Shape and scheme of the matrices that something is multiplied by; an embedding's rows are looked up."""
+    shapes = architecture.tensor_shapes()
+    looked_up = None if architecture.tied_embeddings else EMBEDDING
+    return {
+        tensor: (shapes[tensor], scheme)
+        for tensor, scheme in quantised_tensors(plans).items()
+        if tensor != looked_up
+    }
+
+
+def _stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
+    """Codes and scales of a matrix."""
+    numbers = math.prod(shape)
+    return numbers * scheme.bits // 8 + numbers // scheme.group_size * _SCALE_BYTES
+
+
+def _rounded_up(tokens: int, step: int) -> int:
+    return -(-tokens // step) * step
