@@ -1,5 +1,7 @@
 """One checkpoint, one recipe, every engine that runs here."""
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +11,41 @@ from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import QualityGate, Quant, Recipe
-from edgephi.declared.target import read_target
+from edgephi.declared.target import Target, read_target, targets
+from edgephi.engines.facts.registry import facts_of
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.steps import silent
+from tests.export.oracle import Floats
 
 PROVIDER = "cpu"
-TARGETS = ("cpu", "cuda", "openvino", "mlx", "gguf")
-"""Every target of another engine or another graph; on this provider they all run here."""
+
+
+def weights_of(target: str, folder: Path) -> dict[str, Floats]:
+    """The weights of the artifact in `folder`, read with its format's own library and nothing of ours.
+
+    Float32, under the checkpoint's names.
+    """
+    read: Callable[[Path], dict[str, Floats]] = importlib.import_module(_reader(target)).weights_of
+    return read(folder)
+
+
+def _reader(target: str) -> str:
+    return f"tests.export.{facts_of(read_target(target).engine).exporter}.weights"
+
+
+def _is_compared(target: Target) -> bool:
+    return (
+        not target.board
+        and PROVIDER in facts_of(target.engine).providers
+        and importlib.util.find_spec(_reader(target.name)) is not None
+    )
+
+
+TARGETS = ["cpu", *(each.name for each in targets() if _is_compared(each) and each.name != "cpu")]
+"""Every target, `cpu` first, that runs on this provider and whose weights a library of its format reads.
+
+Of the devices with a target of their own none: they have the artifact of another target.
+"""
 
 RECIPE = Recipe(
     name="agreement",

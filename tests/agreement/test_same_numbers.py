@@ -12,8 +12,7 @@ from edgephi.checkpoint.tokenizer import encode
 from edgephi.export.exporter import exporter
 from edgephi.export.tensor_names import tensor_name
 from edgephi.reference.evaluation_text import evaluation_tokens
-from tests.agreement.conftest import RECIPE, TARGETS, Bundle, engine_of
-from tests.agreement.formats import weights_of
+from tests.agreement.conftest import RECIPE, TARGETS, Bundle, engine_of, weights_of
 from tests.export.oracle import Floats, mean_kl, transformers_model
 
 STEPS = 64

@@ -1,0 +1,6 @@
+"""What this exporter promises; mypy holds it against its Protocol."""
+
+from edgephi.export.exporter import Exporter
+from edgephi.export.mlx import exporter
+
+EXPORTER: Exporter = exporter

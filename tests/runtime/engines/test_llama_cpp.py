@@ -23,7 +23,7 @@ from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime import load
-from edgephi.runtime.adapter import Engine, open_engine
+from edgephi.runtime.adapter import Adapter, Engine, open_engine
 from edgephi.runtime.engines.llama_cpp import adapter as llama_cpp
 from edgephi.runtime.engines.llama_cpp import library as llama_library
 from edgephi.runtime.engines.llama_cpp.adapter import LlamaEngine
@@ -48,6 +48,8 @@ np = pytest.importorskip("numpy")
 pytest.importorskip("xllamacpp")
 
 __all__ = ["edgephi"]
+
+ADAPTER: Adapter = llama_cpp
 
 PROMPT = "turn on the kitchen light"
 

@@ -19,7 +19,8 @@ from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.runtime import load
-from edgephi.runtime.adapter import open_engine
+from edgephi.runtime.adapter import Adapter, open_engine
+from edgephi.runtime.engines import mlx_lm
 from edgephi.runtime.engines.mlx_lm import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
@@ -42,6 +43,8 @@ tokenizers = pytest.importorskip("tokenizers")
 mx: Any = pytest.importorskip("mlx.core")
 
 __all__ = ["edgephi"]
+
+ADAPTER: Adapter = mlx_lm
 
 PROMPT = "turn on the kitchen light"
 PROMPTS = [

@@ -15,7 +15,7 @@ from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.onnxruntime_genai import FACTS
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.machine import accelerators
-from edgephi.runtime.adapter import Engine, open_engine
+from edgephi.runtime.adapter import Adapter, Engine, open_engine
 from edgephi.runtime.engines import onnxruntime_genai as adapter
 from edgephi.runtime.engines.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
@@ -33,6 +33,8 @@ from tests.runtime.engines.cache_behaviour import (
 np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
 onnxruntime_genai = pytest.importorskip("onnxruntime_genai")
+
+ADAPTER: Adapter = adapter
 
 PROMPTS = [
     "turn on the kitchen light",

@@ -25,7 +25,7 @@ from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.engines.openvino_genai import GRAPH_FILE
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
-from edgephi.runtime.adapter import Engine, open_engine
+from edgephi.runtime.adapter import Adapter, Engine, open_engine
 from edgephi.runtime.engines.openvino_genai import adapter
 from edgephi.runtime.engines.openvino_genai import decoder as openvino_decoder
 from edgephi.runtime.engines.openvino_genai.adapter import OpenvinoEngine
@@ -52,6 +52,8 @@ pytest.importorskip("openvino_genai")
 
 QUESTION = "turn on the kitchen light"
 ANSWER = '{"action": "turn_on", "room": "kitchen", "device": "light"}'
+ADAPTER: Adapter = adapter
+
 PROMPTS = [
     QUESTION,
     "  two spaces, a line\n\n and a tab\t.",

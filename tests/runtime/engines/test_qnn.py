@@ -20,7 +20,8 @@ from edgephi.engines.qnn import FACTS
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError
 from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.runtime import load
-from edgephi.runtime.adapter import Engine, open_engine
+from edgephi.runtime.adapter import Adapter, Engine, open_engine
+from edgephi.runtime.engines.qnn import adapter
 from edgephi.runtime.engines.qnn.adapter import QnnEngine
 from edgephi.runtime.engines.qnn.chip import check_soc, chips_here, npu_problem
 from edgephi.runtime.engines.qnn.library import (
@@ -42,6 +43,8 @@ pytest.importorskip("onnxruntime_qnn")
 __all__ = ["edgephi"]
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulator is for x86-64")
+
+ADAPTER: Adapter = adapter
 
 PROMPT = "turn on the kitchen light"
 PROMPTS = [PROMPT, "What is your name?", "Which tea keeps me awake?"]
