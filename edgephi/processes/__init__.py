@@ -1,1 +1,1 @@
-"""Processes of ours: they end with us, keep within limits, and wait for each other at locks."""
+"""Processes of ours: they answer what they are asked, end with us, keep within limits, and wait at locks."""

@@ -1,9 +1,7 @@
 """How the commands print: whatever stands in a text, it does not steer the terminal.
 
-See `edgephi.guards.visible`.
-
-Only what draws by itself (bars, the line that an answer is awaited on) writes to a terminal in another way,
-and makes the words in it visible before.
+`edgephi.guards.visible` sees to that. Only what draws by itself (bars, the line that an answer is awaited on)
+writes to a terminal in another way, and makes the words in it visible before.
 """
 
 import json

@@ -24,6 +24,7 @@ from edgephi.processes.ending import ending
 from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.tensor_plan import TensorPlan
 
+_MODULE = "edgephi.export.stream.quantizing_process"  # this one
 _END_SECONDS = 5
 
 
@@ -34,13 +35,7 @@ class QuantizingProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             # -P: a module of the user's working directory must not stand in for one of ours.
-            command = [
-                sys.executable,
-                "-P",
-                "-m",
-                "edgephi.export.stream.quantizing_process",
-                str(theirs.fileno()),
-            ]
+            command = [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())]
             # A group of its own: Ctrl-C reaches it by way of us, who close the socket.
             self._process = start_child(
                 command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], process_group=0

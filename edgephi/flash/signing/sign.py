@@ -44,7 +44,7 @@ def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> str:
 
 
 def sign_model(bundle: Path, key: Path) -> None:
-    """Write `bundle.model-signing.json` with the key in file `key`, which `read_private_key` has checked.
+    """Write `bundle.model-signing.json` with the key in file `key`, checked by `check_model_signing_key`.
 
     Reads every file of the bundle. Raises NotSupportedError when model-signing is not installed.
     """

@@ -1,4 +1,4 @@
-"""The chat page at `/`: its files, which are in the folder `page`, and the headers that keep it to itself.
+"""The chat page at `/`: its files, which are in the folder `files`, and the headers that keep it to itself.
 
 The page loads nothing from elsewhere and may not: its policy lets it reach this server only, run no script
 that is not a file of ours, and put no text where a browser would read it as markup.

@@ -3,7 +3,7 @@
 Two things llama.cpp does otherwise than the checkpoint, and we mend. It chooses LongRoPE's factors by the
 context that it has allocated, not by the length of the text: here a text within the original context gets a
 context no longer than that one, and a text that grows past it gets another context and a new prefill. And it
-has no sliding window for Phi-3: see `llama_context`.
+has no sliding window for Phi-3: see `context`.
 """
 
 from __future__ import annotations

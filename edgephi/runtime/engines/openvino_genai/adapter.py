@@ -1,6 +1,6 @@
 """The adapter of OpenVINO GenAI (extra `openvino`), checked against its version 2026.4.
 
-The tokenizer is openvino-genai's. The model is driven by `openvino_decoder` and not by `LLMPipeline`: that
+The tokenizer is openvino-genai's. The model is driven by `decoder` and not by `LLMPipeline`: that
 keeps its cache across the length where LongRoPE's factors change, computes a prompt in one piece, and shows
 no logits. Both compile the same graph for the same kernels.
 """

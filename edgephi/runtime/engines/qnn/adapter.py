@@ -1,6 +1,6 @@
 """The adapter of Qualcomm's NPU (extra `qnn`), checked against onnxruntime-qnn 2.7.
 
-onnxruntime drives the graphs through Qualcomm's plugin; the loop around them is ours (`qnn_decoder`), and
+onnxruntime drives the graphs through Qualcomm's plugin; the loop around them X, and
 text goes through the `tokenizers` library. On a Snapdragon the context binaries run on the Hexagon HTP. On
 x86-64 Qualcomm's emulator of the HTP computes the graphs that they were compiled from: the same numbers, and
 a speed that says nothing about a device. The two are providers of their own, so that every report tells.
