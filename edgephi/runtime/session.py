@@ -69,7 +69,7 @@ class Session:
         self.load_seconds = time.perf_counter() - start
         self._tokenizer_file = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE
         self._bound = PromptBound(self._tokenizer_file, self.context)
-        available = functools.partial(available_to, self.engine.name, self.engine.provider)
+        available = functools.partial(available_to, manifest.target.engine, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes
         if cache_bytes is None:
             one_context = self.context * per_token
