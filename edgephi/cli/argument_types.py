@@ -15,6 +15,7 @@ from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import UsageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
 class _Name(click.types.StringParamType):
@@ -65,6 +66,16 @@ class WrittenPath(ReadPath):
 
 
 NAME = _Name()
+
+
+def read_size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    """A number of bytes as people write it, for an option: 4096, 500MB, 1.5GB, 2GiB. None stays None."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", value.strip().lower())
+    if found is None or found[2] not in _FACTORS:
+        raise click.BadParameter(f"expected a size such as 500MB or 2GiB, found {value!r}")
+    return int(float(found[1]) * _FACTORS[found[2]])
 
 
 def _refuse_blank(text: str, param: click.Parameter | None) -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.argument_types import NAME, ReadPath
+from edgephi.cli.argument_types import NAME, ReadPath, read_size
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.show.say import say, say_document
-from edgephi.cli.show.sizes import read_size
 from edgephi.commands import edgephi_command, place
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ def flash(
     `edgephi run DEST` runs the active one. Exit code 5: the new one did not answer as it must, and what was
     active still is. Exit code 6: a box could not be reached or, of several, one failed.
     """
+    from edgephi.cli.flash_boxes import flash_boxes
     from edgephi.cli.flash_image import flash_image, image_file
-    from edgephi.cli.show.boxes import flash_boxes
     from edgephi.cli.show.outcome import outcome_summary
     from edgephi.cli.show.progress import transfer
     from edgephi.errors import UsageError

@@ -1,6 +1,6 @@
 """`edgephi recipes`: the models that edgephi knows how to build."""
 
-from edgephi.cli.show.declared import list_command
+from edgephi.cli.list_command import list_command
 from edgephi.declared.recipe import FOLDER
 from edgephi.declared.recipe import recipes as all_recipes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.argument_types import NAME
+from edgephi.cli.argument_types import NAME, read_size
 from edgephi.cli.options import (
     api_key_file_option,
     bundle_argument,
@@ -18,7 +18,6 @@ from edgephi.cli.options import (
     served_system_option,
 )
 from edgephi.cli.show.say import say
-from edgephi.cli.show.sizes import read_size
 from edgephi.commands import install_command, shell_command
 from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
 

@@ -1,7 +1,7 @@
 """`edgephi targets`: the devices that edgephi can build for."""
 
+from edgephi.cli.list_command import list_command
 from edgephi.cli.options import json_option
-from edgephi.cli.show.declared import list_command
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.show.table import table
 from edgephi.declared.target import FOLDER

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from edgephi.cli.show.outcome import outcome_summary
 from edgephi.cli.show.progress import (
     CLEAR_LINE,
     REDRAW_SECONDS,
@@ -21,7 +20,7 @@ from edgephi.cli.show.progress import (
     terminal_columns,
     transfer,
 )
-from edgephi.cli.show.say import say, say_document
+from edgephi.cli.show.say import say
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.cli.show.table import table
 from edgephi.guards.visible import visible
@@ -29,9 +28,7 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
     from edgephi.flash.destination import Box
-    from edgephi.flash.source import BundleSource
     from edgephi.flash.ssh.many import BoxResult
-    from edgephi.flash.ssh.transfer import TransferSettings
 
 _BAR_COLUMNS = 20
 
@@ -113,92 +110,8 @@ class BoxLine:
         return f"{self._title} {bar(self._done, self._size, _BAR_COLUMNS)}{told}"
 
 
-def flash_boxes(
-    source: "BundleSource", destinations: Sequence[str], settings: "TransferSettings", *, as_json: bool
-) -> int:
-    """Flash boxes, show it and print the results. Returns the exit code; a single box's error is raised."""
-    from edgephi.flash.destination import read_box
-    from edgephi.flash.ssh.many import exit_code, flash_all
-
-    boxes = [read_box(destination) for destination in destinations]
-    if len(boxes) == 1:
-        with BoxSteps() as steps:
-            (result,) = flash_all(source, boxes, settings, lambda _box: steps)
-            if result.error is not None:
-                raise result.error
-        _print_one(destinations[0], result, as_json=as_json)
-        return 0
-    names = dict(zip(boxes, _names(boxes, destinations), strict=True))
-    lines = {box: BoxLine(name) for box, name in names.items()}
-    with _drawn(list(lines.values())):
-        results = flash_all(source, boxes, settings, lambda box: lines[box])
-    if as_json:
-        documents = [_document(*each) for each in zip(destinations, results, strict=True)]
-        say_document({"boxes": documents})
-    else:
-        say(_summary(names, results))
-    return exit_code(results)
-
-
-def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
-    took, outcome = result.transfer, result.outcome
-    assert outcome is not None  # noqa: S101 - else there is an error
-    if as_json:
-        say_document(_document(destination, result))
-        return
-    lines = outcome_summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
-    if took.cuts:
-        lines += f"\nconnected again {took.cuts} times, sent {human_bytes(took.resent_bytes)} twice"
-    say(lines)
-
-
-def _document(destination: str, result: "BoxResult") -> dict[str, object]:
-    """What `--json` prints of one box: as for a folder, and what crossed the network in all connections."""
-    from edgephi.records import write_record
-
-    error, outcome, took = result.error, result.outcome, write_record(result.transfer)
-    return {
-        "destination": destination,
-        **(write_record(outcome) if outcome is not None else {}),
-        **took,
-        "seconds": round(took["seconds"], 3),
-        "error": error and {"message": error.message, "hint": error.hint, "exit_code": error.exit_code},
-    }
-
-
-def _names(boxes: "Sequence[Box]", destinations: Sequence[str]) -> Sequence[str]:
-    """A short name for each box; the whole destination where one has several stores."""
-    hosts = [str(box) for box in boxes]
-    return hosts if len(set(hosts)) == len(hosts) else destinations
-
-
-def _summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
-    """A table of all boxes, then what went wrong."""
-    rows = []
-    for each in results:
-        done, took = each.outcome, each.transfer
-        probe = done and done.probe
-        rows.append(
-            (
-                names[each.box],
-                "failed" if done is None else "was active" if done.was_current else "active",
-                "-" if done is None else done.digest[:12],
-                human_bytes(took.sent_bytes),
-                human_bytes(took.saved_bytes),
-                str(took.cuts),
-                f"{took.seconds:.1f} s",
-                f"{probe.tokens_per_second:,.1f}" if probe and not probe.emulated else "-",
-            )
-        )
-    header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
-    lines = [table(rows, header, right=(3, 4, 5, 6, 7))]
-    errors = [each.error for each in results if each.error is not None]
-    lines += [f"failed: {visible(error.message)}\n  hint: {visible(error.hint)}" for error in errors]
-    return "\n".join(lines)
-
-
 @contextlib.contextmanager
-def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
+def drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
     """Draw one line a box, again and again; without a terminal, say only what is new of each."""
     is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     width = max(len(line.name) for line in lines)
@@ -233,3 +146,28 @@ def _drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
             click.echo(f"{CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
         else:
             tell()
+
+
+def boxes_summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
+    """A table of all boxes, then what went wrong."""
+    rows = []
+    for each in results:
+        done, took = each.outcome, each.transfer
+        probe = done and done.probe
+        rows.append(
+            (
+                names[each.box],
+                "failed" if done is None else "was active" if done.was_current else "active",
+                "-" if done is None else done.digest[:12],
+                human_bytes(took.sent_bytes),
+                human_bytes(took.saved_bytes),
+                str(took.cuts),
+                f"{took.seconds:.1f} s",
+                f"{probe.tokens_per_second:,.1f}" if probe and not probe.emulated else "-",
+            )
+        )
+    header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
+    lines = [table(rows, header, right=(3, 4, 5, 6, 7))]
+    errors = [each.error for each in results if each.error is not None]
+    lines += [f"failed: {visible(error.message)}\n  hint: {visible(error.hint)}" for error in errors]
+    return "\n".join(lines)

@@ -1,21 +1,6 @@
 """Numbers of bytes and tokens as people read them."""
 
-import re
-
-import click
-
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-
-
-def read_size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """A number of bytes as people write it, for an option: 4096, 500MB, 1.5GB, 2GiB. None stays None."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmg]?i?)b?", value.strip().lower())
-    if found is None or found[2] not in _FACTORS:
-        raise click.BadParameter(f"expected a size such as 500MB or 2GiB, found {value!r}")
-    return int(float(found[1]) * _FACTORS[found[2]])
 
 
 def human_bytes(size: int) -> str:
