@@ -10,9 +10,9 @@ from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.machine.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of
+from edgephi.store.disk.free_space import check_free_disk
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.objects import plain_size
-from edgephi.store.disk.room import check_free_disk
 from edgephi.store.environments.environment import Runtime, choose_runtime, has_unsigned_environment
 from edgephi.store.environments.record import UNSIGNED
 from edgephi.store.generations import digest_of

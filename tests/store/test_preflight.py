@@ -14,8 +14,8 @@ import pytest
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_manifest
 from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
+from edgephi.store.disk.free_space import reserve_bytes
 from edgephi.store.disk.layout import Layout
-from edgephi.store.disk.room import reserve_bytes
 from edgephi.store.install import Install
 from edgephi.store.preflight import InstallOptions, check_disk
 from tests.store.bundles import remade

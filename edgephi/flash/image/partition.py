@@ -21,8 +21,8 @@ from edgephi.flash.image.ext4 import BLOCK_BYTES, FileSystem, free_bytes, make_e
 from edgephi.flash.source import BundleSource
 from edgephi.steps import Step, silent
 from edgephi.store.disk.durable import make_folder, rename, sync
+from edgephi.store.disk.free_space import reserve_bytes
 from edgephi.store.disk.layout import Layout
-from edgephi.store.disk.room import reserve_bytes
 from edgephi.store.environments.environment import choose_runtime
 from edgephi.store.generations import digest_of
 from edgephi.store.preflight import InstallOptions

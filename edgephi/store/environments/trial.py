@@ -13,8 +13,8 @@ from edgephi.bundle.manifest import Manifest
 from edgephi.errors import BadBundleError
 from edgephi.steps import Step
 from edgephi.store.disk.durable import syncing_all
+from edgephi.store.disk.free_space import check_free_disk
 from edgephi.store.disk.layout import Layout
-from edgephi.store.disk.room import check_free_disk
 from edgephi.store.environments.environment import Runtime
 from edgephi.store.environments.folders import (
     adopt,
