@@ -27,10 +27,10 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         with BoxSteps() as steps:
-            done = ssh_store.collect_garbage(store, dry_run=dry_run, unfinished=unfinished, watcher=steps)
+            done = upkeep.collect_garbage(store, dry_run=dry_run, unfinished=unfinished, watcher=steps)
     else:
         done = collect_garbage(
             store,

@@ -36,12 +36,12 @@ def rollback(root: str, *, elsewhere: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         if elsewhere:
             raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
         with BoxSteps() as steps:
-            done = ssh_store.roll_back(store, steps)
+            done = upkeep.roll_back(store, steps)
     else:
         done = roll_back(store, prove=not elsewhere, lock_wait_seconds=LOCK_WAIT_SECONDS, step=transfer)
     if as_json:

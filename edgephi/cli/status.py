@@ -37,10 +37,10 @@ def status(root: str, *, scrub: bool, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         with BoxSteps() as steps:
-            found = ssh_store.status(store, scrub_too=scrub, watcher=steps)
+            found = upkeep.status(store, scrub_too=scrub, watcher=steps)
     else:
         found = store_status(store, scrub_too=scrub, lock_wait_seconds=LOCK_WAIT_SECONDS, step=transfer)
     if as_json:

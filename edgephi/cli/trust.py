@@ -42,10 +42,10 @@ def add(root: str, key: Path, *, as_json: bool) -> None:
     new = read_key_file(key)
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         with BoxSteps() as steps:
-            added = ssh_store.trust_key(store, key.name, new.key.pem, steps)
+            added = upkeep.trust_key(store, key.name, new.key.pem, steps)
     else:
         added = trust_key(store, key.name, new.key.pem)
     _say_change(root, "trusts", added, as_json=as_json)
@@ -64,10 +64,10 @@ def list_keys(root: str, *, as_json: bool) -> None:
 
     store = read_destination(root)
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         with BoxSteps() as steps:
-            keys = ssh_store.trusted(store, steps).keys
+            keys = upkeep.trusted(store, steps).keys
     else:
         keys = trusted(store).keys
     if as_json:
@@ -102,10 +102,10 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
                 hint=f"`{edgephi_command('trust', 'list', place(root))}` shows the keys",
             )
         if isinstance(store, Box):
-            from edgephi.flash.ssh import ssh_store
+            from edgephi.flash.ssh import upkeep
 
             with BoxSteps() as steps:
-                ssh_store.require_no_key(store, steps)
+                upkeep.require_no_key(store, steps)
         else:
             require_no_key(store)
         if as_json:
@@ -114,10 +114,10 @@ def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
             say(_TRUSTS_NOBODY.format(root))
         return
     if isinstance(store, Box):
-        from edgephi.flash.ssh import ssh_store
+        from edgephi.flash.ssh import upkeep
 
         with BoxSteps() as steps:
-            removed = ssh_store.distrust_key(store, key, also_the_last=last, watcher=steps)
+            removed = upkeep.distrust_key(store, key, also_the_last=last, watcher=steps)
     else:
         removed = distrust_key(store, key, also_the_last=last)
     _say_change(root, "no longer trusts", removed, as_json=as_json)

@@ -12,7 +12,6 @@ from edgephi.errors import BadBundleError, CannotServeError, EdgephiError
 from edgephi.processes.ending import ending
 from edgephi.processes.reported import error_of
 from edgephi.server.admission import Job, Queue
-from edgephi.server.engine.engine_process import EngineProcess
 from edgephi.server.engine.messages import (
     Cancel,
     End,
@@ -22,6 +21,7 @@ from edgephi.server.engine.messages import (
     Ready,
     Warned,
 )
+from edgephi.server.engine.process import EngineProcess
 from edgephi.server.engine.process_facts import processor_seconds
 from edgephi.server.refusal import Refusal, refusal_of
 
