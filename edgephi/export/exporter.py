@@ -30,7 +30,7 @@ class ContextLimit:
 
 
 class Exporter(Protocol):
-    """What the file of an engine offers. A target says which engine, and how its kernels are to work."""
+    """What `exporter` in an engine's folder offers. A target says which engine, and how its kernels work."""
 
     def footprint(self, target: Target) -> Footprint:
         """What the engine takes beside the artifact's bytes: its facts, and what the target dictates.
