@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import edgephi
-from edgephi.checkpoint.hub import pull
+from edgephi.checkpoint.hub.pull import pull
 from edgephi.checkpoint.located import Located
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, UsageError

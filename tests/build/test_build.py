@@ -14,7 +14,7 @@ from edgephi.build.build import Built
 from edgephi.bundle.manifest import read_manifest
 from edgephi.runtime.session import Options
 from tests.build.conftest import Here, names
-from tests.checkpoint.hub_server import serve_hub
+from tests.checkpoint.hub.server import serve_hub
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

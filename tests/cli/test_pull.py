@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.hub_server import serve_hub
+from tests.checkpoint.hub.server import serve_hub
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from edgephi.bundle.unfinished import unfinished_bundle
-from edgephi.checkpoint import hub_file
+from edgephi.checkpoint.hub import large_file
 from edgephi.errors import StoreBusyError, TransportError
 from edgephi.processes.file_lock import open_lock
 from edgephi.store.disk.layout import Layout
@@ -81,7 +81,7 @@ class TestOfTheirOwnerAlone:
             install(first, tmp_path / "store")
             with unfinished_bundle(tmp_path / "bundle", needs_bytes=0):
                 assert mode(tmp_path / ".bundle.lock") == 0o600
-            with hub_file._locked(tmp_path / "blob.incomplete", name="a/b", progress=False):
+            with large_file._locked(tmp_path / "blob.incomplete", name="a/b", progress=False):
                 assert mode(tmp_path / "blob.incomplete") == 0o600
         assert mode(tmp_path / "store" / "lock") == 0o600
 
@@ -191,7 +191,7 @@ class TestWaiting:
     ) -> None:
         from edgephi.processes.file_lock import open_lock, try_lock
 
-        monkeypatch.setattr(hub_file, "_STALLED_SECONDS", 1.0)
+        monkeypatch.setattr(large_file, "_STALLED_SECONDS", 1.0)
         partial = tmp_path / "blob.incomplete"
         descriptor = open_lock(partial)
         assert try_lock(descriptor)
@@ -205,7 +205,7 @@ class TestWaiting:
 
         thread = threading.Thread(target=receive)
         thread.start()
-        with hub_file._locked(partial, name="a/b", progress=False):
+        with large_file._locked(partial, name="a/b", progress=False):
             assert partial.read_bytes() == b"more" * 4
         thread.join()
 
@@ -214,12 +214,12 @@ class TestWaiting:
     ) -> None:
         from edgephi.processes.file_lock import open_lock, try_lock
 
-        monkeypatch.setattr(hub_file, "_STALLED_SECONDS", 0.3)
+        monkeypatch.setattr(large_file, "_STALLED_SECONDS", 0.3)
         descriptor = open_lock(tmp_path / "blob")
         assert try_lock(descriptor)
         with (
             pytest.raises(TransportError, match=rf"a/b: process {os.getpid()} .* received nothing"),
-            hub_file._locked(tmp_path / "blob", name="a/b", progress=False),
+            large_file._locked(tmp_path / "blob", name="a/b", progress=False),
         ):
             raise AssertionError("it must not come to this")
         os.close(descriptor)

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from edgephi.checkpoint.hub import pull
+from edgephi.checkpoint.hub.pull import pull
 from edgephi.errors import DoesNotFitError, EdgephiError
-from tests.checkpoint.hub_server import HubServer, serve_hub
+from tests.checkpoint.hub.server import HubServer, serve_hub
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 REPO = "someone/tiny-phi"
@@ -154,7 +154,7 @@ class TestPull:
         assert "resumes" in error["hint"]
 
     def test_progress_stays_off_standard_output(self, machine: Machine) -> None:
-        command = f"from edgephi.checkpoint.hub import pull; pull({REPO!r}, progress=True)"
+        command = f"from edgephi.checkpoint.hub.pull import pull; pull({REPO!r}, progress=True)"
         environment = {**os.environ, **machine.environment, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True
@@ -264,7 +264,7 @@ class TestRefusals:
         def download(*arguments: object, **options: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("edgephi.checkpoint.hub._download", download)
+        monkeypatch.setattr("edgephi.checkpoint.hub.pull._download", download)
         with pytest.raises(DoesNotFitError, match="disk full"):
             pull(REPO)
 

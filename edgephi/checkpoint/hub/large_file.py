@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import edgephi
-from edgephi.checkpoint.hub_errors import HINT_AGAIN
+from edgephi.checkpoint.hub.errors import HINT_AGAIN
 from edgephi.errors import TransportError
 from edgephi.processes.file_lock import holder_of, is_open_as, open_lock, wait_for_lock
 

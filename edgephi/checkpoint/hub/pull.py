@@ -15,8 +15,8 @@ import edgephi
 from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensors, parse_index, weight_files
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
-from edgephi.checkpoint.hub_errors import hub_errors
-from edgephi.checkpoint.hub_file import download_blob
+from edgephi.checkpoint.hub.errors import hub_errors
+from edgephi.checkpoint.hub.large_file import download_blob
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
 from edgephi.errors import BadCheckpointError, TransportError

@@ -1,0 +1,1 @@
+"""The Hugging Face hub, where most checkpoints come from."""
