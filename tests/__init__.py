@@ -1,1 +1,1 @@
-"""What edgephi promises, as tests. One folder for each floor of the package."""
+"""What edgephi promises, as tests, which lie as the code lies: a folder for each of its rooms."""

@@ -5,9 +5,9 @@ module, or a C++ extension that is initialised to one half: onnx's crashed later
 of Python that C++ has called crosses code which may not know exceptions. And one out of `exec`, with which
 dataclasses are made, has Python kill itself with the signal when it ends, instead of giving an exit code.
 One out of what the interpreter calls by itself, as when an object goes away, is printed and lost, and the
-command goes on. So it does after one out of what a loop of asyncio's calls, which is logged, or kept for who
-looks at a task. So while a module is imported, code of such an extension's package runs, an object goes, or
-a loop has something called, a signal waits, and is looked at again in a moment.
+command goes on. One out of what a loop of asyncio calls is logged, or kept for whoever looks at a task, and
+the command goes on as well. So while a module is imported, code of such an extension's package runs, an
+object goes, or a loop has something called, a signal waits, and is looked at again in a moment.
 """
 
 import atexit

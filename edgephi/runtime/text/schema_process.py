@@ -2,7 +2,7 @@
 
 The library `llguidance` compiles schemas, and says which tokens may come next. Its own limits do not hold for
 all that a schema can ask for: one of 700 bytes takes nine gigabytes. See `edgephi.runtime.text.constraint`
-for the other end, and `limited_process` for how the two talk.
+for the other end, and `edgephi.processes.limited_process` for how the two talk.
 
 A question is one JSON document: {"compile": N, "schema": TEXT} begins the answer number N, {"take": N,
 "token": ID} goes on with it; "forget" is a list of answers that have ended. The answer is a byte, 1 when

@@ -1,8 +1,9 @@
 """The process that renders a stranger's chat template: `python -P -m edgephi.runtime.text.template_process`.
 
 A template is a program: it can loop for ever and fill the memory, in Jinja as in the engines' own renderers,
-which nobody can interrupt. See `edgephi.runtime.text.chat_template` for the other end, and `limited_process`
-for how the two talk. A question is a JSON document of `template` and `messages`, and its answer the prompt.
+which nobody can interrupt. See `edgephi.runtime.text.chat_template` for the other end, and
+`edgephi.processes.limited_process` for how the two talk. A question is a JSON document of `template` and
+`messages`, and its answer the prompt.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The lock is the kernel's (`edgephi.processes.file_lock`): it ends with the process that holds it, however that
 ends, so that none is left over after a power cut. What is written into the file is for people, and for
-`recover` to tell whether whoever began a trial still lives.
+`edgephi.store.recover` to tell whether whoever began a trial still lives.
 """
 
 import contextlib
