@@ -67,11 +67,13 @@ def memory_at(
 ) -> Memory:
     """What a device needs at a context of so many tokens, for an artifact of that size."""
     attention = architecture.attention
-    layer_numbers = 2 * attention.kv_heads * attention.head_size  # of keys and values, for a token
-    cache_per_token = round(architecture.layers * layer_numbers * footprint.cache_bytes_per_number)
+    head_numbers = 2 * attention.head_size  # of keys and values, for a token
+    cached_numbers = architecture.layers * attention.kv_heads * head_numbers
+    cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
+    unpacked_heads = attention.heads if footprint.unpacks_for_each_head else attention.kv_heads
     computed_per_token = footprint.activation_bytes * (
         attention.heads * prefill.tokens * footprint.keeps_scores
-        + layer_numbers * footprint.unpacked_layer_caches
+        + unpacked_heads * head_numbers * footprint.unpacked_layer_caches
     )
     held = context
     if attention.window is not None and footprint.kept_past_window is not None:

@@ -5,6 +5,7 @@ python -m tests.bench.verify CHECKPOINT    time and memory of `--verify quick`
 python -m tests.bench.quality CHECKPOINT…  quantisation loss, beside the builder's own int4 export
 python -m tests.bench.decode BUNDLE        decode speed and memory of the runner, beside a bare engine's loop
 python -m tests.bench.runner BUNDLE        import time, cold start and memory, beside a bare engine's loop
+python -m tests.bench.plan_memory CHECKPOINT…  what a plan says of memory, beside what the process takes
 python -m tests.bench.load                 many clients at one server: right answers, delays, memory
 python -m tests.bench.reuse BUNDLE         time to the first token with what was computed before, and without
 python -m tests.bench.tune CHECKPOINT      choice of `edgephi tune`, beside every candidate built whole

@@ -63,6 +63,7 @@ if engine.name == "mlx-lm":
             for layer in cache._layers:
                 layer.update_and_fetch(numbers, numbers)
             mx.eval([layer.state for layer in cache._layers])
+            mx.clear_cache()
     cache._tokens, cache._computed = [words[0]] * length, length
     length = 1
 for _ in cache.append([words[i % len(words)] for i in range(length)]):

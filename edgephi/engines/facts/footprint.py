@@ -20,6 +20,7 @@ class Footprint:
     logits_copies: copies of the logits of all tokens that are computed at once
     keeps_scores: whether the scores of attention for all of them are in memory at the same time
     unpacked_layer_caches: copies of one layer's keys and values as activations, to compute with
+    unpacks_for_each_head: whether such a copy has keys and values for each head, not for each key head
     """
 
     engine_bytes: int
@@ -35,3 +36,4 @@ class Footprint:
     logits_copies: int = 2
     keeps_scores: bool = True
     unpacked_layer_caches: int = 0
+    unpacks_for_each_head: bool = False
