@@ -11,37 +11,10 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
+from edgephi.engines.facts.processors import most_like
+from edgephi.engines.facts.registry import facts_of, known_engines
 from edgephi.errors import CannotServeError, DoesNotFitError
 from edgephi.machine.provider_memory import ProviderMemory
-
-_Shares = dict[tuple[str, str], float]
-"""By engine and provider: the share of the decode limit that was reached."""
-
-_MEASURED_SHARES: tuple[tuple[frozenset[str], _Shares], ...] = (
-    # 2 cores of an Intel Xeon with AVX-512 and AMX, memory read at 29.9 GB/s; `edgephi bench`.
-    (
-        frozenset({"avx512_vnni", "amx_int8"}),
-        {
-            ("onnxruntime-genai", "cpu"): 0.35,
-            ("llama.cpp", "cpu"): 0.32,
-            ("openvino-genai", "cpu"): 0.65,
-        },
-    ),
-    # 2 cores of an AMD EPYC with AVX2 and without VNNI, memory read at 27.5 GB/s; the engines' own loops.
-    (
-        frozenset(),
-        {
-            ("onnxruntime-genai", "cpu"): 0.40,
-            ("llama.cpp", "cpu"): 0.70,
-            ("openvino-genai", "cpu"): 0.24,
-        },
-    ),
-)
-"""Those of each processor that was measured, by the features that tell it apart; the first that fits holds.
-
-Phi-3-mini's shape at int4, prompt of 128 tokens, 32 new ones. Integer and matrix instructions decide: the
-same engine is the slowest on one of these and the fastest on the other. `edgephi tune` measures.
-"""
 
 _SHORT_CONTEXT = 256  # tokens; what does not fit with so few does not fit at all
 
@@ -78,7 +51,7 @@ class Prospect:
     @property
     def expected_decode(self) -> float:
         """What it is ranked by: the limit times the share; where unknown, the least share of any engine."""
-        share = self.decode_share or min(_shares(self.candidate.features).values())
+        share = self.decode_share or _least_share(self.candidate.features)
         return (self.decode_limit or 0.0) * share
 
 
@@ -193,13 +166,16 @@ def _prospect(
     if memory.bytes_per_second is not None:
         # Each token reads all weights once, and the cache of those before it.
         limit = memory.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
-    share = _shares(candidate.features).get((target.engine, target.provider))
+    provider = facts_of(target.engine).provider(target.provider)
+    share = provider.decode_shares.get(most_like(candidate.features))
     return Prospect(candidate, plan, largest, limit, share, problem)
 
 
-def _shares(features: tuple[str, ...]) -> _Shares:
-    """What was measured on the processor that is most like one with these features."""
-    return next(shares for needed, shares in _MEASURED_SHARES if needed <= set(features))
+def _least_share(features: tuple[str, ...]) -> float:
+    """The least that any engine reached on the processor that is most like one with these features."""
+    processor = most_like(features)
+    every = [each for facts in known_engines().values() for each in facts.providers.values()]
+    return min(each.decode_shares[processor] for each in every if processor in each.decode_shares)
 
 
 def _with_memory(target: Target, memory_bytes: int | None) -> Target:

@@ -4,6 +4,7 @@ import dataclasses
 
 from edgephi.engines.facts.engine import EngineFacts, Prefill, Provider
 from edgephi.engines.facts.footprint import Footprint
+from edgephi.engines.facts.processors import Processor
 
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
@@ -33,7 +34,14 @@ _GPU = Provider(
     ),
     stand_in="cpu",
 )
-_CPU = dataclasses.replace(_GPU, stand_in="", opens_device=False, own_memory=False, makes_code=True)
+_CPU = dataclasses.replace(
+    _GPU,
+    stand_in="",
+    opens_device=False,
+    own_memory=False,
+    makes_code=True,
+    decode_shares={Processor.WITH_AMX: 0.65, Processor.PLAIN: 0.24},
+)
 
 FACTS = EngineFacts(
     name="openvino-genai",
