@@ -17,7 +17,7 @@ from edgephi.bundle.manifest import (
     Probe,
     Wheelhouse,
 )
-from edgephi.bundle.unfinished import check_room, seal, unfinished_bundle, write_manifest
+from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.config import load_architecture
@@ -98,7 +98,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
         wheelhouses = _collect_wheels(request, folder, step)
-        check_room(request.output, needs_bytes)
+        check_disk_space(request.output, needs_bytes)
         report = _exporter(request, plan).write_artifact(
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )

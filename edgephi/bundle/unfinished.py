@@ -31,7 +31,7 @@ def check_destination(destination: Path) -> None:
         )
 
 
-def check_room(destination: Path, needs_bytes: int) -> None:
+def check_disk_space(destination: Path, needs_bytes: int) -> None:
     """Refuse to write `needs_bytes` where the disk has less free. Raises DoesNotFitError."""
     free = shutil.disk_usage(destination.absolute().parent).free
     if free < needs_bytes:
@@ -56,7 +56,7 @@ def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     with _translated_os_errors(destination), _Lock(partial, destination):
         check_destination(destination)  # another build may have ended since
         shutil.rmtree(partial, ignore_errors=True)
-        check_room(destination, needs_bytes)
+        check_disk_space(destination, needs_bytes)
         try:
             partial.mkdir()
             (partial / ARTIFACT_FOLDER).mkdir()

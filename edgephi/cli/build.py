@@ -123,7 +123,7 @@ def build(
     from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
-    from edgephi.cli.show.wheels import install_command, wheels_summary
+    from edgephi.cli.show.wheels import wheels_command, wheels_summary
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.errors import UsageError
@@ -171,7 +171,7 @@ def build(
     else:
         say(built_summary(built))
         for wheelhouse in built.manifest.wheels:
-            say(f"\n{wheels_summary(built.manifest, wheelhouse)}\n{install_command(output, wheelhouse)}")
+            say(f"\n{wheels_summary(built.manifest, wheelhouse)}\n{wheels_command(output, wheelhouse)}")
         say(f"\n{edgephi_command('run', output, 'your question')}")
 
 

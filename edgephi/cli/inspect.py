@@ -12,7 +12,7 @@ from edgephi.cli.show.certificate import certificate_table
 from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.cli.show.table import table
-from edgephi.cli.show.wheels import install_command, wheels_summary
+from edgephi.cli.show.wheels import wheels_command, wheels_summary
 
 _WIDTH = 80
 _LABEL = 12
@@ -63,7 +63,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
     ]
     listing = table(files, ("file", "size", "sha256"), right=(1,))
     wheels = [
-        f"{wheels_summary(manifest, wheelhouse)}\n{install_command(bundle, wheelhouse)}"
+        f"{wheels_summary(manifest, wheelhouse)}\n{wheels_command(bundle, wheelhouse)}"
         for wheelhouse in manifest.wheels
     ]
     return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing, *wheels])

@@ -12,6 +12,9 @@ GRAPHS_FOLDER = "graphs"
 CHUNK = 64
 """Prompt tokens that one call computes: a size that is compiled into the graphs."""
 
+PLUGIN = "QNNExecutionProvider"
+"""The name that the plugin must be registered under: its devices go by it, and its binaries too."""
+
 NPU, EMULATION = "htp", "htp-emulation"
 
 _HTP = Provider(

@@ -124,7 +124,7 @@ def check_machine(
             f"`{edgephi_command('trust', 'add', layout.root, 'NAME.pub')}`; or install edgephi there; "
             "or flash with --unsigned-wheels, which runs code that nobody signed as this store's user",
         )
-    check_room(manifest, available_memory())
+    check_fits_memory(manifest, available_memory())
     return runtime
 
 
@@ -162,7 +162,7 @@ def check_engine(manifest: Manifest) -> None:
         )
 
 
-def check_room(manifest: Manifest, available: int) -> None:
+def check_fits_memory(manifest: Manifest, available: int) -> None:
     """Raise DoesNotFitError unless the model, with its shortest context, fits into `available` bytes."""
     served, _ = check_memory(manifest, available)
     least = manifest.memory_at(served)

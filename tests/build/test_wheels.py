@@ -16,7 +16,7 @@ from edgephi.build.wheels.own_wheel import write_own_wheel
 from edgephi.build.wheels.pip import run_pip
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import Manifest, decode_manifest, encode_manifest, read_manifest
-from edgephi.cli.show.wheels import install_command
+from edgephi.cli.show.wheels import wheels_command
 from edgephi.errors import BadBundleError
 from tests.build.conftest import names, wait_until
 from tests.build.test_build import contents, sha256
@@ -119,7 +119,7 @@ def test_the_same_inputs_give_the_same_bytes(
 def test_says_how_to_install(build: Build, index: Path, work: Path, installed: Path) -> None:
     done = build()
     manifest = read_manifest(work / "b")
-    install = install_command(work / "b", manifest.wheels[0])
+    install = wheels_command(work / "b", manifest.wheels[0])
     assert install in done.stdout.splitlines()
     words, environment = command(installed, "inspect", work / "b")
     shown = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
@@ -129,7 +129,7 @@ def test_says_how_to_install(build: Build, index: Path, work: Path, installed: P
 
 def test_the_command_survives_odd_folders() -> None:
     manifest = with_wheelhouse()
-    assert install_command(Path("my box; rm -r x"), manifest.wheels[0]) == (
+    assert wheels_command(Path("my box; rm -r x"), manifest.wheels[0]) == (
         "python3 -m venv venv && venv/bin/pip install "
         f"-r 'my box; rm -r x/wheels/{PLATFORM}/requirements.txt'"
     )

@@ -16,7 +16,7 @@ def wheels_summary(manifest: Manifest, wheelhouse: Wheelhouse) -> str:
     )
 
 
-def install_command(bundle: Path, wheelhouse: Wheelhouse) -> str:
+def wheels_command(bundle: Path, wheelhouse: Wheelhouse) -> str:
     """What to type on the device; that file says that no index is asked and every hash must match."""
     environment = shell_command("python3", "-m", "venv", "venv")
     install = shell_command("venv/bin/pip", "install", "-r", bundle / wheelhouse.requirements)

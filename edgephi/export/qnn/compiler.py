@@ -13,11 +13,9 @@ from pathlib import Path
 
 from edgephi.bundle.qnn_artifact import GraphFiles
 from edgephi.commands import edgephi_command, install_command
+from edgephi.engines.qnn import PLUGIN
 from edgephi.errors import EdgephiError, NotSupportedError
 from edgephi.processes.ask import Asked, Done, NoAnswerError, answer
-
-PROVIDER = "QNNExecutionProvider"
-"""The name that the plugin must be registered under: its devices go by it, and its binaries too."""
 
 _UNSUPPORTED = re.compile(r"Unsupported nodes in QNN EP: (.*?)(?:\x1b|$)", re.MULTILINE)
 _LONGEST_SHOWN = 300
@@ -112,8 +110,8 @@ def _compiled(asked: CompilerQuestion) -> Compiled:
     import onnxruntime
     import onnxruntime_qnn
 
-    onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    onnxruntime.register_execution_provider_library(PLUGIN, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PLUGIN]
     shared = len(asked.graphs) > 1
     options = {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), **asked.options}
     if shared:

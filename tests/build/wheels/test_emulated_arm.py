@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.build.wheels.pip import run_pip
-from edgephi.cli.show.wheels import install_command
+from edgephi.cli.show.wheels import wheels_command
 from tests.build.wheels.conftest import BuildWithWheels
 from tests.build.wheels.test_install import ANSWER, ARM, PROMPT
 
@@ -91,7 +91,7 @@ def test_the_printed_command_installs_it_and_the_bundle_answers(
 ) -> None:
     built = build_with_wheels("cpu", ARM, "serve")
     shutil.copytree(built.folder, tmp_path / "bundle")
-    emulated(install_command(Path("bundle"), built.manifest.wheels[0]), tmp_path)
+    emulated(wheels_command(Path("bundle"), built.manifest.wheels[0]), tmp_path)
     answered = emulated(f"venv/bin/edgephi run bundle '{PROMPT}' --json", tmp_path)
     assert json.loads(json.loads(answered)["text"]) == ANSWER
 

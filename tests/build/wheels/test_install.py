@@ -12,7 +12,7 @@ import pytest
 from packaging.utils import parse_wheel_filename
 
 from edgephi.bundle.files import check_files
-from edgephi.cli.show.wheels import install_command
+from edgephi.cli.show.wheels import wheels_command
 from tests.build.wheels.conftest import BuildWithWheels, without_network
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
@@ -48,7 +48,7 @@ def test_the_printed_command_installs_it_and_the_bundle_answers(
 ) -> None:
     built = build_with_wheels("cpu", HERE, "serve", "trust")
     check_files(built.folder, built.manifest)
-    install = install_command(built.folder, built.manifest.wheels[0])
+    install = wheels_command(built.folder, built.manifest.wheels[0])
     # The command's python3 is that of the device; here, it is the one that the wheels are for.
     offline(install.replace("python3", sys.executable, 1), tmp_path)
     answered = offline(f"venv/bin/edgephi run {built.folder} '{PROMPT}'", tmp_path)

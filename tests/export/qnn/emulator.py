@@ -12,14 +12,14 @@ import onnxruntime_qnn
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.export.qnn.compiler import PROVIDER
+from edgephi.engines.qnn import PLUGIN
 
 
 def htp_session(model: Path | bytes, options: dict[str, str]) -> Any:
     """A session all of whose nodes are on the HTP."""
-    if not any(device.ep_name == PROVIDER for device in onnxruntime.get_ep_devices()):
-        onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    if not any(device.ep_name == PLUGIN for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(PLUGIN, onnxruntime_qnn.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == PLUGIN]
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

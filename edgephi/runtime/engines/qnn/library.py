@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from edgephi.commands import edgephi_command, pip_command
-from edgephi.engines.qnn import FACTS
+from edgephi.engines.qnn import FACTS, PLUGIN
 from edgephi.errors import NotSupportedError
 
 (PACKAGE,) = FACTS.packages
-PROVIDER = "QNNExecutionProvider"
 EMULATING_MACHINES = ("x86_64", "AMD64")
 """Processors for which Qualcomm's libraries emulate the HTP, as `platform.machine()` names them."""
 
@@ -96,7 +95,7 @@ class HtpSessions:
         self._compiling = options
         onnxruntime.set_default_logger_severity(4)  # failures come back as exceptions
         if not _devices(onnxruntime):
-            onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+            onnxruntime.register_execution_provider_library(PLUGIN, onnxruntime_qnn.get_library_path())
         devices = _devices(onnxruntime)
         npus = [device for device in devices if device.device.type.name == "NPU"]
         self._device = next(iter(npus or (devices if emulates() else [])), None)
@@ -120,9 +119,9 @@ class HtpSessions:
         with _quiet_output():
             session = self._onnxruntime.InferenceSession(str(model), settings)
         session.disable_fallback()
-        if session.get_providers()[0] != PROVIDER:
+        if session.get_providers()[0] != PLUGIN:
             raise NotSupportedError(
-                f"{model}: expected it on {PROVIDER}, found it on {', '.join(session.get_providers())}",
+                f"{model}: expected it on {PLUGIN}, found it on {', '.join(session.get_providers())}",
                 hint="please report this",
             )
         return session
@@ -145,7 +144,7 @@ def _quiet_output() -> Iterator[None]:
 
 
 def _devices(onnxruntime: Any) -> list[Any]:
-    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PLUGIN]
 
 
 def _build_in(file: Path, most: int | None) -> str:
