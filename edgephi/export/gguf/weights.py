@@ -98,7 +98,7 @@ def gguf_name(tensor: ModelTensor) -> str:
     return f"{TENSOR_NAMES[_KINDS[tensor.role]].format(bid=tensor.layer)}.weight"
 
 
-class GgufWeights:
+class ArtifactWeights:
     """The weights of a GGUF file, as the reference's forward pass wants them."""
 
     def __init__(self, file: Path, architecture: Architecture) -> None:

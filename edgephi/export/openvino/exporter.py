@@ -1,17 +1,14 @@
 """OpenVINO for openvino-genai: graph and weights (`openvino_model.xml`, `.bin`), tokenizer and configuration.
 
-The weights stay quantised: u4 or u8 constants, a zero point and float16 scales a group, in the shape that
-OpenVINO's plugins read as a compressed matrix. The stream writes them; the graph only says where they lie.
+The weights stay quantised: see `layout`. The stream writes them; the graph only says where they lie.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
@@ -23,14 +20,12 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.openvino.graph import build_graph
-from edgephi.export.openvino.intermediate_representation import Graph, StoredLayer, read_constant, read_layers
+from edgephi.export.openvino.intermediate_representation import Graph
+from edgephi.export.openvino.layout import lay_out, pack
 from edgephi.export.openvino.tokenizer import tokenizer_files
+from edgephi.export.openvino.weights import ArtifactWeights
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
-from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
-from edgephi.export.tensor_names import tensor_name
-from edgephi.quantize.groups import Groups, dequantize
-from edgephi.quantize.nibbles import pack_nibbles, unpack_nibbles
-from edgephi.quantize.scheme import Scheme
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
 
@@ -42,57 +37,13 @@ _CACHE_OPTIONS = {"KV_CACHE_PRECISION": "f16"}
 _FLOAT_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
-def region_sizes(shape: tuple[int, ...], scheme: Scheme | None) -> tuple[int, ...]:
-    """Bytes of a tensor's regions: codes, float16 scales and, if asymmetric, zero points."""
-    if scheme is None:
-        return (int(np.prod(shape)) * 4,)
-    rows, columns = shape
-    groups = columns // scheme.group_size
-    sizes = (rows * columns * scheme.bits // 8, rows * groups * 2)
-    return sizes if scheme.symmetric else (*sizes, rows * groups // _zero_points_per_byte(scheme, groups))
-
-
-def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
-    """The regions of a block of rows, as `region_sizes` counts them."""
-    codes = groups.codes if scheme.bits == 8 else pack_nibbles(groups.codes)
-    if groups.zero_points is None:
-        return codes, groups.scales
-    zero_points = groups.zero_points
-    if _zero_points_per_byte(scheme, zero_points.shape[1]) == 2:
-        zero_points = pack_nibbles(zero_points)
-    return codes, groups.scales, zero_points
-
-
-def _zero_points_per_byte(scheme: Scheme, groups: int) -> int:
-    # A constant of 4-bit numbers knows no rows. With an odd number of groups every other row would begin
-    # inside a byte, which blocks of rows cannot be put together from.
-    return 2 if scheme.bits == 4 and groups % 2 == 0 else 1
-
-
-def _lay_out(
-    sources: Mapping[ModelTensor, tuple[Source, ...]],
-    architecture: Architecture,
-    plans: TensorPlans,
-) -> tuple[dict[ModelTensor, PackedTensor], int]:
-    """Give every tensor its place, in the order of `sources`; returns them and the end of the last one."""
-    shapes = architecture.tensor_shapes()
-    tensors = {}
-    end = 0
-    for tensor, own in sources.items():
-        regions = place(end, region_sizes(shapes[tensor], plans[tensor].scheme))
-        name = tensor_name(tensor)
-        tensors[tensor] = PackedTensor(name, shapes[tensor], plans[tensor], regions, sources=own)
-        end = regions[-1].offset + regions[-1].size
-    return tensors, end
-
-
 def _graph(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
     plans: TensorPlans,
     context: int,
 ) -> tuple[dict[ModelTensor, PackedTensor], Graph, int]:
-    tensors, end = _lay_out(sources, architecture, plans)
+    tensors, end = lay_out(sources, architecture, plans)
     literals_at = align(end)
     return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
 
@@ -179,44 +130,6 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
     (folder / "generation_config.json").write_text(text + "\n")
 
 
-def artifact_weights(folder: Path, architecture: Architecture) -> "ArtifactWeights":
+def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:
     """The weights of the artifact in `folder`."""
     return ArtifactWeights(folder, architecture)
-
-
-class ArtifactWeights:
-    """The weights as the artifact holds them, dequantised a few rows at a time.
-
-    Reads the finished graph and data file, not our plan of them, so that the reference computes with what
-    the engine will read. Has `architecture` and `rows`, as the reference's forward pass wants.
-    """
-
-    def __init__(self, folder: Path, architecture: Architecture) -> None:
-        self.architecture = architecture
-        self._data = folder / DATA_FILE
-        self._layers = read_layers(folder / GRAPH_FILE)
-
-    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        layer = self._layers[tensor_name(tensor)]
-        if layer.kind == "Const":
-            return self._read(layer, start, stop).astype(np.float32, copy=False)
-        # Convert <- Reshape <- Multiply <- (Subtract <- (Convert <- codes, Convert <- zero points), scales)
-        ((scaled, _),) = (layer.inputs[0].inputs,)
-        centred, scales = scaled.inputs
-        codes, zero_points = (convert.inputs[0] for convert in centred.inputs)
-        rows = stop - start
-        numbers = self._integers(codes, start, stop).reshape(rows, -1)
-        factors = self._read(scales, start, stop).reshape(rows, -1)
-        if zero_points.shape[0] == 1:
-            middle = int(self._integers(zero_points, 0, 1)[0])
-            return dequantize(numbers, factors.astype(np.float32), middle)
-        zeros = self._integers(zero_points, start, stop).reshape(rows, -1)
-        return dequantize(numbers, factors.astype(np.float32), zeros)
-
-    def _integers(self, constant: StoredLayer, start: int, stop: int) -> NDArray[np.uint8]:
-        stored = self._read(constant, start, stop).reshape(-1).astype(np.uint8, copy=False)
-        return unpack_nibbles(stored) if constant.data["element_type"] == "u4" else stored
-
-    def _read(self, constant: StoredLayer, start: int, stop: int) -> NDArray[Any]:
-        return read_constant(self._data, constant, start, stop)

@@ -35,7 +35,7 @@ from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
-from edgephi.export.gguf import exporter
+from edgephi.export.gguf import exporter, layout
 from edgephi.export.gguf.modelfile import go_template
 from edgephi.export.gguf.tokenizer import breaks_after, chat_template, read_gguf_tokenizer
 from edgephi.export.gguf.weights import read_tensors
@@ -347,7 +347,7 @@ def test_blocks_are_what_the_gguf_library_unpacks(
     scales = data.draw(
         arrays(np.float16, (rows, groups), elements=st.floats(-8, 8, width=16, allow_subnormal=True))
     )
-    (blocks,) = exporter.pack(Groups(codes, scales, None, 0.0, 0.0), scheme)
+    (blocks,) = layout.pack(Groups(codes, scales, None, 0.0, 0.0), scheme)
     kind = gguf.GGMLQuantizationType.Q4_0 if bits == 4 else gguf.GGMLQuantizationType.Q8_0
     found = gguf.quants.dequantize(np.asarray(blocks).reshape(rows, -1), kind)
     expected = (codes.astype(np.float32) - scheme.middle) * scales.astype(np.float32).repeat(32, axis=1)

@@ -13,10 +13,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgephi.errors import BadCheckpointError, DoesNotFitError
-from edgephi.export.gguf import exporter as gguf
-from edgephi.export.mlx import exporter as mlx
+from edgephi.export.gguf import layout as gguf
+from edgephi.export.mlx import layout as mlx
 from edgephi.export.onnx.layout import pack, region_sizes
-from edgephi.export.openvino import exporter as openvino
+from edgephi.export.openvino import layout as openvino
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.quantized_block import BlockQuantizer, Pack
 from edgephi.export.stream.quantizing_process import QuantizingProcess

@@ -1,0 +1,160 @@
+"""Where every tensor lies in a GGUF file, what its bytes are, and the header before them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as TensorType
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.engines.llama_cpp import CACHE_STEP
+from edgephi.export.gguf.tokenizer import GgufTokenizer, add_tokenizer, suited_name
+from edgephi.export.gguf.weights import gguf_name
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
+from edgephi.export.tensor_names import tensor_name
+from edgephi.quantize.groups import Groups
+from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
+
+_ARCHITECTURE = gguf.MODEL_ARCH.PHI3
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+_TYPES = {4: TensorType.Q4_0, 8: TensorType.Q8_0}
+_FILE_TYPES = {4: gguf.LlamaFileType.MOSTLY_Q4_0, 8: gguf.LlamaFileType.MOSTLY_Q8_0}
+BLOCK = 32  # weights of a block
+_SCALE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class GgufLayout:
+    """Where every tensor lies in the file, and the factors of LongRoPE: name, region, float32 array.
+
+    `header` is all that comes before the first of them, padding included; `size` that of the file.
+    """
+
+    header: bytes
+    tensors: tuple[PackedTensor, ...]
+    factors: tuple[tuple[str, Region, NDArray[np.float32]], ...]
+    size: int
+
+
+def tensor_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    """Bytes of a tensor: float32 for a vector, blocks for a quantised matrix."""
+    if scheme is None:
+        return int(np.prod(shape)) * 4
+    rows, columns = shape
+    return rows * columns // BLOCK * (_SCALE_BYTES + BLOCK * scheme.bits // 8)
+
+
+def lay_out(
+    scratch: Path,
+    checkpoint: Checkpoint,
+    tokenizer: GgufTokenizer,
+    plans: TensorPlans,
+    context: int,
+) -> GgufLayout:
+    """Give every tensor its place, in the order of the checkpoint so that one pass suffices.
+
+    The `gguf` library writes the header into the file `scratch`.
+    """
+    architecture = checkpoint.architecture
+    shapes = architecture.tensor_shapes()
+    factors = rope_factors(architecture)
+    writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
+    _add_facts(writer, checkpoint, tokenizer, plans, context)
+    for tensor in checkpoint.sources:
+        scheme, shape = plans[tensor].scheme, shapes[tensor]
+        kind = TensorType.F32 if scheme is None else _TYPES[scheme.bits]
+        size = tensor_bytes(shape, scheme)
+        writer.add_tensor_info(gguf_name(tensor), shape, np.dtype(np.float32), size, kind)
+    for name, values in factors.items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    header = scratch.read_bytes()
+    header += bytes(align(len(header), ALIGNMENT) - len(header))
+
+    tensors, offset = [], len(header)
+    for tensor, own in checkpoint.sources.items():
+        plan, shape = plans[tensor], shapes[tensor]
+        regions = place(offset, [tensor_bytes(shape, plan.scheme)], ALIGNMENT)
+        tensors.append(PackedTensor(tensor_name(tensor), shape, plan, regions, sources=own))
+        offset = align(regions[-1].offset + regions[-1].size, ALIGNMENT)
+    placed = []
+    for name, values in factors.items():
+        placed.append((name, Region(offset, values.nbytes), values))
+        offset = align(offset + values.nbytes, ALIGNMENT)
+    return GgufLayout(header, tuple(tensors), tuple(placed), offset)
+
+
+def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
+    """A block of rows as `Q4_0` or `Q8_0`: of each group the scale, then its codes.
+
+    `Q4_0` puts code i of the first half of a group into the low bits of byte i, and code i of the second half
+    into its high bits. `Q8_0` holds code - 128 as int8.
+    """
+    codes = groups.codes.reshape(-1, BLOCK)  # [groups, 32]
+    if scheme.bits == 4:
+        packed = codes[:, : BLOCK // 2] | (codes[:, BLOCK // 2 :] << np.uint8(4))  # [groups, 16]
+    else:
+        packed = codes ^ np.uint8(scheme.middle)  # the bits of int8(code - 128)
+    blocks = np.empty((len(codes), _SCALE_BYTES + packed.shape[1]), np.uint8)
+    blocks[:, :_SCALE_BYTES] = groups.scales.reshape(-1, 1).view(np.uint8)
+    blocks[:, _SCALE_BYTES:] = packed
+    return (blocks,)
+
+
+def right_context(architecture: Architecture, context: int) -> int:
+    """How many of `context` tokens llama.cpp's own tools compute rightly: no more than a sliding window."""
+    window = architecture.attention.window
+    return context if window is None else min(context, window)
+
+
+def _add_facts(
+    writer: gguf.GGUFWriter,
+    checkpoint: Checkpoint,
+    tokenizer: GgufTokenizer,
+    plans: TensorPlans,
+    context: int,
+) -> None:
+    """All of the header but the tensors."""
+    architecture = checkpoint.architecture
+    rotary, window = architecture.attention.rotary, architecture.attention.window
+    bits = min(scheme.bits for scheme in quantised_tensors(plans).values())
+    writer.add_name(suited_name(checkpoint.id.rpartition("/")[2], tokenizer))
+    writer.add_file_type(_FILE_TYPES[bits])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(architecture.vocabulary_size)
+    writer.add_context_length(right_context(architecture, context))
+    writer.add_embedding_length(architecture.hidden_size)
+    writer.add_feed_forward_length(architecture.feed_forward.width)
+    writer.add_block_count(architecture.layers)
+    writer.add_head_count(architecture.attention.heads)
+    writer.add_head_count_kv(architecture.attention.kv_heads)
+    writer.add_layer_norm_rms_eps(architecture.norm.epsilon)
+    writer.add_rope_dimension_count(rotary.size)
+    writer.add_rope_freq_base(rotary.theta)
+    # llama.cpp takes the long factors when the allocated context is more than this, and has no other use for
+    # it. It allocates in steps, so a context for the short factors may have to be a little longer than them.
+    writer.add_rope_scaling_orig_ctx_len(align(rotary.original_context, CACHE_STEP))
+    if rotary.long_factor is not None:
+        writer.add_rope_scaling_attn_factors(rotary.magnitude)
+    # 0: none. llama.cpp of today ignores it; older ones refuse a file without it.
+    writer.add_sliding_window(window if window is not None and window < architecture.context else 0)
+    add_tokenizer(writer, tokenizer, checkpoint.tokenizer, architecture)
+
+
+def rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:
+    """LongRoPE's factors by llama.cpp's names, [rotary size / 2] each; empty without LongRoPE."""
+    long, short = architecture.attention.rotary.long_factor, architecture.attention.rotary.short_factor
+    if long is None or short is None:
+        return {}
+    names = gguf.TENSOR_NAMES
+    return {
+        f"{names[gguf.MODEL_TENSOR.ROPE_FACTORS_LONG]}.weight": np.array(long, np.float32),
+        f"{names[gguf.MODEL_TENSOR.ROPE_FACTORS_SHORT]}.weight": np.array(short, np.float32),
+    }

@@ -1,0 +1,55 @@
+"""Read the weights of an MLX artifact back, a few rows at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.safetensors import read_bytes, read_header
+from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE
+from edgephi.export.tensor_names import tensor_name
+from edgephi.quantize.groups import dequantize
+from edgephi.quantize.nibbles import unpack_nibbles
+
+
+class ArtifactWeights:
+    """The weights as the artifact holds them, dequantised a few rows at a time.
+
+    Reads the finished file and `config.json`, not our plan of them. Has `architecture` and `rows`, as the
+    reference's forward pass wants.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture) -> None:
+        self.architecture = architecture
+        self._entries = {entry.name: entry for entry in read_header(folder / DATA_FILE).entries}
+        self._quantization = json.loads((folder / CONFIG_FILE).read_bytes())["quantization"]
+
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
+        name = tensor_name(tensor)
+        prefix = name.removesuffix(".weight")
+        stored = self._read(name, start, stop)
+        if f"{prefix}.scales" not in self._entries:
+            return stored.astype(np.float32, copy=False)
+        own = self._quantization.get(prefix, self._quantization)
+        codes = stored.view(np.uint8)
+        if own["bits"] == 4:
+            codes = unpack_nibbles(codes)
+        scales = self._read(f"{prefix}.scales", start, stop).astype(np.float32, copy=False)
+        biases = self._read(f"{prefix}.biases", start, stop).astype(np.float32, copy=False)
+        weights = dequantize(codes, scales, 0).reshape(*scales.shape, -1)  # [rows, groups, size]
+        weights += biases[:, :, None]
+        return weights.reshape(codes.shape)
+
+    def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        entry = self._entries[name]
+        row_bytes = entry.size // entry.shape[0]
+        dtype = {"U32": "<u4", "F16": "<f2", "F32": "<f4"}[entry.dtype]
+        with entry.file.open("rb", buffering=0) as file:
+            offset, size = entry.start + start * row_bytes, (stop - start) * row_bytes
+            raw = read_bytes(file.fileno(), offset, size, file=entry.file)
+        return raw.view(dtype).reshape(stop - start, *entry.shape[1:])
