@@ -40,22 +40,6 @@ class Memory:
         return self.weights + self.kv_cache + self.scratch
 
 
-def weight_bytes(
-    architecture: Architecture,
-    plans: TensorPlans,
-    footprint: Footprint,
-    artifact_bytes: int,
-) -> int:
-    """What the weights of an artifact of that size take, when they are loaded."""
-    groups = sum(
-        math.prod(shape) // scheme.group_size for shape, scheme in _multiplied(architecture, plans).values()
-    )
-    size = round(artifact_bytes * footprint.weight_copies) + groups * footprint.packed_bytes_per_group
-    if architecture.tied_embeddings and footprint.separates_tied_head:
-        size += _stored_bytes(*_multiplied(architecture, plans)[architecture.head])
-    return size
-
-
 def memory_at(
     context: int,
     architecture: Architecture,
@@ -87,12 +71,28 @@ def memory_at(
     working = max(kv_cache + computed, _packing_bytes(architecture, plans, footprint))
     engine = footprint.engine_bytes + footprint.token_bytes * architecture.vocabulary_size
     return Memory(
-        weights=weight_bytes(architecture, plans, footprint, artifact_bytes),
+        weights=_weight_bytes(architecture, plans, footprint, artifact_bytes),
         kv_cache=kv_cache,
         scratch=engine + working - kv_cache,
         per_token=cache_per_token + computed_per_token,
         cached_tokens=held,
     )
+
+
+def _weight_bytes(
+    architecture: Architecture,
+    plans: TensorPlans,
+    footprint: Footprint,
+    artifact_bytes: int,
+) -> int:
+    """What the weights of an artifact of that size take, when they are loaded."""
+    groups = sum(
+        math.prod(shape) // scheme.group_size for shape, scheme in _multiplied(architecture, plans).values()
+    )
+    size = round(artifact_bytes * footprint.weight_copies) + groups * footprint.packed_bytes_per_group
+    if architecture.tied_embeddings and footprint.separates_tied_head:
+        size += _stored_bytes(*_multiplied(architecture, plans)[architecture.head])
+    return size
 
 
 def _token_bytes(architecture: Architecture, footprint: Footprint) -> int:
