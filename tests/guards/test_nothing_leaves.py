@@ -260,10 +260,15 @@ def test_a_converter_of_somebody_else(tmp_path: Path) -> None:
     program = f"""
 import types
 from pathlib import Path
-from edgephi.export.upstream import Upstream, write_artifact
+from edgephi.declared.recipe import Quant
+from edgephi.export.exporter import exporter
+from edgephi.export.upstream import Upstream, UpstreamExporter
 tool = Upstream("ovc", (), "", 0, lambda *_: ["openvino.tools.ovc", "--help"])
 here = Path({str(tmp_path)!r})
-write_artifact(tool, here, types.SimpleNamespace(folder=here), None, None, scratch=here)
+checkpoint = types.SimpleNamespace(folder=here, shards=())
+(here / "artifact").mkdir()
+theirs = UpstreamExporter(tool, own=exporter("openvino-genai"), quant=Quant())
+theirs.write_artifact(here / "artifact", checkpoint, {{}}, None, 0)
 """
     _, reached = run_alone([sys.executable, "-c", program], tmp_path, name="build")
     assert reached == []

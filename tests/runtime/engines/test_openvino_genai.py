@@ -425,13 +425,19 @@ class TestInterruption:
     def test_ctrl_c_while_a_prompt_is_computed(self, slow_bundle: Path) -> None:
         engine = edgephi.runtime.load(slow_bundle).engine
         cache = engine.open_cache(3600)
-        timer = threading.Timer(0.3, _thread.interrupt_main)
+
+        def interrupt_within() -> None:
+            while not cache.tokens:  # the first piece is computed: the others are under way
+                time.sleep(0.001)
+            _thread.interrupt_main()
+
+        thread = threading.Thread(target=interrupt_within)
         start = time.perf_counter()
-        timer.start()
+        thread.start()
         with pytest.raises(KeyboardInterrupt):
             grow(cache, some_ids(3500))
         assert time.perf_counter() - start < 3  # the whole prompt takes ten times as long
-        timer.join()
+        thread.join()
         # And the cache is as good as before.
         done = len(cache.tokens)
         cache.rewind(min(done, 20))
