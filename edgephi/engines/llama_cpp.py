@@ -4,7 +4,7 @@ import dataclasses
 
 from edgephi.engines.facts.engine import EngineFacts, Prefill, Provider
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.facts.processors import Processor
+from edgephi.engines.facts.processors import MeasuredProcessor
 
 MODEL_FILE = "model.gguf"
 
@@ -50,7 +50,7 @@ _CPU = dataclasses.replace(
     stand_in="",
     opens_device=False,
     own_memory=False,
-    decode_shares={Processor.WITH_AMX: 0.32, Processor.PLAIN: 0.70},
+    decode_shares={MeasuredProcessor.WITH_AMX: 0.32, MeasuredProcessor.PLAIN: 0.70},
 )
 
 FACTS = EngineFacts(

@@ -5,7 +5,7 @@ Two packages hold the same module, one for CPUs and one for GPUs, which runs on 
 
 from edgephi.engines.facts.engine import EngineFacts, Prefill, Provider
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.facts.processors import Processor
+from edgephi.engines.facts.processors import MeasuredProcessor
 
 CONFIG_FILE = "genai_config.json"
 GRAPH_FILE = "model.onnx"
@@ -34,7 +34,7 @@ _CPU = Provider(
     ),
     opens_device=False,
     own_memory=False,
-    decode_shares={Processor.WITH_AMX: 0.35, Processor.PLAIN: 0.40},
+    decode_shares={MeasuredProcessor.WITH_AMX: 0.35, MeasuredProcessor.PLAIN: 0.40},
 )
 _CUDA = Provider(
     package="onnxruntime-genai-cuda",

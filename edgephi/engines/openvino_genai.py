@@ -4,7 +4,7 @@ import dataclasses
 
 from edgephi.engines.facts.engine import EngineFacts, Prefill, Provider
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.facts.processors import Processor
+from edgephi.engines.facts.processors import MeasuredProcessor
 
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
@@ -40,7 +40,7 @@ _CPU = dataclasses.replace(
     opens_device=False,
     own_memory=False,
     makes_code=True,
-    decode_shares={Processor.WITH_AMX: 0.65, Processor.PLAIN: 0.24},
+    decode_shares={MeasuredProcessor.WITH_AMX: 0.65, MeasuredProcessor.PLAIN: 0.24},
 )
 
 FACTS = EngineFacts(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.facts.processors import Processor
+from edgephi.engines.facts.processors import MeasuredProcessor
 from edgephi.errors import NotSupportedError
 
 
@@ -48,7 +48,7 @@ class Provider:
     opens_device: bool = True
     own_memory: bool = True
     makes_code: bool = False
-    decode_shares: Mapping[Processor, float] = field(default_factory=dict)
+    decode_shares: Mapping[MeasuredProcessor, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ other.
 from enum import Enum
 
 
-class Processor(Enum):
+class MeasuredProcessor(Enum):
     """A kind of processor that was measured; its value are the features that it has at least."""
 
     WITH_AMX = frozenset({"avx512_vnni", "amx_int8"})
@@ -16,6 +16,6 @@ class Processor(Enum):
     """2 cores of an AMD EPYC with AVX2 and without VNNI, memory read at 27.5 GB/s; the engines' own loops."""
 
 
-def most_like(features: tuple[str, ...]) -> Processor:
+def most_like(features: tuple[str, ...]) -> MeasuredProcessor:
     """The processor that was measured and is most like one with these features: the first that fits."""
-    return next(processor for processor in Processor if processor.value <= set(features))
+    return next(processor for processor in MeasuredProcessor if processor.value <= set(features))
