@@ -318,8 +318,8 @@ class _Request:
         return self.infer_request.get_output_tensor().data
 
     def _wait(self) -> None:
-        self.infer_request.start_async()
         try:
+            self.infer_request.start_async()  # Ctrl-C may come as soon as it has begun
             while not self.infer_request.wait_for(_POLL_MILLISECONDS):
                 pass
         except BaseException:
