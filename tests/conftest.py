@@ -1,7 +1,9 @@
 """What tests of several rooms share: bundles that our own builder made, each built once a session."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,16 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 settings.load_profile(property_profile.FIXED)
 # As in an environment that is active: messages then call `edgephi` by its name.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_signals() -> Iterator[None]:
+    """A command that a test runs in this process takes signals over, and leaves them to end the process."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Building through the command line, and checkpoints that take long enough to be interrupted."""
 
 import contextlib
-import signal
 import subprocess
 import sys
 import time
@@ -20,10 +19,8 @@ Here = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
+def here(capsys: pytest.CaptureFixture[str]) -> Here:
     """Call `edgephi` in this process: the same answer as from a shell, without the time to start one."""
-    ending = (signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.getsignal(number) for number in ending]
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         capsys.readouterr()
@@ -34,9 +31,7 @@ def here(capsys: pytest.CaptureFixture[str]) -> Iterator[Here]:
         assert isinstance(code, int)
         return subprocess.CompletedProcess([*map(str, arguments)], code, said.out, said.err)
 
-    yield call
-    for number, handler in zip(ending, handlers, strict=True):
-        signal.signal(number, handler)
+    return call
 
 
 @pytest.fixture(scope="session")
