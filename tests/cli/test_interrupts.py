@@ -81,6 +81,14 @@ class Goes:
     pass
 weakref.finalize(Goes(), interrupted)
 """,
+    "a loop that is being made": """
+import asyncio.selector_events, socket
+def socketpair(pair=socket.socketpair):
+    interrupted()
+    return pair()
+socket.socketpair = socketpair
+asyncio.new_event_loop()
+""",
     "llama.cpp's log": """
 import ctypes
 from edgephi.runtime.engines.llama_cpp import library as llama_library

@@ -6,8 +6,9 @@ of Python that C++ has called crosses code which may not know exceptions. And on
 dataclasses are made, has Python kill itself with the signal when it ends, instead of giving an exit code.
 One out of what the interpreter calls by itself, as when an object goes away, is printed and lost, and the
 command goes on. One out of what a loop of asyncio calls is logged, or kept for whoever looks at a task, and
-the command goes on as well. So while a module is imported, code of such an extension's package runs, an
-object goes, or a loop has something called, a signal waits, and is looked at again in a moment.
+the command goes on as well, and a loop that is made to one half complains when it goes. So while a module is
+imported, code of such an extension's package runs, an object goes, a loop is made or has something called, a
+signal waits, and is looked at again in a moment.
 """
 
 import atexit
@@ -106,7 +107,7 @@ def _may_be_left(frame: FrameType | None) -> bool:
         module, name = str(frame.f_globals.get("__name__", "")), frame.f_code.co_name
         if module.partition(".")[0] in _LEFT_ALONE or name == _LEFT_ALONE_NAME or is_uninterrupted(frame):
             return False
-        if (module, name) == _CALLED_BY_A_LOOP:
+        if (module, name) == _CALLED_BY_A_LOOP or (module.startswith("asyncio.") and name == "__init__"):
             return False
         frame = frame.f_back
     return True
