@@ -4,34 +4,29 @@ It answers what a checkpoint (or its quantised twin) says, so that an engine's a
 The model is never loaded: besides the activations there is one block of weight rows a worker in memory,
 whatever the number of layers, the vocabulary or the size of a matrix.
 
-One worker thread a core reads a block and multiplies with it, while BLAS is held to a single thread. That is
-as fast as BLAS with threads of its own on an idle machine, hides the reading and dequantising, and keeps its
-speed on a busy one: OpenBLAS's threads wait for each other spinning, and lose a factor of 5 to 15 as soon as
-another process wants one of their cores.
+One worker thread a core reads a block and multiplies with it.
 
 It is a prefill of the whole sequence: no cache, no generation. Weights are [output, input] as in the
 checkpoint, activations [tokens, features], everything is float32.
 
 Sources: `Phi3ForCausalLM` of transformers, which the tests use as their oracle; RMSNorm (arXiv:1910.07467),
-RoPE (arXiv:2104.09864), LongRoPE (arXiv:2402.13753), GQA (arXiv:2305.13245), SwiGLU (arXiv:2002.05202).
+SwiGLU (arXiv:2002.05202).
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
-from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
+from edgephi.reference.attention import Rotation, attend, rotation
+from edgephi.reference.workers import one_worker_per_core, share
 
 REFERENCE = "edgephi NumPy float32"
 """How a certificate names this forward pass."""
@@ -39,20 +34,12 @@ REFERENCE = "edgephi NumPy float32"
 WEIGHT_BLOCK_BYTES = 4 << 20
 """Size of a worker's block of float32 weight rows. 2 and 4 MiB are equally fast, 16 MiB is slower."""
 
-SCORE_BLOCK_BYTES = 8 << 20
-"""Size of a worker's block of float32 attention scores; larger ones only fall out of the CPU's cache."""
-
 LOGITS_BLOCK_TOKENS = 128
 """Tokens whose logits are held at once: 102 MB with Phi-4-mini's 200,064 words, 16 MB with Phi-3's 32,064."""
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after each step."""
-
-Rotation = tuple[Floats, Floats]
-"""Cosines and sines, each [tokens, 1, rotary size / 2], already multiplied by LongRoPE's magnitude."""
-
-Item = TypeVar("Item")
 
 
 class Weights(Protocol):
@@ -100,14 +87,14 @@ def final_hidden_states(
     if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= architecture.vocabulary_size:
         raise ValueError(f"expected a list of token ids from 0 to {architecture.vocabulary_size - 1}")
 
-    rotation = _rotation(architecture.attention.rotary, len(ids))
+    turns = rotation(architecture.attention.rotary, len(ids))
     hidden = [_embedding_rows(weights, ids) for weights in versions]  # each [tokens, hidden]
     steps = architecture.layers * len(versions)
-    with _one_worker_per_core() as workers:
+    with one_worker_per_core() as workers:
         for layer in range(architecture.layers):
             for index, weights in enumerate(versions):
                 _show(weights, in_layer(layer, "input"), hidden[index])
-                _add_layer(weights, layer, hidden[index], rotation, workers)
+                _add_layer(weights, layer, hidden[index], turns, workers)
                 if progress is not None:
                     progress(layer * len(versions) + index + 1, steps)
     normed = []
@@ -120,7 +107,7 @@ def final_hidden_states(
 
 def logits(weights: Weights, hidden: Floats) -> Floats:
     """The logits of the next token, [tokens, vocabulary], from final hidden states [tokens, hidden]."""
-    with _one_worker_per_core() as workers:
+    with one_worker_per_core() as workers:
         words = _project(weights, weights.architecture.head, hidden, workers)
     _show(weights, LOGITS, words)
     return words
@@ -148,31 +135,12 @@ def _embedding_rows(weights: Weights, ids: NDArray[np.int64]) -> Floats:
     return table[inverse]
 
 
-def _rotation(rotary: RotaryEmbedding, tokens: int) -> Rotation:
-    """Cosines and sines for positions 0 .. tokens - 1; angles are float64, for they reach 10^5 radians."""
-    frequencies = np.array(rotary.inverse_frequencies(long=rotary.uses_long_factors(tokens)))
-    angles = np.arange(tokens)[:, None, None] * frequencies  # [tokens, 1, rotary size / 2]
-    return (
-        (np.cos(angles) * rotary.magnitude).astype(np.float32),
-        (np.sin(angles) * rotary.magnitude).astype(np.float32),
-    )
-
-
-@contextmanager
-def _one_worker_per_core() -> Iterator[Executor]:
-    """Threads to share the work among, with BLAS held to the thread that calls it."""
-    # Only the cores that this process may use: a container or `taskset` may have fewer than the machine.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(cores) as workers:
-        yield workers
-
-
 def _show(weights: Weights, name: str, values: Floats) -> None:
     if isinstance(weights, ActivationWeights):
         weights.activation(name, values)
 
 
-def _add_layer(weights: Weights, layer: int, hidden: Floats, rotation: Rotation, workers: Executor) -> None:
+def _add_layer(weights: Weights, layer: int, hidden: Floats, turns: Rotation, workers: Executor) -> None:
     """Add one decoder layer to the residual stream `hidden`, [tokens, hidden], in place."""
 
     def show(part: str, values: Floats) -> None:
@@ -181,7 +149,8 @@ def _add_layer(weights: Weights, layer: int, hidden: Floats, rotation: Rotation,
     normed = _rms_norm(weights, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
     show("self_attn.input", normed)
     qkv = _project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
-    heads = _attention(weights, layer, qkv, rotation, workers)  # [tokens, heads * head size]
+    shape = weights.architecture.attention
+    heads = attend(shape, qkv, turns, workers, lambda part, values: show(f"self_attn.{part}", values))
     del qkv
     attended = _project(weights, ModelTensor(Role.ATTENTION_OUTPUT, layer), heads, workers)
     show("self_attn.output", attended)
@@ -215,7 +184,7 @@ def _project(weights: Weights, tensor: ModelTensor, x: Floats, workers: Executor
         start, stop = span
         np.matmul(x, weights.rows(tensor, start, stop).T, out=y[:, start:stop])
 
-    _share(workers, fill, _row_spans(rows, columns))
+    share(workers, fill, _row_spans(rows, columns))
     return y
 
 
@@ -244,7 +213,7 @@ def _gated_projection(weights: Weights, layer: int, x: Floats, workers: Executor
         show("up", up)
         np.multiply(gate, up, out=y[:, start:stop])
 
-    _share(workers, fill, _row_spans(half, columns))
+    share(workers, fill, _row_spans(half, columns))
     show("gated", y)
     return y
 
@@ -253,91 +222,3 @@ def _row_spans(rows: int, columns: int) -> list[tuple[int, int]]:
     """Cut a matrix of float32 [rows, columns] into blocks of at most WEIGHT_BLOCK_BYTES (or one row)."""
     step = max(1, WEIGHT_BLOCK_BYTES // (4 * columns))
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def _share(workers: Executor, work: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Do `work` on every item and wait; the first error stops what has not begun and is raised here."""
-    for _ in workers.map(work, items):
-        pass
-
-
-def _attention(weights: Weights, layer: int, qkv: Floats, rotation: Rotation, workers: Executor) -> Floats:
-    """Causal grouped-query attention: fused [tokens, qkv rows] -> [tokens, heads * head size].
-
-    A worker takes one key head with the query heads that share it, and goes through the queries in blocks
-    whose scores fit in SCORE_BLOCK_BYTES. Rotates the queries and keys inside `qkv`.
-    """
-    shape = weights.architecture.attention
-    tokens = len(qkv)
-    size, kv_heads, window = shape.head_size, shape.kv_heads, shape.window
-    group = shape.heads // kv_heads  # query heads that share one key head
-    fused = qkv.reshape(tokens, -1, size)  # a view: q heads, k heads, v heads
-    queries = fused[:, : shape.heads].reshape(tokens, kv_heads, group, size)
-    keys, values = np.split(fused[:, shape.heads :], 2, axis=1)  # views, [tokens, kv heads, size]
-    mixed = np.empty((tokens, kv_heads, group, size), np.float32)
-    step = max(1, SCORE_BLOCK_BYTES // (4 * group * tokens))
-
-    def show(part: str, shown: Floats) -> None:
-        _show(weights, in_layer(layer, f"self_attn.{part}"), shown)
-
-    show("query", queries)
-    show("key", keys)
-    show("value", values)
-
-    def attend(head: int) -> None:
-        _rotate(queries[:, head], rotation)
-        _rotate(keys[:, head, None], rotation)
-        queries[:, head] *= np.float32(size**-0.5)
-        show("rotated_query", queries[:, head])
-        show("rotated_key", keys[:, head])
-        for start in range(0, tokens, step):
-            stop = min(start + step, tokens)
-            # The first query of the block sees the farthest back, the last one the farthest forward.
-            oldest = 0 if window is None else max(0, start + 1 - window)
-            query = queries[start:stop, head].reshape(-1, size)  # [queries * group, size]
-            scores = query @ keys[oldest:stop, head].T  # [queries * group, keys]
-            show("scores", scores)
-            by_query = scores.reshape(stop - start, group, -1)  # a view: [queries, group, keys]
-            unseen = _unseen(start, stop, oldest, window)  # [queries, keys]
-            np.copyto(by_query, -np.inf, where=unseen[:, None, :])
-            _softmax_in_place(scores)
-            show("probabilities", scores)
-            answer = scores @ values[oldest:stop, head]  # [queries * group, size]
-            mixed[start:stop, head] = answer.reshape(stop - start, group, size)
-
-    _share(workers, attend, range(kv_heads))
-    show("mixed", mixed)
-    return mixed.reshape(tokens, -1)
-
-
-def _rotate(heads: Floats, rotation: Rotation) -> None:
-    """Apply RoPE to [tokens, heads, head size] in place.
-
-    Dimension i of the first half of the rotated ones is paired with dimension i of the second half; the
-    dimensions past the rotated ones (partial RoPE) stay as they are.
-    """
-    cos, sin = rotation  # each [tokens, 1, half]
-    half = cos.shape[-1]
-    first, second = heads[..., :half], heads[..., half : 2 * half]  # views, [tokens, heads, half]
-    turned = first * cos - second * sin
-    second *= cos
-    second += first * sin
-    first[...] = turned
-
-
-def _unseen(start: int, stop: int, oldest: int, window: int | None) -> NDArray[np.bool_]:
-    """Which keys oldest:stop the queries start:stop do not see, [queries, keys].
-
-    A query sees itself and the keys before it; with a sliding window, `window` of them in all.
-    """
-    query = np.arange(start, stop)[:, None]
-    key = np.arange(oldest, stop)[None, :]
-    later = key > query
-    return later if window is None else later | (key <= query - window)
-
-
-def _softmax_in_place(scores: Floats) -> None:
-    """Softmax over the last axis. Every row has a finite score, because a token always sees itself."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)

@@ -15,7 +15,7 @@ from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, 
 from edgephi.checkpoint.family.phi3 import sources
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.checkpoint.rotary import RotaryEmbedding
-from edgephi.reference import forward
+from edgephi.reference import attention, forward
 from edgephi.reference.forward import final_hidden_states, logits, logits_blocks
 
 Floats = NDArray[np.float32]
@@ -208,7 +208,7 @@ def test_long_rope_at_its_real_boundary(count: int) -> None:
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that even a tiny model falls into many, with a shorter last one."""
     monkeypatch.setattr(forward, "WEIGHT_BLOCK_BYTES", 5 * 256 * 4)
-    monkeypatch.setattr(forward, "SCORE_BLOCK_BYTES", 7 * 100 * 4)
+    monkeypatch.setattr(attention, "SCORE_BLOCK_BYTES", 7 * 100 * 4)
 
 
 @pytest.mark.usefixtures("tiny_blocks")

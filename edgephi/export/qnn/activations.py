@@ -14,7 +14,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.reference.activations import FINAL_NORM_INPUT, in_layer
 
 Extremes = Mapping[str, tuple[float, float]]
-"""The least and the largest value of each activation, by the names of `reference.forward`."""
+"""The least and the largest value of each activation, by the names of `reference.activations`."""
 
 MARGIN = 2.0
 """How much wider a 16-bit range is than what was measured."""

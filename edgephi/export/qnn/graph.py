@@ -217,7 +217,7 @@ def symmetric_16(cache: Encoding) -> Encoding:
 
 
 def _rotated(graph: GraphWriter, heads: str, before: Encoding, after: Encoding, call: _Call) -> str:
-    """RoPE of [1, heads, N, D]: see `reference.forward._rotate`. `before` and `after` encode it.
+    """RoPE of [1, heads, N, D]: see `reference.attention._rotate`. `before` and `after` encode it.
 
     The result has yet to pass `after`.
     """
