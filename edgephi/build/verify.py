@@ -86,7 +86,7 @@ def certify(
         # A block's logits take the head, which is about as much work as a layer.
         block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
         with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
-            hidden = final_hidden_states(versions, tokens, progress=lambda *_: done(1))
+            hidden = final_hidden_states(versions, [tokens], progress=lambda *_: done(1))
             computed_blocks = [
                 _counted(logits_blocks(weights, states), done)
                 for weights, states in zip(versions, hidden, strict=True)

@@ -26,11 +26,14 @@ def calibration_tokens(encode: Callable[[str], Sequence[int]], *, context: int) 
 
 
 def measure_ranges(
-    weights: Weights, tokens: Sequence[int], *, progress: Progress | None = None
+    weights: Weights, passages: Sequence[Sequence[int]], *, progress: Progress | None = None
 ) -> dict[str, tuple[float, float]]:
-    """The least and the largest value of every activation that the reference shows, by its name."""
+    """The least and the largest value of every activation that the reference shows, by its name.
+
+    `passages` are token ids of texts of their own, as `final_hidden_states` takes them.
+    """
     observed = _Observed(weights)
-    (hidden,) = final_hidden_states([observed], tokens, progress=progress)
+    (hidden,) = final_hidden_states([observed], passages, progress=progress)
     for _ in logits_blocks(observed, hidden):
         pass
     return observed.extremes

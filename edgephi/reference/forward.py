@@ -6,7 +6,7 @@ whatever the number of layers, the vocabulary or the size of a matrix.
 
 One worker thread a core reads a block and multiplies with it.
 
-It is a prefill of the whole sequence: no cache, no generation. Weights are [output, input] as in the
+It is a prefill of whole texts: no cache, no generation. Weights are [output, input] as in the
 checkpoint, activations [tokens, features], everything is float32.
 
 Sources: `Phi3ForCausalLM` of transformers, which the tests use as their oracle; RMSNorm (arXiv:1910.07467),
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
 from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
-from edgephi.reference.attention import Rotation, attend, rotation
+from edgephi.reference.attention import Positions, attend, positions_of
 from edgephi.reference.workers import one_worker_per_core, share
 
 REFERENCE = "edgephi NumPy float32"
@@ -70,31 +70,33 @@ class ActivationWeights(Weights, Protocol):
 
 
 def final_hidden_states(
-    versions: Sequence[Weights], token_ids: Sequence[int], *, progress: Progress | None = None
+    versions: Sequence[Weights], passages: Sequence[Sequence[int]], *, progress: Progress | None = None
 ) -> list[Floats]:
-    """Run `token_ids` through all layers and the last norm: one [tokens, hidden] for each of `versions`.
+    """Run token ids through all layers and the last norm: one [tokens, hidden] for each of `versions`.
+
+    `passages` are texts of their own: positions begin at 0 in each, and no token sees one of another
+    passage. Their tokens lie one after the other in the result, which is that of a pass for each of them,
+    but every matrix is read once and multiplied with all tokens. Memory is the activations of all tokens,
+    the largest of which is that of a feed-forward layer, [tokens, intermediate].
 
     Several versions of one model's weights go side by side, layer by layer, so that what they have in
     common (the checkpoint's rows on disk) is read while the operating system still holds it. A step of
     `progress` is one layer of one version. Raises ValueError when the versions differ in their
-    architecture, or a token id is not in the vocabulary.
+    architecture, when there is no passage or an empty one, or when a token id is not in the vocabulary.
     """
     architecture = versions[0].architecture
     # Whether embedding and head are one matrix is a version's own affair: an engine may quantise both.
     if len({replace(weights.architecture, tied_embeddings=False) for weights in versions}) != 1:
         raise ValueError("expected weights of one architecture, found several")
-    ids = np.asarray(token_ids, dtype=np.int64)  # [tokens]
-    if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= architecture.vocabulary_size:
-        raise ValueError(f"expected a list of token ids from 0 to {architecture.vocabulary_size - 1}")
-
-    turns = rotation(architecture.attention.rotary, len(ids))
+    ids, spans = _joined(passages, architecture.vocabulary_size)
+    positions = positions_of(architecture.attention.rotary, spans)
     hidden = [_embedding_rows(weights, ids) for weights in versions]  # each [tokens, hidden]
     steps = architecture.layers * len(versions)
     with one_worker_per_core() as workers:
         for layer in range(architecture.layers):
             for index, weights in enumerate(versions):
                 _show(weights, in_layer(layer, "input"), hidden[index])
-                _add_layer(weights, layer, hidden[index], turns, workers)
+                _add_layer(weights, layer, hidden[index], positions, workers)
                 if progress is not None:
                     progress(layer * len(versions) + index + 1, steps)
     normed = []
@@ -124,6 +126,17 @@ def logits_blocks(
         yield logits(weights, hidden[start : start + tokens_per_block])
 
 
+def _joined(passages: Sequence[Sequence[int]], vocabulary: int) -> tuple[NDArray[np.int64], list[slice]]:
+    """The token ids of all passages, [tokens], and where in them each passage lies."""
+    parts = [np.asarray(passage, dtype=np.int64) for passage in passages]
+    if not parts or any(
+        part.ndim != 1 or not part.size or part.min() < 0 or part.max() >= vocabulary for part in parts
+    ):
+        raise ValueError(f"expected passages of token ids from 0 to {vocabulary - 1}")
+    edges = np.cumsum([0, *map(len, parts)]).tolist()
+    return np.concatenate(parts), [slice(start, stop) for start, stop in pairwise(edges)]
+
+
 def _embedding_rows(weights: Weights, ids: NDArray[np.int64]) -> Floats:
     """Look up the embedding of each token, [tokens, hidden], reading only the rows that occur."""
     distinct, inverse = np.unique(ids, return_inverse=True)
@@ -140,7 +153,13 @@ def _show(weights: Weights, name: str, values: Floats) -> None:
         weights.activation(name, values)
 
 
-def _add_layer(weights: Weights, layer: int, hidden: Floats, turns: Rotation, workers: Executor) -> None:
+def _add_layer(
+    weights: Weights,
+    layer: int,
+    hidden: Floats,
+    positions: Positions,
+    workers: Executor,
+) -> None:
     """Add one decoder layer to the residual stream `hidden`, [tokens, hidden], in place."""
 
     def show(part: str, values: Floats) -> None:
@@ -150,7 +169,9 @@ def _add_layer(weights: Weights, layer: int, hidden: Floats, turns: Rotation, wo
     show("self_attn.input", normed)
     qkv = _project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
     shape = weights.architecture.attention
-    heads = attend(shape, qkv, turns, workers, lambda part, values: show(f"self_attn.{part}", values))
+    heads = attend(  # [tokens, heads * head size]
+        shape, positions, qkv, workers, lambda part, values: show(f"self_attn.{part}", values)
+    )
     del qkv
     attended = _project(weights, ModelTensor(Role.ATTENTION_OUTPUT, layer), heads, workers)
     show("self_attn.output", attended)

@@ -199,7 +199,7 @@ def _run(folder: Path, layers: int, artifact: Path) -> None:
     start = time.perf_counter()
     found = np.concatenate([emulator.prefill(ids[:3]), [emulator.step(ids[3])]])
     weights = qnn.artifact_weights(artifact, checkpoint.architecture)
-    expected = logits(weights, final_hidden_states([weights], ids)[0])
+    expected = logits(weights, final_hidden_states([weights], [ids])[0])
     off = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     same = np.mean(found.argmax(1) == expected.argmax(1))
     print(

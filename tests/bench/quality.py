@@ -44,7 +44,7 @@ def main() -> None:
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
         texts = _texts(checkpoint, device=name == "demo")
         weights = CheckpointWeights(checkpoint)
-        references = [logits(weights, final_hidden_states([weights], text)[0]) for text in texts]
+        references = [logits(weights, final_hidden_states([weights], [text])[0]) for text in texts]
         with tempfile.TemporaryDirectory() as scratch:
             artifacts = _ours(name, Path(scratch)) | _builders(located.folder, Path(scratch))
             rows = [_row(what, folder, texts, references, checkpoint) for what, folder in artifacts.items()]

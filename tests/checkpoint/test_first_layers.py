@@ -24,7 +24,7 @@ def test_computes_what_the_first_layers_compute(tmp_path: Path) -> None:
     assert set(cut.sources) == set(cut.architecture.tensor_shapes())
     tokens = list(range(3, 40))
     weights = CheckpointWeights(cut)
-    ours = logits(weights, final_hidden_states([weights], tokens)[0])
+    ours = logits(weights, final_hidden_states([weights], [tokens])[0])
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, num_hidden_layers=2, dtype=torch.float32, attn_implementation="eager"
     )

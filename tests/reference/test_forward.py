@@ -133,15 +133,16 @@ def oracle_logits(model: Any, ids: list[int]) -> torch.Tensor:
     return answer
 
 
-def assert_same_as_transformers(shape: Shape, count: int) -> None:
+def assert_same_as_transformers(shape: Shape, *counts: int) -> None:
+    """One passage for each of `counts`, all in one pass of ours; transformers sees each of them apart."""
     # transformers computes angles in float32, whose error grows with the position. With exact angles in
     # transformers too, the KL divergence at 4,097 tokens is 6e-11.
-    largest_kl, largest_error = (1e-6, 1e-2) if count > 1000 else (1e-8, 1e-4)
+    largest_kl, largest_error = (1e-6, 1e-2) if max(counts) > 1000 else (1e-8, 1e-4)
     model, weights = make(shape)
-    ids = some_tokens(count, shape.vocabulary)
-    [hidden] = final_hidden_states([weights], ids)
+    passages = [some_tokens(count, shape.vocabulary) for count in counts]
+    [hidden] = final_hidden_states([weights], passages)
     ours = torch.from_numpy(logits(weights, hidden))
-    theirs = oracle_logits(model, ids)
+    theirs = torch.cat([oracle_logits(model, ids) for ids in passages])
     assert ours.shape == theirs.shape
     assert ours.dtype == torch.float32
     log_p, log_q = (torch.log_softmax(x.double(), dim=-1) for x in (theirs, ours))
@@ -196,6 +197,15 @@ def test_the_rope_theta_of_phi_4() -> None:
     assert_same_as_transformers(Shape(kv_heads=1, head_size=128, theta=250_000.0), 120)
 
 
+def test_every_passage_begins_anew() -> None:
+    assert_same_as_transformers(Shape(kv_heads=2, window=20), 30, 1, 2, 55, 30)
+
+
+def test_long_rope_is_chosen_by_the_length_of_each_passage() -> None:
+    """The 200 tokens of all of them are no reason for the long factors, nor is one long passage."""
+    assert_same_as_transformers(Shape(head_size=96, original=64, context=2048), 64, 65, 7, 64)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [4096, 4097])
 def test_long_rope_at_its_real_boundary(count: int) -> None:
@@ -214,14 +224,13 @@ def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("tiny_blocks")
 @pytest.mark.parametrize("shape", [Shape(window=33), Shape(kv_heads=1), Shape(kv_heads=2, window=5)])
 def test_the_size_of_the_blocks_does_not_matter(shape: Shape) -> None:
-    assert_same_as_transformers(shape, 100)
+    assert_same_as_transformers(shape, 100, 9)
 
 
 @pytest.mark.usefixtures("tiny_blocks")
 def test_reads_every_row_of_every_layer_once_and_only_blocks() -> None:
     _, weights = make(Shape(kv_heads=2))
-    ids = [7, 5, 6, 7, 90, 0]
-    [hidden] = final_hidden_states([weights], ids)
+    [hidden] = final_hidden_states([weights], [[7, 5, 6], [7, 90], [0]])
     assert [read[1:] for read in weights.reads if read[0] == EMBEDDING] == [(0, 1), (5, 8), (90, 91)]
     logits(weights, hidden)
     for tensor, shape in weights.architecture.tensor_shapes().items():
@@ -244,17 +253,17 @@ def test_versions_run_side_by_side() -> None:
     ids = some_tokens(20, 203)
     steps: list[tuple[int, int]] = []
     both = final_hidden_states(
-        [weights, coarse], ids, progress=lambda done, total: steps.append((done, total))
+        [weights, coarse], [ids], progress=lambda done, total: steps.append((done, total))
     )
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for states, version in zip(both, [weights, coarse], strict=True):
-        np.testing.assert_array_equal(states, final_hidden_states([version], ids)[0])
+        np.testing.assert_array_equal(states, final_hidden_states([version], [ids])[0])
     assert not np.array_equal(both[0], both[1])
 
 
 def test_blocks_of_logits_are_the_logits() -> None:
     _, weights = make(Shape())
-    [hidden] = final_hidden_states([weights], some_tokens(23, 203))
+    [hidden] = final_hidden_states([weights], [some_tokens(23, 203)])
     blocks = list(logits_blocks(weights, hidden, tokens_per_block=10))
     assert [block.shape for block in blocks] == [(10, 203), (10, 203), (3, 203)]
     np.testing.assert_allclose(np.concatenate(blocks), logits(weights, hidden), atol=1e-5)
@@ -262,12 +271,13 @@ def test_blocks_of_logits_are_the_logits() -> None:
 
 def test_refuses_what_it_cannot_run() -> None:
     _, weights = make(Shape())
-    for ids in ([], [203], [-1]):
+    no_passages: list[list[list[int]]] = [[], [[]], [[1], []], [[203]], [[1], [-1]]]
+    for passages in no_passages:
         with pytest.raises(ValueError, match="token ids from 0 to 202"):
-            final_hidden_states([weights], ids)
+            final_hidden_states([weights], passages)
     other = replace(weights, architecture=replace(weights.architecture, norm=RmsNorm(1e-6)))
     with pytest.raises(ValueError, match="one architecture"):
-        final_hidden_states([weights, other], [1])
+        final_hidden_states([weights, other], [[1]])
 
 
 def test_an_error_of_the_reader_arrives_and_blas_gets_its_threads_back() -> None:
@@ -280,7 +290,7 @@ def test_an_error_of_the_reader_arrives_and_blas_gets_its_threads_back() -> None
     _, weights = make(Shape())
     threads = [(library["filepath"], library["num_threads"]) for library in threadpool_info()]
     with pytest.raises(OSError, match="disk gone"):
-        final_hidden_states([Broken(weights.architecture, weights.tensors)], [1, 2, 3])
+        final_hidden_states([Broken(weights.architecture, weights.tensors)], [[1, 2, 3]])
     assert threads == [(library["filepath"], library["num_threads"]) for library in threadpool_info()]
 
 
@@ -289,7 +299,7 @@ def test_a_very_negative_gate_makes_no_noise() -> None:
     _, weights = make(Shape())
     name = "model.layers.0.mlp.gate_up_proj.weight"
     weights.tensors[name] = weights.tensors[name] * 1e4
-    [hidden] = final_hidden_states([weights], [1, 2, 3])
+    [hidden] = final_hidden_states([weights], [[1, 2, 3]])
     assert np.isfinite(hidden).all()
 
 
@@ -308,7 +318,7 @@ def peak_bytes(architecture: Architecture) -> tuple[int, int]:
     weights = MadeUp(architecture)
     tracemalloc.start()
     try:
-        [hidden] = final_hidden_states([weights], list(range(32)))
+        [hidden] = final_hidden_states([weights], [list(range(32))])
         layers = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         size = logits(weights, hidden).nbytes

@@ -160,7 +160,7 @@ def emit(
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
     tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
     with step("measure activations", architecture.layers) as done:
-        ranges = measure_ranges(weights, tokens, progress=lambda *_: done(1))
+        ranges = measure_ranges(weights, [tokens], progress=lambda *_: done(1))
     activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
     parts = _part_ranges(architecture, layout)
     norms = {

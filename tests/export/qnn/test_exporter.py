@@ -200,7 +200,7 @@ class TestAgainstTransformers:
         assert mean_kl(expected, found) <= FLOAT_LIMITS[soc]
 
         weights = exporter.artifact_weights(exported.folder, exported.checkpoint.architecture)
-        (hidden,) = final_hidden_states([weights], ids)
+        (hidden,) = final_hidden_states([weights], [ids])
         assert mean_kl(logits(weights, hidden), found) <= EXPORT_LIMITS[soc]
 
 
@@ -412,5 +412,5 @@ def test_ranges_hold_what_the_calibration_text_shows(exports: Exports) -> None:
     weights = exporter.artifact_weights(exported.folder, architecture)
     original = CheckpointWeights(exported.checkpoint)
     ids = some_ids(100, seed=5)
-    hidden = [final_hidden_states([each], ids)[0] for each in (weights, original)]
+    hidden = [final_hidden_states([each], [ids])[0] for each in (weights, original)]
     assert mean_kl(logits(original, hidden[1]), logits(weights, hidden[0])) < 0.5
