@@ -18,7 +18,8 @@ from tokenizers import (  # type: ignore[import-untyped]
     trainers,
 )
 
-from edgephi.reference import evaluation_text
+from edgephi.reference.evaluation_text import passages
+from tests.phi_3_chat import as_phi_3
 
 PUBLISHED = Path(__file__).parents[2] / "shared/tokenizers"
 """Tokenizers of published models, where this machine has them."""
@@ -98,7 +99,7 @@ HARD = (
         "|>",
     ),
 )
-WORDS = tuple(word for passage in evaluation_text.passages() for word in passage.text.split(" ")[:80])
+WORDS = tuple(word for passage in passages(as_phi_3) for word in passage.text.split(" ")[:80])
 
 
 def texts(*pools: tuple[str, ...]) -> st.SearchStrategy[str]:
@@ -132,7 +133,7 @@ def byte_level_tokenizer(folder: Path, kind: str) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([passage.text for passage in evaluation_text.passages()], trainer)
+    tokenizer.train_from_iterator([passage.text for passage in passages(as_phi_3)], trainer)
     strips = kind == "phi-4"  # as its makers have it
     special = PHI_4_TOKENS if kind == "phi-4" else PHI_4_MINI_TOKENS
     tokenizer.add_special_tokens(

@@ -3,7 +3,7 @@
 The real parser (the `tokenizers` library) reads the file, so that what passes here loads on the device too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,8 +78,18 @@ def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
 
 def encode(folder: Path, text: str) -> list[int]:
     """The token ids of `text` by the tokenizer in `folder`, with nothing put before or after it."""
-    ids: list[int] = _load(folder).encode(text, add_special_tokens=False).ids
-    return ids
+    return encoder(folder)(text)
+
+
+def encoder(folder: Path) -> Callable[[str], list[int]]:
+    """What turns text into token ids as `encode` does, with the tokenizer in `folder` read once."""
+    tokenizer = _load(folder)
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return ids_of
 
 
 def _load(folder: Path) -> "Tokenizer":

@@ -1,73 +1,91 @@
-"""The text on which a bundle is measured: short passages of our own in several domains and languages.
+"""The text on which a bundle is measured: passages of our own in several domains and languages.
 
-A passage is a file `evaluation/NAME.LANGUAGE.txt`. What is measured is one sequence of tokens, made of the
-beginning of every passage, so that few tokens already cover all domains, scripts and formats.
+Every passage gives its first tokens, equally many, and is read from an empty context: the numbers then say
+little of how the passages are ordered, and a row for each domain and language can be told from the others.
 
-Numbers can only be compared on the same text: whoever changes a passage gives EVALUATION_TEXT a new number
-(a test compares the passages with the hash that belongs to it).
+Numbers can only be compared on the same text: whoever changes a passage, or what a level takes of it, gives
+EVALUATION_TEXT a new number (a test compares the passages with the hash that belongs to it).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import resources
 from typing import Literal
 
-EVALUATION_TEXT = "edgephi-eval-1"
+from edgephi.reference.passages import (
+    Encode,
+    Message,
+    Passage,
+    Render,
+    StoredPassage,
+    TokenPassage,
+    evenly_spaced,
+    in_tokens,
+    in_words,
+    shipped_passages,
+)
+from edgephi.reference.token_shares import slice_sizes
+
+EVALUATION_TEXT = "edgephi-eval-2"
 """Name and version of the passages, for the certificate."""
 
 EvaluationLevel = Literal["quick", "full"]
 Domain = Literal["general", "device"]
-"""All passages, or only the commands to a home device, which are all that the demo model knows."""
+"""Passages of all domains, or only commands to a home device, which are all that the demo model knows."""
+
+PASSAGES: dict[EvaluationLevel, int] = {"quick": 8, "full": 20}
+"""How many passages a level measures, at most."""
+
+PASSAGE_TOKENS: dict[EvaluationLevel, int] = {"quick": 64, "full": 160}
+"""How many tokens of each, where it has so many and the context is long enough.
+
+The first 16 behave like no others and are not counted: `full` counts 20 x 144 = 2,880, which a gate can rest
+on; `quick`, made for every build, 8 x 48 = 384 at a sixth of the work.
+"""
+
+# Of all commands to a device so many are in the general text: they are much alike.
+_DEVICE_IN_GENERAL = 2
+
+
+def passages(render: Render, domain: Domain = "general") -> tuple[Passage, ...]:
+    """The passages of a domain in order of domain, language and name, as text."""
+    return tuple(in_words(stored, render) for stored in _stored(domain))
+
+
+def evaluation_passages(
+    encode: Encode, render: Render, level: EvaluationLevel, *, context: int, domain: Domain = "general"
+) -> list[TokenPassage]:
+    """The passages to measure, each from an empty context: PASSAGES[level] of them, evenly spaced.
+
+    Each has PASSAGE_TOKENS[level] tokens, or `context` if that is less, or what the passage has.
+    """
+    stored = _stored(domain)
+    size = min(PASSAGE_TOKENS[level], context)
+    chosen = (stored[place] for place in evenly_spaced(PASSAGES[level], len(stored)))
+    return [in_tokens(passage, encode, render, most=size) for passage in chosen]
+
+
+def _stored(domain: Domain) -> tuple[StoredPassage, ...]:
+    every = shipped_passages(resources.files(__package__) / "evaluation")
+    device = tuple(passage for passage in every if passage.domain == "device")
+    if domain == "device":
+        return device
+    return tuple(passage for passage in every if passage not in device[_DEVICE_IN_GENERAL:])
+
+
+# ---- one sequence of tokens ----
 
 TOKENS: dict[EvaluationLevel, int] = {"quick": 256, "full": 2048}
 """How many tokens a level measures, where the context and the passages are long enough."""
 
-_DEVICE_PASSAGE = "device"
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One piece of text: a `name` that says what it is, its `language` (ISO 639-1), and the text."""
-
-    name: str
-    language: str
-    text: str
-
-
-def passages(domain: Domain = "general") -> tuple[Passage, ...]:
-    """The passages of a domain, in alphabetical order of name and language."""
-    folder = resources.files(__package__) / "evaluation"
-    found = []
-    for name in sorted(file.name for file in folder.iterdir() if file.name.endswith(".txt")):
-        passage, language, _ = name.split(".")
-        # Bytes, so that no platform translates the line ends.
-        found.append(Passage(passage, language, (folder / name).read_bytes().decode()))
-    return tuple(passage for passage in found if domain == "general" or passage.name == _DEVICE_PASSAGE)
-
 
 def evaluation_tokens(
-    encode: Callable[[str], Sequence[int]],
-    level: EvaluationLevel,
-    *,
-    context: int,
-    domain: Domain = "general",
+    encode: Encode, level: EvaluationLevel, *, context: int, domain: Domain = "general"
 ) -> list[int]:
-    """The token ids to measure: the beginning of every passage, one after the other.
-
-    `encode` turns text into token ids, special tokens that are written in the text (`<|user|>`) included,
-    but adds none of its own. Every passage gives equally many tokens, TOKENS[level] or `context` in all,
-    whichever is less; what a short passage cannot give is shared among the longer ones.
-    """
-    encoded = [list(encode(passage.text)) for passage in passages(domain)]
-    sizes = _slice_sizes([len(ids) for ids in encoded], min(TOKENS[level], context))
+    """The beginning of every passage, one after the other: TOKENS[level] or `context` in all."""
+    encoded = [list(encode(passage.text)) for passage in passages(_as_phi_3, domain)]
+    sizes = slice_sizes([len(ids) for ids in encoded], min(TOKENS[level], context))
     return [token for ids, size in zip(encoded, sizes, strict=True) for token in ids[:size]]
 
 
-def _slice_sizes(lengths: Sequence[int], budget: int) -> list[int]:
-    """Share `budget` as evenly as `lengths` allow: 10 among (2, 9, 9) is (2, 4, 4)."""
-    sizes = [0] * len(lengths)
-    # From the shortest to the longest, each takes an equal share of what is left: none gets less than before.
-    for done, index in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
-        sizes[index] = min(lengths[index], budget // (len(lengths) - done))
-        budget -= sizes[index]
-    return sizes
+def _as_phi_3(messages: Sequence[Message]) -> str:
+    return "".join(f"<|{turn['role']}|>\n{turn['content']}<|end|>\n" for turn in messages)

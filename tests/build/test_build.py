@@ -108,7 +108,7 @@ class TestCertificate:
     def test_the_three_numbers_of_the_demo(self, built_demo: Built) -> None:
         certificate = built_demo.manifest.certificate
         assert (certificate.level, certificate.tokens) == ("quick", 256)
-        assert certificate.text == "edgephi-eval-1 (device)"
+        assert certificate.text == "edgephi-eval-2 (device)"
         assert certificate.engine.startswith("onnxruntime-genai 0.18")
         export, loss, end = certificate.export_error, certificate.quantisation_loss, certificate.end_to_end
         assert export is not None

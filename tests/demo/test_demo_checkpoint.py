@@ -18,6 +18,7 @@ from edgephi.reference.evaluation_text import passages  # noqa: E402
 from tests.demo.commands import Command, held_out_commands, training_commands  # noqa: E402
 from tests.demo.examine import exact_match, greedy_answers, quantize_in_place  # noqa: E402
 from tests.demo.train import TRAINING_COUNT, TRAINING_SEED  # noqa: E402
+from tests.phi_3_chat import as_phi_3  # noqa: E402
 from tests.property_profile import examples  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[2] / "edgephi" / "demo"
@@ -310,27 +311,36 @@ def test_the_documented_examples(model: Any, tokenizer: Any, command: Command, a
 # ---- the text on which a demo bundle is measured -----------------------------------------------------------
 
 
+def device_conversations() -> list[list[Command]]:
+    """The device passages as commands; each has all turns of its conversation before it as history."""
+    conversations = []
+    for passage in passages(as_phi_3, "device"):
+        contents = [turn.split("\n", 1)[1] for turn in passage.text.split("<|end|>\n")[:-1]]
+        turns = list(zip(contents[::2], contents[1::2], strict=True))
+        conversations.append(
+            [
+                Command(user, answer, "", history=tuple(turns[:index]))
+                for index, (user, answer) in enumerate(turns)
+            ]
+        )
+    return conversations
+
+
 def device_turns() -> list[Command]:
-    """The device passage as commands; each has all turns before it as history."""
-    [device] = passages("device")
-    contents = [turn.split("\n", 1)[1] for turn in device.text.split("<|end|>\n")[:-1]]
-    turns = list(zip(contents[::2], contents[1::2], strict=True))
-    return [
-        Command(user, answer, "", history=tuple(turns[:index])) for index, (user, answer) in enumerate(turns)
-    ]
+    return [command for conversation in device_conversations() for command in conversation]
 
 
 def test_device_text_is_in_the_demos_chat_format(tokenizer: Any) -> None:
-    [device] = passages("device")
-    last = device_turns()[-1]
-    messages = [*last.messages(), {"role": "assistant", "content": last.answer}]
-    assert tokenizer.apply_chat_template(messages, tokenize=False) == f"{device.text}<|endoftext|>"
+    for passage, conversation in zip(passages(as_phi_3, "device"), device_conversations(), strict=True):
+        last = conversation[-1]
+        messages = [*last.messages(), {"role": "assistant", "content": last.answer}]
+        assert tokenizer.apply_chat_template(messages, tokenize=False) == f"{passage.text}<|endoftext|>"
 
 
 def test_device_text_is_not_trained(trained_prompts: set[str]) -> None:
     # "Turn it off again" stands in training after other commands; here, too, another one comes before it.
     prompts = [turn.prompt for turn in device_turns() if " it " not in turn.prompt]
-    assert len(prompts) == len(device_turns()) - 1
+    assert len(prompts) >= len(device_turns()) - 1
     assert not [prompt for prompt in prompts if normalized(prompt) in trained_prompts]
 
 

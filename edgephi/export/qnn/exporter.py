@@ -8,6 +8,7 @@ described in docs/targets/qnn.md and by `qnn.json`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from edgephi.bundle.qnn_artifact import (
 )
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
+from edgephi.checkpoint.conversation import render_conversation
 from edgephi.checkpoint.roles import EMBEDDING
-from edgephi.checkpoint.tokenizer import encode
+from edgephi.checkpoint.tokenizer import encoder
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
@@ -52,14 +54,18 @@ from edgephi.export.stream.reads import BLOCK_WEIGHTS
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans, quantised_tensors
+from edgephi.reference.activation_ranges import measure_ranges
 from edgephi.reference.activations import LOGITS
-from edgephi.reference.calibration import calibration_tokens, measure_ranges
+from edgephi.reference.calibration_text import calibration_passages
 from edgephi.steps import Step, silent
 
 EMBEDDING_FILE = "embedding.bin"
 ROPE_FILE = "rope.bin"
 LARGEST_PART_BYTES = 512 << 20
 """Weights of one binary. A part this large compiles in memory that a laptop has, and is mapped on a phone."""
+
+CALIBRATION_TOKENS = 512
+"""How much of the calibration text shows the ranges of the activations."""
 
 
 def footprint(target: Target) -> Footprint:
@@ -158,7 +164,7 @@ def emit(
     weights = CheckpointWeights(checkpoint)
     embedding = _write_embedding(folder / EMBEDDING_FILE, weights, plans[EMBEDDING])
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
-    tokens = calibration_tokens(lambda text: encode(checkpoint.folder, text), context=context)
+    tokens = _calibration_tokens(checkpoint, context)
     with step("measure activations", architecture.layers) as done:
         ranges = measure_ranges(weights, [tokens], progress=lambda *_: done(1))
     activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
@@ -204,6 +210,17 @@ def provider_options(soc: Soc) -> dict[str, str]:
     if precision_of(soc.htp_arch).float_residual:
         options["enable_htp_fp16_precision"] = "1"
     return options
+
+
+def _calibration_tokens(checkpoint: Checkpoint, context: int) -> list[int]:
+    """The passages of the calibration text one after the other, at most CALIBRATION_TOKENS or `context`."""
+    passages = calibration_passages(
+        encoder(checkpoint.folder),
+        partial(render_conversation, checkpoint.tokenizer.chat.template),
+        tokens=min(CALIBRATION_TOKENS, context),
+        context=context,
+    )
+    return [token for passage in passages for token in passage.ids] or [0]
 
 
 def _part_ranges(architecture: Architecture, layout: QnnLayout) -> list[range]:

@@ -1,28 +1,16 @@
-"""The ranges of a model's activations on a text of its own, from one streamed pass of the reference.
+"""The ranges of a model's activations on a text, from one streamed pass of the reference.
 
-The text is not the evaluation's: a certificate must not be measured on what an encoding was chosen for.
+The text is that for calibration: a certificate must not be measured on what an encoding was chosen for.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from importlib import resources
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.reference.forward import Progress, Weights, final_hidden_states, logits_blocks
-
-CALIBRATION_TOKENS = 512
-
-
-def calibration_tokens(encode: Callable[[str], Sequence[int]], *, context: int) -> list[int]:
-    """The token ids of the beginnings of all passages in `calibration/`, CALIBRATION_TOKENS at most."""
-    folder = resources.files(__package__) / "calibration"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".txt")), key=lambda f: f.name)
-    passages = [list(encode(file.read_bytes().decode())) for file in files]
-    share = min(CALIBRATION_TOKENS, context) // len(passages)
-    return [token for ids in passages for token in ids[:share]] or [0]
 
 
 def measure_ranges(
