@@ -7,9 +7,13 @@ from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
-Method = Literal["search", "rtn"]
-"""How codes are found: "search" tries many scales for each group and keeps the one with the least squared
-error, "rtn" (round to nearest) takes the one that spans the group."""
+Method = Literal["weighted", "search", "rtn"]
+"""How codes are found.
+
+"weighted" measures on a text how large each matrix's inputs are, moves outliers into the weights and searches
+the scales with the least error where inputs are large. "search" tries many scales for each group and keeps
+the one with the least squared error. "rtn" (round to nearest) takes the one that spans the group.
+"""
 
 FOLDER = "recipes"
 DEFAULT = "default"

@@ -10,10 +10,12 @@ multipliers plain numbers, the same for all groups, so that every pass is one Nu
 many as stay in a core's own cache, since a pass does little with each number.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.quantize.groups import Groups, NotFiniteError
+from edgephi.quantize.groups import ErrorSums, Groups, NotFiniteError, error_sums, restored
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
 
@@ -68,14 +70,17 @@ class FreeScales:
             )
             squared_error += error
             squared_norm += norm
+        squared_error = max(0.0, squared_error)
         grouped = (rows, columns // size)
-        return Groups(
+        groups = Groups(
             codes=codes.reshape(rows, columns),
             scales=scales.reshape(grouped),
             zero_points=None if zero_points is None else zero_points.reshape(grouped),
-            squared_error=max(0.0, squared_error),
-            squared_norm=squared_norm,
+            sums=ErrorSums(squared_error, squared_norm, squared_error, squared_norm),
         )
+        if plan.importance is None:
+            return groups
+        return replace(groups, sums=error_sums(weights, restored(groups, scheme), plan.importance))
 
     def _quantize_chunk(
         self,

@@ -15,6 +15,7 @@ from edgephi.quantize.groups import Groups
 from edgephi.quantize.row_scales import RowScales
 from edgephi.quantize.scheme import Scales
 from edgephi.quantize.tensor_plan import TensorPlan
+from edgephi.quantize.weighted_scales import WeightedScales
 
 
 class Way(Protocol):
@@ -29,6 +30,11 @@ _WAYS: Mapping[tuple[Method, Scales], type[Way]] = {
     ("search", "free"): FreeScales,
     ("rtn", "multiples"): RowScales,
     ("search", "multiples"): RowScales,
+    ("weighted", "multiples"): RowScales,
+    ("weighted", "free"): WeightedScales,
+    ("rtn", "offset"): WeightedScales,
+    ("search", "offset"): WeightedScales,
+    ("weighted", "offset"): WeightedScales,
 }
 
 
@@ -43,7 +49,14 @@ class Quantizer:
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        way = _WAYS[plan.method, plan.quantised.scales]
+        way = _way(plan)
         if way not in self._ways:
             self._ways[way] = way()
         return self._ways[way].quantize(weights, plan)
+
+
+def _way(plan: TensorPlan) -> type[Way]:
+    scheme = plan.quantised
+    # With 8 bits there is nothing to gain: the scale that spans a group is as good as any.
+    method = "rtn" if scheme.bits == 8 and scheme.scales == "free" else plan.method
+    return _WAYS[method, scheme.scales]

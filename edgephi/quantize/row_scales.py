@@ -8,21 +8,38 @@ The row's group with the largest span always has the multiple 16, because a comp
 a sixteenth of its largest group's.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.quantize.groups import Groups, NotFiniteError
-from edgephi.quantize.scheme import Scheme
+from edgephi.declared.recipe import Method
+from edgephi.quantize.groups import ErrorSums, Groups, NotFiniteError
 from edgephi.quantize.tensor_plan import TensorPlan
 
 Floats = NDArray[np.float32]
 
 LARGEST_MULTIPLE = 16
 
-# Inverse clipping of a row's largest group: 1 keeps its largest weight, less gives all groups a finer grid.
-_ROW_CANDIDATES = (1.0, 0.9)
-# A group may have a multiple below the one that spans it.
-_STEPS_DOWN = (0, 1, 2)
+
+@dataclass(frozen=True)
+class _Search:
+    """What a method tries.
+
+    clippings: of a row's largest group; 1 keeps its largest weight, less gives all groups a finer grid
+    steps_down: how far below the multiple that spans it that of a group may lie
+    """
+
+    clippings: tuple[float, ...]
+    steps_down: tuple[int, ...]
+
+
+_SEARCHES: Mapping[Method, _Search] = {
+    "rtn": _Search((1.0,), (0,)),
+    "search": _Search((1.0, 0.9), (0, 1, 2)),
+    "weighted": _Search((1.0, 0.9, 0.8, 0.7), (0, 1, 2, 3, 4, 5, 6)),
+}
 # Weights whose numbers and scratch memory lie in a core's own cache together.
 _CHUNK_WEIGHTS = 1 << 17
 
@@ -35,28 +52,32 @@ class RowScales:
 
         Raises NotFiniteError when a weight is NaN or infinite.
         """
-        searched = plan.method == "search"
         rows, columns = weights.shape
+        importance = plan.importance
+        if importance is not None:
+            importance = importance.reshape(1, -1, _group_size(columns, plan))
         step = max(1, _CHUNK_WEIGHTS // columns)
         chunks = [
-            _quantize_rows(weights[start : start + step], plan.quantised, searched=searched)
-            for start in range(0, rows, step)
+            _quantize_rows(weights[start : start + step], plan, importance) for start in range(0, rows, step)
         ]
-        squared_error = sum(chunk.squared_error for chunk in chunks)
         return Groups(
             codes=np.concatenate([chunk.codes for chunk in chunks]),
             scales=np.concatenate([chunk.scales for chunk in chunks]),
             zero_points=None,
-            squared_error=squared_error,
-            squared_norm=sum(chunk.squared_norm for chunk in chunks),
+            sums=sum((chunk.sums for chunk in chunks), ErrorSums()),
         )
 
 
-def _quantize_rows(weights: Floats, scheme: Scheme, *, searched: bool) -> Groups:
+def _group_size(columns: int, plan: TensorPlan) -> int:
+    """Columns that share a scale."""
+    return plan.quantised.group_size if plan.quantised.bits == 4 else columns
+
+
+def _quantize_rows(weights: Floats, plan: TensorPlan, importance: Floats | None) -> Groups:
+    """Quantise some rows; importance is float32 [1, groups, size]."""
     rows, columns = weights.shape
-    middle = scheme.middle
-    size = scheme.group_size if scheme.bits == 4 else columns
-    x = weights.reshape(rows, -1, size)  # [rows, groups, size]
+    scheme, middle = plan.quantised, plan.quantised.middle
+    x = weights.reshape(rows, -1, _group_size(columns, plan))  # [rows, groups, size]
     low, high = x.min(axis=2), x.max(axis=2)  # [rows, groups]
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise NotFiniteError("NaN or infinity")
@@ -64,49 +85,70 @@ def _quantize_rows(weights: Floats, scheme: Scheme, *, searched: bool) -> Groups
     spans = np.maximum(high / np.float32(middle - 0.6), low / np.float32(-middle - 0.4))
     spans[spans.max(axis=1) == 0] = 1  # a row of zeros: any scale does
     if scheme.bits == 4:
-        scales = _multiples(x, spans, scheme.middle, searched=searched)
+        scales = _multiples(x, spans, middle, importance, _SEARCHES[plan.method])
     else:
         scales = np.maximum(high / np.float32(middle - 1), low / np.float32(-middle))
         scales[scales == 0] = 1
     s = _rounded(x, scales, middle)  # [rows, groups, size]
-    along, length = np.vecdot(x, s), np.vecdot(s, s)  # [rows, groups]
-    squared_norm = np.vecdot(x, x)
-    squared_error = squared_norm - 2 * scales * along + scales * scales * length
+    error, norm = _error_and_norm(x, s, scales, None)
+    weighted_error, weighted_norm = error, norm
+    if importance is not None:
+        weighted_error, weighted_norm = _error_and_norm(x, s, scales, importance)
     return Groups(
         codes=(s + np.float32(middle)).astype(np.uint8).reshape(rows, columns),
         scales=scales,
         zero_points=None,
-        squared_error=max(0.0, float(squared_error.sum(dtype=np.float64))),
-        squared_norm=float(squared_norm.sum(dtype=np.float64)),
+        sums=ErrorSums(error, norm, weighted_error, weighted_norm),
     )
 
 
-def _multiples(x: Floats, spans: Floats, middle: int, *, searched: bool) -> Floats:
+def _error_and_norm(x: Floats, s: Floats, scales: Floats, importance: Floats | None) -> tuple[float, float]:
+    """The sums over all numbers of (s * scale - x)**2 and x**2."""
+    along, length = _product(x, s, importance), _product(s, s, importance)  # [rows, groups]
+    squared_norm = _product(x, x, importance)
+    squared_error = squared_norm - 2 * scales * along + scales * scales * length
+    error, norm = (float(each.sum(dtype=np.float64)) for each in (squared_error, squared_norm))
+    return max(0.0, error), norm
+
+
+def _product(a: Floats, b: Floats, importance: Floats | None) -> Floats:
+    """The products of groups, each number of them counted by its importance: [rows, groups]."""
+    products: Floats = np.vecdot(a if importance is None else a * importance, b)
+    return products
+
+
+def _multiples(x: Floats, spans: Floats, middle: int, importance: Floats | None, search: _Search) -> Floats:
     """Scales of x [rows, groups, size]: whole multiples of a row's scale, float32 [rows, groups]."""
     largest = spans.max(axis=1, keepdims=True)  # [rows, 1]
     best_error = np.full((len(x), 1), np.inf, np.float32)
     unit, multiples = np.empty_like(largest), np.empty_like(spans)
-    for shrink in _ROW_CANDIDATES if searched else _ROW_CANDIDATES[:1]:
-        row_unit = largest * np.float32(shrink / LARGEST_MULTIPLE)
+    for clipping in search.clippings:
+        row_unit = largest * np.float32(clipping / LARGEST_MULTIPLE)
         chosen, error = _best_multiples(
-            x, spans, row_unit, middle, _STEPS_DOWN if searched else _STEPS_DOWN[:1]
+            x, spans, row_unit, middle, importance=importance, steps_down=search.steps_down
         )
         better = error < best_error
         np.copyto(unit, row_unit, where=better)
         np.copyto(multiples, chosen, where=better)
         np.copyto(best_error, error, where=better)
-    if searched:
+    if len(search.clippings) > 1:
         # The row's scale with the least squared error for these codes and multiples.
         s = _rounded(x, unit * multiples, middle)
-        along = (multiples * np.vecdot(x, s)).sum(axis=1, keepdims=True)
-        length = (multiples * multiples * np.vecdot(s, s)).sum(axis=1, keepdims=True)
+        along = (multiples * _product(x, s, importance)).sum(axis=1, keepdims=True)
+        length = (multiples * multiples * _product(s, s, importance)).sum(axis=1, keepdims=True)
         np.divide(along, length, out=unit, where=(length > 0) & (along > 0))
     scales: Floats = unit * multiples
     return scales
 
 
 def _best_multiples(
-    x: Floats, spans: Floats, unit: Floats, middle: int, steps_down: tuple[int, ...]
+    x: Floats,
+    spans: Floats,
+    unit: Floats,
+    middle: int,
+    *,
+    importance: Floats | None,
+    steps_down: tuple[int, ...],
 ) -> tuple[Floats, Floats]:
     """For each group of x [rows, groups, size] its multiple of `unit` [rows, 1] with the least squared error.
 
@@ -120,7 +162,7 @@ def _best_multiples(
         multiples = np.where(widest, spanning, np.maximum(spanning - np.float32(down), 1))
         scales = unit * multiples
         s = _rounded(x, scales, middle)
-        error = scales * (scales * np.vecdot(s, s) - 2 * np.vecdot(x, s))
+        error = scales * (scales * _product(s, s, importance) - 2 * _product(x, s, importance))
         best = np.where(error < best_error, multiples, best)
         best_error = np.minimum(error, best_error)
     return best, best_error.sum(axis=1, keepdims=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Scales = Literal["free", "multiples"]
+Scales = Literal["free", "multiples", "offset"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Scheme:
 
     `scales` "multiples" is for engines that keep one scale a row: with 4 bits the scale of a group is that of
     its row times a whole number from 1 to 16, with 8 bits it is that of its row. See `quantize.row_scales`.
+    "offset" is for those that add a float16 number to each group and take no zero point away: a weight is
+    `code * scale + offset`.
     """
 
     bits: Literal[4, 8]

@@ -93,7 +93,7 @@ def _operators() -> None:
         errors.append(
             (
                 f"groups of {size}",
-                *(f"{each.squared_error / each.squared_norm:.2%}" for each in (free, multiples)),
+                *(f"{each.sums.squared_error / each.sums.squared_norm:.2%}" for each in (free, multiples)),
             )
         )
     report(("normal weights, 4 bits: squared error", "free scales", "whole multiples of the row's"), errors)

@@ -110,10 +110,10 @@ class TestEveryScheme:
         groups = Quantizer().quantize(weights, plan)
         check_well_formed(groups, plan, weights)
         norm = float((weights.astype(np.float64) ** 2).sum())
-        assert groups.squared_norm == pytest.approx(norm, rel=1e-5, abs=1e-30)
+        assert groups.sums.squared_norm == pytest.approx(norm, rel=1e-5, abs=1e-30)
         # The error is a difference of sums of float32 that may be as large as the norm.
-        assert abs(groups.squared_error - squared_error(groups, plan, weights)) <= 1e-5 * norm + 1e-30
-        assert 0 <= groups.squared_error <= norm * (1 + 1e-5)
+        assert abs(groups.sums.squared_error - squared_error(groups, plan, weights)) <= 1e-5 * norm + 1e-30
+        assert 0 <= groups.sums.squared_error <= norm * (1 + 1e-5)
 
     @settings(max_examples=examples(150))
     @given(st.sampled_from(ALL), drawn_blocks(3, 7))
@@ -136,7 +136,7 @@ class TestEveryScheme:
             assert spanned.max() <= 65504
             check_well_formed(found, plan, weights)
             norm = float((groups**2).sum())
-            assert abs(found.squared_error - squared_error(found, plan, weights)) <= 1e-5 * norm
+            assert abs(found.sums.squared_error - squared_error(found, plan, weights)) <= 1e-5 * norm
 
     @settings(max_examples=examples(100))
     @given(st.sampled_from(ALL), blocks())
@@ -162,7 +162,9 @@ class TestEveryScheme:
         if whole.zero_points is not None:
             zero_points = [part.zero_points for part in parts if part.zero_points is not None]
             np.testing.assert_array_equal(np.concatenate(zero_points), whole.zero_points)
-        assert sum(part.squared_error for part in parts) == pytest.approx(whole.squared_error, rel=1e-6)
+        assert sum(part.sums.squared_error for part in parts) == pytest.approx(
+            whole.sums.squared_error, rel=1e-6
+        )
 
     @every_plan
     def test_the_weights_stay_as_they_were(self, plan: TensorPlan) -> None:
@@ -244,7 +246,7 @@ class TestEveryScheme:
         else:
             check_well_formed(found, plan, weights)
             real = squared_error(found, plan, weights)
-            assert found.squared_error == pytest.approx(real, abs=1e-5 * found.squared_norm)
+            assert found.sums.squared_error == pytest.approx(real, abs=1e-5 * found.sums.squared_norm)
 
     @every_plan
     @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgephi.declared.recipe import Method
-from edgephi.quantize.groups import dequantize
+from edgephi.quantize.groups import restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scales, Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
@@ -19,17 +19,18 @@ EVERY_WAY = list(itertools.product(typing.get_args(Method), typing.get_args(Scal
 @pytest.mark.parametrize(("method", "scales"), EVERY_WAY)
 def test_finds_codes_in_every_way(method: Method, scales: Scales, bits: typing.Literal[4, 8]) -> None:
     weights = np.random.default_rng(0).standard_normal((24, 128), np.float32)
-    groups = Quantizer().quantize(weights, TensorPlan(Scheme(bits, 32, scales=scales), method))
-    off = dequantize(groups.codes, groups.scales, 1 << (bits - 1)) - weights
-    assert groups.squared_error == pytest.approx(float((off**2).sum()), rel=2e-2)
-    assert groups.squared_error < (0.01 if bits == 4 else 1e-4) * groups.squared_norm
+    scheme = Scheme(bits, 32, symmetric=scales != "offset", scales=scales)
+    groups = Quantizer().quantize(weights, TensorPlan(scheme, method))
+    off = restored(groups, scheme) - weights
+    assert groups.sums.squared_error == pytest.approx(float((off**2).sum()), rel=2e-2)
+    assert groups.sums.squared_error < (0.01 if bits == 4 else 1e-4) * groups.sums.squared_norm
 
 
 def test_one_that_has_done_other_plans_gives_the_same() -> None:
     weights = np.random.default_rng(1).standard_normal((24, 128), np.float32)
     used = Quantizer()
     for method, scales in EVERY_WAY * 2:
-        plan = TensorPlan(Scheme(4, 64, scales=scales), method)
+        plan = TensorPlan(Scheme(4, 64, symmetric=scales != "offset", scales=scales), method)
         once, again = Quantizer().quantize(weights, plan), used.quantize(weights, plan)
         assert (once.codes == again.codes).all()
         assert (once.scales == again.scales).all()

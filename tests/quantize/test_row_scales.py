@@ -35,17 +35,17 @@ class TestFourBits:
     def test_the_reported_error_is_that_of_the_codes(self) -> None:
         weights = some_weights()
         groups = Quantizer().quantize(weights, plan())
-        assert groups.squared_error == pytest.approx(error_of(groups, weights, 4), rel=1e-3)
+        assert groups.sums.squared_error == pytest.approx(error_of(groups, weights, 4), rel=1e-3)
 
     def test_costs_little_more_than_free_scales(self) -> None:
         weights = some_weights()
-        free = Quantizer().quantize(weights, TensorPlan(Scheme(4, 32))).squared_error
-        assert Quantizer().quantize(weights, plan()).squared_error < 1.3 * free
+        free = Quantizer().quantize(weights, TensorPlan(Scheme(4, 32))).sums.squared_error
+        assert Quantizer().quantize(weights, plan()).sums.squared_error < 1.3 * free
 
     def test_searching_is_better_than_rounding(self) -> None:
         weights = some_weights()
-        rounded = Quantizer().quantize(weights, plan(method="rtn")).squared_error
-        assert Quantizer().quantize(weights, plan()).squared_error < 0.95 * rounded
+        rounded = Quantizer().quantize(weights, plan(method="rtn")).sums.squared_error
+        assert Quantizer().quantize(weights, plan()).sums.squared_error < 0.95 * rounded
 
     def test_rows_of_zeros_stay_zero(self) -> None:
         weights = some_weights()

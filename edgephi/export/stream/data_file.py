@@ -12,16 +12,21 @@ from edgephi.bundle.chunks import ChunkHashes
 from edgephi.export.stream.packed_tensor import PackedTensor
 from edgephi.export.stream.quantized_block import QuantizedBlock
 from edgephi.export.stream.reads import Job
+from edgephi.quantize.groups import ErrorSums
 from edgephi.quantize.scheme import Scheme
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """What quantisation did to one tensor: relative squared error |w - original|² / |original|²."""
+    """What quantisation did to one tensor: relative squared error |w - original|² / |original|².
+
+    Weighted, each weight counts as much as the mean square of its input; None where that was not measured.
+    """
 
     name: str
     scheme: Scheme
     relative_squared_error: float
+    weighted_relative_squared_error: float | None = None
 
 
 class DataFile:
@@ -32,8 +37,7 @@ class DataFile:
         self._hash = hashlib.sha256()
         self.chunks = ChunkHashes(chunk_sizes)
         self._later: list[list[NDArray[np.generic]]] = []
-        self._squared_error = 0.0
-        self._squared_norm = 0.0
+        self._sums = ErrorSums()
         self.position = 0
         self.errors: list[TensorError] = []
 
@@ -42,12 +46,11 @@ class DataFile:
         if job.start == 0:
             self.seek(tensor.regions[0].offset)
             self._later = [[] for _ in tensor.regions[1:]]
-            self._squared_error = self._squared_norm = 0.0
+            self._sums = ErrorSums()
         self.write(block.regions[0])
         for kept, array in zip(self._later, block.regions[1:], strict=True):
             kept.append(array)
-        self._squared_error += block.squared_error
-        self._squared_norm += block.squared_norm
+        self._sums += block.sums
         if job.stop < tensor.rows:
             return
         for region, kept in zip(tensor.regions[1:], self._later, strict=True):
@@ -55,8 +58,16 @@ class DataFile:
             for array in kept:
                 self.write(array)
         if tensor.scheme is not None:
-            relative = self._squared_error / self._squared_norm if self._squared_norm else 0.0
-            self.errors.append(TensorError(tensor.name, tensor.scheme, relative))
+            sums = self._sums
+            weighted = _relative(sums.weighted_squared_error, sums.weighted_squared_norm)
+            self.errors.append(
+                TensorError(
+                    tensor.name,
+                    tensor.scheme,
+                    _relative(sums.squared_error, sums.squared_norm),
+                    None if tensor.plan.importance is None else weighted,
+                )
+            )
 
     def seek(self, offset: int) -> None:
         """Fill with zeros up to `offset`."""
@@ -75,3 +86,7 @@ class DataFile:
     def hexdigest(self) -> str:
         """The sha256 of all that was written."""
         return self._hash.hexdigest()
+
+
+def _relative(squared_error: float, squared_norm: float) -> float:
+    return squared_error / squared_norm if squared_norm else 0.0

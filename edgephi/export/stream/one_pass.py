@@ -29,7 +29,7 @@ from edgephi.export.stream.packed_tensor import PackedTensor, Region
 from edgephi.export.stream.quantized_block import BlockQuantizer, Pack, QuantizedBlock
 from edgephi.export.stream.quantizing_process import QuantizingProcess
 from edgephi.export.stream.reads import Job, Read, Reads
-from edgephi.quantize.groups import NotFiniteError
+from edgephi.quantize.groups import ErrorSums, NotFiniteError
 from edgephi.steps import Step, silent
 
 # So many weights to quantise are worth starting processes, which takes as long as quantising 2**24 of them.
@@ -128,7 +128,7 @@ class _Block:
     packed: QuantizedBlock
 
 
-_NOTHING = QuantizedBlock((), 0.0, 0.0)
+_NOTHING = QuantizedBlock((), ErrorSums())
 
 
 def _in_order(work: Iterator[tuple[Job, Future[_Block]]], *, ahead: int) -> Iterator[tuple[Job, _Block]]:
@@ -176,16 +176,17 @@ def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: _Qu
     if job.tensor is None:
         return _Block(raw, _NOTHING)
     rows, dtype = _joined(job, raw)
+    plan = job.tensor.plan.of_rows(job.start, job.stop)
     if job.tensor.scheme is None:
         # The value that overflows a smaller type is infinite there: it must not come through either.
         with np.errstate(over="ignore"):
-            plain = to_float32(rows, dtype).astype(job.tensor.plain_dtype, copy=False)
+            plain = plan.factored(to_float32(rows, dtype)).astype(job.tensor.plain_dtype, copy=False)
         if not np.isfinite(plain).all():
             kind = np.dtype(job.tensor.plain_dtype).name
             raise _not_finite(_largest(job, raw), f"NaN or infinity, or a value past {kind}'s range")
-        return _Block(raw, QuantizedBlock((plain,), 0.0, 0.0))
+        return _Block(raw, QuantizedBlock((plain,), ErrorSums()))
     try:
-        packed = quantizers.mine().quantize(rows, dtype, job.stop - job.start, job.tensor.plan, pack)
+        packed = quantizers.mine().quantize(rows, dtype, job.stop - job.start, plan, pack)
     except NotFiniteError as cause:
         raise _not_finite(_largest(job, raw), str(cause)) from None
     return _Block(raw, packed)

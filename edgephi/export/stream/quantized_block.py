@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import to_float32
-from edgephi.quantize.groups import Groups
+from edgephi.quantize.groups import ErrorSums, Groups
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
@@ -21,11 +21,10 @@ A function of a module, or `functools.partial` of one: it travels to the process
 
 @dataclass(frozen=True)
 class QuantizedBlock:
-    """A block of rows as it lies in the artifact: an array for each region, and the two sums of `Groups`."""
+    """A block of rows as it lies in the artifact: an array for each region, and the error."""
 
     regions: tuple[NDArray[np.generic], ...]
-    squared_error: float
-    squared_norm: float
+    sums: ErrorSums
 
 
 class BlockQuantizer:
@@ -39,7 +38,9 @@ class BlockQuantizer:
     ) -> QuantizedBlock:
         """Quantise `rows` rows, whose bytes in the checkpoint are `raw` and whose dtype there is `dtype`.
 
+        The plan is for these rows alone, as `TensorPlan.of_rows` gives it.
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        groups = self._quantizer.quantize(to_float32(raw, dtype).reshape(rows, -1), plan)
-        return QuantizedBlock(pack(groups, plan.quantised), groups.squared_error, groups.squared_norm)
+        weights = plan.factored(to_float32(raw, dtype).reshape(rows, -1))
+        groups = self._quantizer.quantize(weights, plan)
+        return QuantizedBlock(pack(groups, plan.quantised), groups.sums)

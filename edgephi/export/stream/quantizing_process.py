@@ -55,7 +55,7 @@ class QuantizingProcess:
             answer = self._connection.recv()
             if isinstance(answer, NotFiniteError):
                 raise answer
-            squared_error, squared_norm, layouts = answer
+            sums, layouts = answer
             regions = []
             for dtype_name, shape in layouts:
                 region = np.empty(shape, dtype_name)
@@ -66,7 +66,7 @@ class QuantizingProcess:
                 f"expected an answer of the process that quantises, found that it {self._status()}",
                 hint="most likely memory ran out: stop other programs, then build again",
             ) from None
-        return QuantizedBlock(tuple(regions), squared_error, squared_norm)
+        return QuantizedBlock(tuple(regions), sums)
 
     def close(self) -> None:
         """End the process, in the middle of a block too."""
@@ -93,7 +93,7 @@ def serve(connection: Connection) -> None:
             continue
         regions = [np.ascontiguousarray(region) for region in block.regions]
         layouts = [(region.dtype.str, region.shape) for region in regions]
-        connection.send((block.squared_error, block.squared_norm, layouts))
+        connection.send((block.sums, layouts))
         for region in regions:
             connection.send_bytes(region.reshape(-1).view(np.uint8).data)
 

@@ -41,7 +41,7 @@ from edgephi.export.gguf.tokenizer import breaks_after, chat_template, read_gguf
 from edgephi.export.gguf.weights import read_tensors
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.tensor_names import tensor_name
-from edgephi.quantize.groups import Groups
+from edgephi.quantize.groups import ErrorSums, Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.reference.evaluation_text import evaluation_tokens
 from edgephi.runtime.engines.llama_cpp.adapter import LlamaEngine, open_engine
@@ -347,7 +347,7 @@ def test_blocks_are_what_the_gguf_library_unpacks(
     scales = data.draw(
         arrays(np.float16, (rows, groups), elements=st.floats(-8, 8, width=16, allow_subnormal=True))
     )
-    (blocks,) = layout.pack(Groups(codes, scales, None, 0.0, 0.0), scheme)
+    (blocks,) = layout.pack(Groups(codes, scales, None, ErrorSums()), scheme)
     kind = gguf.GGMLQuantizationType.Q4_0 if bits == 4 else gguf.GGMLQuantizationType.Q8_0
     found = gguf.quants.dequantize(np.asarray(blocks).reshape(rows, -1), kind)
     expected = (codes.astype(np.float32) - scheme.middle) * scales.astype(np.float32).repeat(32, axis=1)

@@ -29,7 +29,7 @@ from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export.mlx import exporter, layout
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.tensor_names import tensor_name
-from edgephi.quantize.groups import Groups, dequantize
+from edgephi.quantize.groups import ErrorSums, Groups, dequantize
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
@@ -347,7 +347,7 @@ def test_packed_groups_are_what_mlx_unpacks(data: st.DataObject) -> None:
     exponent = data.draw(st.integers(-24, 4))  # down to the smallest float16 that there is
     scales = (random.standard_normal((rows, groups)) * 2.0**exponent).astype(np.float16)
     zeros = None if scheme.symmetric else random.integers(0, scheme.levels, (rows, groups)).astype(np.uint8)
-    packed = layout.pack(Groups(codes, scales, zeros, 0.0, 1.0), scheme, floats)
+    packed = layout.pack(Groups(codes, scales, zeros, ErrorSums()), scheme, floats)
     assert {array.dtype for array in packed[1:]} == {floats}
     small = [mx.array(array).astype(mx.float32) for array in packed[1:]]
     words = mx.array(packed[0].view(np.uint32))
@@ -360,7 +360,7 @@ def test_mlx_packs_the_same_words(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     words, scales, biases = mx.quantize(mx.array(random.standard_normal((8, 256))), group_size=64, bits=4)
     found = np.array(mx.dequantize(words, mx.ones_like(scales), mx.zeros_like(biases), group_size=64, bits=4))
-    groups = Groups(found.astype(np.uint8), np.ones((8, 4), np.float16), None, 0.0, 1.0)
+    groups = Groups(found.astype(np.uint8), np.ones((8, 4), np.float16), None, ErrorSums())
     packed = layout.pack(groups, Scheme(4, 64), np.dtype(np.float16))[0]
     np.testing.assert_array_equal(packed.view(np.uint32), np.array(words))
 

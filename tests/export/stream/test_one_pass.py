@@ -193,7 +193,7 @@ class TestReport:
         assert [error.name for error in report.errors] == ["embedding", "first", "second"]
         for error in report.errors:
             groups = Quantizer().quantize(weights()[error.name], PLANS[error.name])
-            expected = groups.squared_error / groups.squared_norm
+            expected = groups.sums.squared_error / groups.sums.squared_norm
             assert error.relative_squared_error == pytest.approx(expected, rel=1e-4)
 
     def test_a_tensor_of_zeros_has_no_error(self, tmp_path: Path) -> None:
