@@ -31,7 +31,7 @@ the device      flash
                 runtime
 
 the ground      machine
-                bundle
+                bundle chat
                 engines
                 processes
                 guards

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from edgephi.bundle.chat_formats import PHI_3_CHAT
-from edgephi.checkpoint.conversation import render_conversation
+from edgephi.chat.formats import PHI_3_CHAT
+from edgephi.chat.rendering import render_chat
 
-as_phi_3 = partial(render_conversation, PHI_3_CHAT.template)
+as_phi_3 = partial(render_chat, PHI_3_CHAT.template, answer_follows=False)
 """A conversation as text."""

@@ -5,6 +5,7 @@ import os
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import edgephi
 from edgephi.build.plan import Plan
@@ -27,8 +28,11 @@ from edgephi.bundle.manifest import (
 from edgephi.bundle.unfinished import file_sha256, list_files
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.locate import DEMO, DEMO_ID
+from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import DEFAULT
+from edgephi.engines.facts.engine import EngineFacts
+from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import UsageError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import upstream
@@ -86,7 +90,7 @@ def manifest_of(
         ),
         target=TargetFacts(target.name, target.engine, target.provider, target.arch),
         quant=facts,
-        chat=ChatFacts(checkpoint.tokenizer.chat.template, checkpoint.tokenizer.stop_token_ids),
+        chat=chat_facts(checkpoint.tokenizer),
         limits=_limits(plan),
         requires=Requires(
             memory_bytes=plan.memory.total,
@@ -104,7 +108,19 @@ def manifest_of(
             exporter=exporter_name,
         ),
         security_floor=request.security_floor,
+        tokenizer=encodes_with(facts_of(target.engine), checkpoint.tokenizer),
     )
+
+
+def chat_facts(tokenizer: TokenizerFacts) -> ChatFacts:
+    """What a manifest says of the conversations of a checkpoint with this tokenizer."""
+    chat = tokenizer.chat
+    return ChatFacts(chat.template, tokenizer.stop_token_ids, chat.source, dict(chat.variables))
+
+
+def encodes_with(engine: EngineFacts, tokenizer: TokenizerFacts) -> Literal["engine", "tokenizers"]:
+    """Who turns text into tokens on the device."""
+    return "engine" if tokenizer.kind in engine.encodes else "tokenizers"
 
 
 def _known_files(report: StreamReport) -> list[FileEntry]:

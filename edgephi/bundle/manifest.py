@@ -7,7 +7,7 @@ Both sides of the wall read this module, so it needs the standard library only. 
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -80,10 +80,16 @@ class QuantFacts:
 
 @dataclass(frozen=True)
 class ChatFacts:
-    """The Jinja chat template that renders a conversation, and every token id that ends an answer."""
+    """The Jinja chat template that renders a conversation, and every token id that ends an answer.
+
+    `source` is the checkpoint's file that the template comes from, or the name of edgephi's own. `variables`
+    are the texts that the template finds under names such as `bos_token`.
+    """
 
     template: str
     stop_token_ids: tuple[int, ...]
+    source: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,7 @@ class Manifest:
     """The whole of `bundle.json`. `sequence` orders the releases of one `name`, `created` is ISO 8601 UTC.
 
     A device that has this release, and checks signatures, takes none of that name below `security_floor`.
+    `tokenizer` turns text into tokens: the engine's own, or the `tokenizers` library, where that one differs.
     """
 
     schema: str
@@ -227,6 +234,7 @@ class Manifest:
     wheels: tuple[Wheelhouse, ...] = ()
     probe: Probe | None = None
     security_floor: int = 0
+    tokenizer: Literal["engine", "tokenizers"] = "engine"
 
     def memory_at(self, context: int) -> int:
         """Bytes of memory that a device needs at a context of so many tokens, at most the full one."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
 from edgephi.checkpoint.config import family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
@@ -25,7 +26,7 @@ from edgephi.checkpoint.safetensors import (
     to_float32,
 )
 from edgephi.checkpoint.source import Source
-from edgephi.checkpoint.tokenizer import CONFIG_FILE, TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from edgephi.errors import BadCheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -55,23 +56,38 @@ class Checkpoint:
     def copy_tokenizer(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`, for engines that read them as they are.
 
-        The chat template becomes that of the bundle: it is a program, which engines parse when they open the
-        file, and the one that some checkpoints publish drops the system message. Raises BadCheckpointError.
+        The chat template becomes that of the bundle, and stands in the configuration only: engines read it in
+        one place or another. A checkpoint without a configuration gets the little that engines ask for.
+        Raises BadCheckpointError.
         """
         for name in self.tokenizer.files:
-            if name == CONFIG_FILE:
-                self._copy_configuration(self.folder / name, folder / name)
-            else:
+            if name not in (CONFIG_FILE, TEMPLATE_FILE):
                 shutil.copyfile(self.folder / name, folder / name)
-
-    def _copy_configuration(self, source: Path, copy: Path) -> None:
-        content = read_json_object(source, where=str(source))
-        template = self.tokenizer.chat.template
-        if content.get("chat_template", template) == template:
-            shutil.copyfile(source, copy)
-            return
+        source, template = self.folder / CONFIG_FILE, self.tokenizer.chat.template
+        if source.is_file():
+            content = dict(read_json_object(source, where=str(source)))
+            if content.get("chat_template", template) == template:
+                shutil.copyfile(source, folder / CONFIG_FILE)
+                return
+        else:
+            content = self._plain_configuration()
         text = json.dumps({**content, "chat_template": template}, indent=2, ensure_ascii=False)
-        copy.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+
+    def _plain_configuration(self) -> dict[str, Any]:
+        """The class that reads a `tokenizer.json` of this kind, and the tokens around its texts."""
+        texts = {id_: text for text, id_ in self.tokenizer.special_tokens.items()}
+        named = {
+            "bos_token": self.architecture.bos_token_id,
+            "eos_token": next(iter((*self.architecture.eos_token_ids, *self.tokenizer.stop_token_ids)), None),
+            "pad_token": self.architecture.pad_token_id,
+        }
+        return {
+            "tokenizer_class": "GPT2Tokenizer" if self.tokenizer.kind == "byte-level" else "LlamaTokenizer",
+            "add_bos_token": False,
+            "add_eos_token": False,
+            **{role: texts[id_] for role, id_ in named.items() if id_ in texts},
+        }
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,24 @@
 """A conversation as a checkpoint writes it: its messages in the form of its chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from edgephi.chat.template import ChatTemplate
+from edgephi.checkpoint.chat_form import ChatForm
+from edgephi.errors import BadInputError
 
 
-def render_conversation(template: str, messages: Sequence[dict[str, str]]) -> str:
-    """A whole conversation by a template of edgephi's own, which is Jinja; its last turn is the end."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def conversation_renderer(chat: ChatForm) -> Callable[[Sequence[dict[str, str]]], str]:
+    """What writes whole conversations in this form; the last turn is the end of each.
 
-    # The same settings as in transformers, whose templates these are.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(messages=list(messages), add_generation_prompt=False)
+    Where a template refuses system messages, they are left out.
+    """
+    template = ChatTemplate(chat.template, chat.variables)
+
+    def render(messages: Sequence[dict[str, str]]) -> str:
+        try:
+            return template.render(messages, answer_follows=False)
+        except BadInputError:
+            others = [message for message in messages if message["role"] != "system"]
+            return template.render(others, answer_follows=False)
+
+    return render

@@ -1,4 +1,4 @@
-"""What a checkpoint's tokenizer says: its special tokens, its chat format and the ids that end an answer.
+"""What a checkpoint's tokenizer says: its special tokens, its chat form and the ids that end an answer.
 
 The real parser (the `tokenizers` library) reads the file, so that what passes here loads on the device too.
 """
@@ -8,15 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgephi.bundle.chat_formats import ChatFormat, chat_format
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.chat_form import (
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    TEMPLATE_FILE,
+    ChatForm,
+    read_chat_form,
+)
+from edgephi.engines.facts.engine import TokenizerKind
 from edgephi.errors import BadCheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
-CONFIG_FILE = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer.json", CONFIG_FILE, "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+    "added_tokens.json",
+    TEMPLATE_FILE,
+)
 """The files a tokenizer may have; the first one is required."""
 
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
@@ -27,21 +39,22 @@ class TokenizerFacts:
     """A checked tokenizer. `vocabulary_size` is its highest id plus one, at most the model's.
 
     `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not
-    the file flags it as special. `stop_token_ids`, ascending, end an answer. `files` go into a bundle.
+    the file flags it as special. `stop_token_ids`, ascending, end an answer. `files` are those there are.
     """
 
     vocabulary_size: int
     special_tokens: Mapping[str, int]
-    chat: ChatFormat
+    chat: ChatForm
     stop_token_ids: tuple[int, ...]
     files: tuple[str, ...]
+    kind: TokenizerKind
 
 
 def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
     """Read and check the tokenizer in `folder` against the model it belongs to. Raises BadCheckpointError.
 
-    An answer ends at every token that the model's configs or its chat format name: exports that keep only
-    one of the two run past the end of the answer.
+    An answer ends at every token that the configs of model or tokenizer or the chat form name: exports that
+    keep only one of them run past the end of the answer.
     """
     tokenizer = _load(folder)
     ids = tokenizer.get_vocab(with_added_tokens=True)
@@ -59,20 +72,21 @@ def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
                 hint=_HINT,
             )
     special_tokens = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
-    chat = chat_format(architecture.vocabulary_size, special_tokens)
-    if chat is None:
+    chat = read_chat_form(folder, architecture.vocabulary_size, special_tokens)
+    stops = {special_tokens[token] for token in chat.stop_texts}
+    stops = stops.union(architecture.eos_token_ids)
+    if not stops:
         raise BadCheckpointError(
-            f"{folder / 'tokenizer.json'}: expected the chat tokens of the Phi-3 family "
-            f"(<|user|>, <|assistant|>, <|end|>), found none",
+            f"{folder / CONFIG_FILE}: expected a token that ends an answer (eos_token), found none",
             hint=_HINT,
         )
-    stops = {special_tokens[token] for token in chat.stop_tokens if token in special_tokens}
     return TokenizerFacts(
         vocabulary_size=size,
         special_tokens=special_tokens,
         chat=chat,
-        stop_token_ids=tuple(sorted(stops.union(architecture.eos_token_ids))),
+        stop_token_ids=tuple(sorted(stops)),
         files=tuple(name for name in TOKENIZER_FILES if (folder / name).is_file()),
+        kind="byte-level" if "ByteLevel(" in str(tokenizer.pre_tokenizer) else "sentencepiece",
     )
 
 

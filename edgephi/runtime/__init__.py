@@ -48,9 +48,9 @@ def load(
     from edgephi.bundle.files import check_architecture, check_files
     from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
+    from edgephi.chat.template import ChatTemplate
     from edgephi.machine.memory import available_memory, check_memory
     from edgephi.runtime.session import Session
-    from edgephi.runtime.text.chat_template import ChatTemplate
 
     folder = Path(bundle)
     if folder.is_symlink():  # it may lead to another bundle before this one is read to its end
@@ -58,7 +58,7 @@ def load(
     manifest = read_manifest(folder)
     check_architecture(manifest)
     check_files(folder, manifest, quick=True)
-    ChatTemplate(manifest.chat.template).check()
+    ChatTemplate(manifest.chat.template, manifest.chat.variables).check()
     check_artifact(manifest, lambda entry: folder / entry.path)
     served, shortage = check_memory(manifest, available_memory(), context)
     if shortage is not None:

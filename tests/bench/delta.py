@@ -27,7 +27,7 @@ _OLD_TOKEN, _NEW_TOKEN = "<|placeholder1|>", "<|tea|>"
 # A release of edgephi whose Phi-3 template says that when nobody says anything else.
 _WITH_PROMPT = f"""
 import dataclasses
-from edgephi.bundle import chat_formats as phi
+from edgephi.chat import formats as phi
 from edgephi.cli.main import main
 system = "{{{{ '<|system|>\\n{_PROMPT}<|end|>\\n' }}}}"
 template = "{{% if messages[0]['role'] != 'system' %}}" + system + "{{% endif %}}" + phi.PHI_3_CHAT.template

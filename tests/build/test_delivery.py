@@ -13,9 +13,9 @@ import pytest
 
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
-from edgephi.bundle.chat_formats import PHI_3_CHAT
 from edgephi.bundle.chunks import FileEntry, chunks_of
 from edgephi.bundle.manifest import Manifest, Probe, read_manifest
+from edgephi.chat.formats import PHI_3_CHAT
 from edgephi.checkpoint import tokenizer as tokenizer_module
 from edgephi.declared.recipe import Question, Recipe, read_recipe
 from edgephi.declared.target import Target, read_target

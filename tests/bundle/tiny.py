@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from edgephi.bundle.chat_formats import PHI_3_CHAT
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     MANIFEST_NAME,
@@ -22,6 +21,7 @@ from edgephi.bundle.manifest import (
     TargetFacts,
     encode_manifest,
 )
+from edgephi.chat.formats import PHI_3_CHAT
 
 FILES = {"model/genai_config.json": b"{}", "model/model.onnx": b"graph", "model/model.onnx.data": bytes(3000)}
 

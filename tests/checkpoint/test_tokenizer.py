@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgephi.bundle import chat_formats as phi
+from edgephi.chat import formats as phi
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import encode, read_tokenizer
 from edgephi.errors import BadCheckpointError
@@ -33,7 +33,7 @@ def rejected(folder: Path) -> str:
 class TestFacts:
     def test_of_a_tiny_phi_3(self, tiny: Path) -> None:
         found = read_tokenizer(tiny, load_architecture(tiny))
-        assert found.chat is phi.PHI_3_CHAT
+        assert found.chat.built_in is phi.PHI_3_CHAT
         names = ("<|endoftext|>", "<|assistant|>", "<|end|>")
         assert found.stop_token_ids == tuple(found.special_tokens[name] for name in names)
         assert found.files == ("tokenizer.json", "tokenizer_config.json")
@@ -42,7 +42,7 @@ class TestFacts:
     def test_of_a_tiny_phi_4(self, tmp_path: Path) -> None:
         folder = write_tiny_checkpoint(tmp_path / "x", "phi-4", layers=1, hidden=64, ffn=64)
         found = read_tokenizer(folder, load_architecture(folder))
-        assert found.chat is phi.PHI_4_CHAT
+        assert found.chat.built_in is phi.PHI_4_CHAT
         assert found.stop_token_ids == (
             found.special_tokens["<|endoftext|>"],
             found.special_tokens["<|im_end|>"],
@@ -64,7 +64,7 @@ class TestFacts:
         found = read_tokenizer(shared / "tokenizers" / name, architecture)
         assert found.stop_token_ids == (32000, 32001, 32007)
         assert found.vocabulary_size == 32011
-        assert found.chat is phi.PHI_3_CHAT
+        assert found.chat.built_in is phi.PHI_3_CHAT
 
 
 class TestEncode:
@@ -99,7 +99,7 @@ class TestBadTokenizer:
 
     def test_without_chat_tokens(self, tiny: Path) -> None:
         changed(tiny, lambda table: table["added_tokens"].pop())  # <|user|>
-        assert "expected the chat tokens of the Phi-3 family" in rejected(tiny)
+        assert "expected a chat template, or the chat tokens of the Phi-3 family" in rejected(tiny)
 
     def test_that_does_not_know_the_end_of_text(self, tiny: Path) -> None:
         generation = json.loads((tiny / "generation_config.json").read_text())

@@ -18,6 +18,7 @@ BUILD_AND_CPU = {
     "gguf": "0.19.0",
     "httpx": "0.28.1",
     "huggingface-hub": "1.21.0",
+    "jinja2": "3.1.6",
     "numpy": "2.4.0",
     "onnx": "1.20.0",
     "onnxruntime": "1.32.0",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edgephi
-from edgephi.build.manifest import time_of_build
+from edgephi.build.manifest import chat_facts, encodes_with, time_of_build
 from edgephi.build.qnn_import.binaries import describe
 from edgephi.build.verify import probe_of, run_engine
 from edgephi.bundle.foreign_files import check_artifact
@@ -16,7 +16,6 @@ from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
     Certificate,
-    ChatFacts,
     Limits,
     Manifest,
     ModelFacts,
@@ -167,7 +166,7 @@ def _manifest(
             head_bits=bits,
             bits_per_weight=bits_per_weight,
         ),
-        chat=ChatFacts(tokenizer.chat.template, tokenizer.stop_token_ids),
+        chat=chat_facts(tokenizer),
         limits=Limits(artifact.context),
         requires=Requires(
             memory_bytes=engine_bytes + weights + artifact.context * per_token,
@@ -178,6 +177,7 @@ def _manifest(
         files=files,
         certificate=Certificate(level="off"),
         provenance=Provenance(edgephi.__version__, "", {}, EXPORTER),
+        tokenizer=encodes_with(FACTS, tokenizer),
     )
 
 

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.processors import MeasuredProcessor
 from edgephi.errors import NotSupportedError
+
+TokenizerKind = Literal["sentencepiece", "byte-level"]
+"""Pieces of letters, and bytes for what is in none of them; or words of bytes, as GPT-2 has them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class EngineFacts:
     file_copies: how many times an artifact's files hold the weights
     unloaded_folders: of the artifact, whose files no device loads
     parsed_templates: files of the artifact whose chat template the engine parses as soon as it is opened
+    encodes: the kinds of tokenizers for which the engine's own gives the ids of the `tokenizers` library, for
+    every text; for the others the library itself runs beside the engine
     """
 
     name: str
@@ -73,6 +79,7 @@ class EngineFacts:
     file_copies: int = 1
     unloaded_folders: tuple[str, ...] = ()
     parsed_templates: tuple[str, ...] = ()
+    encodes: tuple[TokenizerKind, ...] = ()
 
     @property
     def module(self) -> str:

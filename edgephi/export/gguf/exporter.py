@@ -111,7 +111,7 @@ def write_artifact(
             step=step,
         )
     shutil.copyfile(checkpoint.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-    chat, stops = checkpoint.tokenizer.chat, ends(checkpoint.tokenizer)
+    chat, stops = checkpoint.tokenizer.chat.built_in, ends(checkpoint.tokenizer)
     text = modelfile(
         MODEL_FILE,
         chat,

@@ -9,7 +9,7 @@ Source: Ollama's `docs/modelfile.md`, `parser/parser.go` and `template/template.
 
 from collections.abc import Iterable, Mapping
 
-from edgephi.bundle.chat_formats import ChatFormat
+from edgephi.chat.formats import ChatFormat
 
 MODELFILE = "Modelfile"
 
@@ -28,16 +28,19 @@ _TEMPLATES = {
 
 
 def modelfile(
-    model_file: str, chat: ChatFormat, breaks: Mapping[str, bool], stops: Iterable[str], context: int
+    model_file: str, chat: ChatFormat | None, breaks: Mapping[str, bool], stops: Iterable[str], context: int
 ) -> str:
     """The text of a Modelfile for the GGUF file `model_file` in the same folder.
 
     `breaks` says of `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>` whether a line break follows it.
+    Without a format of ours there is no Go template: then Ollama goes by the Jinja template in the GGUF file,
+    as far as it knows that one.
     """
+    written = "" if chat is None else f'TEMPLATE """{go_template(chat, breaks)}"""'
     lines = [
         "# ollama create NAME -f Modelfile",
         f"FROM ./{model_file}",
-        f'TEMPLATE """{go_template(chat, breaks)}"""',
+        *([written] if written else ["# the checkpoint's own chat template lies in that file, as Jinja"]),
         *(f'PARAMETER stop "{text}"' for text in stops),
         f"PARAMETER num_ctx {context}",
     ]

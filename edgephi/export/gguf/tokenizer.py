@@ -1,9 +1,9 @@
 """`tokenizer.json` -> the tokenizer that llama.cpp reads from a GGUF file.
 
-The family has two kinds. Phi-3's is a SentencePiece vocabulary: spaces become "▁", one is put before a text,
+There are two kinds. Phi-3's is a SentencePiece vocabulary: spaces become "▁", one is put before a text,
 and what is in no piece falls back to bytes. llama.cpp calls it "llama"; it has no list of merges but a score
 for each piece, and always joins the two neighbours that make the piece of the highest score. Phi-4's is a
-byte-level BPE with a pattern that splits the text first; llama.cpp calls it "gpt2", reads its merges, and
+byte-level BPE behind patterns that split the text first; llama.cpp calls it "gpt2", reads its merges, and
 knows patterns by name.
 
 Sources: `src/llama-vocab.cpp` of llama.cpp, its converter's special cases, and the `tokenizers` library.
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Never
 
-from edgephi.bundle.chat_formats import ChatFormat
+from edgephi.chat.formats import PHI_3_CHAT, ChatFormat
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
+from edgephi.export.word_patterns import DIGIT, GPT_2, word_patterns
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -32,13 +33,19 @@ _SENTENCEPIECE_NORMALIZERS = [
     {"type": "Prepend", "prepend": "▁"},
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
 ]
-# llama.cpp's names of the patterns that split a text before any merge, by the pattern in tokenizer.json.
-_SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "dbrx",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "gpt-4o",
+# llama.cpp's names of the patterns that split a text before any merge, by the patterns themselves.
+_SPLITS: dict[tuple[str, ...], str] = {
+    (DIGIT, GPT_2): "smollm",
+    (GPT_2,): "gpt-2",
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ): "dbrx",
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ): "gpt-4o",
 }
 # In a model whose name says Phi-3, llama.cpp lets every added token but these strip the white space after it.
 _STRIPPING_NAMES = ("phi-3", "phi3")
@@ -120,7 +127,8 @@ def add_tokenizer(
     writer.add_pad_token_id(end_of_text if architecture.pad_token_id is None else architecture.pad_token_id)
     writer.add_add_bos_token(tokenizer.add_bos)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(chat_template(tokenizer, facts.chat))
+    own, ours = facts.chat.template, facts.chat.built_in
+    writer.add_chat_template(own if ours is None else chat_template(tokenizer, ours))
 
 
 def ends(facts: TokenizerFacts) -> list[int]:
@@ -148,13 +156,13 @@ def suited_name(name: str, tokenizer: GgufTokenizer) -> str:
     return name
 
 
-def breaks_after(tokenizer: GgufTokenizer, chat: ChatFormat) -> Mapping[str, bool]:
+def breaks_after(tokenizer: GgufTokenizer, chat: ChatFormat | None) -> Mapping[str, bool]:
     """Whether a prompt for llama.cpp has a line break after `<|system|>`, `<|user|>`, … in Phi-3's format.
 
     A break that tokenizer.json lets a token strip, and llama.cpp does not, is better not written.
     """
     return {
-        text: chat.name == "phi-3" and (_all_strip(tokenizer) or not tokenizer.strips.get(text, False))
+        text: chat is PHI_3_CHAT and (_all_strip(tokenizer) or not tokenizer.strips.get(text, False))
         for text in ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
     }
 
@@ -162,7 +170,7 @@ def breaks_after(tokenizer: GgufTokenizer, chat: ChatFormat) -> Mapping[str, boo
 def chat_template(tokenizer: GgufTokenizer, chat: ChatFormat) -> str:
     """The Jinja template for llama.cpp's own tools: it makes the same tokens as the checkpoint's."""
     breaks = breaks_after(tokenizer, chat)
-    if chat.name != "phi-3" or all(breaks.values()):
+    if chat is not PHI_3_CHAT or all(breaks.values()):
         return chat.template
     roles = [text.strip("<|>") for text, broken in breaks.items() if broken]
     return (
@@ -234,18 +242,13 @@ def _check_sentencepiece(file: Path, data: Mapping[str, Any]) -> None:
 
 
 def _split(file: Path, data: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the pattern of a byte-level BPE."""
+    """llama.cpp's name of the patterns of a byte-level BPE."""
     if data.get("normalizer") is not None:
         _refuse(file, "no normaliser in a byte-level BPE", data["normalizer"])
-    steps = (data.get("pre_tokenizer") or {}).get("pretokenizers", [])
-    if [step["type"] for step in steps] == ["Split", "ByteLevel"]:
-        split, byte_level = steps
-        pattern = split["pattern"].get("Regex")
-        whole = (split["behavior"], split["invert"]) in (("Removed", True), ("Isolated", False))
-        plain = not byte_level["add_prefix_space"] and not byte_level.get("use_regex", True)
-        if whole and plain and pattern in _SPLITS:
-            return _SPLITS[pattern]
-    return _refuse(file, "the pre-tokenizer of Phi-4 or Phi-4-mini", data.get("pre_tokenizer"))
+    patterns = word_patterns(file, data.get("pre_tokenizer"), engine="GGUF")
+    if patterns not in _SPLITS:
+        _refuse(file, "patterns of words that llama.cpp knows", " then ".join(patterns))
+    return _SPLITS[patterns]
 
 
 def _adds_bos(post_processor: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from edgephi.export.openvino.vocabulary import (
     spellings_in,
     spellings_out,
 )
+from edgephi.export.word_patterns import DIGIT, GPT_2, NUMBER
 
 # Whose converter lays its graphs out like these: openvino-genai leaves what it takes for old as it is.
 _LAYOUT_VERSION = "2026.4.1.0"
@@ -31,7 +32,6 @@ _NUMBERS = [("i32", (UNKNOWN,))]
 _LARGEST = np.iinfo(np.int32).max
 # All that Unicode calls white space: what the `tokenizers` library strips beside a token.
 _SPACE = r"[\t-\r \x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
-_GPT_2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPLITS = {"Isolated": "isolate", "Removed": "remove"}
 _CACHED_WORDS = 20_000
 
@@ -232,7 +232,9 @@ def _pre_tokenize(graph: Graph, tokenizer: TokenizerFile, step: Step, pieces: Va
         return _split(graph, pieces, pattern, _SPLITS[step["behavior"]], invert=step["invert"])
     if kind == "ByteLevel" and not step["add_prefix_space"]:
         # What it does to letters, the vocabulary's spelling has undone.
-        return _split(graph, pieces, _GPT_2_WORDS, "isolate") if step.get("use_regex", True) else pieces
+        return _split(graph, pieces, GPT_2, "isolate") if step.get("use_regex", True) else pieces
+    if kind == "Digits":
+        return _split(graph, pieces, DIGIT if step["individual_digits"] else NUMBER, "isolate")
     if kind == "Metaspace" and not step["split"]:
         mark = step["replacement"]
         strings = _replace(graph, pieces[2:], " ", mark)

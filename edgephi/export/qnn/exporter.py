@@ -8,7 +8,6 @@ described in docs/targets/qnn.md and by `qnn.json`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from edgephi.bundle.qnn_artifact import (
 )
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
-from edgephi.checkpoint.conversation import render_conversation
+from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.checkpoint.tokenizer import encoder
 from edgephi.declared.soc import Soc, read_soc
@@ -216,7 +215,7 @@ def _calibration_tokens(checkpoint: Checkpoint, context: int) -> list[int]:
     """The passages of the calibration text one after the other, at most CALIBRATION_TOKENS or `context`."""
     passages = calibration_passages(
         encoder(checkpoint.folder),
-        partial(render_conversation, checkpoint.tokenizer.chat.template),
+        conversation_renderer(checkpoint.tokenizer.chat),
         tokens=min(CALIBRATION_TOKENS, context),
         context=context,
     )

@@ -19,12 +19,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.chat.template import ChatTemplate
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
-from edgephi.runtime.text.chat_template import ChatTemplate
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class MlxEngine:
         self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
         phi3, self._cache = modules
-        self._template = ChatTemplate(manifest.chat.template)
+        self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
             with mlx.core.stream(self._device):

@@ -6,20 +6,22 @@ onnxruntime-genai-cuda, which runs on CPUs too (extra `cuda`).
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
-from edgephi.commands import edgephi_command
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.chat.template import ChatTemplate
+from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.onnxruntime_genai import FACTS
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
-from edgephi.runtime.text.chat_template import ChatTemplate
+from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +65,23 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         onnxruntime_genai.__version__,
         manifest.requires.engines.get(NAME, ""),
     )
+    if manifest.tokenizer == "tokenizers" and importlib.util.find_spec("tokenizers") is None:
+        raise NotSupportedError(
+            f"this bundle runs on {NAME} with tokenizers, not installed",
+            hint=install_command(FACTS.provider(provider).extra),
+        )
     onnxruntime_genai.disable_telemetry_events()
     return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest, context, provider)
+
+
+class Tokenizer(Protocol):
+    """What text goes through."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens written in it become their ids."""
+
+    def decode_stream(self, before: int) -> TextStream:
+        """A decoder for the tokens that follow the token `before`."""
 
 
 class GenaiEngine:
@@ -78,7 +95,7 @@ class GenaiEngine:
         self.version: str = engine.__version__
         self.provider = provider
         self._engine = engine
-        self._template = ChatTemplate(manifest.chat.template)
+        self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._context = context
         self._long_above = manifest.limits.whole_prefill_above
         with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
@@ -89,7 +106,12 @@ class GenaiEngine:
             if provider != "cpu":
                 config.append_provider(provider)
             self._model = engine.Model(config)
-            self._tokenizer = engine.Tokenizer(self._model)
+            self._own_tokenizer = engine.Tokenizer(self._model) if manifest.tokenizer == "engine" else None
+        self._tokenizer: Tokenizer = (
+            _OwnTokenizer(self._own_tokenizer)
+            if self._own_tokenizer is not None
+            else CheckpointTokenizer(artifact / TOKENIZER_FILE)
+        )
         device: str = self._model.device_type.lower()
         if device != provider:
             raise NotSupportedError(
@@ -103,12 +125,12 @@ class GenaiEngine:
             # The engine takes C strings: everything after a NUL would be lost without a word.
             if "\0" in message["content"]:
                 raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
-        if not self._template.is_own:
+        if not self._template.is_own or self._own_tokenizer is None:
             return self._template.render(messages)
         with translated("bundle.json: chat: expected a template that renders the prompt"):
             return cast(
                 "str",
-                self._tokenizer.apply_chat_template(
+                self._own_tokenizer.apply_chat_template(
                     messages=json.dumps(messages),
                     template_str=self._template.text,
                     add_generation_prompt=True,
@@ -117,14 +139,11 @@ class GenaiEngine:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
-        with translated("expected text that the tokenizer can encode"):
-            return [int(token) for token in self._tokenizer.encode(text)]
+        return self._tokenizer.encode(text)
 
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
-        stream = self._tokenizer.create_stream()
-        stream.decode(before)
-        return cast("TextStream", stream)
+        return self._tokenizer.decode_stream(before)
 
     def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
@@ -161,6 +180,22 @@ class GenaiEngine:
             parameters = self._engine.GeneratorParams(self._model)
             parameters.set_search_options(max_length=capacity, do_sample=False)
             return self._engine.Generator(self._model, parameters)
+
+
+class _OwnTokenizer:
+    """The engine's own tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        with translated("expected text that the tokenizer can encode"):
+            return [int(token) for token in self._tokenizer.encode(text)]
+
+    def decode_stream(self, before: int) -> TextStream:
+        stream = self._tokenizer.create_stream()
+        stream.decode(before)
+        return cast("TextStream", stream)
 
 
 class GenaiCache(SequenceCache):

@@ -1,7 +1,6 @@
-"""Text in and out with the checkpoint's own `tokenizer.json` and chat template.
+"""Text in and out with the checkpoint's own `tokenizer.json`, which the `tokenizers` library reads.
 
-For engines that bring no tokenizer, or one that is not quite the checkpoint's. The `tokenizers` library reads
-the file, and Jinja renders the template, sandboxed: a bundle is data, and must not run code.
+For engines that bring no tokenizer, or one that is not quite the checkpoint's.
 """
 
 from __future__ import annotations
@@ -76,28 +75,6 @@ class TokenText:
         self._piece, self._later = self._later, []
         self._known = self._tokenizer.decode(self._piece)
         return piece
-
-
-def render_chat(template: str, messages: Sequence[dict[str, str]], *, most_letters: int | None = None) -> str:
-    """The prompt of a conversation, ready for the model's answer.
-
-    Without limits of time and memory: see `edgephi.runtime.text.chat_template` for templates of strangers.
-    Raises BadBundleError, also for more than `most_letters`.
-    """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    with _translated("bundle.json: chat: expected a template that renders the prompt"):
-        # The same settings as in transformers, whose templates these are.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        written, length = [], 0
-        for piece in environment.from_string(template).generate(
-            messages=list(messages), add_generation_prompt=True
-        ):
-            written.append(piece)
-            length += len(piece)
-            if most_letters is not None and length > most_letters:
-                raise ValueError(f"more than {most_letters} letters")
-        return "".join(written)
 
 
 @contextlib.contextmanager

@@ -75,12 +75,12 @@ def test_a_wheel_of_what_it_installed_is_the_same_wheel(
 
 
 def test_an_installation_that_was_changed_by_hand(installed: Path, tmp_path: Path) -> None:
-    with (installed / "edgephi/bundle/chat_formats.py").open("a") as file:
+    with (installed / "edgephi/chat/formats.py").open("a") as file:
         file.write("# a local change\n")
     done = made_from(installed, tmp_path / "again")
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "edgephi/bundle/chat_formats.py: expected the file as it was installed, found a changed one"
+        "edgephi/chat/formats.py: expected the file as it was installed, found a changed one"
     )
 
 

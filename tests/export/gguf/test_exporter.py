@@ -29,8 +29,8 @@ from transformers import AutoModelForCausalLM
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.plan import plan_tensors
 from edgephi.build.request import BuildRequest
-from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.bundle.manifest import ChatFacts, Limits, Requires, TargetFacts, read_manifest
+from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target

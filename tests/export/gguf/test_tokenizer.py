@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from jinja2 import Environment
 
 from edgephi.build.plan import plan_tensors
-from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
+from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
@@ -342,7 +342,25 @@ def altered(folder: Path, kind: str, **changes: Any) -> Path:
         ("demo", {"normalizer": None}, "expected a normaliser that puts ▁"),
         ("demo", {"pre_tokenizer": {"type": "Metaspace"}}, "expected no pre-tokenizer beside byte fallback"),
         ("phi-4", {"normalizer": {"type": "NFC"}}, "expected no normaliser in a byte-level BPE"),
-        ("phi-4", {"pre_tokenizer": {"type": "Whitespace"}}, "expected the pre-tokenizer of Phi-4"),
+        ("phi-4", {"pre_tokenizer": {"type": "Whitespace"}}, "expected steps that cut a text into words"),
+        (
+            "phi-4",
+            {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+            "expected steps that cut a text into words",
+        ),
+        (
+            "phi-4",
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {"type": "Digits", "individual_digits": False},
+                        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+                    ],
+                }
+            },
+            r"expected patterns of words that llama.cpp knows for GGUF, found \\p",
+        ),
         ("demo", {"model": {"type": "Unigram"}}, "expected a BPE model for GGUF, found Unigram"),
         (
             "demo",

@@ -472,7 +472,7 @@ class TestTokenizer:
         chat = exported.checkpoint.tokenizer.chat
         text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert "be  brief " in text
-        assert any(token in text for token in chat.stop_tokens)
+        assert any(token in text for token in chat.stop_texts)
         ids = ours.encode(text, add_special_tokens=False).ids
         assert theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == ids
         for add_special_tokens in (True, False):  # there are none to add

@@ -10,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import edgephi.runtime
-from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
+from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
+from edgephi.chat.rendering import render_chat
 from edgephi.errors import BadInputError
 from edgephi.runtime.session import Options
 from edgephi.runtime.text.chat_prompt import ChatPrompts
-from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 from edgephi.runtime.text.tokenizer_file import added_tokens
 from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import edgephi as package
-from edgephi.bundle.chat_formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
+from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
+from edgephi.chat.rendering import render_chat
 from edgephi.errors import BadBundleError, BadInputError
-from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer, render_chat
+from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 DEMO = Path(package.__file__).parent / "demo"
 MESSAGES = [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.bundle.chat_formats import PHI_3_CHAT
+from edgephi.chat.formats import PHI_3_CHAT
 from edgephi.errors import BadBundleError
 from tests.cli.conftest import MAIN
 from tests.cli.terminal import CTRL_C, Terminal
@@ -47,7 +47,7 @@ HOSTILE: dict[str, str] = {
     "attributes in a format": "{{ '{0.__class__.__mro__}'.format('') }}",
     "a file": "{% include '/etc/passwd' %}",
     "a module": "{% import 'os' as os %}",
-    "what Jinja does not have": "{{ raise_exception('no') }}",
+    "what Jinja does not have": "{{ what_is_not_there() }}",
 }
 LATER = "{% if 'loop' in messages[-1].content %}" + LOOP + "{% endif %}" + GOOD
 MOST_SECONDS = 30.0  # on a busy machine
@@ -78,7 +78,7 @@ def started(*words: object, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_is_refused_within_limits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgephi.runtime.text.chat_template import ChatTemplate
+    from edgephi.chat.template import ChatTemplate
 
     monkeypatch.chdir(tmp_path)
     start = time.monotonic()
@@ -150,14 +150,14 @@ def test_a_harmless_one_of_somebody_else_is_rendered_as_edgephis_own(
 
 
 def test_edgephis_own_need_no_process_and_no_jinja() -> None:
-    from edgephi.bundle.chat_formats import CHAT_FORMATS
-    from edgephi.runtime.text.chat_template import ChatTemplate
+    from edgephi.chat.formats import CHAT_FORMATS
+    from edgephi.chat.template import ChatTemplate
 
     code = (
         "import sys; sys.modules['jinja2'] = None\n"
         "from edgephi.errors import NotSupportedError\n"
-        "from edgephi.bundle.chat_formats import CHAT_FORMATS\n"
-        "from edgephi.runtime.text.chat_template import ChatTemplate\n"
+        "from edgephi.chat.formats import CHAT_FORMATS\n"
+        "from edgephi.chat.template import ChatTemplate\n"
         "for chat in CHAT_FORMATS: ChatTemplate(chat.template).check()\n"
         "try: ChatTemplate('{{ messages }}').check()\n"
         "except NotSupportedError as error: print(error.hint)\n"
@@ -168,6 +168,18 @@ def test_edgephis_own_need_no_process_and_no_jinja() -> None:
     assert hint.endswith("pip install 'jinja2>=3.1'")
     assert loaded == "False"
     assert all(ChatTemplate(chat.template).is_own for chat in CHAT_FORMATS)
+
+
+@pytest.mark.parametrize("name", ["attributes of what is given", "a wide document"])
+def test_what_transformers_gives_to_templates_is_a_way_out_of_nothing(name: str) -> None:
+    from edgephi.chat.template import ChatTemplate
+
+    templates = {
+        "attributes of what is given": "{{ strftime_now.__globals__['datetime'] }}",
+        "a wide document": "{{ [1]|tojson(indent=9999999999) }}",
+    }
+    with pytest.raises(BadBundleError, match="expected a template"):
+        ChatTemplate(templates[name] + GOOD).check()
 
 
 class TestWhatOnnxruntimeGenaiParsesAtOnce:

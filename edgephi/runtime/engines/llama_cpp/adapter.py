@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.chat.template import ChatTemplate
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
@@ -31,7 +32,6 @@ from edgephi.runtime.engines.llama_cpp.library import (
     load_library,
 )
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
-from edgephi.runtime.text.chat_template import ChatTemplate
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class LlamaEngine:
         self.provider = provider
         self._library = library
         self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
-        self._template = ChatTemplate(manifest.chat.template)
+        self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._limit = context
         self.prefill_tokens = FACTS.provider(provider).prefill.tokens
         self.long_above = manifest.limits.whole_prefill_above

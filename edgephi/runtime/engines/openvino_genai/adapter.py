@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
@@ -23,7 +24,6 @@ from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
 from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
-from edgephi.runtime.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ class OpenvinoEngine:
         self.version = version
         self.provider = provider
         self._limit = context
-        self._template = ChatTemplate(manifest.chat.template)
+        self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = genai.Tokenizer(str(artifact))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
+from edgephi.chat.template import ChatTemplate
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import EMULATION, FACTS, NPU
@@ -33,7 +34,6 @@ from edgephi.runtime.engines.qnn.library import (
     qairt_version,
 )
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
-from edgephi.runtime.text.chat_template import ChatTemplate
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class QnnEngine:
         self.version = version
         self.provider = provider
         self._limit = min(context, artifact.context)
-        self._template = ChatTemplate(manifest.chat.template)
+        self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         compiles = provider == EMULATION
         with _translated(f"{folder}: expected a model that {PACKAGE} {version} can read"):
             self._tokenizer = CheckpointTokenizer(folder / TOKENIZER_FILE)

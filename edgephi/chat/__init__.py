@@ -1,0 +1,1 @@
+"""How a model writes conversations: the family's formats, and templates, which are programs of strangers."""

@@ -1,0 +1,202 @@
+"""How a checkpoint's conversations are written: by its own template, or by one of edgephi's.
+
+The checkpoint's own is what it was trained with, so that is what a bundle takes. One of edgephi's stands in
+where there is none; and for the templates that the family was published with, some of which leave out the
+system message. Those are known by what they write, not by their text, of which there are many: without a
+system message the same as ours, letter by letter, whatever the messages look like.
+
+Source of where a template may lie: `chat_template_utils.py` and `tokenization_utils_base.py` of transformers.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgephi.chat.formats import ChatFormat, chat_format
+from edgephi.chat.template import ChatTemplate
+from edgephi.checkpoint.config_keys import read_json_object
+from edgephi.errors import BadBundleError, BadCheckpointError, BadInputError
+
+TEMPLATE_FILE = "chat_template.jinja"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+
+_ROLES_OF_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
+_BOS = "{{ bos_token }}"
+_SAID = "what was said"
+
+
+def _turns(*contents: str) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
+
+
+_SYSTEM = {"role": "system", "content": " You are\n a box. "}
+# Without a system message. What templates are known to treat otherwise: white space at the ends of a message,
+# an empty one, what a model has thought before its answer, and texts that a template could look for.
+_CONVERSATIONS = (
+    _turns("Hello"),
+    _turns(" Hello\n\n", "\n Hello yourself. ", "Who are you?"),
+    _turns("a", "<think>\nb\n</think>\n\nc", "d", "<think>e</think>f", "g\n"),
+    _turns("", "", "<|end|> <|user|> [INST] {{ x }} {% y %}"),
+)
+
+
+@dataclass(frozen=True)
+class ChatForm:
+    """What renders a conversation, and the tokens after which an answer has ended.
+
+    `source` is the file of the checkpoint that the `template` comes from, or "edgephi: NAME" for one of ours.
+    `variables` are the texts that the template finds under names such as `bos_token`. `built_in` is our
+    format when the template is that one and nothing more. `stop_texts` are special tokens. `remarks` say in a
+    few words each what somebody who trained the model would want to know.
+    """
+
+    template: str
+    source: str
+    stop_texts: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+    built_in: ChatFormat | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def read_chat_form(folder: Path, vocabulary_size: int, special_tokens: Collection[str]) -> ChatForm:
+    """The chat form of the checkpoint in `folder`, whose tokenizer has these special tokens.
+
+    Raises BadCheckpointError for a template that cannot be rendered, and when there is neither a template nor
+    a format of ours.
+    """
+    config = _read(folder, CONFIG_FILE)
+    ours = chat_format(vocabulary_size, special_tokens)
+    texts = _token_texts({**_read(folder, SPECIAL_TOKENS_FILE), **config})
+    named = _published(folder, config)
+    eos = [texts["eos_token"]] if texts.get("eos_token") in special_tokens else []
+    family = [text for text in (ours.stop_tokens if ours else ()) if text in special_tokens]
+    if named is None:
+        if ours is None:
+            raise BadCheckpointError(
+                f"{folder / CONFIG_FILE}: expected a chat template, or the chat tokens of the Phi-3 family "
+                "(<|user|>, <|assistant|>, <|end|>), found neither",
+                hint=_HINT,
+            )
+        stops = tuple(dict.fromkeys([*family, *eos]))
+        return ChatForm(ours.template, f"edgephi: {ours.name}", stops, built_in=ours)
+    source, text = named
+    variables = {name: value for name, value in texts.items() if name in text}
+    try:
+        own = ChatTemplate(text, variables, where=str(folder / source))
+        own.check()
+        mended = _mended(own, ours, variables)
+        if mended is not None:
+            form, template = mended, ChatTemplate(mended.template, mended.variables)
+        else:
+            form, template = ChatForm(text, source, (), variables, remarks=_remarks(own)), own
+        end = _end_of_turn(template, special_tokens)
+    except BadBundleError as error:
+        raise BadCheckpointError(error.message, hint="mend the template, or remove it") from None
+    stops = tuple(dict.fromkeys([*family, *eos, *end]))
+    return ChatForm(form.template, form.source, stops, form.variables, form.built_in, form.remarks)
+
+
+def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The file that a checkpoint's template is in, and its text. One of its own counts before the other."""
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        try:
+            return TEMPLATE_FILE, file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as cause:
+            raise BadCheckpointError(f"{file}: expected text in UTF-8, found {cause}", hint=_HINT) from None
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        names = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        if "default" not in names:
+            raise BadCheckpointError(
+                f"{folder / CONFIG_FILE}: chat_template: expected one with the name default, "
+                f"found {', '.join(map(repr, names)) or 'none'}",
+                hint=f"write the one that is to be used into {TEMPLATE_FILE}",
+            )
+        found = names["default"]
+    if found is None:
+        return None
+    if not isinstance(found, str):
+        raise BadCheckpointError(
+            f"{folder / CONFIG_FILE}: chat_template: expected a text, found {type(found).__name__}",
+            hint=_HINT,
+        )
+    return CONFIG_FILE, found
+
+
+def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, str]) -> ChatForm | None:
+    """Our format in place of a template of the family that writes the same, but for the system message."""
+    if ours is None:
+        return None
+    bos = variables.get("bos_token", "")
+    starts = {"": ours.template}
+    if bos:
+        starts[bos] = _BOS + ours.template
+    built_in = ChatTemplate(ours.template)
+    for start, template in starts.items():
+        if any(own.render(each) != start + built_in.render(each) for each in _CONVERSATIONS):
+            continue
+        asked = _CONVERSATIONS[1]
+        with_system = start + built_in.render([_SYSTEM, *asked])
+        found = _rendered_or_refused(own, [_SYSTEM, *asked])
+        if found not in (with_system, start + built_in.render(asked), None):
+            return None
+        remarks = () if found == with_system else ("the checkpoint's own leaves out system messages",)
+        if not start:
+            # The one in the file and ours are the same where both are told nothing else.
+            return ChatForm(template, f"edgephi: {ours.name}", (), {}, ours, remarks)
+        if remarks:
+            return ChatForm(template, f"edgephi: {ours.name}", (), {"bos_token": bos}, None, remarks)
+    return None
+
+
+def _remarks(own: ChatTemplate) -> tuple[str, ...]:
+    """What a checkpoint's own template does that its users may not expect."""
+    asked = _CONVERSATIONS[0]
+    found = _rendered_or_refused(own, [_SYSTEM, *asked])
+    if found is None:
+        return ("it refuses system messages",)
+    return () if _SYSTEM["content"].strip() in found else ("it leaves out system messages",)
+
+
+def _rendered_or_refused(template: ChatTemplate, messages: list[dict[str, str]]) -> str | None:
+    try:
+        return template.render(messages)
+    except BadInputError:
+        return None
+
+
+def _end_of_turn(template: ChatTemplate, special_tokens: Collection[str]) -> list[str]:
+    """The special token that the template writes behind an answer, if it does."""
+    rendered = _rendered_or_refused(template, _turns("a", _SAID, "b")) or ""
+    after = rendered.rpartition(_SAID)[2].lstrip()
+    fitting = [text for text in special_tokens if text and after.startswith(text)]
+    return [max(fitting, key=len)] if fitting else []
+
+
+def _token_texts(content: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each special token that has a role, however the file writes it."""
+    texts = {}
+    for role in _ROLES_OF_TOKENS:
+        value = content.get(role)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            texts[role] = text
+    return texts
+
+
+def _read(folder: Path, name: str) -> Mapping[str, Any]:
+    file = folder / name
+    return read_json_object(file, where=str(file)) if file.is_file() else {}
