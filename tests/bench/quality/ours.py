@@ -1,0 +1,132 @@
+"""edgephi: real bundles that its command line builds, read back as each engine will read them.
+
+Another method, format or setting is another line of `WAYS`.
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGML_QUANT_SIZES
+
+from edgephi.build.plan import Plan, make_plan
+from edgephi.bundle.manifest import ARTIFACT_FOLDER
+from edgephi.checkpoint.config import load_architecture
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
+from edgephi.engines.llama_cpp import MODEL_FILE
+from edgephi.export.exporter import exporter
+from edgephi.export.gguf.weights import gguf_name, read_tensors
+from edgephi.export.tensor_names import tensor_name
+from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.tensor_plan import quantised_tensors
+from edgephi.reference.forward import Weights
+from tests.bench import measure
+from tests.bench.quality.harness import EMBEDDING, HEAD, Arrays
+from tests.bench.quality.quantised import Quantised, Subject, Way
+
+
+@dataclass(frozen=True)
+class Build:
+    """A bundle to build: for which target, and what its recipe says under `[quant]`."""
+
+    who: str
+    target: str
+    quant: Mapping[str, str | int | bool]
+    options: tuple[str, ...] = ()
+
+
+INT8_VOCABULARY = {"embedding_bits": 8, "head_bits": 8}
+BUILDS = (
+    Build("rtn sym g32", "cpu", {"method": "rtn", "group_size": 32}),
+    Build("search sym g64", "cpu", {"method": "search", "group_size": 64}),
+    Build("search sym g32", "cpu", {"method": "search", "group_size": 32}),
+    Build("search asym g32", "cpu", {"method": "search", "group_size": 32, "symmetric": False}),
+    Build(
+        "search sym g32, int8 vocabulary", "cpu", {"method": "search", "group_size": 32, **INT8_VOCABULARY}
+    ),
+    Build(
+        "search asym g32, int8 vocabulary",
+        "cpu",
+        {"method": "search", "group_size": 32, "symmetric": False, **INT8_VOCABULARY},
+    ),
+    Build("search, int8 vocabulary", "gguf", {"method": "search", **INT8_VOCABULARY}),
+)
+
+
+def ways() -> list[Way]:
+    """All of `BUILDS`."""
+    return [
+        Way(f"edgephi {each.target}: {each.who}", functools.partial(_quantise, build=each)) for each in BUILDS
+    ]
+
+
+def _quantise(subject: Subject, build: Build) -> Quantised:
+    folder = subject.scratch / "bundle"
+    cost = make_bundle(build, subject.checkpoint, folder)
+    weights, bits = read_bundle(build, subject.checkpoint, folder)
+    shutil.rmtree(folder)
+    return Quantised(weights, *subject.bits(bits), cost.seconds, cost.peak_bytes)
+
+
+def make_bundle(build: Build, checkpoint: Path, folder: Path) -> measure.Cost:
+    """Build a bundle into `folder`, with the files of the build beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    recipe = _recipe_file(folder)
+    recipe.write_text(_recipe(build.quant), encoding="utf-8")
+    options: tuple[str | Path, ...] = ("--target", build.target, "--recipe", recipe, "--verify", "off")
+    command = measure.edgephi("build", checkpoint, "-o", folder, *options, *build.options)
+    return measure.run(command, log=folder.with_suffix(".log"))
+
+
+def read_bundle(build: Build, checkpoint: Path, folder: Path) -> tuple[Arrays, dict[str, float]]:
+    """What a bundle computes with, and the bits a weight of each of its matrices."""
+    architecture = load_architecture(checkpoint)
+    target = read_target(build.target)
+    weights = exporter(target.engine).artifact_weights(folder / ARTIFACT_FOLDER, architecture)
+    plan = make_plan(str(checkpoint), architecture, read_recipe(str(_recipe_file(folder))), target)
+    return read_back(weights), _stored_bits(folder / ARTIFACT_FOLDER, plan)
+
+
+def _recipe_file(folder: Path) -> Path:
+    return folder.with_suffix(".toml")
+
+
+def read_back(weights: Weights) -> Arrays:
+    """All weights of an artifact, float32, by the names that transformers gives them."""
+    shapes = weights.architecture.tensor_shapes()
+    found = {tensor_name(tensor): weights.rows(tensor, 0, shape[0]) for tensor, shape in shapes.items()}
+    return {**found, HEAD: found.get(HEAD, found[EMBEDDING])}
+
+
+def _recipe(quant: Mapping[str, str | int | bool]) -> str:
+    """A recipe for any checkpoint. A bench wants to see bad bundles too, so its gates let all pass."""
+    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in quant.items())
+    return f'name = "bench"\nsummary = "A row of a bench"\n[quant]\n{settings}'
+
+
+def _stored_bits(artifact: Path, plan: Plan) -> dict[str, float]:
+    """Bits a weight of every matrix. Scales are counted as float16 though some engines want them wider."""
+    shapes, engine = plan.architecture.tensor_shapes(), plan.target.engine
+    if engine == "llama.cpp":  # has types that no scheme describes
+        stored = read_tensors(artifact / MODEL_FILE)
+        matrices = [tensor for tensor, shape in shapes.items() if len(shape) == 2]
+        sizes = {tensor: GGML_QUANT_SIZES[stored[gguf_name(tensor)].kind] for tensor in matrices}
+        return {tensor_name(tensor): 8 * size / block for tensor, (block, size) in sizes.items()}
+    schemes = quantised_tensors(plan.tensors)
+    return {
+        tensor_name(tensor): _scheme_bits(scheme, shapes[tensor][1], engine)
+        for tensor, scheme in schemes.items()
+    }
+
+
+def _scheme_bits(scheme: Scheme, columns: int, engine: str) -> float:
+    """Bits a weight of codes, scales and zero points, in an engine's format."""
+    if scheme.scales == "multiples":  # of a float16 a row, whole numbers of 4 bits
+        return scheme.bits + 16 / columns + (4 / scheme.group_size if scheme.bits == 4 else 0)
+    if engine == "mlx-lm":  # a bias for each group, whether its format needs one or not
+        return scheme.bits + 32 / scheme.group_size
+    return scheme.bits + (16 + (0 if scheme.symmetric else scheme.bits)) / scheme.group_size
