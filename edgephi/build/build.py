@@ -5,14 +5,15 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.build.gate import check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.build.request import BuildRequest
-from edgephi.build.verify import certify, check_gate, logits_bytes
+from edgephi.build.verify import certify, logits_bytes
+from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     WHEELS_FOLDER,
-    Certificate,
     Manifest,
     Probe,
     Wheelhouse,
@@ -118,6 +119,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                 manifest,
                 level=request.verify,
                 domain=request.recipe.evaluation,
+                gate=request.recipe.gate,
                 step=step,
                 question=request.recipe.probe if request.recipe.probe.prompt else None,
                 scratch=folder,  # a killed build leaves nothing anywhere else
@@ -183,7 +185,9 @@ def verify_against(
             f"{model}: expected the {expected:,} parameters that the bundle's model has, found {found:,}",
             hint=f"the bundle was made from {manifest.model.id} at {manifest.model.revision}",
         )
-    proof = certify(checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, step=step)
+    proof = certify(
+        checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, gate=recipe.gate, step=step
+    )
     check_gate(proof.certificate, recipe.gate)
     return proof.certificate
 

@@ -10,12 +10,12 @@ from typing import Literal
 import edgephi
 from edgephi.build.plan import Plan
 from edgephi.build.request import BuildRequest
+from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
-    Certificate,
     ChatFacts,
     Limits,
     Manifest,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.build.wheels.platform import Platform
-from edgephi.bundle.manifest import VerifyLevel
+from edgephi.bundle.certificate import VerifyLevel
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 

@@ -1,27 +1,32 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Certificate, Divergence, Manifest, Probe
+from edgephi.build.rounded import plainly_rounded
+from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest, Probe
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
-from edgephi.checkpoint.tokenizer import encode
-from edgephi.declared.recipe import QualityGate, Question
-from edgephi.errors import QualityGateError
+from edgephi.checkpoint.conversation import conversation_renderer
+from edgephi.checkpoint.tokenizer import encoder
+from edgephi.declared.recipe import Question
 from edgephi.export.exporter import exporter
 from edgephi.processes.ask import ask
-from edgephi.reference.divergence import divergences
+from edgephi.reference.comparison.counted_text import CountedText, counted_text, first_counted
+from edgephi.reference.comparison.divergence import TokenDivergences, token_divergences
+from edgephi.reference.comparison.summary import gain_over, summary, text_part
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,
-    TOKENS,
+    PASSAGE_TOKENS,
+    PASSAGES,
     Domain,
     EvaluationLevel,
-    evaluation_tokens,
+    evaluation_passages,
 )
 from edgephi.reference.forward import (
     LOGITS_BLOCK_TOKENS,
@@ -30,16 +35,16 @@ from edgephi.reference.forward import (
     final_hidden_states,
     logits_blocks,
 )
+from edgephi.reference.passages import TokenPassage
 from edgephi.runtime.proof.clear_answer import ClearAnswer
-from edgephi.runtime.proof.logits import Computed, LogitsQuestion, UserQuestion
+from edgephi.runtime.proof.logits import AskedPassage, Computed, LogitsQuestion, UserQuestion
 from edgephi.steps import Step
 
 NOT_ON_PROVIDER = "not run on its provider"
 """The certificate's note when another provider computed the same artifact, because its own is not here."""
 
-# Sums depend on the order in which threads finish: fewer digits are the same each time.
-_SIGNIFICANT_DIGITS = 3
 _LOGIT_BYTES = 4
+_ENGINE, _ORIGINAL, _QUANTISED, _ROUNDED = "engine", "original", "quantised", "rounded"
 
 
 @dataclass(frozen=True)
@@ -57,62 +62,122 @@ def certify(
     *,
     level: EvaluationLevel,
     domain: Domain,
+    gate: QualityGate,
     step: Step,
     question: Question | None = None,
     scratch: Path | None = None,
 ) -> Proof:
     """Measure the bundle in the folder `bundle` against the checkpoint that it was made from.
 
-    The engine also answers `question`, whose beginning becomes the bundle's probe.
+    The engine also answers `question`, whose beginning becomes the bundle's probe. `gate` is written into the
+    certificate; `check_gate` holds it against that. Level "full" measures plain rounding as well.
 
     Memory is a block of weights, the activations of the text and a block of logits; the engine runs in a
     process of its own, and its logits (`logits_bytes` of them) wait in a temporary file in the folder
     `scratch`, or in the system's own one. Raises EdgephiError when the engine cannot run the bundle here,
     and QualityGateError when its logits are not finite.
     """
-    architecture = checkpoint.architecture
-    tokens = evaluation_tokens(
-        lambda text: encode(checkpoint.folder, text), level, context=manifest.limits.context, domain=domain
+    passages = evaluation_passages(
+        encoder(checkpoint.folder),
+        conversation_renderer(checkpoint.tokenizer.chat),
+        level,
+        context=manifest.limits.context,
+        domain=domain,
     )
-    versions: list[Weights] = [CheckpointWeights(checkpoint)]
-    if manifest.provenance.exporter == OWN_EXPORTER:
-        artifact = bundle / ARTIFACT_FOLDER
-        versions.append(exporter(manifest.target.engine).artifact_weights(artifact, architecture))
+    text = counted_text([passage.ids for passage in passages])
+    versions = _versions(checkpoint, bundle, manifest, level)
     with tempfile.TemporaryDirectory(prefix="edgephi-verify-", dir=scratch) as folder:
         engine_logits = Path(folder) / "logits"
-        row_bytes = architecture.vocabulary_size * _LOGIT_BYTES
-        with step("verify: engine", len(tokens) * row_bytes) as done:
-            computed = run_engine(bundle, tokens, question, engine_logits, done)
-        # A block's logits take the head, which is about as much work as a layer.
-        block_count = -(-len(tokens) // LOGITS_BLOCK_TOKENS)
-        with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
-            hidden = final_hidden_states(versions, [tokens], progress=lambda *_: done(1))
-            computed_blocks = [
-                _counted(logits_blocks(weights, states), done)
-                for weights, states in zip(versions, hidden, strict=True)
-            ]
-            measured_blocks = _read_blocks(engine_logits, len(tokens), architecture.vocabulary_size)
-            blocks = zip(*computed_blocks, measured_blocks, strict=True)
-            export_error = quantisation_loss = None
-            if len(versions) == 1:
-                (end_to_end,) = divergences(blocks, tokens, pairs=[(0, 1)])
-            else:
-                export_error, quantisation_loss, end_to_end = map(
-                    _rounded, divergences(blocks, tokens, pairs=[(1, 2), (0, 1), (0, 2)])
-                )
+        logits_size = len(text.rows) * checkpoint.architecture.vocabulary_size * _LOGIT_BYTES
+        with step("verify: engine", logits_size) as done:
+            asked = [AskedPassage(passage.ids, first_counted(len(passage.ids))) for passage in passages]
+            computed = run_engine(bundle, asked, question, engine_logits, done)
+        measured = _measured(passages, text, versions, engine_logits, step)
+    end_to_end, passage = measured[_ORIGINAL, _ENGINE], text.passage
+    loss, rounding = measured.get((_ORIGINAL, _QUANTISED)), measured.get((_ORIGINAL, _ROUNDED))
     certificate = Certificate(
         level=level,
         text=f"{EVALUATION_TEXT} ({domain})",
-        tokens=len(tokens),
+        tokens=len(text.rows),
+        passages=len(passages),
         reference=REFERENCE,
         engine=computed.engine,
         provider=computed.provider,
-        note="" if computed.provider == manifest.target.provider else NOT_ON_PROVIDER,
-        export_error=export_error,
-        quantisation_loss=quantisation_loss,
-        end_to_end=_rounded(end_to_end),
+        note=_note(manifest, computed, passages, text),
+        export_error=summary(measured[_QUANTISED, _ENGINE], passage) if loss else None,
+        quantisation_loss=summary(loss, passage) if loss else None,
+        end_to_end=summary(end_to_end, passage),
+        domains=_parts(end_to_end, text, [passage.domain for passage in passages]),
+        languages=_parts(end_to_end, text, [passage.language for passage in passages]),
+        plain_rounding=gain_over(rounding, loss, passage) if rounding and loss else None,
+        gate=gate,
     )
     return Proof(certificate, probe_of(question, computed.answer))
+
+
+def _versions(
+    checkpoint: Checkpoint, bundle: Path, manifest: Manifest, level: EvaluationLevel
+) -> dict[str, Weights]:
+    """The weights to compare: the original ones and, where the codes are ours, what became of them."""
+    versions: dict[str, Weights] = {_ORIGINAL: CheckpointWeights(checkpoint)}
+    if manifest.provenance.exporter == OWN_EXPORTER:
+        versions[_QUANTISED] = exporter(manifest.target.engine).artifact_weights(
+            bundle / ARTIFACT_FOLDER, checkpoint.architecture
+        )
+        rounded = plainly_rounded(versions[_ORIGINAL], manifest) if level == "full" else None
+        if rounded is not None:
+            versions[_ROUNDED] = rounded
+    return versions
+
+
+def _measured(
+    passages: Sequence[TokenPassage],
+    text: CountedText,
+    versions: dict[str, Weights],
+    engine_logits: Path,
+    step: Step,
+) -> dict[tuple[str, str], TokenDivergences]:
+    """How far each version is from the original one, and the engine from both, after each counted token."""
+    architecture = versions[_ORIGINAL].architecture
+    # A block's logits take the head, which is about as much work as a layer.
+    block_count = -(-len(text.rows) // LOGITS_BLOCK_TOKENS)
+    with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
+        hidden = final_hidden_states(
+            list(versions.values()), [passage.ids for passage in passages], progress=lambda *_: done(1)
+        )
+        blocks = {
+            name: _counted(logits_blocks(weights, states[text.rows]), done)
+            for (name, weights), states in zip(versions.items(), hidden, strict=True)
+        }
+        blocks[_ENGINE] = _read_blocks(engine_logits, len(text.rows), architecture.vocabulary_size)
+        pairs = [(_ORIGINAL, name) for name in blocks if name != _ORIGINAL]
+        if _QUANTISED in blocks:
+            pairs.append((_QUANTISED, _ENGINE))
+        place = {name: number for number, name in enumerate(blocks)}
+        found = token_divergences(
+            zip(*blocks.values(), strict=True),
+            text.following,
+            pairs=[(place[first], place[second]) for first, second in pairs],
+        )
+    return dict(zip(pairs, found, strict=True))
+
+
+def _parts(found: TokenDivergences, text: CountedText, kinds: Sequence[str]) -> dict[str, TextPart]:
+    """The divergence for each kind of passage; `kinds` are those of the passages, in their order."""
+    of_token = np.array(kinds)[text.passage]  # [tokens]
+    return {kind: text_part(found, of_token == kind) for kind in sorted(set(kinds))}
+
+
+def _note(manifest: Manifest, computed: Computed, passages: Sequence[TokenPassage], text: CountedText) -> str:
+    """What a reader must know: where it was measured, and what that much text cannot show."""
+    notes = [] if computed.provider == manifest.target.provider else [NOT_ON_PROVIDER]
+    if len(text.rows) < GATE_TOKENS or len(passages) < GATE_PASSAGES:
+        longest = max(len(passage.ids) for passage in passages)
+        notes.append(
+            f"a judgement on quality takes {GATE_TOKENS} tokens of {GATE_PASSAGES} passages: this saw no "
+            f"text longer than {longest} tokens"
+        )
+    return "; ".join(notes)
 
 
 def probe_of(question: Question | None, answer: ClearAnswer | None) -> Probe | None:
@@ -124,55 +189,24 @@ def probe_of(question: Question | None, answer: ClearAnswer | None) -> Probe | N
 
 def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
     """The most bytes that `certify` puts into its temporary file."""
-    return TOKENS[level] * vocabulary_size * _LOGIT_BYTES
-
-
-def check_gate(certificate: Certificate, gate: QualityGate) -> None:
-    """Raise QualityGateError, naming the number and the limit, when a measured number is past the gate."""
-    if certificate.end_to_end is None:
-        return
-    largest = {
-        "export error": (certificate.export_error, gate.export_error_kl),
-        "quantisation loss": (certificate.quantisation_loss, gate.quantisation_loss_kl),
-        "end to end": (certificate.end_to_end, gate.end_to_end_kl),
-    }
-    for name, (measured, limit) in largest.items():
-        if measured is not None and measured.kl_mean > limit:
-            raise QualityGateError(
-                f"{name}: mean KL {measured.kl_mean:.3g} is above the recipe's limit {limit:g}",
-                hint=_GATE_HINTS[name],
-            )
-    if certificate.end_to_end.top1 < gate.end_to_end_top1:
-        raise QualityGateError(
-            f"end to end: top-1 agreement {certificate.end_to_end.top1:.3f} is below the recipe's limit "
-            f"{gate.end_to_end_top1:g}",
-            hint=_GATE_HINTS["end to end"],
-        )
-
-
-_FINER = "use smaller groups (group_size = 32) or 8 bits for head and embedding in a recipe of your own"
-_GATE_HINTS = {
-    "export error": "the engine computes something else than the reference: please report this",
-    "quantisation loss": _FINER,
-    "end to end": _FINER,
-}
+    return PASSAGES[level] * PASSAGE_TOKENS[level] * vocabulary_size * _LOGIT_BYTES
 
 
 def run_engine(
     bundle: Path,
-    tokens: list[int],
+    passages: Sequence[AskedPassage],
     question: Question | None,
     output: Path,
     done: Callable[[int], None],
 ) -> Computed:
-    """Have the engine write its logits for the text to `output`, and answer the question.
+    """Have the engine write its logits for the passages to `output`, and answer the question.
 
     `done` is told the bytes that have been written since it was last told. Raises what the engine's process
     ends with.
     """
     asked = None if question is None else UserQuestion(question.prompt, question.max_tokens)
     return ask(
-        LogitsQuestion(str(bundle), str(output), tuple(tokens), asked),
+        LogitsQuestion(str(bundle), str(output), tuple(passages), asked),
         Computed,
         who="the engine's process, which computes logits,",
         hint="free some memory, or build with --verify off and verify on a larger machine",
@@ -195,16 +229,3 @@ def _read_blocks(file: Path, tokens: int, vocabulary: int) -> Iterator[NDArray[n
         for start in range(0, tokens, LOGITS_BLOCK_TOKENS):
             size = min(LOGITS_BLOCK_TOKENS, tokens - start)
             yield np.fromfile(data, np.float32, size * vocabulary).reshape(size, vocabulary)
-
-
-def _rounded(divergence: Divergence) -> Divergence:
-    def few_digits(number: float) -> float:
-        return float(f"{number:.{_SIGNIFICANT_DIGITS}g}")
-
-    return Divergence(
-        kl_mean=few_digits(divergence.kl_mean),
-        kl_max=few_digits(divergence.kl_max),
-        top1=round(divergence.top1, 4),
-        perplexity_from=few_digits(divergence.perplexity_from),
-        perplexity_to=few_digits(divergence.perplexity_to),
-    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry, check_chunks
 from edgephi.bundle.paths import collision, path_problem
 from edgephi.bundle.strict_json import decode_strictly
@@ -40,8 +41,6 @@ _LARGEST_FILE_WITHOUT_CHUNKS = 1 << 36
 _LONGEST_NAME = 200
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-VerifyLevel = Literal["quick", "full", "off"]
 
 
 @dataclass(frozen=True)
@@ -117,44 +116,6 @@ class Requires:
     engines: dict[str, str]
     memory_per_token_bytes: int = 0
     cached_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How far one distribution over next tokens is from another, over every position of the text.
-
-    `kl_mean` and `kl_max` in nats, `top1` the share of positions whose most likely token is the same,
-    `perplexity_from` and `perplexity_to` of the evaluation text under each of the two.
-    """
-
-    kl_mean: float
-    kl_max: float
-    top1: float
-    perplexity_from: float
-    perplexity_to: float
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What was measured when the bundle was sealed. With level "off" there are no numbers.
-
-    `export_error`: reference with the same quantised weights -> the engine; must be rounding noise.
-    `quantisation_loss`: original weights -> quantised weights, both in the reference.
-    `end_to_end`: original weights in the reference -> the engine. Only this one is there when another
-    exporter wrote the artifact, whose codes we do not read.
-    `provider` computed the engine's numbers; when it is not the bundle's own, `note` says so.
-    """
-
-    level: VerifyLevel
-    text: str = ""
-    tokens: int = 0
-    reference: str = ""
-    engine: str = ""
-    provider: str = ""
-    note: str = ""
-    export_error: Divergence | None = None
-    quantisation_loss: Divergence | None = None
-    end_to_end: Divergence | None = None
 
 
 @dataclass(frozen=True)

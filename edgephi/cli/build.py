@@ -20,7 +20,7 @@ from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
     from edgephi.build.request import WheelsRequest
-    from edgephi.bundle.manifest import VerifyLevel
+    from edgephi.bundle.certificate import VerifyLevel
     from edgephi.declared.recipe import Method, Recipe
     from edgephi.declared.target import Target
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     type=click.Choice(["quick", "full", "off"]),
     default="quick",
     show_default=True,
-    help="Measure the bundle on 256 tokens, 2048 tokens, or not at all.",
+    help="Measure the bundle on little text, on enough to judge its quality by, or not at all.",
 )
 @click.option(
     "--exporter",

@@ -66,7 +66,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         f"{wheels_summary(manifest, wheelhouse)}\n{wheels_command(bundle, wheelhouse)}"
         for wheelhouse in manifest.wheels
     ]
-    return "\n\n".join(["\n".join(lines), certificate_table(certificate), listing, *wheels])
+    return "\n\n".join(["\n".join(lines), certificate_table(certificate, manifest), listing, *wheels])
 
 
 def _probe(probe: Probe | None) -> str:

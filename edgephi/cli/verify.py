@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Choice(["quick", "full"]),
     default="quick",
     show_default=True,
-    help="With --against: measure on 256 or on 2048 tokens.",
+    help="With --against: measure on little text, or on enough to judge by.",
 )
 @click.option(
     "--recipe", "recipe_name", type=NAME, metavar="R", help="With --against: the recipe whose gate holds."
@@ -57,7 +57,7 @@ def verify(
     from edgephi.bundle.files import check_files
     from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
-    from edgephi.cli.show.certificate import certificate_table
+    from edgephi.cli.show.certificate import certificate_details, certificate_table, report_line
     from edgephi.cli.show.progress import step
     from edgephi.records import write_record
 
@@ -80,6 +80,7 @@ def verify(
             "signer": signer,
             "measured_now": model is not None,
             "certificate": write_record(certificate),
+            "report": report_line(certificate, manifest),
         }
         say_document(document)
         return
@@ -87,7 +88,10 @@ def verify(
     if signer is not None:
         say(f"signed by {signer}")
     say("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
-    say(certificate_table(certificate))
+    say(certificate_table(certificate, manifest))
+    if certificate.end_to_end is not None:
+        say(f"\n{certificate_details(certificate)}")
+        say(f"\nto compare with others:\n{report_line(certificate, manifest)}")
 
 
 def _signer(bundle: Path, key_file: Path) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgephi.bundle.certificate import QualityGate
 from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
@@ -65,16 +66,6 @@ class Quant:
     symmetric: bool = True
     embedding_bits: Literal[4, 8] = 4
     head_bits: Literal[4, 8] = 4
-
-
-@dataclass(frozen=True)
-class QualityGate:
-    """Limits of the certificate's numbers; a build that is worse fails. KL in nats, means over the text."""
-
-    export_error_kl: float = 2e-2
-    quantisation_loss_kl: float = 1.0
-    end_to_end_kl: float = 1.0
-    end_to_end_top1: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,5 @@ FACTS = EngineFacts(
     build_modules={"onnx": "build", "onnxruntime": "qnn", "onnxruntime_qnn": "qnn"},
     file_copies=2,
     unloaded_folders=(GRAPHS_FOLDER,),
+    row_scales=True,
 )

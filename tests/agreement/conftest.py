@@ -9,8 +9,9 @@ import pytest
 
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
+from edgephi.bundle.certificate import QualityGate
 from edgephi.bundle.manifest import read_manifest
-from edgephi.declared.recipe import QualityGate, Quant, Recipe
+from edgephi.declared.recipe import Quant, Recipe
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.engines.facts.registry import facts_of
 from edgephi.runtime.adapter import Engine, open_engine

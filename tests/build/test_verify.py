@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from edgephi.build.build import find_checkpoint
-from edgephi.build.verify import certify, check_gate
-from edgephi.bundle.manifest import Certificate, Divergence, encode_manifest, read_manifest
+from edgephi.build.gate import check_gate
+from edgephi.build.verify import certify
+from edgephi.bundle.certificate import Certificate
+from edgephi.bundle.manifest import encode_manifest, read_manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from edgephi.declared.recipe import QualityGate, read_recipe
+from edgephi.declared.recipe import read_recipe
 from edgephi.errors import BadInputError, CannotServeError, QualityGateError
 from edgephi.steps import silent
 from tests.build.conftest import Here, names
@@ -38,7 +40,13 @@ def bundle(demo_bundle: Path, tmp_path: Path) -> Path:
 
 def measured(checkpoint: Checkpoint, bundle: Path, **options: object) -> Certificate:
     manifest = read_manifest(bundle)
-    given: dict[str, object] = {"level": "quick", "domain": "device", "step": silent, **options}
+    given: dict[str, object] = {
+        "level": "quick",
+        "domain": "device",
+        "gate": read_recipe("demo").gate,
+        "step": silent,
+        **options,
+    }
     return certify(checkpoint, bundle, manifest, **given).certificate  # type: ignore[arg-type]
 
 
@@ -125,35 +133,22 @@ def test_no_room_for_the_logits(
     assert names(disk) == set()
 
 
-def test_the_gate_compares_each_number_with_its_limit() -> None:
-    def certificate(kl: float, top1: float = 1.0) -> Certificate:
-        divergences = [Divergence(kl * factor, 0, top1, 1, 1) for factor in (1, 2, 3)]
-        return Certificate("quick", "text", 2, "reference", "engine", "cpu", "", *divergences)
-
-    gate = QualityGate(export_error_kl=1.0, quantisation_loss_kl=2.0, end_to_end_kl=3.0, end_to_end_top1=0.5)
-    check_gate(certificate(1.0, top1=0.5), gate)
-    check_gate(Certificate("off"), gate)
-    with pytest.raises(QualityGateError, match=r"export error: mean KL 1\.1 is above the recipe's limit 1"):
-        check_gate(certificate(1.1), gate)
-    with pytest.raises(QualityGateError, match="quantisation loss"):
-        check_gate(certificate(1.1), dataclasses.replace(gate, export_error_kl=9))
-    with pytest.raises(QualityGateError, match=r"top-1 agreement 0\.490 is below the recipe's limit 0\.5"):
-        check_gate(certificate(0.5, top1=0.49), gate)
-
-
 def test_the_logits_of_the_engine_are_float32_rows(
     demo: Checkpoint, demo_bundle: Path, tmp_path: Path
 ) -> None:
     from edgephi.runtime.proof import logits
 
     output = tmp_path / "logits"
-    tokens = list(range(3, 40))
+    passages = [logits.AskedPassage(tuple(range(3, 40)), first=34), logits.AskedPassage((5, 6, 7))]
     told: list[int] = []
-    question = logits.LogitsQuestion(str(demo_bundle), str(output), tuple(tokens), None)
+    question = logits.LogitsQuestion(str(demo_bundle), str(output), tuple(passages), None)
     computed = logits.compute(question, told.append)
     assert computed.engine.startswith("onnxruntime-genai ")
     assert computed.provider == "cpu"
     assert computed.answer is None
     assert sum(told) == output.stat().st_size
-    rows = np.fromfile(output, np.float32).reshape(len(tokens), demo.architecture.vocabulary_size)
-    assert np.isfinite(rows).all()
+    rows = np.fromfile(output, np.float32).reshape(3 + 3, demo.architecture.vocabulary_size)
+    for passage, expected in zip(passages, (rows[:3], rows[3:]), strict=True):
+        alone = dataclasses.replace(question, passages=(passage,))
+        logits.compute(alone, told.append)
+        np.testing.assert_array_equal(np.fromfile(output, np.float32).reshape(3, -1), expected)

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate, TextPart
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
-    Certificate,
     ChatFacts,
-    Divergence,
     Limits,
     Manifest,
     ModelFacts,
@@ -35,7 +34,13 @@ count = st.integers(0, 1 << 60)
 amount = st.integers(0, 1 << 50)
 number = st.floats(allow_nan=False, allow_infinity=False)
 strings = st.dictionaries(text, text, max_size=3)
-divergence = st.none() | st.builds(Divergence, number, number, number, number, number)
+maybe_number = st.none() | number
+divergence = st.none() | st.builds(
+    Divergence, number, maybe_number, number, number, number, number, number, number, number
+)
+parts = st.dictionaries(text, st.builds(TextPart, count, number, number), max_size=3)
+rounding = st.none() | st.builds(PlainRounding, number, number, maybe_number)
+gate = st.none() | st.builds(QualityGate, number, number, number, number, number, st.booleans())
 digest = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 chunk_sizes = st.lists(st.integers(1, 4 << 20), max_size=3)
 paths = st.lists(st.from_regex(r"model/[a-z0-9._-]{1,12}[a-z]", fullmatch=True), unique=True, max_size=4)
@@ -65,6 +70,7 @@ manifests = st.builds(
         st.sampled_from(["quick", "full", "off"]),
         text,
         count,
+        count,
         text,
         text,
         text,
@@ -72,6 +78,10 @@ manifests = st.builds(
         divergence,
         divergence,
         divergence,
+        parts,
+        parts,
+        rounding,
+        gate,
     ),
     st.builds(Provenance, text, text, strings, text),
     st.just(()),

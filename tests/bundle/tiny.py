@@ -5,13 +5,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate, TextPart
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA,
-    Certificate,
     ChatFacts,
-    Divergence,
     Limits,
     Manifest,
     ModelFacts,
@@ -28,7 +27,7 @@ FILES = {"model/genai_config.json": b"{}", "model/model.onnx": b"graph", "model/
 
 def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
     """A manifest that lists `files`, with `changes` to its fields."""
-    measured = Divergence(1.5e-5, 2.25e-4, 0.9987, 12.345, 12.347)
+    measured = Divergence(1.5e-5, 2e-6, 3e-6, 4e-5, 1e-4, 2.25e-4, 0.9987, 12.345, 12.347)
     manifest = Manifest(
         schema=SCHEMA,
         name="tiny-cpu",
@@ -45,7 +44,20 @@ def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Mani
             for path, data in (FILES if files is None else files).items()
         ),
         certificate=Certificate(
-            "quick", "edgephi-eval", 4096, "numpy", "onnxruntime-genai 0.18.0", "cpu", "", *[measured] * 3
+            level="full",
+            text="edgephi-eval (general)",
+            tokens=2880,
+            passages=20,
+            reference="numpy",
+            engine="onnxruntime-genai 0.18.0",
+            provider="cpu",
+            export_error=measured,
+            quantisation_loss=measured,
+            end_to_end=measured,
+            domains={"chat": TextPart(880, 1e-5, 0.999), "prose": TextPart(2000, 2e-5, 0.998)},
+            languages={"en": TextPart(2880, 1.5e-5, 0.9987)},
+            plain_rounding=PlainRounding(1.8e-5, 3e-6, 1e-6),
+            gate=QualityGate(),
         ),
         provenance=Provenance(
             "0.1.0", "edgephi build tiny --target cpu -o tiny-cpu", {"config.json": "0" * 64}

@@ -84,7 +84,7 @@ def test_a_good_bundle(edgephi: Edgephi, demo_bundle: Path) -> None:
 
 def test_json(edgephi: Edgephi, demo_bundle: Path) -> None:
     document = json.loads(edgephi("verify", demo_bundle, "--json").stdout)
-    assert list(document) == ["bundle", "files", "signer", "measured_now", "certificate"]
+    assert list(document) == ["bundle", "files", "signer", "measured_now", "certificate", "report"]
     assert document["measured_now"] is False
     assert document["certificate"]["tokens"] == read_manifest(demo_bundle).certificate.tokens
 

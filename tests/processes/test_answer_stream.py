@@ -16,6 +16,7 @@ from edgephi.errors import CannotServeError
 from edgephi.export.qnn.compiler import compile_graphs
 from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.engines.availability import engine_states
+from edgephi.runtime.proof.logits import AskedPassage
 from edgephi.runtime.proof.measure import measure
 from edgephi.store.disk.layout import Layout
 from edgephi.store.environments.environment import choose_runtime
@@ -39,7 +40,9 @@ def talkative_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_in_the_proof_of_a_bundle(demo_bundle: Path, tmp_path: Path) -> None:
-    computed = run_engine(demo_bundle, [1, 2, 3], None, tmp_path / "logits", lambda _bytes: None)
+    computed = run_engine(
+        demo_bundle, [AskedPassage((1, 2, 3))], None, tmp_path / "logits", lambda _bytes: None
+    )
     assert computed.provider == "cpu"
 
 

@@ -11,11 +11,11 @@ import edgephi
 from edgephi.build.manifest import chat_facts, encodes_with, time_of_build
 from edgephi.build.qnn_import.binaries import describe
 from edgephi.build.verify import probe_of, run_engine
+from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.foreign_files import check_artifact
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
-    Certificate,
     Limits,
     Manifest,
     ModelFacts,
@@ -38,6 +38,7 @@ from edgephi.engines.qnn import CONFIG_FILE, FACTS
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.engines.qnn.chip import check_soc, npu_problem
 from edgephi.runtime.engines.qnn.library import emulates
+from edgephi.runtime.proof.logits import AskedPassage
 from edgephi.steps import Step
 
 EXPORTER = "imported"
@@ -214,7 +215,9 @@ def _generate(folder: Path, source: Path, architecture: Architecture) -> Probe |
     tokens = encode(source, _QUESTION.prompt)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".edgephi-import-") as scratch:
         logits = Path(scratch) / "logits"
-        answer = run_engine(folder, tokens, _QUESTION, logits, lambda _bytes: None).answer
+        answer = run_engine(
+            folder, [AskedPassage(tuple(tokens))], _QUESTION, logits, lambda _bytes: None
+        ).answer
         size = logits.stat().st_size
     if size != len(tokens) * architecture.vocabulary_size * 4:
         raise BadInputError(

@@ -26,4 +26,4 @@ def built_summary(built: "Built") -> str:
         ]
     else:
         lines.append(f"exported by {manifest.provenance.exporter}")
-    return "\n".join([*lines, "", certificate_table(manifest.certificate)])
+    return "\n".join([*lines, "", certificate_table(manifest.certificate, manifest)])

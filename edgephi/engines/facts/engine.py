@@ -69,6 +69,7 @@ class EngineFacts:
     parsed_templates: files of the artifact whose chat template the engine parses as soon as it is opened
     encodes: the kinds of tokenizers for which the engine's own gives the ids of the `tokenizers` library, for
     every text; for the others the library itself runs beside the engine
+    row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
     """
 
     name: str
@@ -80,6 +81,7 @@ class EngineFacts:
     unloaded_folders: tuple[str, ...] = ()
     parsed_templates: tuple[str, ...] = ()
     encodes: tuple[TokenizerKind, ...] = ()
+    row_scales: bool = False
 
     @property
     def module(self) -> str:

@@ -3,8 +3,12 @@
 The builder proves a bundle with this; the engine's memory is gone afterwards.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest, read_manifest
 from edgephi.engines.facts.registry import known_engines
@@ -14,6 +18,10 @@ from edgephi.runtime.adapter import Engine, adapter_of, open_engine
 from edgephi.runtime.proof.clear_answer import ClearAnswer, clear_answer
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.tokenizer_file import added_tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _STEP = 32  # tokens in one call: bounds the engine's copy of the logits, and is what a progress bar sees
 _QUESTION_TOKENS = 512  # room for a question and its answer
@@ -28,15 +36,24 @@ class UserQuestion:
 
 
 @dataclass(frozen=True)
-class LogitsQuestion:
-    """Write the logits after each of `tokens` to the file `output`, float32 [tokens, vocabulary].
+class AskedPassage:
+    """Tokens that begin in an empty context; logits are wanted from position `first` of them on."""
 
-    Progress is told in bytes of the file. `question` None: only that.
+    tokens: tuple[int, ...]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class LogitsQuestion:
+    """Write the logits after each token that is wanted to the file `output`, float32 [tokens, vocabulary].
+
+    Those of the passages follow one another. Progress is told in bytes of the file. `question` None: only
+    that.
     """
 
     bundle: str
     output: str
-    tokens: tuple[int, ...]
+    passages: tuple[AskedPassage, ...]
     question: UserQuestion | None
 
 
@@ -56,18 +73,30 @@ def compute(asked: LogitsQuestion, done: Done) -> Computed:
     """
     bundle, output = Path(asked.bundle), Path(asked.output)
     manifest = read_manifest(bundle)
-    context = min(max(len(asked.tokens) + 1, _QUESTION_TOKENS), manifest.limits.context)
+    longest = max(len(passage.tokens) for passage in asked.passages)
+    context = min(max(longest + 1, _QUESTION_TOKENS), manifest.limits.context)
     engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest))
     try:
         with output.open("wb") as file:
-            for block in engine.logits(list(asked.tokens), step=_STEP):
-                file.write(block.astype("<f4", copy=False).data)
-                file.flush()
-                done(block.size * 4)
+            for passage in asked.passages:
+                for wanted in _wanted(engine, passage):
+                    file.write(wanted.astype("<f4", copy=False).data)
+                    file.flush()
+                    done(wanted.size * 4)
     except OSError as cause:
         raise from_os_error(cause, place=output) from None
     said = None if asked.question is None else _said(bundle, manifest, engine, asked.question, context)
     return Computed(f"{engine.name} {engine.version}", engine.provider, said)
+
+
+def _wanted(engine: Engine, passage: AskedPassage) -> Iterator[NDArray[np.float32]]:
+    """The logits of a passage that are wanted, in blocks [tokens, vocabulary]; each call starts a context."""
+    position = 0
+    for block in engine.logits(list(passage.tokens), step=_STEP):
+        wanted = block[max(0, passage.first - position) :]
+        position += len(block)
+        if len(wanted):
+            yield wanted
 
 
 def _said(

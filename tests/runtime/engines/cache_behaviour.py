@@ -188,6 +188,12 @@ class CacheBehaviour:
         expected = next(iter(engine.logits(ids, step=50)))[-1]
         np.testing.assert_allclose(cache.logits(), expected, atol=same.tolerance * expected.std())
 
+    def test_each_text_of_a_certificate_starts_an_empty_context(self, engine: Engine) -> None:
+        texts = [some_ids(50), some_ids(20, seed=1), some_ids(50)]
+        first, other, again = (np.concatenate(list(engine.logits(ids, step=32))) for ids in texts)
+        np.testing.assert_array_equal(again, first)
+        assert not np.allclose(other, first[:20])
+
     @pytest.mark.parametrize("kept", [0, 1, 33, 64, 79, 80])
     def test_a_rewound_cache_goes_on_as_a_fresh_one(self, engine: Engine, same: Same, kept: int) -> None:
         cache = engine.open_cache(120)

@@ -1,0 +1,62 @@
+"""The gate: what a certificate is held against before its bundle is sealed."""
+
+from edgephi.bundle.certificate import Certificate, QualityGate
+from edgephi.errors import QualityGateError
+
+CERTAIN = 2.0
+"""Standard errors that a difference must be away from zero to be more than the text's chance."""
+
+_FINER = "use smaller groups (group_size = 32) or 8 bits for head and embedding in a recipe of your own"
+_GATE_HINTS = {
+    "export error": "the engine computes something else than the reference: please report this",
+    "quantisation loss": _FINER,
+    "end to end": _FINER,
+}
+
+
+def check_gate(certificate: Certificate, gate: QualityGate) -> None:
+    """Raise QualityGateError, naming the number and the limit, when a measured number is past the gate."""
+    if certificate.end_to_end is None:
+        return
+    largest = {
+        "export error": (certificate.export_error, gate.export_error_kl),
+        "quantisation loss": (certificate.quantisation_loss, gate.quantisation_loss_kl),
+        "end to end": (certificate.end_to_end, gate.end_to_end_kl),
+    }
+    for name, (measured, limit) in largest.items():
+        if measured is not None and measured.kl_mean > limit:
+            raise QualityGateError(
+                f"{name}: mean KL {measured.kl_mean:.3g} is above the recipe's limit {limit:g}",
+                hint=_GATE_HINTS[name],
+            )
+    if certificate.end_to_end.top1 < gate.end_to_end_top1:
+        raise QualityGateError(
+            f"end to end: top-1 agreement {certificate.end_to_end.top1:.3f} is below the recipe's limit "
+            f"{gate.end_to_end_top1:g}",
+            hint=_FINER,
+        )
+    most = gate.end_to_end_perplexity_ratio
+    if most and certificate.end_to_end.perplexity_ratio > most:
+        raise QualityGateError(
+            f"end to end: {certificate.end_to_end.perplexity_ratio:.3f} times the perplexity is above the "
+            f"recipe's limit {most:g}",
+            hint=_FINER,
+        )
+    if gate.beats_rounding:
+        _check_against_rounding(certificate)
+
+
+def _check_against_rounding(certificate: Certificate) -> None:
+    """Raise QualityGateError when the codes are worse than those of plain rounding, beyond all chance.
+
+    Where the two are alike (with random weights, say) either may come out a little ahead.
+    """
+    rounding, ours = certificate.plain_rounding, certificate.quantisation_loss
+    if rounding is None or rounding.gain_standard_error is None or ours is None:
+        return
+    if rounding.gain < -CERTAIN * rounding.gain_standard_error:
+        raise QualityGateError(
+            f"quantisation loss: mean KL {ours.kl_mean:.3g} is above the {rounding.kl_mean:.3g} of plain "
+            f"rounding, by {-rounding.gain:.2g} ± {rounding.gain_standard_error:.1g}",
+            hint="build with --method rtn, and please report this: a method that does worse is no use",
+        )

@@ -1,0 +1,70 @@
+"""What a build's certificate is held against, and what fails it."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from edgephi.build.gate import check_gate
+from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate
+from edgephi.errors import QualityGateError
+
+GATE = QualityGate(
+    export_error_kl=1.0,
+    quantisation_loss_kl=2.0,
+    end_to_end_kl=3.0,
+    end_to_end_top1=0.5,
+    end_to_end_perplexity_ratio=1.5,
+)
+
+
+def certificate(kl: float = 1.0, top1: float = 1.0, ratio: float = 1.0, **more: Any) -> Certificate:
+    """KL divergences of once, twice and three times `kl`."""
+    export, loss, end = (
+        Divergence(kl * factor, None, 0, 0, 0, 0, top1, 10, 10 * ratio) for factor in (1, 2, 3)
+    )
+    return Certificate("full", export_error=export, quantisation_loss=loss, end_to_end=end, **more)
+
+
+def test_what_is_at_its_limit_passes() -> None:
+    check_gate(certificate(1.0, top1=0.5, ratio=1.5), GATE)
+    check_gate(Certificate("off"), GATE)
+
+
+@pytest.mark.parametrize(
+    ("gate", "measured", "said"),
+    [
+        (GATE, certificate(1.1), r"export error: mean KL 1\.1 is above the recipe's limit 1"),
+        (dataclasses.replace(GATE, export_error_kl=9), certificate(1.1), "quantisation loss: mean KL"),
+        (
+            dataclasses.replace(GATE, export_error_kl=9, quantisation_loss_kl=9),
+            certificate(1.1),
+            r"end to end: mean KL 3\.3 is above the recipe's limit 3",
+        ),
+        (GATE, certificate(top1=0.49), r"top-1 agreement 0\.490 is below the recipe's limit 0\.5"),
+        (GATE, certificate(ratio=1.51), r"1\.510 times the perplexity is above the recipe's limit 1\.5"),
+    ],
+)
+def test_what_is_past_a_limit_is_named_with_it(gate: QualityGate, measured: Certificate, said: str) -> None:
+    with pytest.raises(QualityGateError, match=said):
+        check_gate(measured, gate)
+
+
+def test_no_perplexity_is_too_large_where_none_is_asked() -> None:
+    check_gate(certificate(ratio=100), dataclasses.replace(GATE, end_to_end_perplexity_ratio=0))
+
+
+class TestPlainRounding:
+    """The gate that needs no scale: codes that were looked for must not be worse than the obvious ones."""
+
+    def test_what_is_surely_worse_fails(self) -> None:
+        worse = certificate(plain_rounding=PlainRounding(1.9, gain=-0.1, gain_standard_error=0.04))
+        with pytest.raises(
+            QualityGateError, match=r"mean KL 2 is above the 1\.9 of plain rounding, by 0\.1 ± 0\.04"
+        ):
+            check_gate(worse, GATE)
+        check_gate(worse, dataclasses.replace(GATE, beats_rounding=False))
+
+    @pytest.mark.parametrize(("gain", "error"), [(-0.1, 0.05), (-0.1, None), (0.0, 0.0), (0.1, 0.01)])
+    def test_what_chance_explains_passes(self, gain: float, error: float | None) -> None:
+        check_gate(certificate(plain_rounding=PlainRounding(2.0, gain, error)), GATE)
