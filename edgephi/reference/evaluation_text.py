@@ -23,7 +23,6 @@ from edgephi.reference.passages import (
     in_words,
     shipped_passages,
 )
-from edgephi.reference.token_shares import slice_sizes
 
 EVALUATION_TEXT = "edgephi-eval-2"
 """Name and version of the passages, for the certificate."""
@@ -81,10 +80,9 @@ TOKENS: dict[EvaluationLevel, int] = {"quick": 256, "full": 2048}
 def evaluation_tokens(
     encode: Encode, level: EvaluationLevel, *, context: int, domain: Domain = "general"
 ) -> list[int]:
-    """The beginning of every passage, one after the other: TOKENS[level] or `context` in all."""
-    encoded = [list(encode(passage.text)) for passage in passages(_as_phi_3, domain)]
-    sizes = slice_sizes([len(ids) for ids in encoded], min(TOKENS[level], context))
-    return [token for ids, size in zip(encoded, sizes, strict=True) for token in ids[:size]]
+    """The passages one after the other: TOKENS[level] or `context` in all, if that is less."""
+    found = evaluation_passages(encode, _as_phi_3, level, context=context, domain=domain)
+    return [token for passage in found for token in passage.ids][: min(TOKENS[level], context)]
 
 
 def _as_phi_3(messages: Sequence[Message]) -> str:

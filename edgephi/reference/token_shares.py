@@ -25,7 +25,7 @@ def divide(
     than `context`. Only those taken are encoded. The same arguments give the same passages.
     """
     known: dict[int, TokenPassage] = {}
-    count = max(1, tokens // passage_tokens)
+    count = max(1, tokens // min(passage_tokens, context))
     while True:
         count = min(count, len(candidates))
         places = evenly_spaced(count, len(candidates))

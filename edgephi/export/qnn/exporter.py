@@ -163,9 +163,9 @@ def emit(
     weights = CheckpointWeights(checkpoint)
     embedding = _write_embedding(folder / EMBEDDING_FILE, weights, plans[EMBEDDING])
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
-    tokens = _calibration_tokens(checkpoint, context)
+    passages = _calibration_passages(checkpoint, context)
     with step("measure activations", architecture.layers) as done:
-        ranges = measure_ranges(weights, [tokens], progress=lambda *_: done(1))
+        ranges = measure_ranges(weights, passages, progress=lambda *_: done(1))
     activations = encodings(ranges, architecture, precision_of(soc.htp_arch))
     parts = _part_ranges(architecture, layout)
     norms = {
@@ -211,15 +211,15 @@ def provider_options(soc: Soc) -> dict[str, str]:
     return options
 
 
-def _calibration_tokens(checkpoint: Checkpoint, context: int) -> list[int]:
-    """The passages of the calibration text one after the other, at most CALIBRATION_TOKENS or `context`."""
+def _calibration_passages(checkpoint: Checkpoint, context: int) -> list[tuple[int, ...]]:
+    """Token ids of passages of the calibration text, at most CALIBRATION_TOKENS in all."""
     passages = calibration_passages(
         encoder(checkpoint.folder),
         conversation_renderer(checkpoint.tokenizer.chat),
-        tokens=min(CALIBRATION_TOKENS, context),
+        tokens=CALIBRATION_TOKENS,
         context=context,
     )
-    return [token for passage in passages for token in passage.ids] or [0]
+    return [passage.ids for passage in passages] or [(0,)]  # a tokenizer that knows no word of it
 
 
 def _part_ranges(architecture: Architecture, layout: QnnLayout) -> list[range]:
