@@ -61,6 +61,7 @@ def manifest_of(
         method=quant.method,
         embedding_bits=quant.embedding_bits,
         head_bits=quant.head_bits,
+        formats=quant.formats,
         bits_per_weight=plan.bits_per_weight,
     )
     exporter_name = OWN_EXPORTER

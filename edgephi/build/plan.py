@@ -14,6 +14,7 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
+from edgephi.quantize.k_quants import k_quant
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
 
@@ -54,6 +55,12 @@ def make_plan(
     exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     plans = plan_tensors(architecture, recipe.quant)
+    if recipe.quant.formats == "k-quants" and facts_of(target.engine).artifact_format != "gguf":
+        raise NotSupportedError(
+            f'{target.name}: expected formats = "portable", found "k-quants", '
+            f"which {target.engine} does not read",
+            hint='set formats = "portable" under [quant] of the recipe, or build it for the target gguf',
+        )
     exporter.check_schemes(plans, target)
     if context is not None and context > architecture.context:
         raise DoesNotFitError(
@@ -100,7 +107,7 @@ def make_plan(
 
 
 def suited(quant: Quant, target: Target) -> Quant:
-    """`quant` with the group size and symmetry that the target's format dictates, where it does."""
+    """`quant` with what the target's format dictates of formats, group size and symmetry, where it does."""
     dictated = {key: value for key, value in dataclasses.asdict(target.quant).items() if value is not None}
     return dataclasses.replace(quant, **dictated)
 
@@ -110,21 +117,26 @@ def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, 
 
     Raises NotSupportedError when the group size does not divide a matrix's columns.
     """
-    scheme = Scheme(quant.bits, quant.group_size, quant.symmetric)
-    embedding = dataclasses.replace(scheme, bits=quant.embedding_bits)
-    head = dataclasses.replace(scheme, bits=quant.head_bits)
+    embedding_bits, head_bits = quant.embedding_bits, quant.head_bits
     if architecture.tied_embeddings:
-        embedding = head = max(embedding, head, key=lambda each: each.bits)
-    special = {EMBEDDING: embedding, architecture.head: head}
+        embedding_bits = head_bits = max(embedding_bits, head_bits)
+    special = {EMBEDDING: embedding_bits, architecture.head: head_bits}
     plans: dict[ModelTensor, TensorPlan] = {}
     for tensor, shape in architecture.tensor_shapes().items():
-        stored = special.get(tensor, scheme) if len(shape) == 2 else None
-        plans[tensor] = TensorPlan(stored, quant.method)
-        if len(shape) == 2 and shape[1] % quant.group_size:
+        if len(shape) == 1:
+            plans[tensor] = TensorPlan(None, quant.method)
+            continue
+        bits = special.get(tensor, quant.bits)
+        if quant.formats == "k-quants":
+            scheme = k_quant(tensor, shape[1], architecture.layers, bits)
+        else:
+            scheme = Scheme(bits, quant.group_size, quant.symmetric)
+        if shape[1] % scheme.group_size:
             raise NotSupportedError(
-                f"{tensor}: group size {quant.group_size} does not divide its {shape[1]} columns",
+                f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
                 hint="set group_size to 64 or 32 in a recipe of your own",
             )
+        plans[tensor] = TensorPlan(scheme, quant.method)
     return plans
 
 

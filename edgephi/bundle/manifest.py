@@ -66,7 +66,10 @@ class TargetFacts:
 
 @dataclass(frozen=True)
 class QuantFacts:
-    """How the weights were quantised; `bits_per_weight` counts all that is stored."""
+    """How the weights were quantised; `bits_per_weight` counts all that is stored.
+
+    With `formats` "k-quants" groups are those of llama.cpp's formats, whatever size and symmetry say.
+    """
 
     bits: int
     group_size: int
@@ -75,6 +78,7 @@ class QuantFacts:
     embedding_bits: int
     head_bits: int
     bits_per_weight: float
+    formats: str = "portable"
 
 
 @dataclass(frozen=True)

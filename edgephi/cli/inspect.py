@@ -81,8 +81,9 @@ def _probe(probe: Probe | None) -> str:
 def _scheme(manifest: Manifest) -> str:
     quant = manifest.quant
     symmetry = "symmetric" if quant.symmetric else "asymmetric"
+    groups = f"in groups of {quant.group_size}, {symmetry}"
     return (
-        f"int{quant.bits} in groups of {quant.group_size}, {symmetry}, by {quant.method}; "
+        f"int{quant.bits} {'as K-quants' if quant.formats == 'k-quants' else groups}, by {quant.method}; "
         f"embedding {quant.embedding_bits} bit, head {quant.head_bits} bit"
     )
 

@@ -177,6 +177,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "bits": quant.bits,
             "group_size": quant.group_size,
             "symmetric": quant.symmetric,
+            "formats": quant.formats,
             "embedding_bits": quant.embedding_bits,
             "head_bits": quant.head_bits,
             "bits_per_weight": plan.bits_per_weight,
@@ -208,12 +209,13 @@ def _text(plan: "Plan") -> str:
 
     quant = plan.recipe.quant
     symmetry = "symmetric" if quant.symmetric else "asymmetric"
+    groups = "K-quants" if quant.formats == "k-quants" else f"groups of {quant.group_size}, {symmetry}"
     rows = [
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
         *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
-        ("weights", f"int{quant.bits}, groups of {quant.group_size}, {symmetry}, {quant.method}"),
+        ("weights", f"int{quant.bits}, {groups}, {quant.method}"),
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}"),
         ("", f"{plan.bits_per_weight:.2f} bits per weight"),
         ("artifact", human_bytes(plan.artifact_bytes)),

@@ -16,6 +16,13 @@ the scales with the least error where inputs are large. "search" tries many scal
 the one with the least squared error. "rtn" (round to nearest) takes the one that spans the group.
 """
 
+Formats = Literal["portable", "k-quants"]
+"""What codes are stored in.
+
+"portable" formats hold the same codes for every engine, "k-quants" are llama.cpp's own: better at the same
+size, and read by nothing else.
+"""
+
 FOLDER = "recipes"
 DEFAULT = "default"
 
@@ -58,6 +65,9 @@ class Quant:
     """How to quantise: see `edgephi.quantize.tensor_plan.TensorPlan`. Embedding and head have their own bits.
 
     When the two share one matrix, it gets the larger number of bits of the two.
+
+    With `formats` "k-quants" the number of bits chooses a mixture of formats that have their own groups
+    (`edgephi.quantize.k_quants`).
     """
 
     method: Method = "search"
@@ -66,6 +76,7 @@ class Quant:
     symmetric: bool = True
     embedding_bits: Literal[4, 8] = 4
     head_bits: Literal[4, 8] = 4
+    formats: Formats = "portable"
 
 
 @dataclass(frozen=True)

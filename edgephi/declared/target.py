@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgephi.declared.recipe import Formats
 from edgephi.declared.soc import read_soc
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError, UsageError
@@ -42,10 +43,14 @@ class Kernels:
 
 @dataclass(frozen=True)
 class TargetQuant:
-    """What the engine's format can hold, where that is less than a recipe may ask for. None: anything."""
+    """What the engine's format can hold, where a recipe may ask for something else. None: what that says.
+
+    `formats` "k-quants" is for engines that read llama.cpp's; the other two are then for its portable ones.
+    """
 
     group_size: Literal[32, 64, 128] | None = None
     symmetric: bool | None = None
+    formats: Formats | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class FreeScales:
 
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
-        scheme, searched = plan.quantised, plan.method == "search" and plan.quantised.bits == 4
+        scheme, searched = plan.quantised, plan.method == "search" and plan.quantised.bits < 8
         rows, columns = weights.shape
         size = scheme.group_size
         x = weights.reshape(-1, size)  # [groups, size]

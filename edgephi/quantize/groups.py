@@ -39,11 +39,15 @@ class ErrorSums:
 class Groups:
     """A block of quantised rows: weight = (codes - zero_points) * scales + offsets, all but codes a group.
 
+    In super-blocks weight = (codes - middle) * (scale * multiples), or codes * (scale * multiples) - (step *
+    minimums), where scale and step are the two numbers of a super-block.
+
     codes: uint8 [rows, columns] · scales: float16 [rows, columns // group_size] (may be negative), or float32
-    of the same shape or [rows, 1] (`quantize.row_scales`)
-    zero_points: uint8 [rows, columns // group_size], None when all are the scheme's middle
+    of the same shape or [rows, 1] (`quantize.row_scales`), or float16 [rows, columns // 256, 1 or 2] in
+    super-blocks zero_points: uint8 [rows, columns // group_size], None when all are the scheme's middle
     offsets: float16 [rows, columns // group_size], None when there are none; then no zero points either
-    sums: the error of the block
+    multiples: uint8 [rows, columns // group_size] in super-blocks, or int8 where their groups are symmetric
+    minimums: uint8 of the same shape in super-blocks whose groups are not sums: the error of the block
     """
 
     codes: NDArray[np.uint8]
@@ -51,6 +55,8 @@ class Groups:
     zero_points: NDArray[np.uint8] | None
     sums: ErrorSums
     offsets: NDArray[np.float16] | None = None
+    multiples: NDArray[np.uint8] | NDArray[np.int8] | None = None
+    minimums: NDArray[np.uint8] | None = None
 
 
 def dequantize(
@@ -68,8 +74,37 @@ def dequantize(
     return weights.reshape(rows, columns)
 
 
+def dequantize_super_blocks(
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float16] | NDArray[np.float32],
+    multiples: NDArray[np.uint8] | NDArray[np.int8],
+    minimums: NDArray[np.uint8] | None,
+    middle: int,
+) -> NDArray[np.float32]:
+    """Weights [rows, columns] of what `Groups` has of super-blocks; `middle` is for those without minimums.
+
+    Factors are multiplied in the order in which ggml multiplies them, so that the numbers are the same.
+    """
+    rows, columns = codes.shape
+    blocks = (rows, scales.shape[1], -1)
+    exact = scales.astype(np.float32)  # [rows, blocks, 1 or 2]
+    scale = (multiples.reshape(blocks) * exact[:, :, :1])[..., None]  # [rows, blocks, groups, 1]
+    weights = codes.reshape(*scale.shape[:-1], -1).astype(np.float32)  # [rows, blocks, groups, size]
+    if minimums is None:
+        weights -= np.float32(middle)
+        weights *= scale
+    else:
+        weights *= scale
+        weights -= (minimums.reshape(blocks) * exact[:, :, 1:])[..., None]
+    return weights.reshape(rows, columns)
+
+
 def restored(groups: Groups, scheme: Scheme) -> NDArray[np.float32]:
     """The weights [rows, columns] that groups of a scheme are."""
+    if groups.multiples is not None:
+        return dequantize_super_blocks(
+            groups.codes, groups.scales, groups.multiples, groups.minimums, scheme.middle
+        )
     if groups.offsets is None:
         zero_points = scheme.middle if groups.zero_points is None else groups.zero_points
         return dequantize(groups.codes, groups.scales, zero_points)

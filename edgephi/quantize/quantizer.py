@@ -14,6 +14,7 @@ from edgephi.quantize.free_scales import FreeScales
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.row_scales import RowScales
 from edgephi.quantize.scheme import Scales
+from edgephi.quantize.super_blocks import SuperBlocks
 from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.quantize.weighted_scales import WeightedScales
 
@@ -35,6 +36,9 @@ _WAYS: Mapping[tuple[Method, Scales], type[Way]] = {
     ("rtn", "offset"): WeightedScales,
     ("search", "offset"): WeightedScales,
     ("weighted", "offset"): WeightedScales,
+    ("rtn", "superblocks"): SuperBlocks,
+    ("search", "superblocks"): SuperBlocks,
+    ("weighted", "superblocks"): SuperBlocks,
 }
 
 

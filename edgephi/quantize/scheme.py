@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Scales = Literal["free", "multiples", "offset"]
+Scales = Literal["free", "multiples", "offset", "superblocks"]
+
+SUPER_BLOCK = 256
+"""Weights of a super-block."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +20,13 @@ class Scheme:
     `scales` "multiples" is for engines that keep one scale a row: with 4 bits the scale of a group is that of
     its row times a whole number from 1 to 16, with 8 bits it is that of its row. See `quantize.row_scales`.
     "offset" is for those that add a float16 number to each group and take no zero point away: a weight is
-    `code * scale + offset`.
+    `code * scale + offset`. "superblocks" is for llama.cpp's K-quants, where 256 weights share the float16
+    steps of which the scales, and the minimums of groups that are not symmetric, are whole numbers. See
+    `quantize.super_blocks`.
     """
 
-    bits: Literal[4, 8]
-    group_size: Literal[32, 64, 128]
+    bits: Literal[4, 5, 6, 8]
+    group_size: Literal[16, 32, 64, 128]
     symmetric: bool = True
     scales: Scales = "free"
 

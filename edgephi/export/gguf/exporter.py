@@ -1,8 +1,9 @@
 """GGUF for llama.cpp: one file with the weights, the tokenizer and all that the loader asks for.
 
 llama.cpp brings the graph. A file of its architecture "phi3" holds the checkpoint's own tensors under shorter
-names; the fused projections stay fused. A `Q4_0` or `Q8_0` block is a float16 scale and 32 codes less the
-middle one: our symmetric groups of 32, number for number. Norms and LongRoPE's factors are float32.
+names; the fused projections stay fused. Norms and LongRoPE's factors are float32. Matrices are blocks of
+ggml's own types (`export.gguf.blocks`): its K-quants, or `Q4_0` and `Q8_0`, which hold our symmetric groups
+of 32 number for number.
 
 `general.context_length` is what llama.cpp's own tools allocate unless told otherwise, so it says how many
 tokens they compute rightly: they attend past Phi-3's sliding window, and choose LongRoPE's factors by the
@@ -25,11 +26,10 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
+from edgephi.export.gguf.blocks import TYPES, pack
 from edgephi.export.gguf.layout import (
     ALIGNMENT,
-    BLOCK,
     lay_out,
-    pack,
     right_context,
     rope_factors,
     tensor_bytes,
@@ -54,18 +54,15 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: A
 
 
 def check_schemes(plans: TensorPlans, target: Target) -> None:
-    """Only symmetric groups of 32 are what a block holds."""
+    """A scheme must be that of one of ggml's types."""
     for tensor, scheme in quantised_tensors(plans).items():
-        if scheme.group_size != BLOCK:
+        if scheme not in TYPES:
+            groups = "symmetric groups" if scheme.symmetric else "groups with zero points"
             raise NotSupportedError(
-                f"{tensor}: expected groups of {BLOCK} weights for GGUF, found {scheme.group_size}",
-                hint=f"set group_size = {BLOCK} under [quant] of the target {target.name}",
-            )
-        if not scheme.symmetric:
-            # Q4_1 and Q5_1 store the smallest weight of a block, -zero_point * scale, as a float16: rounded.
-            raise NotSupportedError(
-                f"{tensor}: expected symmetric groups for GGUF, found zero points, which it can only round",
-                hint=f"set symmetric = true under [quant] of the target {target.name}",
+                f"{tensor}: expected symmetric groups of 32 weights or K-quants for GGUF, "
+                f"found {groups} of {scheme.group_size}",
+                # Q4_1 and Q5_1 would store -zero_point * scale as a float16: rounded.
+                hint=f"set group_size = 32 and symmetric = true under [quant] of the target {target.name}",
             )
 
 

@@ -1,30 +1,34 @@
-"""Where every tensor lies in a GGUF file, what its bytes are, and the header before them."""
+"""Where every tensor lies in a GGUF file, and the header before them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as TensorType
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.engines.llama_cpp import CACHE_STEP
+from edgephi.export.gguf.blocks import TYPES, block_bytes
 from edgephi.export.gguf.tokenizer import GgufTokenizer, add_tokenizer, suited_name
 from edgephi.export.gguf.weights import gguf_name
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.export.tensor_names import tensor_name
-from edgephi.quantize.groups import Groups
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _ARCHITECTURE = gguf.MODEL_ARCH.PHI3
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-_TYPES = {4: TensorType.Q4_0, 8: TensorType.Q8_0}
-_FILE_TYPES = {4: gguf.LlamaFileType.MOSTLY_Q4_0, 8: gguf.LlamaFileType.MOSTLY_Q8_0}
-BLOCK = 32  # weights of a block
-_SCALE_BYTES = 2
+_FILE_TYPES = {
+    TensorType.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
+    TensorType.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
+    TensorType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+    TensorType.Q4_K: gguf.LlamaFileType.MOSTLY_Q4_K_M,
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class GgufLayout:
 def tensor_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
     """Bytes of a tensor: float32 for a vector, blocks for a quantised matrix."""
     if scheme is None:
-        return int(np.prod(shape)) * 4
-    rows, columns = shape
-    return rows * columns // BLOCK * (_SCALE_BYTES + BLOCK * scheme.bits // 8)
+        return math.prod(shape) * 4
+    weights, size = block_bytes(scheme)
+    return math.prod(shape) // weights * size
 
 
 def lay_out(
@@ -66,7 +70,7 @@ def lay_out(
     _add_facts(writer, checkpoint, tokenizer, plans, context)
     for tensor in checkpoint.sources:
         scheme, shape = plans[tensor].scheme, shapes[tensor]
-        kind = TensorType.F32 if scheme is None else _TYPES[scheme.bits]
+        kind = TensorType.F32 if scheme is None else TYPES[scheme]
         size = tensor_bytes(shape, scheme)
         writer.add_tensor_info(gguf_name(tensor), shape, np.dtype(np.float32), size, kind)
     for name, values in factors.items():
@@ -91,23 +95,6 @@ def lay_out(
     return GgufLayout(header, tuple(tensors), tuple(placed), offset)
 
 
-def pack(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.generic], ...]:
-    """A block of rows as `Q4_0` or `Q8_0`: of each group the scale, then its codes.
-
-    `Q4_0` puts code i of the first half of a group into the low bits of byte i, and code i of the second half
-    into its high bits. `Q8_0` holds code - 128 as int8.
-    """
-    codes = groups.codes.reshape(-1, BLOCK)  # [groups, 32]
-    if scheme.bits == 4:
-        packed = codes[:, : BLOCK // 2] | (codes[:, BLOCK // 2 :] << np.uint8(4))  # [groups, 16]
-    else:
-        packed = codes ^ np.uint8(scheme.middle)  # the bits of int8(code - 128)
-    blocks = np.empty((len(codes), _SCALE_BYTES + packed.shape[1]), np.uint8)
-    blocks[:, :_SCALE_BYTES] = groups.scales.reshape(-1, 1).view(np.uint8)
-    blocks[:, _SCALE_BYTES:] = packed
-    return (blocks,)
-
-
 def right_context(architecture: Architecture, context: int) -> int:
     """How many of `context` tokens llama.cpp's own tools compute rightly: no more than a sliding window."""
     window = architecture.attention.window
@@ -124,9 +111,8 @@ def _add_facts(
     """All of the header but the tensors."""
     architecture = checkpoint.architecture
     rotary, window = architecture.attention.rotary, architecture.attention.window
-    bits = min(scheme.bits for scheme in quantised_tensors(plans).values())
     writer.add_name(suited_name(checkpoint.id.rpartition("/")[2], tokenizer))
-    writer.add_file_type(_FILE_TYPES[bits])
+    writer.add_file_type(_file_type(plans))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(architecture.vocabulary_size)
     writer.add_context_length(right_context(architecture, context))
@@ -146,6 +132,13 @@ def _add_facts(
     # 0: none. llama.cpp of today ignores it; older ones refuse a file without it.
     writer.add_sliding_window(window if window is not None and window < architecture.context else 0)
     add_tokenizer(writer, tokenizer, checkpoint.tokenizer, architecture)
+
+
+def _file_type(plans: TensorPlans) -> gguf.LlamaFileType:
+    """What tools say of the whole file: the type of the fewest bits that a layer's matrices have."""
+    kinds = {TYPES[scheme] for tensor, scheme in quantised_tensors(plans).items() if tensor.layer is not None}
+    least = min(kinds, key=lambda kind: (GGML_QUANT_SIZES[kind][1] / GGML_QUANT_SIZES[kind][0], kind))
+    return _FILE_TYPES[least]
 
 
 def rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:

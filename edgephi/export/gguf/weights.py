@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.export.gguf.blocks import SCHEMES, unpack
 from edgephi.export.stream.packed_tensor import align
-from edgephi.quantize.groups import dequantize
 
 _VERSION = 3
 _FORMATS = {
@@ -43,7 +43,6 @@ _FORMATS = {
     GGUFValueType.INT64: "<q",
     GGUFValueType.FLOAT64: "<d",
 }
-_SCALE_BYTES = 2
 _KINDS = {
     Role.EMBEDDING: MODEL_TENSOR.TOKEN_EMBD,
     Role.ATTENTION_NORM: MODEL_TENSOR.ATTN_NORM,
@@ -114,16 +113,11 @@ class ArtifactWeights:
             items = int(np.prod(stored.shape[1:], dtype=np.int64))
             data = self._read(stored, start * items * 4, count * items * 4)
             return data.view(np.float32).reshape(count, *stored.shape[1:])
-        block, block_bytes = GGML_QUANT_SIZES[stored.kind]
-        row_bytes = stored.shape[1] // block * block_bytes
-        blocks = self._read(stored, start * row_bytes, count * row_bytes).reshape(-1, block_bytes)
-        scales = np.ascontiguousarray(blocks[:, :_SCALE_BYTES]).view(np.float16)  # [blocks, 1]
-        packed = blocks[:, _SCALE_BYTES:]
-        if stored.kind == GGMLQuantizationType.Q4_0:
-            codes, middle = np.concatenate([packed & 15, packed >> 4], axis=1), 8
-        else:
-            codes, middle = packed ^ np.uint8(128), 128  # int8 -> code
-        return dequantize(codes, scales, middle).reshape(count, stored.shape[1])
+        columns = stored.shape[1]
+        weights, size = GGML_QUANT_SIZES[stored.kind]
+        row_bytes = columns // weights * size
+        blocks = self._read(stored, start * row_bytes, count * row_bytes).reshape(-1, size)
+        return unpack(blocks, SCHEMES[stored.kind], columns)
 
     def _read(self, tensor: StoredTensor, offset: int, size: int) -> NDArray[np.uint8]:
         with self._file.open("rb") as data:

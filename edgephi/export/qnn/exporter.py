@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -306,7 +307,8 @@ def _write_embedding(file: Path, weights: CheckpointWeights, plan: TensorPlan) -
         out.write(bytes(scales_at - codes_size))
         for block_scales in scales:
             out.write(np.ascontiguousarray(block_scales).data)
-    return Embedding(EMBEDDING_FILE, scheme.bits, scheme.group_size, codes_offset=0, scales_offset=scales_at)
+    bits: Literal[4, 8] = 8 if scheme.bits == 8 else 4
+    return Embedding(EMBEDDING_FILE, bits, scheme.group_size, codes_offset=0, scales_offset=scales_at)
 
 
 def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:

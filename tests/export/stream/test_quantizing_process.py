@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from edgephi.errors import BadCheckpointError, DoesNotFitError
-from edgephi.export.gguf import layout as gguf
+from edgephi.export.gguf import blocks as gguf
 from edgephi.export.mlx import layout as mlx
 from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.openvino import layout as openvino
