@@ -1,7 +1,7 @@
 """The text that shows which channels of a model matter: passages of our own, or the user's.
 
-Half of ours is English: prose, instructions, chats and commands, as an average deployment sees them, with
-code, data and figures; the other half is over twenty other languages. No sentence of it is in the evaluation
+Nearly half of ours is English: prose, instructions, chats and commands, as an average deployment sees them.
+The rest is code, data and figures, and over twenty other languages. No sentence of it is in the evaluation
 text: a certificate must not be measured on what the quantiser has seen (a test holds them apart).
 """
 

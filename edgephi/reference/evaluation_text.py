@@ -7,13 +7,11 @@ Numbers can only be compared on the same text: whoever changes a passage, or wha
 EVALUATION_TEXT a new number (a test compares the passages with the hash that belongs to it).
 """
 
-from collections.abc import Sequence
 from importlib import resources
 from typing import Literal
 
 from edgephi.reference.passages import (
     Encode,
-    Message,
     Passage,
     Render,
     StoredPassage,
@@ -69,21 +67,3 @@ def _stored(domain: Domain) -> tuple[StoredPassage, ...]:
     if domain == "device":
         return device
     return tuple(passage for passage in every if passage not in device[_DEVICE_IN_GENERAL:])
-
-
-# ---- one sequence of tokens ----
-
-TOKENS: dict[EvaluationLevel, int] = {"quick": 256, "full": 2048}
-"""How many tokens a level measures, where the context and the passages are long enough."""
-
-
-def evaluation_tokens(
-    encode: Encode, level: EvaluationLevel, *, context: int, domain: Domain = "general"
-) -> list[int]:
-    """The passages one after the other: TOKENS[level] or `context` in all, if that is less."""
-    found = evaluation_passages(encode, _as_phi_3, level, context=context, domain=domain)
-    return [token for passage in found for token in passage.ids][: min(TOKENS[level], context)]
-
-
-def _as_phi_3(messages: Sequence[Message]) -> str:
-    return "".join(f"<|{turn['role']}|>\n{turn['content']}<|end|>\n" for turn in messages)

@@ -11,9 +11,10 @@ from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import encode
 from edgephi.export.exporter import exporter
 from edgephi.export.tensor_names import tensor_name
-from edgephi.reference.evaluation_text import evaluation_tokens
+from edgephi.reference.evaluation_text import passages
 from tests.agreement.conftest import RECIPE, TARGETS, Bundle, engine_of, weights_of
 from tests.export.oracle import Floats, mean_kl, transformers_model
+from tests.phi_3_chat import as_phi_3
 
 STEPS = 64
 LARGEST_KL = 2e-3
@@ -22,7 +23,7 @@ LARGEST_KL = 2e-3
 @pytest.fixture(scope="module")
 def text() -> list[int]:
     folder = find_checkpoint("demo", RECIPE, None, progress=False).folder
-    return evaluation_tokens(lambda text: encode(folder, text), "quick", context=4096, domain="device")
+    return encode(folder, "".join(passage.text for passage in passages(as_phi_3, "device")))[:256]
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,12 @@ from edgephi.export.gguf.tokenizer import breaks_after, chat_template, read_gguf
 from edgephi.export.gguf.weights import read_tensors
 from edgephi.export.onnx import exporter as onnx_exporter
 from edgephi.export.tensor_names import tensor_name
-from edgephi.reference.evaluation_text import evaluation_tokens
+from edgephi.reference.evaluation_text import passages
 from edgephi.runtime.engines.llama_cpp.adapter import LlamaEngine, open_engine
 from edgephi.steps import silent
 from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
+from tests.phi_3_chat import as_phi_3
 from tests.runtime.engines.cache_behaviour import greedy
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
@@ -525,7 +526,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 class TestDemo:
     @pytest.mark.parametrize("length", [16, 48])
     def test_greedy_answers_are_transformers_for_64_steps(self, demo: Exported, length: int) -> None:
-        prompt = evaluation_tokens(demo.engine.encode, "quick", context=4096, domain="device")[:length]
+        text = "".join(passage.text for passage in passages(as_phi_3, "device"))
+        prompt = demo.engine.encode(text)[:length]
         answer = greedy(demo.engine, prompt, 64)
         logits = demo.expected(prompt + answer)
         assert answer == logits[length - 1 : -1].argmax(axis=1).tolist()
