@@ -10,6 +10,7 @@ from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.build.request import BuildRequest
 from edgephi.build.verify import certify, logits_bytes
+from edgephi.build.weighing import Weighed, weighed
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
@@ -100,6 +101,10 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
         wheelhouses = _collect_wheels(request, folder, step)
         check_disk_space(request.output, needs_bytes)
+        knowing = (
+            Weighed(plan, None) if request.upstream else weighed(plan, checkpoint, request.calibrate, step)
+        )
+        plan = knowing.plan
         report = _exporter(request, plan).write_artifact(
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
@@ -109,7 +114,9 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
-        manifest = manifest_of(request, plan, checkpoint, folder, report, created=created)
+        manifest = manifest_of(
+            request, plan, checkpoint, folder, report, created=created, calibration=knowing.calibration
+        )
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
         if request.verify != "off":

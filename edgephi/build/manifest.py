@@ -16,6 +16,7 @@ from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
+    CalibrationFacts,
     ChatFacts,
     Limits,
     Manifest,
@@ -46,6 +47,7 @@ def manifest_of(
     report: StreamReport,
     *,
     created: str,
+    calibration: CalibrationFacts | None = None,
 ) -> Manifest:
     """The manifest of the files in `folder`, without a certificate yet."""
     target, quant = request.target, plan.recipe.quant
@@ -63,6 +65,7 @@ def manifest_of(
         head_bits=quant.head_bits,
         formats=quant.formats,
         bits_per_weight=plan.bits_per_weight,
+        calibration=calibration,
     )
     exporter_name = OWN_EXPORTER
     if request.upstream:

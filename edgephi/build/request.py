@@ -26,6 +26,7 @@ class BuildRequest:
     """What the user asked for. See the manifest for `sequence` and `security_floor`.
 
     `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
+    `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
 
@@ -42,3 +43,4 @@ class BuildRequest:
     available_memory: int | None = None
     layers: int | None = None
     wheels: WheelsRequest | None = None
+    calibrate: Path | None = None

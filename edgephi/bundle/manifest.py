@@ -65,10 +65,24 @@ class TargetFacts:
 
 
 @dataclass(frozen=True)
+class CalibrationFacts:
+    """What the inputs of the matrices were measured on: a text, and so many tokens of it.
+
+    `importance_sha256` is of what was measured, by which two builds know that they weighed alike.
+    """
+
+    text: str
+    text_sha256: str
+    tokens: int
+    importance_sha256: str
+
+
+@dataclass(frozen=True)
 class QuantFacts:
     """How the weights were quantised; `bits_per_weight` counts all that is stored.
 
     With `formats` "k-quants" groups are those of llama.cpp's formats, whatever size and symmetry say.
+    `calibration` is there when the method looked at the model's activations.
     """
 
     bits: int
@@ -79,6 +93,7 @@ class QuantFacts:
     head_bits: int
     bits_per_weight: float
     formats: str = "portable"
+    calibration: CalibrationFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from edgephi.export.qnn.weights import ArtifactWeights
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import align
 from edgephi.export.stream.reads import BLOCK_WEIGHTS
+from edgephi.quantize.folding import FoldedWeights
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans, quantised_tensors
@@ -161,7 +162,7 @@ def emit(
             lookup_tables=[(layout.zeros, zeros)],
             step=step,
         )
-    weights = CheckpointWeights(checkpoint)
+    weights = FoldedWeights(CheckpointWeights(checkpoint), plans)
     embedding = _write_embedding(folder / EMBEDDING_FILE, weights, plans[EMBEDDING])
     (folder / ROPE_FILE).write_bytes(rope_table(architecture, context).astype("<u2").tobytes())
     passages = _calibration_passages(checkpoint, context)
@@ -289,7 +290,7 @@ def _embedding_sizes(architecture: Architecture, scheme: Scheme) -> tuple[int, i
     return rows * columns * scheme.bits // 8, rows * columns // scheme.group_size * 2
 
 
-def _write_embedding(file: Path, weights: CheckpointWeights, plan: TensorPlan) -> Embedding:
+def _write_embedding(file: Path, weights: FoldedWeights, plan: TensorPlan) -> Embedding:
     """Quantise the embedding with the codes of the other engines; returns what `qnn.json` says of it."""
     architecture = weights.architecture
     rows, scheme = architecture.vocabulary_size, plan.quantised

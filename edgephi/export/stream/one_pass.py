@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.bundle.chunks import cut
+from edgephi.checkpoint.finite import not_finite
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, open_shard, read_into, to_float32
-from edgephi.errors import BadCheckpointError
 from edgephi.export.stream.data_file import DataFile, TensorError
 from edgephi.export.stream.packed_tensor import PackedTensor, Region
 from edgephi.export.stream.quantized_block import BlockQuantizer, Pack, QuantizedBlock
@@ -183,12 +183,12 @@ def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: _Qu
             plain = plan.factored(to_float32(rows, dtype)).astype(job.tensor.plain_dtype, copy=False)
         if not np.isfinite(plain).all():
             kind = np.dtype(job.tensor.plain_dtype).name
-            raise _not_finite(_largest(job, raw), f"NaN or infinity, or a value past {kind}'s range")
+            raise not_finite(_largest(job, raw), f"NaN or infinity, or a value past {kind}'s range")
         return _Block(raw, QuantizedBlock((plain,), ErrorSums()))
     try:
         packed = quantizers.mine().quantize(rows, dtype, job.stop - job.start, plan, pack)
     except NotFiniteError as cause:
-        raise _not_finite(_largest(job, raw), str(cause)) from None
+        raise not_finite(_largest(job, raw), str(cause)) from None
     return _Block(raw, packed)
 
 
@@ -224,10 +224,3 @@ def _largest(job: Job, raw: tuple[NDArray[np.uint8], ...]) -> TensorEntry:
         np.abs(to_float32(own, read.entry.dtype)).max() for read, own in zip(job.reads, raw, strict=True)
     ]
     return job.reads[int(np.argmax(peaks))].entry  # to NumPy nothing is larger than NaN
-
-
-def _not_finite(entry: TensorEntry, found: str) -> BadCheckpointError:
-    return BadCheckpointError(
-        f"{entry.file.name}: tensor {entry.name}: expected finite weights, found {found}",
-        hint="the checkpoint is damaged or was saved by a diverged run; fetch or export it again",
-    )

@@ -1,0 +1,76 @@
+"""A plan's matrices learn how large their inputs are, on a text, before anything of them is quantised."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgephi.build.plan import Plan
+from edgephi.bundle.manifest import CalibrationFacts
+from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
+from edgephi.checkpoint.conversation import conversation_renderer
+from edgephi.checkpoint.finite import check_finite
+from edgephi.checkpoint.tokenizer import encoder
+from edgephi.errors import BadCheckpointError
+from edgephi.quantize.folding import fold_count, weigh
+from edgephi.reference.calibration_text import CalibrationText, read_calibration
+from edgephi.reference.importance import Importance, hash_of, measure_importance
+from edgephi.steps import Step
+
+WEIGHTED_TOKENS = 1024
+"""So many tokens tell the few channels that carry most of the energy from the others."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A plan whose matrices know their importance and are folded for it, and what they were measured on."""
+
+    plan: Plan
+    calibration: CalibrationFacts | None
+
+
+def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -> Weighed:
+    """The plan with what its method needs to know of the matrices' inputs, which may be nothing.
+
+    `text` is the user's, None for ours. Raises BadInputError when that is too little or no text, and
+    BadCheckpointError when the model's activations are not finite.
+    """
+    if not any(each.method == "weighted" for each in plan.tensors.values()):
+        return Weighed(plan, None)
+    calibration = calibration_text(checkpoint, text, WEIGHTED_TOKENS)
+    weights = CheckpointWeights(checkpoint)
+    passages = [passage.ids for passage in calibration.passages]
+    with step("measure inputs", checkpoint.architecture.layers) as done, np.errstate(all="ignore"):
+        importance = measure_importance(weights, passages, progress=lambda *_: done(1))
+    _check_finite(checkpoint, importance)
+    with step("fold outliers", fold_count(checkpoint.architecture)) as done:
+        tensors = weigh(plan.tensors, importance, weights, done=done)
+    facts = CalibrationFacts(
+        text=calibration.name,
+        text_sha256=calibration.sha256,
+        tokens=sum(map(len, passages)),
+        importance_sha256=hash_of(importance),
+    )
+    return Weighed(replace(plan, tensors=tensors), facts)
+
+
+def calibration_text(checkpoint: Checkpoint, text: Path | None, tokens: int) -> CalibrationText:
+    """What a checkpoint is calibrated on, in its own form and tokens; `text` is the user's, None for ours."""
+    return read_calibration(
+        text,
+        encoder(checkpoint.folder),
+        conversation_renderer(checkpoint.tokenizer.chat),
+        tokens=tokens,
+        context=checkpoint.architecture.context,
+    )
+
+
+def _check_finite(checkpoint: Checkpoint, importance: Importance) -> None:
+    """Raise BadCheckpointError, naming the tensor that is to blame, when an input overflowed."""
+    for tensor, mean_squares in importance.items():
+        if not np.isfinite(mean_squares).all():
+            check_finite(checkpoint)
+            raise BadCheckpointError(
+                f"{checkpoint.id}: expected finite activations, found an overflow in the inputs of {tensor}",
+                hint="the checkpoint was saved by a diverged run; fetch or export it again",
+            )
