@@ -128,7 +128,7 @@ def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, 
             continue
         bits = special.get(tensor, quant.bits)
         if quant.formats == "k-quants":
-            scheme = k_quant(tensor, shape[1], architecture.layers, bits)
+            scheme = k_quant(tensor, shape[1], bits)
         else:
             scheme = Scheme(bits, quant.group_size, quant.symmetric)
         if shape[1] % scheme.group_size:

@@ -15,7 +15,10 @@ the whole numbers as they are; the codes are always those of the numbers that th
 Formats: `block_q4_K`, `block_q5_K` and `block_q6_K` of ggml.
 """
 
+import contextlib
+import importlib
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +41,11 @@ _WITHOUT: tuple[Candidate, ...] = tuple(
 _REFINEMENTS = 2
 _TURNS = 2
 _NEARBY = (1, -1, 2, -2)
-# Super-blocks whose numbers and scratch memory lie in a core's own cache together.
-_CHUNK_BLOCKS = 128
+# Compiling takes as long as NumPy's search of so many weights: a demo is done before.
+_WORTH_COMPILING = 1 << 24
+# Super-blocks whose numbers and scratch memory lie in a core's own cache together, and so many that compiled
+# sums take longer than what NumPy does with each of their results.
+_CHUNK_BLOCKS, _COMPILED_CHUNK_BLOCKS = 128, 512
 _LEAST_IMPORTANCE = np.float32(1e-9)
 _FLOAT16_MAX = np.float32(np.finfo(np.float16).max)
 
@@ -72,7 +78,14 @@ class _Blocks:
 
 
 class SuperBlocks:
-    """Quantises blocks of rows by plans whose scales are "superblocks"."""
+    """Quantises blocks of rows by plans whose scales are "superblocks".
+
+    The sums are compiled once so many weights have come that it is worth that, where Numba is installed.
+    """
+
+    def __init__(self, compile_after: int = _WORTH_COMPILING) -> None:
+        self._uncompiled_weights = compile_after
+        self._kernels: ModuleType | None = None
 
     def quantize(self, weights: Floats, plan: TensorPlan) -> Groups:
         """Quantise float32 [rows, columns]; columns must be a multiple of 256.
@@ -80,17 +93,19 @@ class SuperBlocks:
         Raises NotFiniteError when a weight is NaN, infinite or too large for the float16 steps.
         """
         scheme, searched = plan.quantised, plan.method != "rtn"
+        self._compile_after(weights.size)
         rows, columns = weights.shape
         grouped = weights.reshape(-1, SUPER_BLOCK // scheme.group_size, scheme.group_size)
         per_row = _importance(plan, columns).reshape(-1, *grouped.shape[1:])
         parts = []
-        for start in range(0, len(grouped), _CHUNK_BLOCKS):
-            chunk = grouped[start : start + _CHUNK_BLOCKS]
+        step = _CHUNK_BLOCKS if self._kernels is None else _COMPILED_CHUNK_BLOCKS
+        for start in range(0, len(grouped), step):
+            chunk = grouped[start : start + step]
             places = np.arange(start, start + len(chunk)) % len(per_row)
             # [size, groups, blocks]: sums over a group, and over the groups, run along the first axis.
             x = np.ascontiguousarray(chunk.transpose(2, 1, 0))
             importance = np.ascontiguousarray(per_row[places].transpose(2, 1, 0))
-            parts.append(_quantize_blocks(x, importance, scheme, searched=searched))
+            parts.append(_quantize_blocks(x, importance, scheme, self._kernels, searched=searched))
         codes, multiples, minimums, steps = (np.concatenate(each) for each in zip(*parts, strict=True))
         groups = Groups(
             codes=codes.reshape(rows, columns),
@@ -101,6 +116,13 @@ class SuperBlocks:
             sums=ErrorSums(),
         )
         return replace(groups, sums=error_sums(weights, restored(groups, scheme), plan.importance))
+
+    def _compile_after(self, weights: int) -> None:
+        """NumPy's sums for the first so many weights, then the compiled ones."""
+        self._uncompiled_weights -= weights
+        if self._uncompiled_weights < 0 and self._kernels is None:
+            with contextlib.suppress(ImportError):
+                self._kernels = importlib.import_module("edgephi.quantize.compiled_fit")
 
 
 def _importance(plan: TensorPlan, columns: int) -> Floats:
@@ -114,7 +136,7 @@ def _importance(plan: TensorPlan, columns: int) -> Floats:
 
 
 def _quantize_blocks(
-    x: Floats, importance: Floats, scheme: Scheme, *, searched: bool
+    x: Floats, importance: Floats, scheme: Scheme, kernels: ModuleType | None, *, searched: bool
 ) -> tuple[NDArray[np.generic], ...]:
     """Codes [blocks, groups, size], scales and minimums [blocks, groups], steps [blocks, 1 or 2] of x.
 
@@ -127,6 +149,7 @@ def _quantize_blocks(
         lowest=lowest,
         highest=lowest + scheme.levels - 1,
         minimums="none" if scheme.symmetric else "positive",
+        kernels=kernels,
     )
     if not (np.isfinite(fit.high).all() and np.isfinite(fit.low).all()):
         raise NotFiniteError("NaN or infinity")
@@ -142,11 +165,11 @@ def _quantize_blocks(
             _choose_steps(fit, found)
         # Weights of few values may lie on the spanning codes exactly.
         blocks.take_blocks(total(found.error) < total(blocks.error), found)
-    fit.round(*blocks.numbers())
+    codes = fit.round(*blocks.numbers())
     steps = [blocks.step] if scheme.symmetric else [blocks.step, blocks.minimum_step]
     kind = np.int8 if scheme.symmetric else np.uint8
     return (
-        (fit.codes - np.float32(lowest)).astype(np.uint8).transpose(2, 1, 0),
+        (codes - np.float32(lowest)).astype(np.uint8).transpose(2, 1, 0),
         blocks.scales.astype(kind).T,
         blocks.minimums.astype(np.uint8).T,
         np.stack(steps, axis=1).astype(np.float16),
@@ -170,8 +193,7 @@ def _start(fit: GroupFit, scale: Floats, minimum: Floats, scheme: Scheme) -> _Bl
 
 def _choose_numbers(fit: GroupFit, blocks: _Blocks, scheme: Scheme) -> None:
     """Give each group the whole numbers near its own with the least error under the block's steps."""
-    fit.round(*blocks.numbers())
-    mean_code = fit.moments()[0] / fit.total
+    mean_code = fit.moments(*blocks.numbers())[0] / fit.total
     middle, minimums = blocks.scales, blocks.minimums
     for away in (0, *_NEARBY):
         scales = np.clip(
@@ -189,8 +211,8 @@ def _choose_numbers(fit: GroupFit, blocks: _Blocks, scheme: Scheme) -> None:
 
 def _choose_steps(fit: GroupFit, blocks: _Blocks) -> None:
     """Give each super-block the steps that suit its codes and whole numbers best, where that helps."""
-    fit.round(*blocks.numbers())
-    scales, both, minimums, along, below = fit.block_sums(blocks.scales, blocks.minimums)
+    moments = fit.moments(*blocks.numbers())
+    scales, both, minimums, along, below = fit.block_sums(moments, blocks.scales, blocks.minimums)
     determinant = scales * minimums - both * both
     sound = determinant > np.float32(1e-6) * scales * minimums
     alone = np.divide(along + blocks.minimum_step * both, scales, out=blocks.step.copy(), where=scales > 0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgephi.quantize import compiled_fit
 from edgephi.quantize.group_fit import GroupFit, total
 
 Floats = NDArray[np.float32]
@@ -50,7 +51,7 @@ def test_the_error_it_says_is_the_error_there_is(x: Floats, importance: Floats) 
     scale, minimum = fit.best(CANDIDATES, 2)
     said, high = fit.error(scale, minimum)
     np.testing.assert_allclose(said, error(x, importance, scale, minimum, 15), rtol=1e-4)
-    exact = fit.codes.astype(float) * scale - minimum - x
+    exact = fit.round(scale, minimum).astype(float) * scale - minimum - x
     np.testing.assert_allclose(high, (importance * exact).sum(axis=0), rtol=1e-3, atol=1e-3)
 
 
@@ -66,6 +67,27 @@ def test_near_the_best_of_all_scales_and_minimums(x: Floats, importance: Floats,
             best = np.minimum(best, error(x, importance, span * multiple, minimum, highest))
     assert found.sum() < 1.2 * best.sum()
     assert found.sum() < 0.8 * error(x, importance, span, start, highest).sum()
+
+
+@pytest.mark.parametrize("kind", ["none", "positive", "any"])
+@pytest.mark.parametrize("groups", [1, 50])
+def test_compiled_it_finds_the_same_bits(x: Floats, importance: Floats, kind: str, groups: int) -> None:
+    for exponent in (-30, -9, 0, 9):
+        some = np.ascontiguousarray(x[:, :groups] * np.float32(10.0**exponent))
+        counts = np.ascontiguousarray(importance[:, :groups])
+        lowest = -8 if kind == "none" else 0
+        plain, compiled = (
+            GroupFit(some, counts, lowest=lowest, highest=lowest + 15, minimums=kind, kernels=kernels)
+            for kernels in (None, compiled_fit)
+        )
+        found = plain.best(CANDIDATES, 2)
+        for one, other in (
+            (found, compiled.best(CANDIDATES, 2)),
+            (plain.error(*found), compiled.error(*found)),
+            (plain.moments(*found), compiled.moments(*found)),
+        ):
+            for ours, theirs in zip(one, other, strict=True):
+                assert ours.tobytes() == theirs.tobytes()
 
 
 def test_a_minimum_that_must_not_be_negative_is_not(x: Floats, importance: Floats) -> None:

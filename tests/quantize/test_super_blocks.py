@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgephi.export.gguf.blocks import TYPES
+from edgephi.export.gguf.blocks import TYPES, pack
 from edgephi.quantize.groups import NotFiniteError, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.super_blocks import SuperBlocks
 from edgephi.quantize.tensor_plan import TensorPlan
 from tests.property_profile import examples
 from tests.quantize.test_free_scales import drawn_blocks
@@ -97,6 +98,14 @@ class TestAnyWeights:
             alone = restored(Quantizer().quantize(weight[None], plan), scheme)
             np.testing.assert_array_equal(together[row], alone[0])
             np.testing.assert_array_equal(together[row - len(weights)], alone[0])
+
+    @settings(max_examples=examples(20))
+    @given(weights=drawn_blocks(-9, 4), spread=st.sampled_from([0.0, 2.0]))
+    def test_compiled_it_writes_the_same_bytes(self, scheme: Scheme, weights: Floats, spread: float) -> None:
+        plan = TensorPlan(scheme, "weighted", importance=importance_of(256, spread))
+        plain, compiled = (SuperBlocks(after).quantize(weights, plan) for after in (1 << 30, 0))
+        for one, other in zip(pack(plain, scheme), pack(compiled, scheme), strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_zeros_stay_zeros(self, scheme: Scheme) -> None:
         weights = np.zeros((2, 512), np.float32)

@@ -440,7 +440,7 @@ def test_k_quants_say_so_in_the_header(tmp_path: Path) -> None:
     assert kinds["token_embd.weight"] == "Q4_K"
     assert kinds["blk.1.attn_qkv.weight"] == "Q5_K"
     assert kinds["blk.1.ffn_up.weight"] == "Q4_K"
-    assert kinds["blk.1.ffn_down.weight"] == "Q6_K"
+    assert kinds["blk.1.ffn_down.weight"] == "Q5_K"
 
 
 def test_rows_that_are_no_super_blocks_have_groups_of_32(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_rows_that_are_no_super_blocks_have_groups_of_32(tmp_path: Path) -> None
     assert kinds["output.weight"] == "Q8_0"
     assert kinds["blk.0.attn_qkv.weight"] == "Q5_1"
     assert kinds["blk.0.ffn_up.weight"] == "Q5_0"
-    assert kinds["blk.1.ffn_down.weight"] == "Q6_K"  # of 512 columns
+    assert kinds["blk.1.ffn_down.weight"] == "Q5_K"  # of 512 columns
     check(exported, 40)
     check_reads_as_the_gguf_library(exported)
 
