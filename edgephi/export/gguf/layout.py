@@ -6,7 +6,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as TensorType
 from numpy.typing import NDArray
 
@@ -25,9 +24,7 @@ _ARCHITECTURE = gguf.MODEL_ARCH.PHI3
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _FILE_TYPES = {
     TensorType.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
-    TensorType.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
     TensorType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-    TensorType.Q4_K: gguf.LlamaFileType.MOSTLY_Q4_K_M,
 }
 
 
@@ -135,10 +132,12 @@ def _add_facts(
 
 
 def _file_type(plans: TensorPlans) -> gguf.LlamaFileType:
-    """What tools say of the whole file: the type of the fewest bits that a layer's matrices have."""
-    kinds = {TYPES[scheme] for tensor, scheme in quantised_tensors(plans).items() if tensor.layer is not None}
-    least = min(kinds, key=lambda kind: (GGML_QUANT_SIZES[kind][1] / GGML_QUANT_SIZES[kind][0], kind))
-    return _FILE_TYPES[least]
+    """What tools say of the whole file: the mixture of K-quants, or the type of a layer's matrices."""
+    schemes = [scheme for tensor, scheme in quantised_tensors(plans).items() if tensor.layer is not None]
+    kinds = {TYPES[scheme] for scheme in schemes}
+    if any(scheme.scales == "superblocks" for scheme in schemes) or len(kinds) > 1:
+        return gguf.LlamaFileType.MOSTLY_Q4_K_M  # whatever stands in for them in short rows
+    return _FILE_TYPES[kinds.pop()]
 
 
 def rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:
