@@ -21,12 +21,14 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.chat_form import ChatForm
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
-from edgephi.declared.recipe import DEFAULT, Recipe, recipe_for
+from edgephi.checkpoint.tokenizer import read_tokenizer
+from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError
@@ -41,13 +43,15 @@ from edgephi.steps import Step
 class Built:
     """A finished bundle: its folder, its manifest, and the quantisation error of every tensor.
 
-    There are no errors when an engine's own converter wrote the artifact.
+    There are no errors when an engine's own converter wrote the artifact. `chat_remarks` say what is to be
+    known of its chat template.
     """
 
     folder: Path
     manifest: Manifest
     plan: Plan
     tensor_errors: tuple[TensorError, ...]
+    chat_remarks: tuple[str, ...] = ()
 
 
 def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progress: bool) -> Located:
@@ -65,11 +69,27 @@ def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progres
 
 def find_architecture(model: str, recipe: Recipe, revision: str | None = None) -> Architecture:
     """The architecture of `model`. A recipe that declares its shape needs no checkpoint and no network."""
+    declared = _declared_shape(model, recipe)
+    if declared is not None:
+        return architecture_of(declared)
+    return load_architecture(find_checkpoint(model, recipe, revision, progress=True).folder)
+
+
+def _declared_shape(model: str, recipe: Recipe) -> Shape | None:
+    """The shape that a recipe declares for `model`."""
     for known in (recipe, recipe_for(model)):
         names = (known.name.lower(), known.model.id.lower())
         if model.lower() in names and known.model.shape is not None:
-            return architecture_of(known.model.shape)
-    return load_architecture(find_checkpoint(model, recipe, revision, progress=True).folder)
+            return known.model.shape
+    return None
+
+
+def find_chat_form(model: str, recipe: Recipe, revision: str | None = None) -> ChatForm | None:
+    """How conversations with `model` are written; None for one that is planned without its checkpoint."""
+    if _declared_shape(model, recipe) is not None:
+        return None
+    folder = find_checkpoint(model, recipe, revision, progress=True).folder
+    return read_tokenizer(folder, load_architecture(folder)).chat
 
 
 def plan_model(
@@ -138,7 +158,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)
-    return Built(request.output, manifest, plan, report.errors)
+    return Built(request.output, manifest, plan, report.errors, checkpoint.tokenizer.chat.remarks)
 
 
 def _at_speed(probe: Probe | None, target: Target) -> Probe | None:

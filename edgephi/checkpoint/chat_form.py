@@ -33,6 +33,7 @@ _ROLES_OF_TOKENS = (
 )
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
 _BOS = "{{ bos_token }}"
+_BUT_SYSTEM = ", and system messages, which that one leaves out"
 _SAID = "what was said"
 
 
@@ -153,11 +154,12 @@ def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, 
         found = _rendered_or_refused(own, [_SYSTEM, *asked])
         if found not in (with_system, start + built_in.render(asked), None):
             return None
-        remarks = () if found == with_system else ("the checkpoint's own leaves out system messages",)
+        same = found == with_system
+        remarks = ("it writes what the checkpoint's own template does" + ("" if same else _BUT_SYSTEM),)
         if not start:
             # The one in the file and ours are the same where both are told nothing else.
             return ChatForm(template, f"edgephi: {ours.name}", (), {}, ours, remarks)
-        if remarks:
+        if not same:
             return ChatForm(template, f"edgephi: {ours.name}", (), {"bos_token": bos}, None, remarks)
     return None
 

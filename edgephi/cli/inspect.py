@@ -9,6 +9,7 @@ from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manifest, read_manifest
 from edgephi.cli.options import bundle_argument
 from edgephi.cli.show.certificate import certificate_table
+from edgephi.cli.show.chat_form import chat_form_line
 from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.cli.show.table import table
@@ -48,6 +49,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "context": f"{manifest.limits.context:,} tokens, prompt and answer together",
         "needs": f"{human_bytes(requires.memory_bytes)} memory at the full context, "
         f"{human_bytes(requires.disk_bytes)} disk, {engines}",
+        "chat": chat_form_line(manifest.chat.source),
         "stop tokens": ", ".join(map(str, manifest.chat.stop_token_ids)),
         "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
         "quality": f"verify level {certificate.level}{measured}",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgephi.build.plan import Plan
     from edgephi.build.rank import Prospect
     from edgephi.build.this_machine import ThisMachine
+    from edgephi.checkpoint.chat_form import ChatForm
 
 _WIDTH = 80
 
@@ -55,7 +56,7 @@ def plan(
     target that this machine can run is planned, and the best named. Exit code 3 means that it cannot fit,
     with the reason.
     """
-    from edgephi.build.build import plan_model
+    from edgephi.build.build import find_chat_form, plan_model
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
 
@@ -77,10 +78,12 @@ def plan(
 
         target = this_machine.here(target)
     made = plan_model(model, recipe, target, revision=revision, context=context)
+    chat = find_chat_form(model, recipe, revision)
     if as_json:
-        say_document(_document(made))
+        said = None if chat is None else {"source": chat.source, "remarks": list(chat.remarks)}
+        say_document({**_document(made), "chat": said})
     else:
-        say(_text(made))
+        say(_text(made, chat))
 
 
 def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:
@@ -203,7 +206,8 @@ def _chip(name: str) -> str:
     return f"{soc.name} ({soc.chips[0]}), Hexagon v{soc.htp_arch}"
 
 
-def _text(plan: "Plan") -> str:
+def _text(plan: "Plan", chat: "ChatForm | None") -> str:
+    from edgephi.cli.show.chat_form import chat_form_line
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
 
@@ -229,6 +233,9 @@ def _text(plan: "Plan") -> str:
         rows.append(("fits", f"up to {plan.largest_context} tokens on this device"))
     if plan.decode_tokens_per_second is not None:
         rows.append(("decode", f"at most {plan.decode_tokens_per_second:.1f} tokens/s, by memory bandwidth"))
+    if chat is not None:
+        first, *more = textwrap.wrap(chat_form_line(chat.source, chat.remarks), _WIDTH - 10)
+        rows += [("chat", first), *(("", line) for line in more)]
     gate = plan.recipe.gate
     rows.append(("limits", f"mean KL: export error {gate.export_error_kl:g},"))
     rows.append(("", f"quantisation loss {gate.quantisation_loss_kl:g}, end to end {gate.end_to_end_kl:g}"))

@@ -1,16 +1,20 @@
 """What `edgephi build` says of a bundle that is done."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from edgephi.cli.show.certificate import certificate_table
+from edgephi.cli.show.chat_form import chat_form_line
 from edgephi.cli.show.sizes import human_bytes
 
 if TYPE_CHECKING:
     from edgephi.build.build import Built
 
+_WIDTH = 80
+
 
 def built_summary(built: "Built") -> str:
-    """What was built, how exact the codes are, and the certificate."""
+    """What was built, how exact the codes are, whose chat template it has, and the certificate."""
     manifest, errors = built.manifest, built.tensor_errors
     lines = [
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
@@ -26,4 +30,6 @@ def built_summary(built: "Built") -> str:
         ]
     else:
         lines.append(f"exported by {manifest.provenance.exporter}")
+    chat = f"chat: {chat_form_line(manifest.chat.source, built.chat_remarks)}"
+    lines += textwrap.wrap(chat, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, "", certificate_table(manifest.certificate, manifest)])
