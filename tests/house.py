@@ -31,7 +31,8 @@ the device      flash
                 runtime
 
 the ground      machine
-                bundle chat
+                bundle
+                chat
                 engines
                 processes
                 guards

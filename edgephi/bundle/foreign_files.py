@@ -17,6 +17,7 @@ from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.onnx_names import named_files
 from edgephi.bundle.qnn_artifact import decode_artifact
+from edgephi.chat.template import LONGEST_PARSED
 from edgephi.engines import mlx_lm, onnxruntime_genai, qnn
 from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError
@@ -29,9 +30,6 @@ _LARGEST_HEADER_BYTES = 16 << 20  # as much as 100,000 tensors need
 _OWN_FILE = re.compile(r"filename$")
 _PLACE = re.compile(r"file|path|dir|folder")
 _CODE = re.compile(r"library")
-# Nobody can interrupt an engine that parses a template: 16,000 letters can take minutes or all of the stack,
-# 4,096 less than a second.
-_LONGEST_PARSED_TEMPLATE = 4096
 _MLX_CODE = "model_file"  # mlx-lm runs this Python file of the model's folder
 _INDEX_SUFFIX = ".safetensors.index.json"
 _GGUF_HEAD = struct.Struct("<4sIQQ")
@@ -103,8 +101,8 @@ def _check_template(entry: FileEntry, path: Path) -> None:
     if isinstance(template, dict):
         template = template.get("chat_template", "")
     text = template if isinstance(template, str) else json.dumps(template)
-    if len(text) > _LONGEST_PARSED_TEMPLATE:
-        raise ValueError(f"a chat template of {len(text)} letters, more than {_LONGEST_PARSED_TEMPLATE}")
+    if len(text) > LONGEST_PARSED:
+        raise ValueError(f"a chat template of {len(text)} letters, more than {LONGEST_PARSED}")
 
 
 def _check_mlx_configuration(entry: FileEntry, value: Any) -> None:

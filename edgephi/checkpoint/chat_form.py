@@ -33,7 +33,7 @@ _ROLES_OF_TOKENS = (
 )
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
 _BOS = "{{ bos_token }}"
-_BUT_SYSTEM = ", and system messages, which that one leaves out"
+_BUT_SYSTEM = " but leaves out system messages"
 _SAID = "what was said"
 
 
@@ -155,7 +155,7 @@ def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, 
         if found not in (with_system, start + built_in.render(asked), None):
             return None
         same = found == with_system
-        remarks = ("it writes what the checkpoint's own template does" + ("" if same else _BUT_SYSTEM),)
+        remarks = ("the checkpoint's own template writes the same" + ("" if same else _BUT_SYSTEM),)
         if not start:
             # The one in the file and ours are the same where both are told nothing else.
             return ChatForm(template, f"edgephi: {ours.name}", (), {}, ours, remarks)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from edgephi.chat.template import LONGEST_PARSED
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
 from edgephi.checkpoint.config import family_of, load_architecture
@@ -57,8 +58,8 @@ class Checkpoint:
         """Copy the tokenizer's files into `folder`, for engines that read them as they are.
 
         The chat template becomes that of the bundle, and stands in the configuration only: engines read it in
-        one place or another. A checkpoint without a configuration gets the little that engines ask for.
-        Raises BadCheckpointError.
+        one place or another. One that is too long for their parsers stays in the manifest alone. A checkpoint
+        without a configuration gets the little that engines ask for. Raises BadCheckpointError.
         """
         for name in self.tokenizer.files:
             if name not in (CONFIG_FILE, TEMPLATE_FILE):
@@ -66,12 +67,15 @@ class Checkpoint:
         source, template = self.folder / CONFIG_FILE, self.tokenizer.chat.template
         if source.is_file():
             content = dict(read_json_object(source, where=str(source)))
-            if content.get("chat_template", template) == template:
+            if content.get("chat_template", template) == template and len(template) <= LONGEST_PARSED:
                 shutil.copyfile(source, folder / CONFIG_FILE)
                 return
         else:
             content = self._plain_configuration()
-        text = json.dumps({**content, "chat_template": template}, indent=2, ensure_ascii=False)
+        content.pop("chat_template", None)
+        if len(template) <= LONGEST_PARSED:
+            content["chat_template"] = template
+        text = json.dumps(content, indent=2, ensure_ascii=False)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
     def _plain_configuration(self) -> dict[str, Any]:

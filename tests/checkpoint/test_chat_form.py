@@ -121,13 +121,13 @@ class TestOurs:
     ) -> None:
         form = read(template, names)
         assert form.built_in is ours
-        assert form.remarks == ("it writes what the checkpoint's own template does",)
+        assert form.remarks == ("the checkpoint's own template writes the same",)
 
     def test_mends_one_that_leaves_out_system_messages(self, read: Read) -> None:
         form = read(PHI_3_WITHOUT_SYSTEM)
         assert form.built_in is PHI_3_CHAT
         (remark,) = form.remarks
-        assert remark.endswith("own template does, and system messages, which that one leaves out")
+        assert remark.endswith("template writes the same but leaves out system messages")
 
     def test_keeps_the_first_token_of_one_that_it_mends(self, read: Read) -> None:
         form = read("{{ bos_token }}" + PHI_3_WITHOUT_SYSTEM)
