@@ -83,13 +83,14 @@ def main() -> None:
             try:
                 rows.append(_row(way, subject, options.keep))
             except SystemExit as cause:  # of a process that ended badly
-                failed.append(f"{way.who}: {cause}")
+                failed.append(way.who)
+                print(f"{way.who}: {cause}", file=sys.stderr, flush=True)
             else:
                 print(*_cells(rows[-1], None), sep="\t", file=sys.stderr, flush=True)
     if rows:
         _print(rows, options.against, text, harness)
-    for problem in failed:
-        print(f"\n{problem}", file=sys.stderr)
+    if failed:
+        print(f"not measured, for the reasons above: {', '.join(failed)}", file=sys.stderr)
     if options.json:
         document = {"text": text.what, "digest": text.digest, "perplexity": harness.perplexity}
         content = {**document, "rows": [asdict(row) for row in rows]}

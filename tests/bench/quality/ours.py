@@ -26,17 +26,22 @@ from edgephi.quantize.tensor_plan import quantised_tensors
 from edgephi.reference.forward import Weights
 from tests.bench import measure
 from tests.bench.quality.harness import EMBEDDING, HEAD, Arrays
+from tests.bench.quality.padded import cut, shape_of, write_padded
 from tests.bench.quality.quantised import Quantised, Subject, Way
 
 
 @dataclass(frozen=True)
 class Build:
-    """A bundle to build: for which target, and what its recipe says under `[quant]`."""
+    """A bundle to build: for which target, and what its recipe says under `[quant]`.
+
+    `padded`: of the model in a wider shape, whose rows are whole super-blocks.
+    """
 
     who: str
     target: str
     quant: Mapping[str, str | int | bool]
     options: tuple[str, ...] = ()
+    padded: bool = False
 
 
 INT8_VOCABULARY = {"embedding_bits": 8, "head_bits": 8}
@@ -53,7 +58,14 @@ BUILDS = (
         "cpu",
         {"method": "search", "group_size": 32, "symmetric": False, **INT8_VOCABULARY},
     ),
-    Build("search, int8 vocabulary", "gguf", {"method": "search", **INT8_VOCABULARY}),
+    Build("search Q4_0, int8 vocabulary", "gguf", {"method": "search", **INT8_VOCABULARY}),
+    Build("search K-quants", "gguf", {"method": "search", "formats": "k-quants", **INT8_VOCABULARY}),
+    Build(
+        "search K-quants padded",
+        "gguf",
+        {"method": "search", "formats": "k-quants", **INT8_VOCABULARY},
+        padded=True,
+    ),
 )
 
 
@@ -66,9 +78,15 @@ def ways() -> list[Way]:
 
 def _quantise(subject: Subject, build: Build) -> Quantised:
     folder = subject.scratch / "bundle"
-    cost = make_bundle(build, subject.checkpoint, folder)
-    weights, bits = read_bundle(build, subject.checkpoint, folder)
+    checkpoint = subject.checkpoint
+    if build.padded:
+        checkpoint = write_padded(checkpoint, subject.original, subject.scratch / "padded")
+    cost = make_bundle(build, checkpoint, folder)
+    weights, bits = read_bundle(build, checkpoint, folder)
     shutil.rmtree(folder)
+    if build.padded:
+        shutil.rmtree(checkpoint)
+        weights = cut(weights, shape_of(subject.checkpoint))
     return Quantised(weights, *subject.bits(bits), cost.seconds, cost.peak_bytes)
 
 
