@@ -3,6 +3,7 @@
 python -m tests.bench.build CHECKPOINT     time, memory, size of a build, beside the genai builder
 python -m tests.bench.verify CHECKPOINT    time and memory of `--verify quick`
 python -m tests.bench.quality CHECKPOINT   quantisation loss of a trained model, beside every peer
+python -m tests.bench.quality.engines CHECKPOINT   the same bundles through their engines
 python -m tests.bench.decode BUNDLE        decode speed and memory of the runner, beside a bare engine's loop
 python -m tests.bench.runner BUNDLE        import time, cold start and memory, beside a bare engine's loop
 python -m tests.bench.plan_memory FOLDER…  what a plan says of memory, beside what the process takes
