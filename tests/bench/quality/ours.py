@@ -40,32 +40,31 @@ class Build:
     who: str
     target: str
     quant: Mapping[str, str | int | bool]
-    options: tuple[str, ...] = ()
     padded: bool = False
 
 
+_RTN, _SEARCH, _WEIGHTED = ({"method": method} for method in ("rtn", "search", "weighted"))
+_G32, _G64, _ASYM = {"group_size": 32}, {"group_size": 64}, {"symmetric": False}
+_K_QUANTS = {"formats": "k-quants"}
 INT8_VOCABULARY = {"embedding_bits": 8, "head_bits": 8}
+
 BUILDS = (
-    Build("rtn sym g32", "cpu", {"method": "rtn", "group_size": 32}),
-    Build("search sym g64", "cpu", {"method": "search", "group_size": 64}),
-    Build("search sym g32", "cpu", {"method": "search", "group_size": 32}),
-    Build("search asym g32", "cpu", {"method": "search", "group_size": 32, "symmetric": False}),
-    Build(
-        "search sym g32, int8 vocabulary", "cpu", {"method": "search", "group_size": 32, **INT8_VOCABULARY}
-    ),
-    Build(
-        "search asym g32, int8 vocabulary",
-        "cpu",
-        {"method": "search", "group_size": 32, "symmetric": False, **INT8_VOCABULARY},
-    ),
-    Build("search Q4_0, int8 vocabulary", "gguf", {"method": "search", **INT8_VOCABULARY}),
-    Build("search K-quants", "gguf", {"method": "search", "formats": "k-quants", **INT8_VOCABULARY}),
-    Build(
-        "search K-quants padded",
-        "gguf",
-        {"method": "search", "formats": "k-quants", **INT8_VOCABULARY},
-        padded=True,
-    ),
+    Build("rtn sym g32", "cpu", {**_RTN, **_G32}),
+    Build("search sym g64", "cpu", {**_SEARCH, **_G64}),
+    Build("search sym g32", "cpu", {**_SEARCH, **_G32}),
+    Build("search asym g32", "cpu", {**_SEARCH, **_G32, **_ASYM}),
+    Build("search sym g32, int8 vocabulary", "cpu", {**_SEARCH, **_G32, **INT8_VOCABULARY}),
+    Build("search asym g32, int8 vocabulary", "cpu", {**_SEARCH, **_G32, **_ASYM, **INT8_VOCABULARY}),
+    Build("weighted sym g32", "cpu", {**_WEIGHTED, **_G32}),
+    Build("weighted asym g32", "cpu", {**_WEIGHTED, **_G32, **_ASYM}),
+    Build("weighted sym g64, int8 vocabulary", "cpu", {**_WEIGHTED, **_G64, **INT8_VOCABULARY}),
+    Build("weighted sym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_G32, **INT8_VOCABULARY}),
+    Build("weighted asym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_G32, **_ASYM, **INT8_VOCABULARY}),
+    Build("search Q4_0, int8 vocabulary", "gguf", {**_SEARCH, **INT8_VOCABULARY}),
+    Build("search K-quants", "gguf", {**_SEARCH, **_K_QUANTS, **INT8_VOCABULARY}),
+    Build("search K-quants padded", "gguf", {**_SEARCH, **_K_QUANTS, **INT8_VOCABULARY}, padded=True),
+    Build("weighted K-quants", "gguf", {**_WEIGHTED, **_K_QUANTS, **INT8_VOCABULARY}),
+    Build("weighted K-quants padded", "gguf", {**_WEIGHTED, **_K_QUANTS, **INT8_VOCABULARY}, padded=True),
 )
 
 
@@ -96,7 +95,7 @@ def make_bundle(build: Build, checkpoint: Path, folder: Path) -> measure.Cost:
     recipe = _recipe_file(folder)
     recipe.write_text(_recipe(build.quant), encoding="utf-8")
     options: tuple[str | Path, ...] = ("--target", build.target, "--recipe", recipe, "--verify", "off")
-    command = measure.edgephi("build", checkpoint, "-o", folder, *options, *build.options)
+    command = measure.edgephi("build", checkpoint, "-o", folder, *options)
     return measure.run(command, log=folder.with_suffix(".log"))
 
 
