@@ -19,7 +19,7 @@ _CHOSEN_BITS = 4
 
 
 def plainly_rounded(weights: Weights, manifest: Manifest) -> Weights | None:
-    """`weights` rounded to nearest, with the bits and groups that the manifest says.
+    """`weights` rounded to nearest, with the bits, groups and formats that the manifest says.
 
     None where the bundle's own codes are found no other way. Raises BadBundleError when the manifest says
     what no recipe can.
@@ -34,6 +34,7 @@ def plainly_rounded(weights: Weights, manifest: Manifest) -> Weights | None:
         "symmetric": facts.symmetric,
         "embedding_bits": facts.embedding_bits,
         "head_bits": facts.head_bits,
+        "formats": facts.formats,
     }
     quant = read_record(Quant, told, where="quant", error=BadBundleError, hint="build the bundle again")
     plans = plan_tensors(weights.architecture, quant)

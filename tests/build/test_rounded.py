@@ -10,7 +10,7 @@ from edgephi.build.build import find_checkpoint
 from edgephi.build.rounded import plainly_rounded
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import CheckpointWeights, open_checkpoint
-from edgephi.declared.recipe import read_recipe
+from edgephi.declared.recipe import Formats, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError
 from edgephi.export.exporter import exporter
@@ -29,9 +29,12 @@ def with_quant(manifest: Manifest, **changes: object) -> Manifest:
     return dataclasses.replace(manifest, quant=dataclasses.replace(manifest.quant, **changes))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("target", ["cpu", "gguf", "qnn"])
-def test_has_the_weights_of_such_a_build(tmp_path: Path, target: str) -> None:
-    quant = dataclasses.replace(DEMO.quant, method="rtn", head_bits=8, embedding_bits=8)
+@pytest.mark.parametrize(
+    ("target", "formats"),
+    [("cpu", "portable"), ("gguf", "portable"), ("gguf", "k-quants"), ("qnn", "portable")],
+)
+def test_has_the_weights_of_such_a_build(tmp_path: Path, target: str, formats: Formats) -> None:
+    quant = dataclasses.replace(DEMO.quant, method="rtn", head_bits=8, embedding_bits=8, formats=formats)
     recipe = dataclasses.replace(DEMO, quant=quant)
     chosen = read_target(target)
     if target == "qnn":
