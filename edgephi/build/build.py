@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.build.calibrating.calibrate import calibrate, calibration_passages, kept_bytes
+from edgephi.build.calibrating.progress_on_disk import kept_beside
 from edgephi.build.gate import check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
@@ -118,13 +120,22 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
-    with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
+    passages = () if request.upstream else calibration_passages(plan.tensors, checkpoint, request.calibrate)
+    if passages:
+        needs_bytes += kept_bytes(checkpoint.architecture, plan.tensors)
+    with (
+        unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder,
+        kept_beside(request.output, wanted=bool(passages)) as kept,
+    ):
         wheelhouses = _collect_wheels(request, folder, step)
         check_disk_space(request.output, needs_bytes)
         knowing = (
             Weighed(plan, None) if request.upstream else weighed(plan, checkpoint, request.calibrate, step)
         )
-        plan = knowing.plan
+        tensors = calibrate(checkpoint, knowing.plan.tensors, passages, kept, step)
+        plan, calibration = dataclasses.replace(knowing.plan, tensors=tensors), knowing.calibration
+        if calibration is not None and passages:
+            calibration = dataclasses.replace(calibration, tokens=sum(map(len, passages)))
         report = _exporter(request, plan).write_artifact(
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
@@ -135,7 +146,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
         manifest = manifest_of(
-            request, plan, checkpoint, folder, report, created=created, calibration=knowing.calibration
+            request, plan, checkpoint, folder, report, created=created, calibration=calibration
         )
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)

@@ -20,6 +20,8 @@ from edgephi.steps import Step
 WEIGHTED_TOKENS = 1024
 """So many tokens tell the few channels that carry most of the energy from the others."""
 
+_METHODS = ("weighted", "calibrated")
+
 
 @dataclass(frozen=True)
 class Weighed:
@@ -35,7 +37,7 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
     `text` is the user's, None for ours. Raises BadInputError when that is too little or no text, and
     BadCheckpointError when the model's activations are not finite.
     """
-    if not any(each.method == "weighted" for each in plan.tensors.values()):
+    if not any(each.method in _METHODS for each in plan.tensors.values()):
         return Weighed(plan, None)
     calibration = calibration_text(checkpoint, text, WEIGHTED_TOKENS)
     weights = CheckpointWeights(checkpoint)

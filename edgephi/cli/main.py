@@ -101,7 +101,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
-        with _reader_may_go():
+        with _reader_may_go(), _notes_said():
             return super().invoke(ctx)
 
 
@@ -115,6 +115,24 @@ def _reader_may_go() -> Iterator[None]:
             raise
         drop_output()
         raise click.exceptions.Exit(_CLOSED_PIPE) from None
+
+
+@contextlib.contextmanager
+def _notes_said() -> Iterator[None]:
+    """Say what is to be known beside an error, or when a command is interrupted."""
+    try:
+        yield
+    except BaseException as error:
+        notes: list[str] = []
+        told: BaseException | None = error
+        while told is not None:
+            notes += getattr(told, "__notes__", ())
+            told = told.__cause__
+        if notes:
+            from edgephi.cli.show.say import say
+
+            say("\n".join(f"note: {note}" for note in notes), err=True)
+        raise
 
 
 def _set_debug(ctx: click.Context, _option: click.Parameter, value: bool) -> None:

@@ -8,12 +8,14 @@ from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
-Method = Literal["weighted", "search", "rtn"]
+Method = Literal["calibrated", "weighted", "search", "rtn"]
 """How codes are found.
 
-"weighted" measures on a text how large each matrix's inputs are, moves outliers into the weights and searches
-the scales with the least error where inputs are large. "search" tries many scales for each group and keeps
-the one with the least squared error. "rtn" (round to nearest) takes the one that spans the group.
+"weighted" measures on a text how large each matrix's inputs are, moves outliers into the weights and
+searches the scales with the least error where inputs are large. "calibrated" goes on from there: layer by
+layer, behind what is quantised already, with codes that make up for each other's errors. "search" tries many
+scales for each group and keeps the one with the least squared error. "rtn" (round to nearest) takes the one
+that spans the group.
 """
 
 Formats = Literal["portable", "k-quants"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.declared.recipe import Method
+from edgephi.quantize.calibrated.found_codes import FoundCodes
 from edgephi.quantize.free_scales import FreeScales
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.row_scales import RowScales
@@ -39,6 +40,11 @@ _WAYS: Mapping[tuple[Method, Scales], type[Way]] = {
     ("rtn", "superblocks"): SuperBlocks,
     ("search", "superblocks"): SuperBlocks,
     ("weighted", "superblocks"): SuperBlocks,
+    # Of what is not found beforehand.
+    ("calibrated", "free"): WeightedScales,
+    ("calibrated", "multiples"): RowScales,
+    ("calibrated", "offset"): WeightedScales,
+    ("calibrated", "superblocks"): SuperBlocks,
 }
 
 
@@ -61,6 +67,8 @@ class Quantizer:
 
 def _way(plan: TensorPlan) -> type[Way]:
     scheme = plan.quantised
+    if plan.found is not None:
+        return FoundCodes
     # With 8 bits there is nothing to gain: the scale that spans a group is as good as any.
     method = "rtn" if scheme.bits == 8 and scheme.scales == "free" else plan.method
     return _WAYS[method, scheme.scales]

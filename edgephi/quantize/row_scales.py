@@ -35,10 +35,12 @@ class _Search:
     steps_down: tuple[int, ...]
 
 
+_WEIGHTED = _Search((1.0, 0.9, 0.8, 0.7), (0, 1, 2, 3, 4, 5, 6))
 _SEARCHES: Mapping[Method, _Search] = {
     "rtn": _Search((1.0,), (0,)),
     "search": _Search((1.0, 0.9), (0, 1, 2)),
-    "weighted": _Search((1.0, 0.9, 0.8, 0.7), (0, 1, 2, 3, 4, 5, 6)),
+    "weighted": _WEIGHTED,
+    "calibrated": _WEIGHTED,
 }
 # Weights whose numbers and scratch memory lie in a core's own cache together.
 _CHUNK_WEIGHTS = 1 << 17

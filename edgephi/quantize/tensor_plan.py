@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.recipe import Method
+from edgephi.quantize.calibrated.found_rows import FoundRows
 from edgephi.quantize.scheme import Scheme
 
 
@@ -21,6 +22,7 @@ class TensorPlan:
     `importance` float32 [columns]: the mean square of each input, by which a weight's squared error counts.
     `row_factors` float32 [rows] and `column_factors` float32 [columns]: what is stored is the checkpoint's
     tensor times both, where they are not None (`quantize.folding`); the importance is that of its new inputs.
+    `found`: its codes, where they were found before (`quantize.calibrated.found_rows`).
     """
 
     scheme: Scheme | None
@@ -28,12 +30,16 @@ class TensorPlan:
     importance: NDArray[np.float32] | None = field(default=None, compare=False)
     row_factors: NDArray[np.float32] | None = field(default=None, compare=False)
     column_factors: NDArray[np.float32] | None = field(default=None, compare=False)
+    found: FoundRows | None = field(default=None, compare=False)
 
     def of_rows(self, start: int, stop: int) -> "TensorPlan":
         """The plan for some of the rows alone."""
-        if self.row_factors is None:
-            return self
-        return replace(self, row_factors=self.row_factors[start:stop])
+        factors, found = self.row_factors, self.found
+        return replace(
+            self,
+            row_factors=None if factors is None else factors[start:stop],
+            found=None if found is None else found.of_rows(start),
+        )
 
     def factored(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Rows of the checkpoint's tensor as they are stored.

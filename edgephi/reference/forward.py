@@ -15,7 +15,7 @@ SwiGLU (arXiv:2002.05202).
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
@@ -69,8 +69,23 @@ class ActivationWeights(Weights, Protocol):
         """Look at `values`, or change them in place."""
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A pass that has come as far as a layer: what goes into it, [tokens, hidden] of each version.
+
+    `layer` may be the number of layers: then only the last norm is left.
+    """
+
+    layer: int
+    hidden: tuple[Floats, ...]
+
+
 def final_hidden_states(
-    versions: Sequence[Weights], passages: Sequence[Sequence[int]], *, progress: Progress | None = None
+    versions: Sequence[Weights],
+    passages: Sequence[Sequence[int]],
+    *,
+    begun: Begun | None = None,
+    progress: Progress | None = None,
 ) -> list[Floats]:
     """Run token ids through all layers and the last norm: one [tokens, hidden] for each of `versions`.
 
@@ -81,7 +96,8 @@ def final_hidden_states(
 
     Several versions of one model's weights go side by side, layer by layer, so that what they have in
     common (the checkpoint's rows on disk) is read while the operating system still holds it. A step of
-    `progress` is one layer of one version. Raises ValueError when the versions differ in their
+    `progress` is one layer of one version. What has `begun` before goes on there, and changes the arrays
+    that it is given. Raises ValueError when the versions differ in their
     architecture, when there is no passage or an empty one, or when a token id is not in the vocabulary.
     """
     architecture = versions[0].architecture
@@ -90,10 +106,12 @@ def final_hidden_states(
         raise ValueError("expected weights of one architecture, found several")
     ids, spans = _joined(passages, architecture.vocabulary_size)
     positions = positions_of(architecture.attention.rotary, spans)
-    hidden = [_embedding_rows(weights, ids) for weights in versions]  # each [tokens, hidden]
+    if begun is None:
+        begun = Begun(0, tuple(_embedding_rows(weights, ids) for weights in versions))
+    hidden = begun.hidden  # each [tokens, hidden]
     steps = architecture.layers * len(versions)
     with one_worker_per_core() as workers:
-        for layer in range(architecture.layers):
+        for layer in range(begun.layer, architecture.layers):
             for index, weights in enumerate(versions):
                 _show(weights, in_layer(layer, "input"), hidden[index])
                 _add_layer(weights, layer, hidden[index], positions, workers)

@@ -30,6 +30,16 @@ _INPUTS = {
 }
 
 
+def matrix_inputs(architecture: Architecture) -> dict[str, ModelTensor]:
+    """Every matrix that multiplies, by the name of the activation that it multiplies."""
+    inputs = {
+        in_layer(layer, part): ModelTensor(role, layer)
+        for layer in range(architecture.layers)
+        for role, part in _INPUTS.items()
+    }
+    return {**inputs, FINAL_NORM_OUTPUT: architecture.head}
+
+
 def measure_importance(
     weights: Weights, passages: Sequence[Sequence[int]], *, progress: Progress | None = None
 ) -> dict[ModelTensor, NDArray[np.float32]]:
@@ -37,13 +47,7 @@ def measure_importance(
 
     The head's is that of the embedding, where these are one matrix. Rounded to 8 bits, and never zero.
     """
-    architecture = weights.architecture
-    inputs = {
-        in_layer(layer, part): ModelTensor(role, layer)
-        for layer in range(architecture.layers)
-        for role, part in _INPUTS.items()
-    }
-    observed = _Observed(weights, {**inputs, FINAL_NORM_OUTPUT: architecture.head})
+    observed = _Observed(weights, matrix_inputs(weights.architecture))
     final_hidden_states([observed], passages, progress=progress)
     tokens = sum(map(len, passages))
     return {tensor: _rounded(sums / tokens) for tensor, sums in observed.sums.items()}

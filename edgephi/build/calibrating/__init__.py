@@ -1,0 +1,1 @@
+"""The method "calibrated": codes found layer by layer, behind what is quantised already."""
