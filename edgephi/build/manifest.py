@@ -157,6 +157,10 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     if "/" in model:  # of the hub
         words += ["--revision", checkpoint.revision]
     words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]
+    if request.recipe.quant.formats == "portable":
+        words += ["--portable"]
+    if request.calibrate is not None:
+        words += ["--calibrate", request.calibrate.resolve().name]
     words += ["--verify", request.verify]
     if request.context is not None:
         words += ["--context", str(request.context)]

@@ -4,6 +4,7 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from edgephi.build.device_memory import Memory, memory_at
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
@@ -11,6 +12,7 @@ from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
+from edgephi.engines.facts.engine import NativeGroups
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
@@ -54,13 +56,7 @@ def make_plan(
     """
     exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
-    plans = plan_tensors(architecture, recipe.quant)
-    if recipe.quant.formats == "k-quants" and facts_of(target.engine).artifact_format != "gguf":
-        raise NotSupportedError(
-            f'{target.name}: expected formats = "portable", found "k-quants", '
-            f"which {target.engine} does not read",
-            hint='set formats = "portable" under [quant] of the recipe, or build it for the target gguf',
-        )
+    plans = plan_tensors(architecture, recipe.quant, facts_of(target.engine).native_groups)
     exporter.check_schemes(plans, target)
     if context is not None and context > architecture.context:
         raise DoesNotFitError(
@@ -112,9 +108,12 @@ def suited(quant: Quant, target: Target) -> Quant:
     return dataclasses.replace(quant, **dictated)
 
 
-def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, TensorPlan]:
+def plan_tensors(
+    architecture: Architecture, quant: Quant, native: NativeGroups = "symmetric"
+) -> dict[ModelTensor, TensorPlan]:
     """What is done with every tensor: matrices are quantised, the norms' vectors stay float32.
 
+    `native` says what groups the engine has, for formats of that kind.
     Raises NotSupportedError when the group size does not divide a matrix's columns.
     """
     embedding_bits, head_bits = quant.embedding_bits, quant.head_bits
@@ -127,10 +126,12 @@ def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, 
             plans[tensor] = TensorPlan(None, quant.method)
             continue
         bits = special.get(tensor, quant.bits)
-        if quant.formats == "k-quants":
+        if quant.formats == "portable":
+            scheme = Scheme(bits, quant.group_size, quant.symmetric)
+        elif native == "K-quants":
             scheme = k_quant(tensor, shape[1], bits)
         else:
-            scheme = Scheme(bits, quant.group_size, quant.symmetric)
+            scheme = _native_scheme(bits, quant.group_size, native)
         if shape[1] % scheme.group_size:
             raise NotSupportedError(
                 f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
@@ -138,6 +139,13 @@ def plan_tensors(architecture: Architecture, quant: Quant) -> dict[ModelTensor, 
             )
         plans[tensor] = TensorPlan(scheme, quant.method)
     return plans
+
+
+def _native_scheme(bits: Literal[4, 8], group_size: Literal[32, 64, 128], native: NativeGroups) -> Scheme:
+    """The best that an engine has at so many bits. With 8 of them nothing is gained by more than a scale."""
+    if bits == 8 or native == "symmetric":
+        return Scheme(bits, group_size)
+    return Scheme(bits, group_size, symmetric=False, scales="offset" if native == "offsets" else "free")
 
 
 def architecture_of(shape: Shape) -> Architecture:

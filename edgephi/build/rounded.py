@@ -37,8 +37,9 @@ def plainly_rounded(weights: Weights, manifest: Manifest) -> Weights | None:
         "formats": facts.formats,
     }
     quant = read_record(Quant, told, where="quant", error=BadBundleError, hint="build the bundle again")
-    plans = plan_tensors(weights.architecture, quant)
-    if facts_of(manifest.target.engine).row_scales:
+    engine = facts_of(manifest.target.engine)
+    plans = plan_tensors(weights.architecture, quant, engine.native_groups)
+    if engine.row_scales:
         # The embedding is looked up by the processor, unless it is the head's matrix as well.
         free = set() if weights.architecture.tied_embeddings else {EMBEDDING}
         plans = {

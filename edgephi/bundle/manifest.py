@@ -81,7 +81,7 @@ class CalibrationFacts:
 class QuantFacts:
     """How the weights were quantised; `bits_per_weight` counts all that is stored.
 
-    With `formats` "k-quants" groups are those of llama.cpp's formats, whatever size and symmetry say.
+    `symmetric` is about portable formats; native ones have the groups that the engine has.
     `calibration` is there when the method looked at the model's activations.
     """
 

@@ -40,8 +40,22 @@ if TYPE_CHECKING:
 @recipe_option
 @click.option(
     "--method",
-    type=click.Choice(["search", "rtn"]),
-    help="How to choose scales, instead of the recipe's way: search for them, or round to nearest.",
+    type=click.Choice(["calibrated", "weighted", "search", "rtn"]),
+    help="How to choose codes, instead of the recipe's way: by how large the inputs of each matrix are on a "
+    "text, the same with codes that make up for each other's errors, by the weights alone, or by rounding to "
+    "nearest.",
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE|DIR",
+    help="Text like that which the model will see, to measure inputs on: .txt, .md, .json or .jsonl. "
+    "Without it a text of edgephi's own.",
+)
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="Store the same codes for every engine, instead of in the best format that this one has.",
 )
 @click.option(
     "--verify",
@@ -99,6 +113,8 @@ def build(
     output: Path,
     recipe_name: str | None,
     method: "Method | None",
+    calibrate: Path | None,
+    portable: bool,
     verify: "VerifyLevel",
     exporter: "Literal['edgephi', 'upstream']",
     context: int | None,
@@ -138,6 +154,14 @@ def build(
     recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
+    if portable:
+        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, formats="portable"))
+    if calibrate is not None and recipe.quant.method not in ("weighted", "calibrated"):
+        raise UsageError(
+            f"--calibrate: expected the method weighted or calibrated, found {recipe.quant.method}, "
+            "which reads no text",
+            hint="add --method weighted, or leave --calibrate out",
+        )
     target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
     wheels = _wheels(platforms, purpose, target)
@@ -158,6 +182,7 @@ def build(
         upstream=exporter == "upstream",
         available_memory=available_memory(),
         wheels=wheels,
+        calibrate=calibrate,
     )
     built = build_bundle(request, located, step)
     if as_json:

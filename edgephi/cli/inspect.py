@@ -14,6 +14,7 @@ from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.cli.show.table import table
 from edgephi.cli.show.wheels import wheels_command, wheels_summary
+from edgephi.engines.facts.groups import groups_in_words
 
 _WIDTH = 80
 _LABEL = 12
@@ -82,10 +83,11 @@ def _probe(probe: Probe | None) -> str:
 
 def _scheme(manifest: Manifest) -> str:
     quant = manifest.quant
-    symmetry = "symmetric" if quant.symmetric else "asymmetric"
-    groups = f"in groups of {quant.group_size}, {symmetry}"
+    groups = groups_in_words(
+        quant.group_size, symmetric=quant.symmetric, formats=quant.formats, engine=manifest.target.engine
+    )
     return (
-        f"int{quant.bits} {'as K-quants' if quant.formats == 'k-quants' else groups}, by {quant.method}; "
+        f"int{quant.bits} in {groups}, by {quant.method}; "
         f"embedding {quant.embedding_bits} bit, head {quant.head_bits} bit"
     )
 

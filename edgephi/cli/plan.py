@@ -210,10 +210,12 @@ def _text(plan: "Plan", chat: "ChatForm | None") -> str:
     from edgephi.cli.show.chat_form import chat_form_line
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
+    from edgephi.engines.facts.groups import groups_in_words
 
     quant = plan.recipe.quant
-    symmetry = "symmetric" if quant.symmetric else "asymmetric"
-    groups = "K-quants" if quant.formats == "k-quants" else f"groups of {quant.group_size}, {symmetry}"
+    groups = groups_in_words(
+        quant.group_size, symmetric=quant.symmetric, formats=quant.formats, engine=plan.target.engine
+    )
     rows = [
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
         ("recipe", plan.recipe.name),

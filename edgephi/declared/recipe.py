@@ -18,11 +18,11 @@ scales for each group and keeps the one with the least squared error. "rtn" (rou
 that spans the group.
 """
 
-Formats = Literal["portable", "k-quants"]
+Formats = Literal["native", "portable"]
 """What codes are stored in.
 
-"portable" formats hold the same codes for every engine, "k-quants" are llama.cpp's own: better at the same
-size, and read by nothing else.
+"native" formats are the best that an engine has: groups with a zero point or an offset, llama.cpp's K-quants.
+"portable" ones hold the same codes for every engine, which is how engines are held against each other.
 """
 
 FOLDER = "recipes"
@@ -68,17 +68,17 @@ class Quant:
 
     When the two share one matrix, it gets the larger number of bits of the two.
 
-    With `formats` "k-quants" the number of bits chooses a mixture of formats that have their own groups
-    (`edgephi.quantize.k_quants`).
+    `symmetric` is about portable formats; native ones are what the engine has (`EngineFacts.native_groups`),
+    and llama.cpp's K-quants have their own sizes of groups too (`edgephi.quantize.k_quants`).
     """
 
-    method: Method = "search"
+    method: Method = "weighted"
     bits: Literal[4, 8] = 4
-    group_size: Literal[32, 64, 128] = 128
+    group_size: Literal[32, 64, 128] = 32
     symmetric: bool = True
-    embedding_bits: Literal[4, 8] = 4
-    head_bits: Literal[4, 8] = 4
-    formats: Formats = "portable"
+    embedding_bits: Literal[4, 8] = 8
+    head_bits: Literal[4, 8] = 8
+    formats: Formats = "native"
 
 
 @dataclass(frozen=True)

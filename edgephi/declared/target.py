@@ -45,7 +45,7 @@ class Kernels:
 class TargetQuant:
     """What the engine's format can hold, where a recipe may ask for something else. None: what that says.
 
-    `formats` "k-quants" is for engines that read llama.cpp's; the other two are then for its portable ones.
+    Size and symmetry are about portable formats, where native ones have their own.
     """
 
     group_size: Literal[32, 64, 128] | None = None

@@ -59,4 +59,5 @@ FACTS = EngineFacts(
     artifact_format="gguf",
     providers={"cpu": _CPU, "cuda": _GPU, "metal": _METAL, "vulkan": _GPU, "rocm": _GPU},
     build_modules={"gguf": "build"},
+    native_groups="K-quants",
 )

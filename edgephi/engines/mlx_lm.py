@@ -48,4 +48,5 @@ FACTS = EngineFacts(
     exporter="mlx",
     artifact_format="safetensors",
     providers={"metal": _METAL, "cpu": _CPU},
+    native_groups="offsets",
 )

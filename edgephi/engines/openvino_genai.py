@@ -49,4 +49,5 @@ FACTS = EngineFacts(
     artifact_format="openvino",
     providers={"cpu": _CPU, "gpu": _GPU, "npu": _GPU},
     encodes=("sentencepiece", "byte-level"),
+    native_groups="zero points",
 )

@@ -31,7 +31,14 @@ def with_quant(manifest: Manifest, **changes: object) -> Manifest:
 
 @pytest.mark.parametrize(
     ("target", "formats"),
-    [("cpu", "portable"), ("gguf", "portable"), ("gguf", "k-quants"), ("qnn", "portable")],
+    [
+        ("cpu", "portable"),
+        ("gguf", "portable"),
+        ("gguf", "native"),
+        ("cpu", "native"),
+        ("mlx", "native"),
+        ("qnn", "native"),
+    ],
 )
 def test_has_the_weights_of_such_a_build(tmp_path: Path, target: str, formats: Formats) -> None:
     quant = dataclasses.replace(DEMO.quant, method="rtn", head_bits=8, embedding_bits=8, formats=formats)

@@ -56,7 +56,8 @@ def test_every_file_and_program_of_ours_that_is_named_is_there(document: Path) -
     text = document.read_text(encoding="utf-8")
     paths = re.findall(r"`((?:edgephi|tests|recipes|targets|docs)/[\w./-]+)`", text)
     modules = re.findall(r"python -m (tests(?:\.\w+)+)", text)
-    named = {*paths, *(f"{module.replace('.', '/')}.py" for module in modules)}
+    files = (module.replace(".", "/") for module in modules)
+    named = {*paths, *(f"{file}/__main__.py" if (ROOT / file).is_dir() else f"{file}.py" for file in files)}
     placeholders = {name for name in named if re.search(r"\b[A-Z_]{2,}\b", name)}
     assert [name for name in sorted(named - placeholders) if not (ROOT / name).exists()] == []
 

@@ -55,6 +55,10 @@ class Provider:
     decode_shares: Mapping[MeasuredProcessor, float] = field(default_factory=dict)
 
 
+NativeGroups = Literal["symmetric", "zero points", "offsets", "K-quants"]
+"""Nothing; a code for zero; the weight of code zero, in float16; llama.cpp's super-blocks of 256 weights."""
+
+
 @dataclass(frozen=True)
 class EngineFacts:
     """One engine.
@@ -70,6 +74,7 @@ class EngineFacts:
     encodes: the kinds of tokenizers for which the engine's own gives the ids of the `tokenizers` library, for
     every text; for the others the library itself runs beside the engine
     row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
+    native_groups: what its own format of 4 bits can say of a group beside its scale
     """
 
     name: str
@@ -82,6 +87,7 @@ class EngineFacts:
     parsed_templates: tuple[str, ...] = ()
     encodes: tuple[TokenizerKind, ...] = ()
     row_scales: bool = False
+    native_groups: NativeGroups = "symmetric"
 
     @property
     def module(self) -> str:

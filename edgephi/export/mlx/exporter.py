@@ -55,8 +55,10 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
 
 def check_schemes(plans: TensorPlans, target: Target) -> None:
     """Refuse float16 for zero points other than the middle: their biases would be rounded."""
-    asymmetric = any(not scheme.symmetric for scheme in quantised_tensors(plans).values())
-    if asymmetric and target.kernels.activations == "float16":
+    zero_points = any(
+        not scheme.symmetric and scheme.scales != "offset" for scheme in quantised_tensors(plans).values()
+    )
+    if zero_points and target.kernels.activations == "float16":
         raise NotSupportedError(
             f"{target.name}: expected symmetric = true with float16, whose biases hold nothing else exactly",
             hint='set symmetric = true in the recipe, or activations = "float32" in a target of your own',

@@ -6,7 +6,7 @@ A quantised matrix NAME is three tensors (`mlx.core.quantize`, mode "affine"):
     NAME.scales  [rows, groups]        NAME.biases  [rows, groups]        weight = code * scale + bias
 
 so our weight `(code - zero point) * scale` has the bias `-zero point * scale`. The middle code is a power of
-two, so in a symmetric group that is exact in float16 too.
+two, so in a symmetric group that is exact in float16 too. An offset is a bias as it is.
 """
 
 import json
@@ -80,6 +80,9 @@ def lay_out(
 def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDArray[np.generic], ...]:
     """Codes, scales and biases of a block of rows. Raises NotFiniteError when a bias overflows."""
     codes = groups.codes if scheme.bits == 8 else pack_nibbles(groups.codes)
+    scales = groups.scales.astype(float_type, copy=False)
+    if groups.offsets is not None:
+        return codes, scales, groups.offsets.astype(float_type, copy=False)
     zero_points = scheme.middle if groups.zero_points is None else groups.zero_points
     # An exact product in float32, and in float16 where the zero point is a power of two: see the exporter.
     exact = groups.scales.astype(np.float32) * -np.asarray(zero_points, np.float32)  # [rows, groups]
@@ -87,7 +90,7 @@ def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDA
         biases = exact.astype(float_type)
     if not np.isfinite(biases).all():
         raise NotFiniteError(f"a group whose scale {np.abs(groups.scales).max():.3g} has a bias past float16")
-    return codes, groups.scales.astype(float_type, copy=False), biases
+    return codes, scales, biases
 
 
 def _parts(

@@ -45,7 +45,7 @@ class Build:
 
 _RTN, _SEARCH, _WEIGHTED = ({"method": method} for method in ("rtn", "search", "weighted"))
 _G32, _G64, _ASYM = {"group_size": 32}, {"group_size": 64}, {"symmetric": False}
-_K_QUANTS = {"formats": "k-quants"}
+_K_QUANTS = {"formats": "native"}
 INT8_VOCABULARY = {"embedding_bits": 8, "head_bits": 8}
 
 BUILDS = (

@@ -146,7 +146,7 @@ def export(
     )
     context = min(context, checkpoint.architecture.context)
     (folder / "bundle/model").mkdir(parents=True)
-    plans = plan_tensors(checkpoint.architecture, quant)
+    plans = plan_tensors(checkpoint.architecture, quant, "K-quants")
     exporter.check_schemes(plans, TARGET)
     exporter.write_artifact(folder / "bundle/model", checkpoint, plans, TARGET, context)
     return Exported(checkpoint, folder / "bundle", context)
@@ -275,9 +275,9 @@ QUANTS = [
     Quant(group_size=32, embedding_bits=8),
     Quant(group_size=32, head_bits=8),
     Quant(bits=8, group_size=32, embedding_bits=8, head_bits=8),
-    Quant(formats="k-quants"),
-    Quant(formats="k-quants", method="rtn", embedding_bits=8, head_bits=8),
-    Quant(formats="k-quants", bits=8),
+    Quant(formats="native"),
+    Quant(formats="native", method="rtn", embedding_bits=8, head_bits=8),
+    Quant(formats="native", bits=8),
 ]
 
 
@@ -312,7 +312,7 @@ class TestWeights:
         self, exports: Exports, shape: str, tmp_path: Path
     ) -> None:
         exported = exports(shape)
-        plans = plan_tensors(exported.checkpoint.architecture, DEFAULT)
+        plans = plan_tensors(exported.checkpoint.architecture, DEFAULT, "K-quants")
         onnx_exporter.write_artifact(tmp_path, exported.checkpoint, plans, read_target("cpu"), 64)
         expected = tensors_of(tmp_path)
         found = stored_weights(exported.folder)
@@ -336,7 +336,7 @@ class TestFiles:
     def test_the_size_is_known_beforehand(self, exports: Exports, shape: str) -> None:
         exported = exports(shape)
         architecture = exported.checkpoint.architecture
-        plans = plan_tensors(architecture, DEFAULT)
+        plans = plan_tensors(architecture, DEFAULT, "K-quants")
         planned = exporter.artifact_bytes(architecture, plans, TARGET, exported.context)
         reader = gguf.GGUFReader(exported.folder / "model.gguf")
         real = (exported.folder / "model.gguf").stat().st_size
@@ -409,7 +409,7 @@ class TestFiles:
 
 def test_the_report_has_the_hash_of_the_file(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path / "tiny"), id="tiny", revision="local")
-    plans = plan_tensors(checkpoint.architecture, DEFAULT)
+    plans = plan_tensors(checkpoint.architecture, DEFAULT, "K-quants")
     report = exporter.write_artifact(tmp_path, checkpoint, plans, TARGET, 64)
     data = (tmp_path / report.data_file).read_bytes()
     assert (report.data_file, report.data_size) == ("model.gguf", len(data))
@@ -426,11 +426,11 @@ def test_the_report_has_the_hash_of_the_file(tmp_path: Path) -> None:
 def test_what_no_block_holds_exactly_is_refused(tmp_path: Path, quant: Quant, message: str) -> None:
     checkpoint = open_checkpoint(write_tiny_checkpoint(tmp_path), id="tiny", revision="local")
     with pytest.raises(NotSupportedError, match=message):
-        exporter.check_schemes(plan_tensors(checkpoint.architecture, quant), TARGET)
+        exporter.check_schemes(plan_tensors(checkpoint.architecture, quant, "K-quants"), TARGET)
 
 
 def test_k_quants_say_so_in_the_header(tmp_path: Path) -> None:
-    exported = export(tmp_path, "mini-4k", quant=Quant(formats="k-quants", head_bits=8), context=64)
+    exported = export(tmp_path, "mini-4k", quant=Quant(formats="native", head_bits=8), context=64)
     assert header(exported.folder)["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_K_M
     kinds = {
         tensor.name: tensor.tensor_type.name
@@ -444,7 +444,7 @@ def test_k_quants_say_so_in_the_header(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_no_super_blocks_have_groups_of_32(tmp_path: Path) -> None:
-    quant = Quant(formats="k-quants", embedding_bits=8, head_bits=8)
+    quant = Quant(formats="native", embedding_bits=8, head_bits=8)
     exported = export(tmp_path, "mini-4k", quant=quant, context=64, hidden=192, heads=4, kv_heads=4)
     kinds = {
         tensor.name: tensor.tensor_type.name

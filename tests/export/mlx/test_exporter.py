@@ -124,7 +124,7 @@ def export_opened(
     limit = exporter.context_limit(architecture)
     context = context or (architecture.context if limit is None else limit.tokens)
     target = dataclasses.replace(read_target("mlx"), kernels=Kernels(activations=floats))
-    plans = plan_tensors(architecture, quant or Quant(group_size=32))
+    plans = plan_tensors(architecture, quant or Quant(group_size=32), "offsets")
     exporter.check_schemes(plans, target)
     report = exporter.write_artifact(artifact, checkpoint, plans, target, context)
     assert report.data_size == exporter.artifact_bytes(architecture, plans, target, context)
@@ -308,7 +308,7 @@ def check_same_numbers(exported: Exported, folder: Path, quant: Quant) -> None:
     """MLX's numbers, our reader's and the ONNX artifact's by the onnx library, bit for bit."""
     folder.mkdir()
     architecture = exported.checkpoint.architecture
-    plans = plan_tensors(architecture, quant)
+    plans = plan_tensors(architecture, quant, "offsets")
     onnx_exporter.write_artifact(folder, exported.checkpoint, plans, read_target("cpu"), 64)
     expected = tensors_of(folder)
     by_mlx = dequantised(exported.folder)
