@@ -11,7 +11,16 @@ from transformers import AutoTokenizer
 import edgephi.runtime
 from edgephi.reference import evaluation_text
 from edgephi.runtime.session import Session
-from tests.bench.answers import QUESTIONS, TARGETS, Wanted, answers, build_at, same, wanted_answers
+from tests.bench.answers import (
+    QUESTIONS,
+    TARGETS,
+    Wanted,
+    answers,
+    build_with,
+    recipe_at,
+    same,
+    wanted_answers,
+)
 from tests.phi_3_chat import as_phi_3
 from tests.tokenizer_texts import HARD, OTHER_SPACES, SPACES
 
@@ -49,7 +58,8 @@ def wanted(trained: Path) -> list[Wanted]:
 
 @pytest.fixture(scope="module", params=TARGETS)
 def bundle(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_at(8, request.param, trained, tmp_path_factory.mktemp("trained") / request.param)
+    folder = tmp_path_factory.mktemp("trained") / request.param
+    return build_with(recipe_at(8), request.param, trained, folder)
 
 
 @pytest.fixture(scope="module")
