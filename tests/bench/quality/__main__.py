@@ -24,12 +24,12 @@ from typing import Any
 from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from tests.bench.measure import report
-from tests.bench.quality import genai, llama_cpp, mlx, ours
+from tests.bench.quality import genai, llama_cpp, mlx, nncf_openvino, ours
 from tests.bench.quality.harness import Harness, Measured, mean, standard_error
 from tests.bench.quality.quantised import Subject, Way
 from tests.bench.quality.text import Text, debian_text, text_of_files
 
-_SOURCES = (ours, mlx, genai, llama_cpp)
+_SOURCES = (ours, mlx, genai, nncf_openvino, llama_cpp)
 
 
 @dataclass(frozen=True)
