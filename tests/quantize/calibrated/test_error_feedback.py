@@ -10,6 +10,7 @@ from edgephi.quantize.calibrated import compiled_error_feedback, error_feedback
 from edgephi.quantize.calibrated.error_feedback import (
     BLOCK_COLUMNS,
     DAMPING,
+    SHRINKAGE,
     Feedback,
     block_moments,
     column_blocks,
@@ -52,6 +53,7 @@ def textbook_gptq(weights: Floats, inputs: Floats, scales: Floats, offsets: Floa
     rows, columns = weights.shape
     size = columns // scales.shape[1]
     hessian = inputs.astype(float).T @ inputs / len(inputs)
+    hessian += SHRINKAGE * (np.diag(hessian.diagonal()) - hessian)
     hessian += DAMPING * hessian.diagonal().mean() * np.eye(columns)
     left, stored = weights.astype(float), np.empty((rows, columns))
     inverse = np.linalg.inv(hessian)
