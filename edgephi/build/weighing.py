@@ -13,7 +13,7 @@ from edgephi.checkpoint.finite import check_finite
 from edgephi.checkpoint.tokenizer import encoder
 from edgephi.errors import BadCheckpointError
 from edgephi.quantize.folding import fold_count, weigh
-from edgephi.reference.calibration_text import CalibrationText, read_calibration
+from edgephi.reference.calibration_text import PASSAGE_TOKENS, CalibrationText, read_calibration
 from edgephi.reference.importance import Importance, hash_of, measure_importance
 from edgephi.steps import Step
 
@@ -56,14 +56,20 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
     return Weighed(replace(plan, tensors=tensors), facts)
 
 
-def calibration_text(checkpoint: Checkpoint, text: Path | None, tokens: int) -> CalibrationText:
-    """What a checkpoint is calibrated on, in its own form and tokens; `text` is the user's, None for ours."""
+def calibration_text(
+    checkpoint: Checkpoint, text: Path | None, tokens: int, passage_tokens: int = PASSAGE_TOKENS
+) -> CalibrationText:
+    """What a checkpoint is calibrated on, in its own form and tokens; `text` is the user's, None for ours.
+
+    It is cut into passages of about `passage_tokens` where it has as many.
+    """
     return read_calibration(
         text,
         encoder(checkpoint.folder),
         conversation_renderer(checkpoint.tokenizer.chat),
         tokens=tokens,
         context=checkpoint.architecture.context,
+        passage_tokens=passage_tokens,
     )
 
 

@@ -34,7 +34,13 @@ class CalibrationText:
 
 
 def read_calibration(
-    path: Path | None, encode: Encode, render: Render, *, tokens: int, context: int
+    path: Path | None,
+    encode: Encode,
+    render: Render,
+    *,
+    tokens: int,
+    context: int,
+    passage_tokens: int = PASSAGE_TOKENS,
 ) -> CalibrationText:
     """`tokens` tokens of the user's text at `path`, or of ours where that is None.
 
@@ -42,12 +48,14 @@ def read_calibration(
     `user_passages` do.
     """
     if path is None:
-        ours = calibration_passages(encode, render, tokens=tokens, context=context)
+        ours = calibration_passages(
+            encode, render, tokens=tokens, context=context, passage_tokens=passage_tokens
+        )
         files = {file.name: file.read_bytes() for file in _folder().iterdir()}
         return CalibrationText(tuple(ours), CALIBRATION_TEXT, hash_of(files))
     text = read_user_text(path)
     theirs = user_passages(
-        text, encode, render, tokens=tokens, context=context, passage_tokens=PASSAGE_TOKENS
+        text, encode, render, tokens=tokens, context=context, passage_tokens=passage_tokens
     )
     return CalibrationText(tuple(theirs), path.resolve().name, text.sha256)
 

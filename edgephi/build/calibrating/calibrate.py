@@ -26,6 +26,8 @@ from edgephi.steps import Step
 CALIBRATED_TOKENS = 4096
 """Fewer tell more of themselves than of the model: with 500, codes are worse than those found one by one."""
 
+_PASSAGE_TOKENS = 256
+
 
 def calibration_passages(
     plans: TensorPlans, checkpoint: Checkpoint, text: Path | None
@@ -36,7 +38,7 @@ def calibration_passages(
     """
     if not any(plan.method == "calibrated" for plan in plans.values()):
         return ()
-    found = calibration_text(checkpoint, text, CALIBRATED_TOKENS)
+    found = calibration_text(checkpoint, text, CALIBRATED_TOKENS, _PASSAGE_TOKENS)
     passages = tuple(passage.ids for passage in found.passages)
     count = sum(map(len, passages))
     if count < CALIBRATED_TOKENS:  # of ours; the user's is refused before

@@ -8,7 +8,7 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 
 __all__ = ["here"]
 
-RECIPE = """
+_RECIPE = """
 name = "careful"
 summary = "A tiny one, calibrated"
 
@@ -24,7 +24,7 @@ head_bits = 8
 def test_it_goes_on_where_it_was(tmp_path: Path, here: Here) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny-phi", layers=6)
     recipe = tmp_path / "careful.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(_RECIPE)
     asked = [str(checkpoint), "--target", "cpu", "--recipe", recipe, "--verify", "off", "-o"]
     before = names(tmp_path)
     kept = tmp_path / ".out.calibrating"
@@ -50,7 +50,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, here: Here) -> None:
 def test_too_little_text_is_refused_before_anything_is_read(tmp_path: Path, here: Here) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny-phi", layers=1, context=8)
     recipe = tmp_path / "careful.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(_RECIPE)
     before = names(tmp_path)
     refused = here(
         "build", checkpoint, "--target", "cpu", "--recipe", recipe, "--context", "8", "-o", tmp_path / "out"
