@@ -2,9 +2,9 @@
 
 With 4 bits, attention's inputs and the last projection of the feed-forward part are `Q5_K` and the rest is
 `Q4_K`. It is as large as llama.cpp's own "Q4_K_M", in which half of the last projections are `Q6_K` and half
-`Q4_K`, and loses a tenth less on a trained model: `Q6_K` has no minimums, which inputs with large outliers
-need. An embedding or a head that a recipe gives 8 bits is `Q6_K`, which costs next to nothing; other matrices
-of 8 bits stay symmetric groups of 32.
+`Q4_K`, and loses a twentieth less on a trained model: `Q6_K` has no minimums, which inputs with large
+outliers need. An embedding or a head that a recipe gives 8 bits is `Q6_K`, which costs next to nothing; other
+matrices of 8 bits stay symmetric groups of 32.
 
 A super-block is 256 weights. Rows that are no multiple of it, as some small models have them, get groups of
 32 with a bit or two more, which llama.cpp gives them too.

@@ -11,12 +11,13 @@ from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.certificate import QualityGate
 from edgephi.bundle.manifest import read_manifest
-from edgephi.declared.recipe import Quant, Recipe
+from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.engines.facts.registry import facts_of
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.steps import silent
 from tests.export.oracle import Floats
+from tests.portable import portable
 
 PROVIDER = "cpu"
 
@@ -51,7 +52,7 @@ Of the devices with a target of their own none: they have the artifact of anothe
 RECIPE = Recipe(
     name="agreement",
     summary="what every format can hold exactly",
-    quant=Quant(method="rtn", bits=4, group_size=32, symmetric=True),
+    quant=portable(method="rtn", bits=4, group_size=32, symmetric=True),
     gate=QualityGate(),
     evaluation="device",
 )

@@ -112,6 +112,7 @@ def recipe_at(bits: Literal[4, 8]) -> Recipe:
         symmetric=True,
         embedding_bits=bits,
         head_bits=bits,
+        formats="portable",
     )
     return Recipe(name=f"int{bits}", summary="the same bits everywhere", quant=quant)
 

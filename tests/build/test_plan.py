@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from edgephi.build.plan import Plan, architecture_of, make_plan, plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD
-from edgephi.declared.recipe import Quant, Recipe, read_recipe, recipes
+from edgephi.declared.recipe import Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
+from tests.portable import portable
 
 CPU = read_target("cpu")
 PUBLISHED = [recipe for recipe in recipes() if recipe.model.shape is not None]
@@ -79,13 +80,13 @@ class TestSizes:
     def test_smaller_groups_and_asymmetry_take_more(self) -> None:
         recipe = read_recipe("phi-3-mini-4k")
         quants = [
-            Quant(group_size=128),
-            Quant(group_size=128, symmetric=False),
-            Quant(group_size=64),
-            Quant(group_size=32),
-            Quant(group_size=32, head_bits=8),
-            Quant(group_size=32, symmetric=False),
-            Quant(bits=8, group_size=128),
+            portable(group_size=128),
+            portable(group_size=128, symmetric=False),
+            portable(group_size=64),
+            portable(group_size=32),
+            portable(group_size=32, head_bits=8),
+            portable(group_size=32, symmetric=False),
+            portable(bits=8, group_size=128),
         ]
         sizes = [planned(dataclasses.replace(recipe, quant=quant)).artifact_bytes for quant in quants]
         assert sizes == sorted(sizes)
@@ -178,7 +179,7 @@ class TestMemory:
 class TestSchemes:
     def test_matrices_are_quantised_and_vectors_are_not(self) -> None:
         model = architecture(read_recipe("phi-3-mini-4k"), layers=2)
-        plans = plan_tensors(model, Quant(embedding_bits=8))
+        plans = plan_tensors(model, portable(embedding_bits=8))
         assert plans.keys() == model.tensor_shapes().keys()
         for tensor, shape in model.tensor_shapes().items():
             scheme = plans[tensor].scheme
@@ -188,7 +189,7 @@ class TestSchemes:
 
     @pytest.mark.parametrize(("embedding", "head"), [(4, 4), (4, 8), (8, 4), (8, 8)])
     def test_a_tied_head_shares_the_larger_bits(self, embedding: Any, head: Any) -> None:
-        quant = Quant(embedding_bits=embedding, head_bits=head)
+        quant = portable(embedding_bits=embedding, head_bits=head)
         tied = plan_tensors(architecture(read_recipe("phi-4-mini"), layers=1), quant)
         assert tied[EMBEDDING].quantised.bits == max(embedding, head)
         assert HEAD not in tied
@@ -199,11 +200,11 @@ class TestSchemes:
     def test_a_group_size_that_does_not_divide(self, width: int) -> None:
         model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=width)
         with pytest.raises(NotSupportedError) as caught:
-            plan_tensors(model, Quant(group_size=128))
+            plan_tensors(model, portable(group_size=128))
         assert caught.value.exit_code == 3
         assert "down of layer 0" in caught.value.message
         assert f"group size 128 does not divide its {width} columns" in caught.value.message
-        assert plan_tensors(model, Quant(group_size=64)) if width % 64 == 0 else True
+        assert plan_tensors(model, portable(group_size=64)) if width % 64 == 0 else True
 
     def test_an_engine_that_is_not_there_yet(self) -> None:
         target = dataclasses.replace(CPU, engine="tensorrt")

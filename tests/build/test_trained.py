@@ -92,11 +92,12 @@ def test_conversations_are_those_of_transformers(session: Session, theirs: Any) 
         assert session.encode_chat(messages) == expected
 
 
-def test_it_answers_as_in_transformers(bundle: Path, wanted: list[Wanted]) -> None:
+def test_it_answers_like_float32_as_often_as_bfloat16_does(bundle: Path, wanted: list[Wanted]) -> None:
     found = answers(bundle, wanted)
     for each, text in zip(wanted, found, strict=True):
         print(f"{each.question}\n  {each.answer!r}\n  {text!r}")
-    assert same(wanted, found) >= len(QUESTIONS) - 2
+    # A small model often has two words that are nearly as likely: its own published type changes answers too.
+    assert same(wanted, found) >= same(wanted, [each.rounded for each in wanted]) >= len(QUESTIONS) // 2
 
 
 def test_an_answer_ends(session: Session) -> None:

@@ -18,6 +18,7 @@ from edgephi.export import upstream
 from edgephi.export.exporter import exporter
 from tests.build.conftest import names
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
+from tests.portable import portable
 
 RECIPE = """
 name = "own"
@@ -100,19 +101,19 @@ def exporter_of(engine: str, quant: Quant) -> upstream.UpstreamExporter:
 
 def test_eight_bits_are_not_asked_of_it() -> None:
     with pytest.raises(NotSupportedError, match="is asked for int4 only, found bits = 8"):
-        exporter_of("mlx-lm", Quant(bits=8)).check_schemes({}, read_target("mlx"))
+        exporter_of("mlx-lm", portable(bits=8)).check_schemes({}, read_target("mlx"))
 
 
 def test_its_codes_are_not_read(tiny: Path, tmp_path: Path) -> None:
     architecture = open_checkpoint(tiny, id="tiny", revision="none").architecture
     with pytest.raises(NotSupportedError, match=r"expected codes of edgephi.* found those of mlx_lm.convert"):
-        exporter_of("mlx-lm", Quant()).artifact_weights(tmp_path, architecture)
+        exporter_of("mlx-lm", portable()).artifact_weights(tmp_path, architecture)
 
 
 def test_what_its_bundle_takes_is_what_the_engine_takes(tiny: Path) -> None:
     architecture = open_checkpoint(tiny, id="tiny", revision="none").architecture
     target = read_target("mlx")
-    theirs, ours = exporter_of("mlx-lm", Quant()), exporter("mlx-lm")
+    theirs, ours = exporter_of("mlx-lm", portable()), exporter("mlx-lm")
     assert theirs.footprint(target) == ours.footprint(target)
     assert theirs.context_limit(architecture) == ours.context_limit(architecture)
 

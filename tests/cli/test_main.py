@@ -117,7 +117,7 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
 
 def test_a_terminal_without_unicode(edgephi: Edgephi, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path)
-    before = "import sys; sys.stdout.reconfigure(encoding='latin-1')"
+    before = "import sys; sys.stdout.reconfigure(encoding='iso8859-5')"
     done = edgephi("inspect", tmp_path, before=before)
     assert (done.returncode, done.stderr) == (0, "")
     assert "12.35 ? 12.35" in done.stdout

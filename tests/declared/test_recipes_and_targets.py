@@ -167,7 +167,10 @@ class TestMistakes:
             ("[quant]\nbits = 5", "quant: bits: expected one of 4, 8, found 5"),
             ("[quant]\ngroup_size = '32'", "group_size: expected one of 32, 64, 128, found '32'"),
             ("[quant]\nsymmetric = 1", "symmetric: expected true or false, found 1"),
-            ("[quant]\nmethod = 'best'", "method: expected one of 'search', 'rtn', found 'best'"),
+            (
+                "[quant]\nmethod = 'best'",
+                "method: expected one of 'calibrated', 'weighted', 'search', 'rtn', found 'best'",
+            ),
             ("[quant]\nbits = true", "bits: expected one of 4, 8, found True"),
             ("[quant]\nbits = 4.0", "bits: expected one of 4, 8, found 4.0"),
             ("[gate]\nend_to_end_kl = 'low'", "end_to_end_kl: expected a number, found 'low'"),

@@ -44,6 +44,7 @@ from edgephi.steps import silent
 from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
 from tests.phi_3_chat import as_phi_3
+from tests.portable import portable
 from tests.runtime.engines.cache_behaviour import greedy
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
@@ -55,7 +56,7 @@ Floats = NDArray[np.float32]
 STD = 0.05
 LIMIT = 1e-3
 TARGET = read_target("gguf")
-DEFAULT = Quant(group_size=32)
+DEFAULT = portable(group_size=32)
 KINDS = list(SHAPES)
 
 
@@ -271,13 +272,13 @@ class TestLongRope:
 
 QUANTS = [
     DEFAULT,
-    Quant(group_size=32, method="rtn"),
-    Quant(group_size=32, embedding_bits=8),
-    Quant(group_size=32, head_bits=8),
-    Quant(bits=8, group_size=32, embedding_bits=8, head_bits=8),
-    Quant(formats="native"),
-    Quant(formats="native", method="rtn", embedding_bits=8, head_bits=8),
-    Quant(formats="native", bits=8),
+    portable(group_size=32, method="rtn"),
+    portable(group_size=32, embedding_bits=8),
+    portable(group_size=32, head_bits=8),
+    portable(bits=8, group_size=32, embedding_bits=8, head_bits=8),
+    portable(formats="native"),
+    portable(formats="native", method="rtn", embedding_bits=8, head_bits=8),
+    portable(formats="native", bits=8),
 ]
 
 
@@ -419,8 +420,8 @@ def test_the_report_has_the_hash_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("quant", "message"),
     [
-        (Quant(group_size=64), "expected symmetric groups of 32 .* found symmetric groups of 64"),
-        (Quant(group_size=32, symmetric=False), "found groups with zero points of 32"),
+        (portable(group_size=64), "expected symmetric groups of 32 .* found symmetric groups of 64"),
+        (portable(group_size=32, symmetric=False), "found groups with zero points of 32"),
     ],
 )
 def test_what_no_block_holds_exactly_is_refused(tmp_path: Path, quant: Quant, message: str) -> None:
@@ -430,7 +431,7 @@ def test_what_no_block_holds_exactly_is_refused(tmp_path: Path, quant: Quant, me
 
 
 def test_k_quants_say_so_in_the_header(tmp_path: Path) -> None:
-    exported = export(tmp_path, "mini-4k", quant=Quant(formats="native", head_bits=8), context=64)
+    exported = export(tmp_path, "mini-4k", quant=portable(formats="native", head_bits=8), context=64)
     assert header(exported.folder)["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_K_M
     kinds = {
         tensor.name: tensor.tensor_type.name
@@ -444,7 +445,7 @@ def test_k_quants_say_so_in_the_header(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_no_super_blocks_have_groups_of_32(tmp_path: Path) -> None:
-    quant = Quant(formats="native", embedding_bits=8, head_bits=8)
+    quant = portable(formats="native", embedding_bits=8, head_bits=8)
     exported = export(tmp_path, "mini-4k", quant=quant, context=64, hidden=192, heads=4, kv_heads=4)
     kinds = {
         tensor.name: tensor.tensor_type.name
@@ -514,8 +515,8 @@ class TestModelfile:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The demo, built and verified as a user would."""
-    recipe = read_recipe("demo")
+    """The demo, built and verified as a user would, in the formats whose products llama.cpp rounds least."""
+    recipe = dataclasses.replace(read_recipe("demo"), quant=portable(group_size=32))
     located = find_checkpoint("demo", recipe, None, progress=False)
     request = BuildRequest("demo", TARGET, recipe, tmp_path_factory.mktemp("demo") / "bundle")
     built = build(request, located, silent)

@@ -20,12 +20,12 @@ from jinja2 import Environment
 from edgephi.build.plan import plan_tensors
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
-from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export.gguf import exporter
 from edgephi.export.gguf.tokenizer import chat_template, read_gguf_tokenizer, suited_name
 from edgephi.runtime.engines.llama_cpp.library import collected_errors, load_library, token_array
+from tests.portable import portable
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.tokenizer_texts import (
@@ -83,7 +83,7 @@ class Converted:
         self.used = used
         self.file = folder / "model.gguf"
         self.checkpoint = open_checkpoint(source, id="makers/phi-3-of-mine", revision="local")
-        plans = plan_tensors(self.checkpoint.architecture, Quant(group_size=32))
+        plans = plan_tensors(self.checkpoint.architecture, portable(group_size=32))
         exporter.write_artifact(folder, self.checkpoint, plans, read_target("gguf"), 64)
         self.oracle = tokenizers.Tokenizer.from_file(str(tokenizer))
         self.ids = ids

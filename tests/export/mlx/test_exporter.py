@@ -34,6 +34,7 @@ from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
+from tests.portable import portable
 from tests.property_profile import examples
 from tests.tiny_checkpoint import SHAPES, tiny_weights, write_tiny_checkpoint, write_weights
 
@@ -124,7 +125,7 @@ def export_opened(
     limit = exporter.context_limit(architecture)
     context = context or (architecture.context if limit is None else limit.tokens)
     target = dataclasses.replace(read_target("mlx"), kernels=Kernels(activations=floats))
-    plans = plan_tensors(architecture, quant or Quant(group_size=32), "offsets")
+    plans = plan_tensors(architecture, quant or portable(group_size=32), "offsets")
     exporter.check_schemes(plans, target)
     report = exporter.write_artifact(artifact, checkpoint, plans, target, context)
     assert report.data_size == exporter.artifact_bytes(architecture, plans, target, context)
@@ -271,14 +272,14 @@ def test_an_attention_factor_that_mlx_lm_cannot_have_is_refused(tmp_path: Path, 
 
 
 QUANTS = [
-    Quant(group_size=32),
-    Quant(group_size=64, method="rtn"),
-    Quant(group_size=128, embedding_bits=8),
-    Quant(group_size=64, head_bits=8),
-    Quant(group_size=128, embedding_bits=8, head_bits=8),
-    Quant(bits=8, group_size=32, embedding_bits=4, head_bits=8),
-    Quant(group_size=32, symmetric=False),
-    Quant(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
+    portable(group_size=32),
+    portable(group_size=64, method="rtn"),
+    portable(group_size=128, embedding_bits=8),
+    portable(group_size=64, head_bits=8),
+    portable(group_size=128, embedding_bits=8, head_bits=8),
+    portable(bits=8, group_size=32, embedding_bits=4, head_bits=8),
+    portable(group_size=32, symmetric=False),
+    portable(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
 ]
 
 
@@ -299,7 +300,7 @@ def test_every_kind_of_quantisation(tmp_path: Path, shape: str, quant: Quant) ->
 @pytest.mark.parametrize("floats", ["float32", "float16"])
 @pytest.mark.parametrize("shape", KINDS)
 def test_the_weights_are_those_of_the_onnx_artifact(tmp_path: Path, shape: str, floats: FloatName) -> None:
-    quant = Quant(bits=4, group_size=32, symmetric=True)
+    quant = portable(bits=4, group_size=32, symmetric=True)
     exported = export(tmp_path, shape, quant=quant, floats=floats, context=64)
     check_same_numbers(exported, tmp_path / "onnx", quant)
 
@@ -367,7 +368,7 @@ def test_mlx_packs_the_same_words(tmp_path: Path) -> None:
 
 class TestWhatFloat16CannotHold:
     def test_zero_points_are_refused_before_anything_is_written(self, exports: Exports) -> None:
-        plans = plan_tensors(exports("mini-4k").checkpoint.architecture, Quant(symmetric=False))
+        plans = plan_tensors(exports("mini-4k").checkpoint.architecture, portable(symmetric=False))
         with pytest.raises(NotSupportedError, match="expected symmetric = true with float16") as caught:
             exporter.check_schemes(plans, read_target("mlx"))
         assert "float32" in caught.value.hint
@@ -376,7 +377,7 @@ class TestWhatFloat16CannotHold:
 
     def test_the_target_makes_every_recipe_symmetric(self, exports: Exports) -> None:
         recipe = read_recipe("default")
-        recipe = dataclasses.replace(recipe, quant=Quant(group_size=32, symmetric=False))
+        recipe = dataclasses.replace(recipe, quant=portable(group_size=32, symmetric=False))
         plan = make_plan("tiny", exports("phi-4").checkpoint.architecture, recipe, read_target("mlx"))
         assert plan.recipe.quant.symmetric
 

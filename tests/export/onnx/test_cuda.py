@@ -33,6 +33,7 @@ from edgephi.export.onnx import exporter
 from edgephi.export.tensor_names import tensor_name
 from tests.build.demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
+from tests.portable import portable
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 Floats = NDArray[np.float32]
@@ -101,7 +102,7 @@ def export(folder: Path, shape: str, *, quant: Quant | None = None, **options: A
     checkpoint = open_checkpoint(tiny, id="tiny", revision="local")
     architecture = checkpoint.architecture
     context = min(CONTEXT, architecture.context)
-    plans = plan_tensors(architecture, quant or Quant(group_size=32))
+    plans = plan_tensors(architecture, quant or portable(group_size=32))
     artifact = folder / "artifact"
     artifact.mkdir()
     report = exporter.write_artifact(artifact, checkpoint, plans, CUDA, context)
@@ -162,11 +163,11 @@ class TestAgainstTransformers:
 
 
 QUANTS = [
-    Quant(group_size=128),
-    Quant(group_size=32, embedding_bits=8),
-    Quant(bits=8, group_size=64, embedding_bits=8, head_bits=8),
-    Quant(group_size=32, symmetric=False),
-    Quant(bits=8, group_size=64, embedding_bits=8, head_bits=8, symmetric=False),
+    portable(group_size=128),
+    portable(group_size=32, embedding_bits=8),
+    portable(bits=8, group_size=64, embedding_bits=8, head_bits=8),
+    portable(group_size=32, symmetric=False),
+    portable(bits=8, group_size=64, embedding_bits=8, head_bits=8, symmetric=False),
 ]
 
 
@@ -195,7 +196,7 @@ class TestGraph:
         self, exports: Exports, shape: str, tmp_path: Path
     ) -> None:
         checkpoint = exports(shape).checkpoint
-        plans = plan_tensors(checkpoint.architecture, Quant(group_size=32))
+        plans = plan_tensors(checkpoint.architecture, portable(group_size=32))
         exporter.write_artifact(tmp_path, checkpoint, plans, read_target("cpu"), 64)
         expected, found = tensors_of(tmp_path), tensors_of(exports(shape).folder)
         ours = exporter.artifact_weights(exports(shape).folder, checkpoint.architecture)
@@ -238,13 +239,13 @@ def test_zero_points_that_cuda_misreads_are_refused(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path, "mini-4k", hidden=96 * 4, ffn=128)
     architecture = open_checkpoint(folder, id="tiny", revision="local").architecture
     recipe = read_recipe("default")
-    odd = dataclasses.replace(recipe, quant=Quant(group_size=128, symmetric=False))
+    odd = dataclasses.replace(recipe, quant=portable(group_size=128, symmetric=False))
     with pytest.raises(NotSupportedError, match=r"expected an even number of groups .* found 3"):
         make_plan("tiny", architecture, odd, CUDA)
     for quant in (
-        Quant(group_size=32, symmetric=False),
-        Quant(group_size=128, symmetric=False, embedding_bits=8),
-        Quant(group_size=128),
+        portable(group_size=32, symmetric=False),
+        portable(group_size=128, symmetric=False, embedding_bits=8),
+        portable(group_size=128),
     ):
         make_plan("tiny", architecture, dataclasses.replace(recipe, quant=quant), CUDA)
     make_plan("tiny", architecture, odd, read_target("cpu"))

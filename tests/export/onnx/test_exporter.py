@@ -25,6 +25,7 @@ from edgephi.export.onnx.layout import lay_out
 from edgephi.export.stream.packed_tensor import ALIGNMENT
 from edgephi.export.tensor_names import tensor_name
 from tests.export.oracle import Engine, expected_logits, mean_kl, tensors_of, transformers_model
+from tests.portable import portable
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 Floats = NDArray[np.float32]
@@ -35,7 +36,7 @@ LIMITS = {0: 1e-8, 4: 1e-3}
 STDS = {0: 0.1, 4: 0.02}
 ORIGINAL_CONTEXT = 4096
 KINDS = list(SHAPES)
-DEFAULT = Quant()
+DEFAULT = portable()
 LONGROPE = [name for name in KINDS if SHAPES[name].longrope]
 
 
@@ -215,15 +216,15 @@ class TestGeneration:
 
 
 QUANTS = [
-    Quant(group_size=32),
-    Quant(group_size=64),
-    Quant(group_size=128, method="rtn"),
-    Quant(group_size=32, symmetric=False),
-    Quant(group_size=64, symmetric=False, embedding_bits=8),
-    Quant(group_size=128, symmetric=False, head_bits=8),
-    Quant(group_size=128, embedding_bits=8, head_bits=8),
-    Quant(bits=8, group_size=32, embedding_bits=8, head_bits=8),
-    Quant(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
+    portable(group_size=32),
+    portable(group_size=64),
+    portable(group_size=128, method="rtn"),
+    portable(group_size=32, symmetric=False),
+    portable(group_size=64, symmetric=False, embedding_bits=8),
+    portable(group_size=128, symmetric=False, head_bits=8),
+    portable(group_size=128, embedding_bits=8, head_bits=8),
+    portable(bits=8, group_size=32, embedding_bits=8, head_bits=8),
+    portable(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
 ]
 
 
@@ -243,7 +244,7 @@ def test_every_kind_of_quantisation(tmp_path: Path, shape: str, quant: Quant) ->
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_an_odd_number_of_groups(tmp_path: Path, symmetric: bool) -> None:
     # 96 feed-forward columns are three groups of 32: the last zero point has a byte of its own
-    quant = Quant(group_size=32, symmetric=symmetric)
+    quant = portable(group_size=32, symmetric=symmetric)
     exported = export(tmp_path, "mini-4k", quant=quant, context=64, ffn=96)
     check_prefixes(exported, [1, 40], limit=LIMITS[0])
     check_reads_as_the_onnx_library(exported)
@@ -393,7 +394,7 @@ class TestFiles:
 
 
 def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
-    quant = Quant(embedding_bits=4, head_bits=8)
+    quant = portable(embedding_bits=4, head_bits=8)
     tied = export(tmp_path, "phi-4-mini", quant=quant, context=64)
     where = {
         tensor.name: {entry.key: entry.value for entry in tensor.external_data}
@@ -443,10 +444,10 @@ class TestAgainstTheGenaiBuilder:
     def test_less_is_lost_at_the_same_bits(self, tmp_path: Path, size: Literal[32, 128]) -> None:
         # With "Gather" the builder quantises the embedding too, as we do.
         options = (f"block_size={size}", "op_types_to_quantize=MatMul/Gather")
-        ours, theirs = self.losses(tmp_path, Quant(group_size=size), *options)
+        ours, theirs = self.losses(tmp_path, portable(group_size=size), *options)
         assert np.mean(ours) < 0.95 * np.mean(theirs), (ours, theirs)
 
     @pytest.mark.slow
     def test_less_is_lost_than_with_its_float_embedding(self, tmp_path: Path) -> None:
-        ours, theirs = self.losses(tmp_path, Quant(group_size=32, embedding_bits=8), "block_size=32")
+        ours, theirs = self.losses(tmp_path, portable(group_size=32, embedding_bits=8), "block_size=32")
         assert np.mean(ours) < np.mean(theirs), (ours, theirs)

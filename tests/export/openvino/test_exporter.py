@@ -28,6 +28,7 @@ from edgephi.export.tensor_names import tensor_name
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino.oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
+from tests.portable import portable
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 # Weights so large that attention prefers some tokens; nothing but rounding may be left of a float32 cache.
@@ -37,7 +38,7 @@ EXACT_LIMIT = 1e-9
 LIMIT = 1e-5
 ORIGINAL_CONTEXT = 4096
 KINDS = list(SHAPES)
-DEFAULT = Quant()
+DEFAULT = portable()
 LONGROPE = [name for name in KINDS if SHAPES[name].longrope]
 DEFAULT_TARGET = read_target("openvino")
 # A CPU with VNNI rounds activations to int8 unless the artifact says otherwise.
@@ -293,13 +294,13 @@ class TestLongRope:
 
 
 QUANTS = [
-    Quant(group_size=32),
-    Quant(group_size=128, method="rtn"),
-    Quant(group_size=32, symmetric=False),
-    Quant(group_size=64, symmetric=False, embedding_bits=8),
-    Quant(group_size=128, symmetric=False, head_bits=8),
-    Quant(bits=8, group_size=32, embedding_bits=8, head_bits=8),
-    Quant(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
+    portable(group_size=32),
+    portable(group_size=128, method="rtn"),
+    portable(group_size=32, symmetric=False),
+    portable(group_size=64, symmetric=False, embedding_bits=8),
+    portable(group_size=128, symmetric=False, head_bits=8),
+    portable(bits=8, group_size=32, embedding_bits=8, head_bits=8),
+    portable(bits=8, group_size=128, embedding_bits=8, head_bits=8, symmetric=False),
 ]
 
 
@@ -327,7 +328,7 @@ def test_every_kind_of_quantisation(tmp_path: Path, shape: str, quant: Quant) ->
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_an_odd_number_of_groups(tmp_path: Path, symmetric: bool) -> None:
     # 96 feed-forward columns are three groups of 32: 4-bit zero points of a row would end inside a byte
-    quant = Quant(group_size=32, symmetric=symmetric)
+    quant = portable(group_size=32, symmetric=symmetric)
     exported = export(tmp_path, "mini-4k", quant=quant, context=64, ffn=96)
     check_prefixes(exported, [1, 40])
     check_reads_as_openvino(exported)
@@ -398,7 +399,7 @@ class TestWeights:
 
     def test_the_same_weights_as_in_onnx(self, exports: Exports, shape: str, tmp_path: Path) -> None:
         checkpoint = exports(shape).checkpoint
-        plans = plan_tensors(checkpoint.architecture, Quant(group_size=32))
+        plans = plan_tensors(checkpoint.architecture, portable(group_size=32))
         for name, writer, target in (
             ("onnx", onnx_exporter.write_artifact, "cpu"),
             ("openvino", exporter.write_artifact, "openvino"),
@@ -488,7 +489,7 @@ class TestFiles:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")
     folder = tmp_path_factory.mktemp("demo")
-    quant = Quant(group_size=32)
+    quant = portable(group_size=32)
     plans = plan_tensors(checkpoint.architecture, quant)
     exporter.write_artifact(folder, checkpoint, plans, TARGET, 4096)
     return Exported(checkpoint, folder, quant, 4096)

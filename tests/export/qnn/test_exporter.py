@@ -34,13 +34,14 @@ from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_m
 from tests.export.qnn.emulator import Emulator, embedding, htp_session
 from tests.export.qnn.operators import convolution_error, product_error, quantised_operator
 from tests.installs import installs
+from tests.portable import portable
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
 
 MODERN, OLD = "snapdragon-8-gen-3", "qcs6490"
 KINDS = list(SHAPES)
 CONTEXT = 192  # three chunks
 STD = 0.1  # weights so large that attention prefers some tokens
-FOUR, EIGHT = Quant(group_size=32), Quant(bits=8, embedding_bits=8, head_bits=8)
+FOUR, EIGHT = portable(group_size=32), portable(bits=8, embedding_bits=8, head_bits=8)
 # Rounding of activations: KL against transformers' floats with the same weights, and against the reference
 # that rounds them as the graphs do.
 FLOAT_LIMITS = {MODERN: 5e-5, OLD: 5e-3}

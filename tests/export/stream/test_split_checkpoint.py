@@ -12,9 +12,9 @@ from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.safetensors import read_header
 from edgephi.checkpoint.source import Source
-from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 from edgephi.export.exporter import exporter
+from tests.portable import portable
 from tests.tiny_checkpoint import TinyShape, tiny_weights, write_safetensors, write_tiny_checkpoint
 
 TINY = TinyShape(layers=2, hidden=64, ffn=96, kv_heads=2)
@@ -65,7 +65,7 @@ def test_rows_are_the_same(fused: Checkpoint, split: Checkpoint) -> None:
 def test_artifacts_are_the_same(tmp_path: Path, fused: Checkpoint, split: Checkpoint, target: str) -> None:
     """The weights lie in the order of `sources`, so that of both is the same here."""
     engine = exporter(read_target(target).engine)
-    plans = plan_tensors(fused.architecture, Quant(group_size=32))
+    plans = plan_tensors(fused.architecture, portable(group_size=32))
     found = []
     for number, checkpoint in enumerate((fused, split)):
         folder = tmp_path / str(number)

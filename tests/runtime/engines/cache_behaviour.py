@@ -27,6 +27,7 @@ from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.runtime.adapter import Engine, KvCache, open_engine
 from edgephi.runtime.engines.sequence_cache import SequenceCache
 from edgephi.steps import silent
+from tests.portable import portable
 from tests.property_profile import examples
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -107,9 +108,8 @@ def _open_tiny(target: str, folder: Path, provider: str, **shape: Any) -> Engine
     tiny = write_tiny_checkpoint(folder / "tiny", "mini-128k", std=0.15, **shape)
     # Where an engine can leave activations as they are, kernels of other shapes round hardly differently.
     exact = dataclasses.replace(read_target(target), kernels=Kernels(accuracy_level=0))
-    request = BuildRequest(
-        str(tiny), exact, read_recipe("default"), folder / "bundle", verify="off", context=512
-    )
+    recipe = dataclasses.replace(read_recipe("default"), quant=portable())
+    request = BuildRequest(str(tiny), exact, recipe, folder / "bundle", verify="off", context=512)
     build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
     return open_engine(folder / "bundle", read_manifest(folder / "bundle"), provider=provider)
 

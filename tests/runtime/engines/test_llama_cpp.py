@@ -19,7 +19,7 @@ import pytest
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import Requires, read_manifest
-from edgephi.declared.recipe import Quant, read_recipe
+from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, DoesNotFitError, NotSupportedError
 from edgephi.runtime import load
@@ -33,6 +33,7 @@ from edgephi.steps import silent
 from tests.build.demo import build_demo
 from tests.cli.conftest import Edgephi, edgephi, is_one_error
 from tests.installs import installs
+from tests.portable import portable
 from tests.runtime.engines.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -280,7 +281,7 @@ class TestContext:
     def test_memory_holds_the_weights_once(self, tmp_path: Path) -> None:
         """Though llama.cpp repacks them, and maps the file unless it is told not to."""
         tiny = write_tiny_checkpoint(tmp_path / "tiny", vocab=4096, hidden=512, heads=8, ffn=2048, layers=8)
-        recipe = dataclasses.replace(read_recipe("default"), quant=Quant(method="rtn", group_size=32))
+        recipe = dataclasses.replace(read_recipe("default"), quant=portable(method="rtn", group_size=32))
         request = BuildRequest(
             str(tiny), read_target("gguf"), recipe, tmp_path / "bundle", verify="off", context=256
         )
