@@ -63,9 +63,9 @@ class TestVariants:
         found, refused = variants(
             "phi", PHI_SHAPE, PHI, [CPU], context=None, free_bytes=lambda _target: 20_000_000_000
         )
-        assert [each.name for each in found] == ["cpu-g128", "cpu-g32"]
+        assert [each.name for each in found] == ["cpu-g32", "cpu-g128"]
         assert refused == []
-        assert found[0].plan.artifact_bytes < found[1].plan.artifact_bytes
+        assert found[1].plan.artifact_bytes < found[0].plan.artifact_bytes
 
     def test_a_target_that_dictates_its_groups(self) -> None:
         quant = dataclasses.replace(CPU.quant, group_size=32)
@@ -80,7 +80,7 @@ class TestVariants:
             "phi", PHI_SHAPE, PHI, [CPU], context=None, free_bytes=lambda _target: 5_000_000_000
         )
         assert found == []
-        assert [each.name for each in refused] == ["cpu-g128", "cpu-g32"]
+        assert [each.name for each in refused] == ["cpu-g32", "cpu-g128"]
         assert all(isinstance(each.problem, DoesNotFitError) for each in refused)
 
 

@@ -31,7 +31,7 @@ from tests.tiny_checkpoint import TinyShape, write_tiny_checkpoint
 
 Floats = NDArray[np.float32]
 
-QUANT = Quant(method="weighted", group_size=32)
+QUANT = Quant(method="weighted", group_size=32, head_bits=4)
 PASSAGES = [list(range(40)), list(range(60, 20, -1))]
 QKV, DOWN = ModelTensor(Role.QUERY_KEY_VALUE, 0), ModelTensor(Role.DOWN, 1)
 

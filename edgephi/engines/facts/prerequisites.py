@@ -11,6 +11,7 @@ from edgephi.errors import NotSupportedError
 _EVERY_BUILD: Mapping[str, str] = {
     "httpx": "build",
     "huggingface_hub": "build",
+    "jinja2": "build",
     "numpy": "build",
     "packaging": "build",
     "threadpoolctl": "build",
