@@ -19,6 +19,7 @@ BUILD_AND_CPU = {
     "httpx": "0.28.1",
     "huggingface-hub": "1.21.0",
     "jinja2": "3.1.6",
+    "numba": "0.66.0",
     "numpy": "2.4.0",
     "onnx": "1.20.0",
     "onnxruntime": "1.32.0",
