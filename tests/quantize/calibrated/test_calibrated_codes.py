@@ -1,11 +1,14 @@
 """The method "calibrated" on one matrix: every way of storing scales gains by it, and its errors are real."""
 
+import functools
 from dataclasses import replace
 
+import gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgephi.export.gguf.blocks import TYPES, pack
 from edgephi.quantize.calibrated.calibrated_codes import CalibratedCodes, lines_of
 from edgephi.quantize.calibrated.error_feedback import (
     BLOCK_COLUMNS,
@@ -19,26 +22,33 @@ from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
 
-COLUMNS = 3 * BLOCK_COLUMNS
+COLUMNS = 4 * BLOCK_COLUMNS  # two super-blocks
+_CAUSES = 96
 SCHEMES = [
     Scheme(4, 32),
     Scheme(4, 64, symmetric=False),
     Scheme(4, 128, symmetric=False),
     Scheme(4, 32, symmetric=False, scales="offset"),
     Scheme(4, 32, scales="multiples"),
+    Scheme(5, 32),
+    Scheme(5, 32, symmetric=False, scales="offset"),
+    Scheme(4, 32, symmetric=False, scales="superblocks"),
+    Scheme(5, 32, symmetric=False, scales="superblocks"),
+    Scheme(6, 16, scales="superblocks"),
 ]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 WEIGHTS = np.random.default_rng(0).standard_t(4, (70, COLUMNS)).astype(np.float32)
 
 
+@functools.cache
 def inputs_of(seed: int) -> NDArray[np.float32]:
     """Inputs [tokens, columns] that are alike, a few of them large; the seed draws tokens, not the layer."""
     layer = np.random.default_rng(7)
     loudness = np.exp(layer.normal(0, 1, COLUMNS))
     loudness[layer.choice(COLUMNS, 5, replace=False)] *= 10
-    causes = layer.normal(size=(COLUMNS // 4, COLUMNS))
+    causes = layer.normal(size=(_CAUSES, COLUMNS))
     rng = np.random.default_rng(seed)
-    tokens = rng.normal(size=(4096, COLUMNS // 4)) @ causes + rng.normal(size=(4096, COLUMNS))
+    tokens = rng.normal(size=(4096, _CAUSES)) @ causes + rng.normal(size=(4096, COLUMNS))
     return (tokens * loudness).astype(np.float32)
 
 
@@ -63,6 +73,14 @@ def test_products_lose_less_than_with_the_nearest_codes(scheme: Scheme, feedback
     plan = plan_of(scheme)
     nearest = Quantizer().quantize(WEIGHTS, replace(plan, method="weighted"))
     assert lost(CalibratedCodes().quantize(WEIGHTS, plan, feedback), scheme) < 0.5 * lost(nearest, scheme)
+
+
+@pytest.mark.parametrize("scheme", [scheme for scheme in SCHEMES if scheme in TYPES])
+def test_gguf_library_decodes_what_was_meant(scheme: Scheme, feedback: Feedback) -> None:
+    groups = CalibratedCodes().quantize(WEIGHTS, plan_of(scheme), feedback)
+    (blocks,) = pack(groups, scheme)
+    decoded = gguf.quants.dequantize(blocks, TYPES[scheme]).reshape(WEIGHTS.shape)
+    np.testing.assert_array_equal(decoded, restored(groups, scheme))
 
 
 @every_scheme

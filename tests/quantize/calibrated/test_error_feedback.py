@@ -122,7 +122,7 @@ def test_silent_inputs_leave_finite_shares() -> None:
 @st.composite
 def matrices(draw: st.DrawFn) -> tuple[Floats, Floats, Floats, Feedback]:
     """Weights, scales, offsets and feedback; with tiny and silent groups, and blocks that are not whole."""
-    size = draw(st.sampled_from([32, 64, 128]))
+    size = draw(st.sampled_from([16, 32, 64, 128]))
     rows, groups = draw(st.integers(1, 140)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     weights = rng.standard_t(draw(st.sampled_from([2, 4, 50])), (rows, groups * size)).astype(np.float32)
@@ -136,10 +136,12 @@ def matrices(draw: st.DrawFn) -> tuple[Floats, Floats, Floats, Feedback]:
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(matrices())
-def test_compiled_it_finds_the_same_codes(matrix: tuple[Floats, Floats, Floats, Feedback]) -> None:
+@given(matrices(), st.sampled_from([16, 32, 64]))
+def test_compiled_it_finds_the_same_codes(
+    matrix: tuple[Floats, Floats, Floats, Feedback], levels: int
+) -> None:
     weights, scales, offsets, feedback = matrix
     np.testing.assert_array_equal(
-        compiled_error_feedback.feedback_codes(weights, scales, offsets, feedback, 16),
-        error_feedback.feedback_codes(weights, scales, offsets, feedback, 16),
+        compiled_error_feedback.feedback_codes(weights, scales, offsets, feedback, levels),
+        error_feedback.feedback_codes(weights, scales, offsets, feedback, levels),
     )

@@ -18,11 +18,15 @@ SCHEMES = [
     Scheme(4, 64, symmetric=False),
     Scheme(4, 32, symmetric=False, scales="offset"),
     Scheme(4, 32, scales="multiples"),
+    Scheme(5, 32, symmetric=False, scales="offset"),
+    Scheme(4, 32, symmetric=False, scales="superblocks"),
+    Scheme(5, 32, symmetric=False, scales="superblocks"),
+    Scheme(6, 16, scales="superblocks"),
     Scheme(8, 32),
     Scheme(8, 32, scales="multiples"),
 ]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-WEIGHTS = np.random.default_rng(0).standard_t(4, (30, 192)).astype(np.float32)
+WEIGHTS = np.random.default_rng(0).standard_t(4, (30, 256)).astype(np.float32)
 
 
 def written(file: Path, groups: Groups, scheme: Scheme) -> None:
@@ -60,20 +64,20 @@ def test_a_file_has_no_more_than_codes_and_scales(tmp_path: Path) -> None:
     written(tmp_path / "codes.npy", Quantizer().quantize(WEIGHTS, TensorPlan(scheme)), scheme)
     stored = np.load(tmp_path / "codes.npy")
     assert stored.shape == (30,)
-    assert stored.itemsize == 192 // 2 + 6 * (2 + 1)
+    assert stored.itemsize == 256 // 2 + 8 * (2 + 1)
 
 
 @every_scheme
 def test_a_plan_that_has_codes_takes_them(tmp_path: Path, scheme: Scheme) -> None:
-    plan = TensorPlan(scheme, "rtn", importance=np.arange(1, 193, dtype=np.float32))
+    plan = TensorPlan(scheme, "rtn", importance=np.arange(1, 257, dtype=np.float32))
     groups = Quantizer().quantize(WEIGHTS, plan)
     written(tmp_path / "codes.npy", groups, scheme)
     plan = replace(plan, method="calibrated", found=FoundRows(tmp_path / "codes.npy"))
     taken = Quantizer().quantize(WEIGHTS[4:9], plan.of_rows(4, 9))
     assert_same(taken, rows_of(groups, 4, 9))
     again = Quantizer().quantize(WEIGHTS, plan.of_rows(0, 30))
-    assert again.sums.squared_error == pytest.approx(groups.sums.squared_error, rel=1e-4)
-    assert again.sums.weighted_squared_error == pytest.approx(groups.sums.weighted_squared_error, rel=1e-4)
+    assert again.sums.squared_error == pytest.approx(groups.sums.squared_error, rel=1e-3)
+    assert again.sums.weighted_squared_error == pytest.approx(groups.sums.weighted_squared_error, rel=1e-3)
 
 
 def test_rows_that_are_not_there_are_an_error(tmp_path: Path) -> None:
