@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES
+from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from edgephi.build.plan import Plan, make_plan
 from edgephi.bundle.manifest import ARTIFACT_FOLDER
@@ -35,36 +36,57 @@ class Build:
     """A bundle to build: for which target, and what its recipe says under `[quant]`.
 
     `padded`: of the model in a wider shape, whose rows are whole super-blocks.
+    `on_peers_text`: calibrated with what peers get, which is of the same kinds as what is measured on.
     """
 
     who: str
     target: str
     quant: Mapping[str, str | int | bool]
     padded: bool = False
+    on_peers_text: bool = False
 
 
-_RTN, _SEARCH, _WEIGHTED = ({"method": method} for method in ("rtn", "search", "weighted"))
-_G32, _G64, _ASYM = {"group_size": 32}, {"group_size": 64}, {"symmetric": False}
-_K_QUANTS = {"formats": "native"}
+_RTN, _SEARCH, _WEIGHTED, _CALIBRATED = (
+    {"method": method} for method in ("rtn", "search", "weighted", "calibrated")
+)
+_SYM: dict[str, str | int] = {"formats": "portable", "symmetric": True}
+_ASYM: dict[str, str | int] = {"formats": "portable", "symmetric": False}
+_NATIVE = {"formats": "native"}  # of `cpu` groups with a zero point, of `gguf` K-quants
+_G32, _G64 = {"group_size": 32}, {"group_size": 64}
+_INT4_VOCABULARY = {"embedding_bits": 4, "head_bits": 4}
 INT8_VOCABULARY = {"embedding_bits": 8, "head_bits": 8}
 
 BUILDS = (
-    Build("rtn sym g32", "cpu", {**_RTN, **_G32}),
-    Build("search sym g64", "cpu", {**_SEARCH, **_G64}),
-    Build("search sym g32", "cpu", {**_SEARCH, **_G32}),
-    Build("search asym g32", "cpu", {**_SEARCH, **_G32, **_ASYM}),
-    Build("search sym g32, int8 vocabulary", "cpu", {**_SEARCH, **_G32, **INT8_VOCABULARY}),
-    Build("search asym g32, int8 vocabulary", "cpu", {**_SEARCH, **_G32, **_ASYM, **INT8_VOCABULARY}),
-    Build("weighted sym g32", "cpu", {**_WEIGHTED, **_G32}),
-    Build("weighted asym g32", "cpu", {**_WEIGHTED, **_G32, **_ASYM}),
-    Build("weighted sym g64, int8 vocabulary", "cpu", {**_WEIGHTED, **_G64, **INT8_VOCABULARY}),
-    Build("weighted sym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_G32, **INT8_VOCABULARY}),
-    Build("weighted asym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_G32, **_ASYM, **INT8_VOCABULARY}),
-    Build("search Q4_0, int8 vocabulary", "gguf", {**_SEARCH, **INT8_VOCABULARY}),
-    Build("search K-quants", "gguf", {**_SEARCH, **_K_QUANTS, **INT8_VOCABULARY}),
-    Build("search K-quants padded", "gguf", {**_SEARCH, **_K_QUANTS, **INT8_VOCABULARY}, padded=True),
-    Build("weighted K-quants", "gguf", {**_WEIGHTED, **_K_QUANTS, **INT8_VOCABULARY}),
-    Build("weighted K-quants padded", "gguf", {**_WEIGHTED, **_K_QUANTS, **INT8_VOCABULARY}, padded=True),
+    Build("rtn sym g32", "cpu", {**_RTN, **_SYM, **_G32, **_INT4_VOCABULARY}),
+    Build("search sym g64", "cpu", {**_SEARCH, **_SYM, **_G64, **_INT4_VOCABULARY}),
+    Build("search sym g32", "cpu", {**_SEARCH, **_SYM, **_G32, **_INT4_VOCABULARY}),
+    Build("search asym g32", "cpu", {**_SEARCH, **_ASYM, **_G32, **_INT4_VOCABULARY}),
+    Build("search sym g32, int8 vocabulary", "cpu", {**_SEARCH, **_SYM, **_G32, **INT8_VOCABULARY}),
+    Build("search asym g32, int8 vocabulary", "cpu", {**_SEARCH, **_NATIVE, **_G32, **INT8_VOCABULARY}),
+    Build("weighted sym g32", "cpu", {**_WEIGHTED, **_SYM, **_G32, **_INT4_VOCABULARY}),
+    Build("weighted asym g32", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, **_INT4_VOCABULARY}),
+    Build("weighted sym g64, int8 vocabulary", "cpu", {**_WEIGHTED, **_SYM, **_G64, **INT8_VOCABULARY}),
+    Build("weighted sym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_SYM, **_G32, **INT8_VOCABULARY}),
+    Build("weighted asym g32, int8 vocabulary", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, **INT8_VOCABULARY}),
+    Build("calibrated sym g32", "cpu", {**_CALIBRATED, **_SYM, **_G32, **_INT4_VOCABULARY}),
+    Build("calibrated asym g32", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, **_INT4_VOCABULARY}),
+    Build("calibrated sym g32, int8 vocabulary", "cpu", {**_CALIBRATED, **_SYM, **_G32, **INT8_VOCABULARY}),
+    Build(
+        "calibrated asym g32, int8 vocabulary", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, **INT8_VOCABULARY}
+    ),
+    Build(
+        "calibrated asym g32, int8 vocabulary, on the peers' text",
+        "cpu",
+        {**_CALIBRATED, **_NATIVE, **_G32, **INT8_VOCABULARY},
+        on_peers_text=True,
+    ),
+    Build("search Q4_0, int8 vocabulary", "gguf", {**_SEARCH, **_SYM, **INT8_VOCABULARY}),
+    Build("search K-quants", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}),
+    Build("search K-quants padded", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}, padded=True),
+    Build("weighted K-quants", "gguf", {**_WEIGHTED, **_NATIVE, **INT8_VOCABULARY}),
+    Build("weighted K-quants padded", "gguf", {**_WEIGHTED, **_NATIVE, **INT8_VOCABULARY}, padded=True),
+    Build("calibrated K-quants", "gguf", {**_CALIBRATED, **_NATIVE, **INT8_VOCABULARY}),
+    Build("calibrated K-quants padded", "gguf", {**_CALIBRATED, **_NATIVE, **INT8_VOCABULARY}, padded=True),
 )
 
 
@@ -80,7 +102,11 @@ def _quantise(subject: Subject, build: Build) -> Quantised:
     checkpoint = subject.checkpoint
     if build.padded:
         checkpoint = write_padded(checkpoint, subject.original, subject.scratch / "padded")
-    cost = make_bundle(build, checkpoint, folder)
+    text = None
+    if build.on_peers_text:
+        text = subject.scratch / "peers.jsonl"
+        text.write_text(_records(subject), encoding="utf-8")
+    cost = make_bundle(build, checkpoint, folder, text)
     weights, bits = read_bundle(build, checkpoint, folder)
     shutil.rmtree(folder)
     if build.padded:
@@ -89,12 +115,13 @@ def _quantise(subject: Subject, build: Build) -> Quantised:
     return Quantised(weights, *subject.bits(bits), cost.seconds, cost.peak_bytes)
 
 
-def make_bundle(build: Build, checkpoint: Path, folder: Path) -> measure.Cost:
-    """Build a bundle into `folder`, with the files of the build beside it."""
+def make_bundle(build: Build, checkpoint: Path, folder: Path, text: Path | None = None) -> measure.Cost:
+    """Build a bundle into `folder`, with the files of the build beside it, calibrated on `text`, or ours."""
     shutil.rmtree(folder, ignore_errors=True)
     recipe = _recipe_file(folder)
     recipe.write_text(_recipe(build.quant), encoding="utf-8")
     options: tuple[str | Path, ...] = ("--target", build.target, "--recipe", recipe, "--verify", "off")
+    options += () if text is None else ("--calibrate", text)
     command = measure.edgephi("build", checkpoint, "-o", folder, *options)
     return measure.run(command, log=folder.with_suffix(".log"))
 
@@ -117,6 +144,13 @@ def read_back(weights: Weights) -> Arrays:
     shapes = weights.architecture.tensor_shapes()
     found = {tensor_name(tensor): weights.rows(tensor, 0, shape[0]) for tensor, shape in shapes.items()}
     return {**found, HEAD: found.get(HEAD, found[EMBEDDING])}
+
+
+def _records(subject: Subject) -> str:
+    """The text that peers are calibrated with, as `--calibrate` reads it: a line for each of its pieces."""
+    tokenizer = Tokenizer.from_file(str(subject.checkpoint / "tokenizer.json"))
+    pieces = (tokenizer.decode(list(ids), skip_special_tokens=False) for ids in subject.text.calibration)
+    return "".join(f"{json.dumps({'text': piece})}\n" for piece in pieces)
 
 
 def _recipe(quant: Mapping[str, str | int | bool]) -> str:
