@@ -23,7 +23,7 @@ def test_phi_3_mini_is_no_larger_than_as_a_q4_k_m() -> None:
     shape = read_recipe("phi-3-mini-4k").model.shape
     assert shape is not None
     architecture = architecture_of(shape)
-    plans = plan_tensors(architecture, Quant(formats="native", head_bits=8), "K-quants")
+    plans = plan_tensors(architecture, Quant(formats="native", embedding_bits=4, head_bits=8), "K-quants")
     kinds = Counter(TYPES[plan.scheme].name for plan in plans.values() if plan.scheme is not None)
     assert kinds == {"Q4_K": 65, "Q5_K": 64, "Q6_K": 1}
     size = exporter.artifact_bytes(architecture, plans, read_target("gguf"), 4096)
