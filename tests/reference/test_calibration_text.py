@@ -13,7 +13,14 @@ from tokenizers import Tokenizer  # type: ignore[import-untyped]
 from edgephi.reference import calibration_text
 from edgephi.reference.calibration_text import CALIBRATION_TEXT, calibration_passages, read_calibration
 from edgephi.reference.evaluation_text import passages as evaluation_texts
-from edgephi.reference.passages import DOMAINS, Encode, Passage, in_words, shipped_passages
+from edgephi.reference.passages import (
+    DOMAINS,
+    Encode,
+    Passage,
+    StoredConversation,
+    in_words,
+    shipped_passages,
+)
 from tests.phi_3_chat import as_phi_3
 from tests.tokenizer_texts import demo_tokenizer, published_tokenizer
 
@@ -57,6 +64,14 @@ def test_covers_domains_and_languages() -> None:
     told = [passage for passage in english if passage.domain not in ("code", "data")]
     assert 0.45 <= len(told) / len(found) <= 0.55
     assert all(passage.text.strip() and "\r" not in passage.text for passage in found)
+
+
+def test_no_conversation_leaves_the_system_message_to_the_template() -> None:
+    """A release with another default system prompt has the same importance, so the same weights."""
+    folder = resources.files(calibration_text.__package__) / "calibration"
+    stored = [each for each in shipped_passages(folder) if isinstance(each, StoredConversation)]
+    assert len(stored) > 10
+    assert {each.messages[0]["role"] for each in stored} == {"system"}
 
 
 def test_no_sentence_of_it_is_measured_on() -> None:
