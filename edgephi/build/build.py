@@ -9,6 +9,7 @@ from edgephi.build.calibrating.calibrate import calibrate, calibration_passages,
 from edgephi.build.calibrating.progress_on_disk import kept_beside
 from edgephi.build.gate import check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
+from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.build.request import BuildRequest
 from edgephi.build.verify import certify, logits_bytes
@@ -111,11 +112,14 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         upstream(request.target.engine)  # whether it is there at all
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-        _check_shape(checkpoint, request.recipe)
+        recipe = request.recipe
+        _check_shape(checkpoint, recipe)
         if request.layers is not None:
+            whole = checkpoint.architecture
             checkpoint = first_layers(checkpoint, request.layers)
+            recipe = _for_first_layers(recipe, whole, checkpoint.architecture)
         plan = make_plan(
-            request.model, checkpoint.architecture, request.recipe, request.target, context=request.context
+            request.model, checkpoint.architecture, recipe, request.target, context=request.context
         )
     needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
     if request.verify != "off":
@@ -170,6 +174,13 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         with step("seal", 0):
             seal(folder, request.output)
     return Built(request.output, manifest, plan, report.errors, checkpoint.tokenizer.chat.remarks)
+
+
+def _for_first_layers(recipe: Recipe, whole: Architecture, part: Architecture) -> Recipe:
+    """The recipe without the names of matrices that a model's first layers do not have."""
+    named = tensors_named(recipe.quant.keep.tensors, whole) & part.tensor_shapes().keys()
+    keep = dataclasses.replace(recipe.quant.keep, tensors=names_of(named, part))
+    return dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, keep=keep))
 
 
 def _at_speed(probe: Probe | None, target: Target) -> Probe | None:

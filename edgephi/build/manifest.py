@@ -65,6 +65,7 @@ def manifest_of(
         head_bits=quant.head_bits,
         formats=quant.formats,
         bits_per_weight=plan.bits_per_weight,
+        kept=plan.kept,
         calibration=calibration,
     )
     exporter_name = OWN_EXPORTER

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgephi.build.device_memory import Memory, memory_at
+from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
@@ -27,6 +28,8 @@ class Plan:
 
     `recipe` is the one asked for, with what the target's engine dictates about groups put into it.
 
+    `kept` names the matrices that have more bits than others of their kind.
+
     `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
 
     `largest_context` is the most tokens that fit into the target's memory, None when that is not known.
@@ -38,6 +41,7 @@ class Plan:
     target: Target
     architecture: Architecture
     tensors: TensorPlans
+    kept: tuple[str, ...]
     context: int
     artifact_bytes: int
     bits_per_weight: float
@@ -93,6 +97,7 @@ def make_plan(
         target=target,
         architecture=architecture,
         tensors=plans,
+        kept=names_of(tensors_named(recipe.quant.keep.tensors, architecture), architecture),
         context=served,
         artifact_bytes=artifact_bytes,
         bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),
@@ -113,23 +118,28 @@ def plan_tensors(
 ) -> dict[ModelTensor, TensorPlan]:
     """What is done with every tensor: matrices are quantised, the norms' vectors stay float32.
 
-    `native` says what groups the engine has, for formats of that kind.
-    Raises NotSupportedError when the group size does not divide a matrix's columns.
+    `native` says what groups the engine has, for formats of that kind. Of what a recipe keeps at more bits
+    only the tensors that it names are told apart: the others are chosen later.
+    Raises NotSupportedError when the group size does not divide a matrix's columns, BadDeclarationError for a
+    name that no matrix has.
     """
     embedding_bits, head_bits = quant.embedding_bits, quant.head_bits
     if architecture.tied_embeddings:
         embedding_bits = head_bits = max(embedding_bits, head_bits)
     special = {EMBEDDING: embedding_bits, architecture.head: head_bits}
+    kept = tensors_named(quant.keep.tensors, architecture)
     plans: dict[ModelTensor, TensorPlan] = {}
     for tensor, shape in architecture.tensor_shapes().items():
         if len(shape) == 1:
             plans[tensor] = TensorPlan(None, quant.method)
             continue
         bits = special.get(tensor, quant.bits)
+        if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
+            bits = 8
         if quant.formats == "portable":
             scheme = Scheme(bits, quant.group_size, quant.symmetric)
         elif native == "K-quants":
-            scheme = k_quant(tensor, shape[1], bits)
+            scheme = k_quant(tensor, shape[1], bits, kept=tensor in kept)
         else:
             scheme = _native_scheme(bits, quant.group_size, native)
         if shape[1] % scheme.group_size:

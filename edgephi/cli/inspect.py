@@ -86,8 +86,9 @@ def _scheme(manifest: Manifest) -> str:
     groups = groups_in_words(
         quant.group_size, symmetric=quant.symmetric, formats=quant.formats, engine=manifest.target.engine
     )
+    kept = f"{len(quant.kept)} of the matrices at more bits; " if quant.kept else ""
     return (
-        f"int{quant.bits} in {groups}, by {quant.method}; "
+        f"int{quant.bits} in {groups}, by {quant.method}; {kept}"
         f"embedding {quant.embedding_bits} bit, head {quant.head_bits} bit"
     )
 

@@ -183,6 +183,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "formats": quant.formats,
             "embedding_bits": quant.embedding_bits,
             "head_bits": quant.head_bits,
+            "kept": list(plan.kept),
             "bits_per_weight": plan.bits_per_weight,
         },
         "context": plan.context,
@@ -197,6 +198,14 @@ def _document(plan: "Plan") -> dict[str, Any]:
         },
         "decode_tokens_per_second_limit": plan.decode_tokens_per_second,
     }
+
+
+def _kept(plan: "Plan") -> list[tuple[str, str]]:
+    """What has more bits than other matrices of its kind, if anything has."""
+    if not plan.kept:
+        return []
+    names = plan.kept[0] if len(plan.kept) == 1 else f"{len(plan.kept)} of the matrices"
+    return [("", f"{names} at more bits")]
 
 
 def _chip(name: str) -> str:
@@ -223,6 +232,7 @@ def _text(plan: "Plan", chat: "ChatForm | None") -> str:
         *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
         ("weights", f"int{quant.bits}, {groups}, {quant.method}"),
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}"),
+        *_kept(plan),
         ("", f"{plan.bits_per_weight:.2f} bits per weight"),
         ("artifact", human_bytes(plan.artifact_bytes)),
         ("context", f"{plan.context} tokens (the model: {plan.architecture.context})"),

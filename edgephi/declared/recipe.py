@@ -63,6 +63,17 @@ class RecipeModel:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Which matrices are kept at more bits than the others: at 8, or the next better of llama.cpp's K-quants.
+
+    `tensors` by name, as artifacts and most checkpoints name them, without ".weight":
+    "model.layers.2.mlp.down_proj", or a pattern such as "model.layers.*.mlp.down_proj".
+    """
+
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Quant:
     """How to quantise: see `edgephi.quantize.tensor_plan.TensorPlan`. Embedding and head have their own bits.
 
@@ -79,6 +90,7 @@ class Quant:
     embedding_bits: Literal[4, 8] = 8
     head_bits: Literal[4, 8] = 8
     formats: Formats = "native"
+    keep: Keep = field(default_factory=Keep)
 
 
 @dataclass(frozen=True)

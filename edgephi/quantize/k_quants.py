@@ -29,10 +29,20 @@ _IN_SHORT_ROWS = {
 }
 
 
-def k_quant(tensor: ModelTensor, columns: int, bits: int) -> Scheme:
-    """The scheme of a matrix of so many columns that a recipe gives 4 or 8 bits."""
+# What a matrix gets that is kept at more bits than others of its kind.
+_BETTER = {_FOUR: _FIVE, _FIVE: _SIX, _SIX: _EIGHT}
+
+
+def k_quant(tensor: ModelTensor, columns: int, bits: int, *, kept: bool = False) -> Scheme:
+    """The scheme of a matrix of so many columns that a recipe gives 4 or 8 bits.
+
+    One that is `kept` gets the next better one.
+    """
     scheme = _mixture(tensor, bits)
-    return scheme if columns % SUPER_BLOCK == 0 else _IN_SHORT_ROWS.get(scheme, scheme)
+    if columns % SUPER_BLOCK:
+        scheme = _IN_SHORT_ROWS.get(scheme, scheme)
+        return _EIGHT if kept else scheme
+    return _BETTER.get(scheme, scheme) if kept else scheme
 
 
 def _mixture(tensor: ModelTensor, bits: int) -> Scheme:

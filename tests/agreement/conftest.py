@@ -60,17 +60,19 @@ RECIPE = Recipe(
 Bundle = Callable[[str], Path]
 
 
-def build_for(target: str, model: str, folder: Path, *, context: int | None = None) -> Path:
-    """Build `model` for a target with the recipe above, unverified: what is wrong shows in these tests."""
+def build_for(
+    target: str, model: str, folder: Path, *, context: int | None = None, recipe: Recipe = RECIPE
+) -> Path:
+    """Build `model` for a target, unverified: what is wrong shows in these tests."""
     request = BuildRequest(
         model=model,
         target=read_target(target),
-        recipe=RECIPE,
+        recipe=recipe,
         output=folder,
         verify="off",
         context=context,
     )
-    build(request, find_checkpoint(model, RECIPE, None, progress=False), silent)
+    build(request, find_checkpoint(model, recipe, None, progress=False), silent)
     return folder
 
 

@@ -10,7 +10,7 @@ from edgephi.build.build import find_checkpoint
 from edgephi.build.rounded import plainly_rounded
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import CheckpointWeights, open_checkpoint
-from edgephi.declared.recipe import Formats, read_recipe
+from edgephi.declared.recipe import Formats, Keep, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError
 from edgephi.export.exporter import exporter
@@ -41,7 +41,10 @@ def with_quant(manifest: Manifest, **changes: object) -> Manifest:
     ],
 )
 def test_has_the_weights_of_such_a_build(tmp_path: Path, target: str, formats: Formats) -> None:
-    quant = dataclasses.replace(DEMO.quant, method="rtn", head_bits=8, embedding_bits=8, formats=formats)
+    keep = Keep(("model.layers.*.mlp.down_proj", "model.layers.0.self_attn.qkv_proj"))
+    quant = dataclasses.replace(
+        DEMO.quant, method="rtn", head_bits=8, embedding_bits=8, formats=formats, keep=keep
+    )
     recipe = dataclasses.replace(DEMO, quant=quant)
     chosen = read_target(target)
     if target == "qnn":
@@ -76,6 +79,11 @@ def test_is_nothing_else_where_all_methods_find_the_same(demo_manifest: Manifest
 def test_a_manifest_with_a_scheme_that_no_recipe_has(demo_manifest: Manifest) -> None:
     with pytest.raises(BadBundleError, match="quant: group_size: expected one of 32, 64, 128, found 48"):
         plainly_rounded(demo_weights(), with_quant(demo_manifest, group_size=48))
+
+
+def test_a_manifest_that_keeps_what_no_model_has(demo_manifest: Manifest) -> None:
+    with pytest.raises(BadBundleError, match=r"expected the name of a matrix .* found 'model.layers.9.x'"):
+        plainly_rounded(demo_weights(), with_quant(demo_manifest, kept=("model.layers.9.x",)))
 
 
 @pytest.fixture

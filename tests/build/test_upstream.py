@@ -11,7 +11,7 @@ import pytest
 
 from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.checkpoint.checkpoint import open_checkpoint
-from edgephi.declared.recipe import Quant
+from edgephi.declared.recipe import Keep, Quant
 from edgephi.declared.target import read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export import upstream
@@ -102,6 +102,12 @@ def exporter_of(engine: str, quant: Quant) -> upstream.UpstreamExporter:
 def test_eight_bits_are_not_asked_of_it() -> None:
     with pytest.raises(NotSupportedError, match="is asked for int4 only, found bits = 8"):
         exporter_of("mlx-lm", portable(bits=8)).check_schemes({}, read_target("mlx"))
+
+
+def test_nothing_is_kept_at_more_bits() -> None:
+    quant = portable(keep=Keep(("model.layers.0.mlp.down_proj",)))
+    with pytest.raises(NotSupportedError, match="cannot be told what to keep at more bits"):
+        exporter_of("mlx-lm", quant).check_schemes({}, read_target("mlx"))
 
 
 def test_its_codes_are_not_read(tiny: Path, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from edgephi.export.gguf.blocks import TYPES
 from edgephi.quantize.k_quants import k_quant
 
 
-def kind(role: Role, *, columns: int = 3072, bits: int = 4) -> str:
-    name: str = TYPES[k_quant(ModelTensor(role, 0), columns, bits)].name
+def kind(role: Role, *, columns: int = 3072, bits: int = 4, kept: bool = False) -> str:
+    name: str = TYPES[k_quant(ModelTensor(role, 0), columns, bits, kept=kept)].name
     return name
 
 
@@ -55,3 +55,11 @@ def test_short_rows_have_groups_of_32() -> None:
 
 def test_eight_bits_stay_eight_bits() -> None:
     assert {kind(role, bits=8) for role in (Role.QUERY_KEY_VALUE, Role.GATE_UP, Role.DOWN)} == {"Q8_0"}
+
+
+def test_what_is_kept_at_more_bits_gets_the_next_better() -> None:
+    assert kind(Role.GATE_UP, kept=True) == "Q5_K"
+    assert kind(Role.DOWN, kept=True) == "Q6_K"
+    assert kind(Role.HEAD, bits=8, kept=True) == "Q8_0"
+    assert kind(Role.GATE_UP, columns=576, kept=True) == "Q8_0"
+    assert kind(Role.DOWN, bits=8, kept=True) == "Q8_0"
