@@ -69,13 +69,17 @@ def main() -> None:
         raise SystemExit(f"expected at most {MOST:.0%} of each bundle to be sent")
 
 
-def measured(checkpoint: Path, target: str, scratch: Path) -> Delta:
-    """Build a checkpoint and the changed one for a target, and flash one over the other."""
+def measured(checkpoint: Path, target: str, scratch: Path, *options: str) -> Delta:
+    """Build a checkpoint and the changed one for a target, and flash one over the other.
+
+    `options` are more of the command `build`.
+    """
     changed = change(checkpoint, scratch / "changed")
     sent = {}
     for release, source in enumerate((checkpoint, changed), start=1):
         bundle = scratch / f"bundle-{release}"
-        words = ("build", source, "--target", target, "--sequence", release, "--verify", "off", "-o", bundle)
+        words = ("build", source, "--target", target, "--sequence", release, "--verify", "off", *options)
+        words = (*words, "-o", bundle)
         _run([sys.executable, "-c", _WITH_PROMPT, *words] if release == 2 else edgephi(*map(str, words)))
         _check_prompt(bundle, is_there=release == 2)
         outcome = json.loads(_run(edgephi("flash", bundle, scratch / "store", "--elsewhere", "--json")))
