@@ -10,7 +10,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.quantize.scheme import Scheme
+from edgephi.quantize.scheme import SUPER_BLOCK, Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _SCALE_BYTES = 2
@@ -126,7 +126,12 @@ def _multiplied(
 def _stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
     """Codes and scales of a matrix."""
     numbers = math.prod(shape)
-    return numbers * scheme.bits // 8 + numbers // scheme.group_size * _SCALE_BYTES
+    codes, groups = numbers * scheme.bits // 8, numbers // scheme.group_size
+    if scheme.scales == "superblocks":
+        # The groups' own scales have 8 bits, or 6 and as many for a minimum; each has its step.
+        steps = numbers // SUPER_BLOCK * _SCALE_BYTES
+        return codes + (groups + steps if scheme.symmetric else groups * 12 // 8 + 2 * steps)
+    return codes + groups * _SCALE_BYTES * (2 if scheme.scales == "offset" else 1)
 
 
 def _rounded_up(tokens: int, step: int) -> int:

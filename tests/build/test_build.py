@@ -49,7 +49,7 @@ class TestManifest:
         )
         assert (manifest.target.engine, manifest.target.provider) == ("onnxruntime-genai", "cpu")
         assert "x86_64" in manifest.target.arch
-        assert (manifest.quant.bits, manifest.quant.group_size, manifest.quant.symmetric) == (4, 128, True)
+        assert (manifest.quant.bits, manifest.quant.group_size, manifest.quant.symmetric) == (4, 32, True)
         assert 4 < manifest.quant.bits_per_weight < 8
         assert manifest.requires.engines == {"onnxruntime-genai": ">=0.18,<0.19"}
         assert manifest.requires.memory_bytes > manifest.requires.disk_bytes
@@ -211,6 +211,8 @@ class TestOutput:
         steps = [line[:22].strip() for line in done.stderr.splitlines()]
         assert steps == [
             "open and plan",
+            "measure inputs",
+            "fold outliers",
             "quantise and export",
             "verify: engine",
             "verify: reference",

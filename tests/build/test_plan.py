@@ -39,16 +39,18 @@ def planned(recipe: Recipe, target: Target = CPU, *, context: int | None = None)
 
 class TestSizes:
     @published
-    def test_four_bits_and_a_little(self, recipe: Recipe) -> None:
+    def test_five_bits_and_a_little(self, recipe: Recipe) -> None:
         plan = planned(recipe)
         parameters = architecture(recipe).parameters
         assert plan.bits_per_weight == pytest.approx(8 * plan.artifact_bytes / parameters, abs=1e-3)
-        assert 4.25 < plan.bits_per_weight < 4.27  # a float32 scale for 128 weights is a quarter of a bit
+        # 32 weights have a float32 scale and a zero point, which are 1.125 bits for each; a vocabulary has 9.
+        assert 5.125 < plan.bits_per_weight < 5.8
 
-    def test_the_default_recipe_of_phi_3_mini_stays_below_2_1_gb(self) -> None:
-        recipe = dataclasses.replace(read_recipe("default"), model=read_recipe("phi-3-mini-4k").model)
-        assert planned(recipe).artifact_bytes < 2.1e9
-        assert planned(read_recipe("phi-3-mini-4k")).artifact_bytes < 2.1e9
+    def test_phi_3_mini_stays_below_2_6_gb_and_2_1_in_large_groups(self) -> None:
+        own = read_recipe("phi-3-mini-4k")
+        default = dataclasses.replace(read_recipe("default"), model=own.model)
+        assert planned(default).artifact_bytes == planned(own).artifact_bytes < 2.6e9
+        assert planned(dataclasses.replace(own, quant=portable(group_size=128))).artifact_bytes < 2.1e9
 
     def test_memory_is_weights_cache_and_scratch(self) -> None:
         memory = planned(read_recipe("phi-3-mini-4k")).memory
@@ -70,7 +72,7 @@ class TestSizes:
     def test_llama_cpp_holds_a_tied_head_beside_the_embedding(self) -> None:
         recipe, gguf = read_recipe("phi-4-mini"), read_target("gguf")
         plan = planned(recipe, gguf)
-        head = 200_064 * 3072 // 32 * (16 + 2)
+        head = 200_064 * 3072 // 256 * 210  # Q6_K: a block of 256 weights has 210 bytes
         assert plan.memory.weights == plan.artifact_bytes + head
 
     def test_a_short_context_is_not_below_the_packing_of_the_largest_matrix(self) -> None:
@@ -148,7 +150,7 @@ class TestMemory:
         assert plan.largest_context == 4096
         assert plan.memory.total < 7e9
         assert plan.decode_tokens_per_second is not None
-        assert 8 < plan.decode_tokens_per_second < 9
+        assert 6 < plan.decode_tokens_per_second < 7
 
     @given(
         st.sampled_from(PUBLISHED),
