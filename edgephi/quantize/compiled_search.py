@@ -144,7 +144,8 @@ def _raised(scale):  # type: ignore[no-untyped-def]
 def _zero_point(x, importance, size, last, share, candidates, scales, zero_points):  # type: ignore[no-untyped-def]
     tile = np.empty((size, _TILE_ROWS), np.float32)
     inverse = np.empty(_TILE_ROWS, np.float32)
-    lows, unit, along, length, best, scale, zeros, zero_point = (
+    lows, spans, unit, along, length, best, scale, zeros, zero_point = (
+        np.empty(_TILE_ROWS, np.float32),
         np.empty(_TILE_ROWS, np.float32),
         np.empty(_TILE_ROWS, np.float32),
         np.empty(_TILE_ROWS, np.float32),
@@ -160,6 +161,7 @@ def _zero_point(x, importance, size, last, share, candidates, scales, zero_point
             first = group * size
             tile[:, rows:] = _ZERO
             lows[rows:] = _ZERO
+            spans[rows:] = _ZERO
             unit[rows:] = _ONE
             for i in range(rows):
                 least = largest = _ZERO
@@ -167,13 +169,16 @@ def _zero_point(x, importance, size, last, share, candidates, scales, zero_point
                     value = x[start + i, first + k]
                     tile[k, i] = value
                     least, largest = min(least, value), max(largest, value)
-                lows[i] = least
+                lows[i], spans[i] = least, largest - least
                 unit[i] = _raised((largest - least) * share)
             best[:] = -_ONE
-            for candidate in candidates:
+            for turn in range(len(candidates)):
+                multiple, end = candidates[turn, 0], candidates[turn, 1]
                 for i in range(_TILE_ROWS):
-                    inverse[i] = _ONE / (unit[i] * candidate)
-                    zero = np.rint(-lows[i] * inverse[i])
+                    inverse[i] = _ONE / (unit[i] * multiple)
+                    held = lows[i] + spans[i] * end
+                    zero = np.rint(end * last - held * inverse[i])
+                    zero = _ZERO if zero < _ZERO else zero
                     zeros[i] = last if zero > last else zero
                 _fit_between(tile, importance[first : first + size], inverse, zeros, last, along, length)
                 for i in range(_TILE_ROWS):
@@ -218,7 +223,7 @@ def _offset(x, importance, size, last, share, candidates, scales, offsets):  # t
             lows[rows:] = _ZERO
             unit[rows:] = _ONE
             for i in range(rows):
-                least = largest = _ZERO
+                least = largest = x[start + i, first]
                 for k in range(size):
                     value = x[start + i, first + k]
                     tile[k, i] = value
@@ -237,36 +242,40 @@ def _offset(x, importance, size, last, share, candidates, scales, offsets):  # t
                     first_sum[i] += weighted
                     second[i] += weighted * tile[k, i]
             best[:] = np.float32(np.inf)
-            for candidate in candidates:
+            best_scale[:] = unit
+            best_offset[:] = lows
+            for turn in range(len(candidates) + OFFSET_FITS):
                 for i in range(_TILE_ROWS):
-                    scale[i] = unit[i] * candidate
-                    offset[i] = lows[i] * candidate
-                for _ in range(OFFSET_FITS):
-                    along[:] = _ZERO
-                    codes[:] = _ZERO
-                    length[:] = _ZERO
+                    scale[i], offset[i] = best_scale[i], best_offset[i]
+                if turn < len(candidates):
+                    held = candidates[turn, 1] * last
                     for i in range(_TILE_ROWS):
-                        inverse[i] = _ONE / scale[i]
-                    for k in range(size):
-                        weight = importance[first + k]
-                        for i in range(_TILE_ROWS):
-                            value = tile[k, i]
-                            q = np.rint((value - offset[i]) * inverse[i])
-                            q = _ZERO if q < _ZERO else q
-                            q = last if q > last else q
-                            along[i] += (value * weight) * q
-                            codes[i] += weight * q
-                            length[i] += (q * q) * weight
-                    for i in range(_TILE_ROWS):
-                        determinant = total * length[i] - codes[i] * codes[i]
-                        sound = determinant > SINGULAR * (total * length[i])
-                        divisor = determinant if sound else _ONE
-                        fitted = (total * along[i] - codes[i] * first_sum[i]) / divisor
-                        moved = (length[i] * first_sum[i] - codes[i] * along[i]) / divisor
-                        sound = sound and fitted > SMALLEST
-                        scale[i] = fitted if sound else scale[i]
-                        offset[i] = moved if sound else offset[i]
+                        scale[i] = unit[i] * candidates[turn, 0]
+                        offset[i] = lows[i] + (unit[i] - scale[i]) * held
+                along[:] = _ZERO
+                codes[:] = _ZERO
+                length[:] = _ZERO
                 for i in range(_TILE_ROWS):
+                    inverse[i] = _ONE / scale[i]
+                for k in range(size):
+                    weight = importance[first + k]
+                    for i in range(_TILE_ROWS):
+                        value = tile[k, i]
+                        q = np.rint((value - offset[i]) * inverse[i])
+                        q = _ZERO if q < _ZERO else q
+                        q = last if q > last else q
+                        along[i] += (value * weight) * q
+                        codes[i] += weight * q
+                        length[i] += (q * q) * weight
+                for i in range(_TILE_ROWS):
+                    determinant = total * length[i] - codes[i] * codes[i]
+                    sound = determinant > SINGULAR * (total * length[i])
+                    divisor = determinant if sound else _ONE
+                    fitted = (total * along[i] - codes[i] * first_sum[i]) / divisor
+                    moved = (length[i] * first_sum[i] - codes[i] * along[i]) / divisor
+                    sound = sound and fitted > SMALLEST
+                    scale[i] = fitted if sound else scale[i]
+                    offset[i] = moved if sound else offset[i]
                     error = second[i] - _TWO * (scale[i] * along[i]) - _TWO * (offset[i] * first_sum[i])
                     error += scale[i] * scale[i] * length[i]
                     error += _TWO * (scale[i] * offset[i] * codes[i])
