@@ -47,6 +47,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_wheel(tmp_path / "index", "click", "8.2.0")
     write_wheel(tmp_path / "index", "ecdsa", "0.19.0", requires=["six"])
     write_wheel(tmp_path / "index", "six", "1.16.0")
+    write_wheel(tmp_path / "index", "jinja2", "3.1.6")
+    write_wheel(tmp_path / "index", "tokenizers", "0.22.1", tag="cp39-abi3-manylinux_2_17_aarch64")
     write_wheel(tmp_path / "index", "psutil", "7.0", tag="cp36-abi3-manylinux2014_aarch64", size=70_000)
     write_wheel(tmp_path / "index", "onnxruntime", "1.32.0", requires=["click"], tag=NATIVE, size=50_000)
     write_wheel(tmp_path / "index", "onnxruntime-genai", "0.18.0", tag=NATIVE)
@@ -81,11 +83,13 @@ def test_every_wheel_is_a_file_of_the_manifest(build: Build, index: Path, work: 
         "click",
         "ecdsa",
         "edgephi",
+        "jinja2",
         "onnxruntime",
         "onnxruntime_genai",
         "psutil",
         "requirements.txt",
         "six",
+        "tokenizers",
     ]
     pins = (work / "b" / manifest.wheels[0].requirements).read_text()
     for path, entry in wheels.items():
