@@ -61,7 +61,7 @@ class TestProspect:
     def test_what_does_not_fit_says_what_would(self) -> None:
         (prospect,) = ranked(Candidate(CPU, dataclasses.replace(MEMORY, free_bytes=5_000_000_000)))
         assert isinstance(prospect.problem, DoesNotFitError)
-        assert prospect.problem.message == "needs 5.60 GB at 4096 tokens, 5.00 GB are free"
+        assert prospect.problem.message == "needs 6.81 GB at 4096 tokens, 5.00 GB are free"
         assert prospect.problem.hint == f"--context {prospect.largest_context} fits"
         assert 256 <= prospect.largest_context < 4096
 
@@ -123,7 +123,7 @@ class TestOrder:
 class TestReason:
     def test_the_only_one(self) -> None:
         assert reason(ranked(Candidate(CPU, MEMORY))) == (
-            "cpu is the only target that can run here and fits: it needs 5.60 GB at 4096 tokens, "
+            "cpu is the only target that can run here and fits: it needs 6.81 GB at 4096 tokens, "
             "20.0 GB are free."
         )
 
@@ -141,7 +141,7 @@ class TestReason:
         with pytest.raises(DoesNotFitError) as caught:
             check_choice("phi", prospects)
         assert caught.value.exit_code == 3
-        assert "cpu: needs 5.60 GB" in caught.value.message
+        assert "cpu: needs 6.81 GB" in caught.value.message
         assert "other: the engine is not installed" in caught.value.message
         assert caught.value.hint.startswith("--context ")
         with pytest.raises(DoesNotFitError) as caught:
