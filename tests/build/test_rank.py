@@ -136,7 +136,7 @@ class TestReason:
         assert "as fast as" in reason(ranked(Candidate(CPU, MEMORY), Candidate(named("other"), MEMORY)))
 
     def test_nothing_fits(self) -> None:
-        little = dataclasses.replace(MEMORY, free_bytes=3_000_000_000)
+        little = dataclasses.replace(MEMORY, free_bytes=4_000_000_000)
         prospects = ranked(Candidate(CPU, little), Candidate(named("other"), MEMORY, MISSING))
         with pytest.raises(DoesNotFitError) as caught:
             check_choice("phi", prospects)
