@@ -10,6 +10,7 @@ from edgephi.build.calibrating.progress_on_disk import kept_beside
 from edgephi.build.gate import check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.matrix_names import names_of, tensors_named
+from edgephi.build.mixed_precision import decided
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.build.request import BuildRequest
 from edgephi.build.verify import certify, logits_bytes
@@ -125,19 +126,22 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     passages = () if request.upstream else calibration_passages(plan.tensors, checkpoint, request.calibrate)
-    if passages:
-        needs_bytes += kept_bytes(checkpoint.architecture, plan.tensors)
+    calibrating_bytes = kept_bytes(checkpoint.architecture, plan.tensors) if passages else 0
     with (
-        unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder,
+        unfinished_bundle(request.output, needs_bytes=needs_bytes + calibrating_bytes) as folder,
         kept_beside(request.output, wanted=bool(passages)) as kept,
     ):
         wheelhouses = _collect_wheels(request, folder, step)
-        check_disk_space(request.output, needs_bytes)
-        knowing = (
-            Weighed(plan, None) if request.upstream else weighed(plan, checkpoint, request.calibrate, step)
-        )
-        tensors = calibrate(checkpoint, knowing.plan.tensors, passages, kept, step)
-        plan, calibration = dataclasses.replace(knowing.plan, tensors=tensors), knowing.calibration
+        check_disk_space(request.output, needs_bytes + calibrating_bytes)
+        knowing = Weighed(plan, None)
+        if not request.upstream:
+            knowing = weighed(plan, checkpoint, request.calibrate, step)
+            plan = decided(knowing.plan, checkpoint, request.calibrate, step)
+        if passages:  # codes of 5 and 6 bits, which some may have now, take more there
+            calibrating_bytes = kept_bytes(checkpoint.architecture, plan.tensors)
+            check_disk_space(request.output, needs_bytes + calibrating_bytes)
+        tensors = calibrate(checkpoint, plan.tensors, passages, kept, step)
+        plan, calibration = dataclasses.replace(plan, tensors=tensors), knowing.calibration
         if calibration is not None and passages:
             calibration = dataclasses.replace(calibration, tokens=sum(map(len, passages)))
         report = _exporter(request, plan).write_artifact(
@@ -177,10 +181,12 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
 
 
 def _for_first_layers(recipe: Recipe, whole: Architecture, part: Architecture) -> Recipe:
-    """The recipe without the names of matrices that a model's first layers do not have."""
+    """The recipe without what it says of matrices that a model's first layers do not have."""
     named = tensors_named(recipe.quant.keep.tensors, whole) & part.tensor_shapes().keys()
     keep = dataclasses.replace(recipe.quant.keep, tensors=names_of(named, part))
-    return dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, keep=keep))
+    # A budget is for the whole model.
+    quant = dataclasses.replace(recipe.quant, keep=keep, bits_per_weight=None)
+    return dataclasses.replace(recipe, quant=quant)
 
 
 def _at_speed(probe: Probe | None, target: Target) -> Probe | None:

@@ -8,6 +8,9 @@ from edgephi.checkpoint.roles import ModelTensor
 from edgephi.errors import BadDeclarationError
 from edgephi.export.tensor_names import tensor_name
 
+EVERY_LAYER = "model.layers.*"
+"""The pattern for all matrices of all layers."""
+
 _SUFFIX = ".weight"
 
 

@@ -4,22 +4,18 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from edgephi.build.device_memory import Memory, memory_at
 from edgephi.build.matrix_names import names_of, tensors_named
+from edgephi.build.tensor_plans import improvable, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.declared.recipe import Quant, Recipe, Shape
 from edgephi.declared.target import Target
-from edgephi.engines.facts.engine import NativeGroups
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
-from edgephi.quantize.k_quants import k_quant
-from edgephi.quantize.scheme import Scheme
-from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
+from edgephi.quantize.tensor_plan import TensorPlans
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,8 @@ class Plan:
     `recipe` is the one asked for, with what the target's engine dictates about groups put into it.
 
     `kept` names the matrices that have more bits than others of their kind.
+
+    Where the recipe has the build choose some of these (`undecided`), sizes are the most that it may come to.
 
     `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
 
@@ -49,6 +47,11 @@ class Plan:
     largest_context: int | None
     decode_tokens_per_second: float | None
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the build has yet to choose what is kept at more bits."""
+        return self.recipe.quant.chooses
+
 
 def make_plan(
     model: str, architecture: Architecture, recipe: Recipe, target: Target, *, context: int | None = None
@@ -60,7 +63,8 @@ def make_plan(
     """
     exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
-    plans = plan_tensors(architecture, recipe.quant, facts_of(target.engine).native_groups)
+    native = facts_of(target.engine).native_groups
+    plans = plan_tensors(architecture, recipe.quant, native)
     exporter.check_schemes(plans, target)
     if context is not None and context > architecture.context:
         raise DoesNotFitError(
@@ -74,15 +78,22 @@ def make_plan(
             f"context {context}: {limit.reason}", hint=f"--context {limit.tokens} works, or another target"
         )
     served = context or min(target.limits.context, computable)
+
+    def size_of(tensors: TensorPlans, tokens: int = served) -> int:
+        return exporter.artifact_bytes(architecture, tensors, target, tokens)
+
+    better = improvable(architecture, recipe.quant, native) if recipe.quant.chooses else {}
+    added = most_added(architecture, recipe.quant, plans, better, size_of)
     footprint = exporter.footprint(target)
     prefill = facts_of(target.engine).provider(target.provider).prefill
 
     def memory_for(tokens: int) -> Memory:
-        size = exporter.artifact_bytes(architecture, plans, target, tokens)
-        return memory_at(tokens, architecture, plans, footprint, prefill, artifact_bytes=size)
+        size = size_of(plans, tokens) + added
+        heaviest = {**plans, **better}
+        return memory_at(tokens, architecture, heaviest, footprint, prefill, artifact_bytes=size)
 
     memory = memory_for(served)
-    artifact_bytes = exporter.artifact_bytes(architecture, plans, target, served)
+    artifact_bytes = size_of(plans) + added
     largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
         raise DoesNotFitError(
@@ -111,51 +122,6 @@ def suited(quant: Quant, target: Target) -> Quant:
     """`quant` with what the target's format dictates of formats, group size and symmetry, where it does."""
     dictated = {key: value for key, value in dataclasses.asdict(target.quant).items() if value is not None}
     return dataclasses.replace(quant, **dictated)
-
-
-def plan_tensors(
-    architecture: Architecture, quant: Quant, native: NativeGroups = "symmetric"
-) -> dict[ModelTensor, TensorPlan]:
-    """What is done with every tensor: matrices are quantised, the norms' vectors stay float32.
-
-    `native` says what groups the engine has, for formats of that kind. Of what a recipe keeps at more bits
-    only the tensors that it names are told apart: the others are chosen later.
-    Raises NotSupportedError when the group size does not divide a matrix's columns, BadDeclarationError for a
-    name that no matrix has.
-    """
-    embedding_bits, head_bits = quant.embedding_bits, quant.head_bits
-    if architecture.tied_embeddings:
-        embedding_bits = head_bits = max(embedding_bits, head_bits)
-    special = {EMBEDDING: embedding_bits, architecture.head: head_bits}
-    kept = tensors_named(quant.keep.tensors, architecture)
-    plans: dict[ModelTensor, TensorPlan] = {}
-    for tensor, shape in architecture.tensor_shapes().items():
-        if len(shape) == 1:
-            plans[tensor] = TensorPlan(None, quant.method)
-            continue
-        bits = special.get(tensor, quant.bits)
-        if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
-            bits = 8
-        if quant.formats == "portable":
-            scheme = Scheme(bits, quant.group_size, quant.symmetric)
-        elif native == "K-quants":
-            scheme = k_quant(tensor, shape[1], bits, kept=tensor in kept)
-        else:
-            scheme = _native_scheme(bits, quant.group_size, native)
-        if shape[1] % scheme.group_size:
-            raise NotSupportedError(
-                f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
-                hint="set group_size to 64 or 32 in a recipe of your own",
-            )
-        plans[tensor] = TensorPlan(scheme, quant.method)
-    return plans
-
-
-def _native_scheme(bits: Literal[4, 8], group_size: Literal[32, 64, 128], native: NativeGroups) -> Scheme:
-    """The best that an engine has at so many bits. With 8 of them nothing is gained by more than a scale."""
-    if bits == 8 or native == "symmetric":
-        return Scheme(bits, group_size)
-    return Scheme(bits, group_size, symmetric=False, scales="offset" if native == "offsets" else "free")
 
 
 def architecture_of(shape: Shape) -> Architecture:

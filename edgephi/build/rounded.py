@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.declared.recipe import Quant

@@ -1,5 +1,6 @@
 """A recipe: a model, how to quantise it, and how good the result must be. One file of `recipes/` each."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,10 +68,12 @@ class Keep:
     """Which matrices are kept at more bits than the others: at 8, or the next better of llama.cpp's K-quants.
 
     `tensors` by name, as artifacts and most checkpoints name them, without ".weight":
-    "model.layers.2.mlp.down_proj", or a pattern such as "model.layers.*.mlp.down_proj".
+    "model.layers.2.mlp.down_proj", or a pattern such as "model.layers.*.mlp.down_proj". `auto` is a share of
+    the layers' weights beside these, 0.03 say, which the build chooses (`edgephi.build.mixed_precision`).
     """
 
     tensors: tuple[str, ...] = ()
+    auto: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class Quant:
 
     `symmetric` is about portable formats; native ones are what the engine has (`EngineFacts.native_groups`),
     and llama.cpp's K-quants have their own sizes of groups too (`edgephi.quantize.k_quants`).
+
+    `bits_per_weight` of the whole artifact is a budget, in place of a share: the build keeps at more bits
+    what gains most by it, until the budget is spent.
     """
 
     method: Method = "weighted"
@@ -91,6 +97,12 @@ class Quant:
     head_bits: Literal[4, 8] = 8
     formats: Formats = "native"
     keep: Keep = field(default_factory=Keep)
+    bits_per_weight: float | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the build chooses what is kept at more bits."""
+        return self.keep.auto > 0 or self.bits_per_weight is not None
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,30 @@ def read_recipe(name: str) -> Recipe:
             f"{name}: probe: max_tokens: expected 1 to {LARGEST_PROBE_TOKENS}, found {tokens}",
             hint="32 are enough to know an answer by",
         )
+    _check_choice(name, recipe.quant)
     return recipe
+
+
+def _check_choice(name: str, quant: Quant) -> None:
+    """Raise BadDeclarationError for a share or a budget that is none."""
+    auto, budget = quant.keep.auto, quant.bits_per_weight
+    if not 0 <= auto <= 1:
+        raise BadDeclarationError(
+            f"{name}: quant.keep: auto: expected a share of the weights from 0 to 1, found {auto:g}",
+            hint="0.03 keeps a thirtieth of them at more bits",
+        )
+    if budget is None:
+        return
+    if not 0 < budget < math.inf:
+        raise BadDeclarationError(
+            f"{name}: quant: bits_per_weight: expected a number above 0, found {budget:g}",
+            hint="4.8 is a little more than 4 bits and their scales take",
+        )
+    if auto:
+        raise BadDeclarationError(
+            f"{name}: quant: expected bits_per_weight or keep.auto, found both",
+            hint="say how large the artifact may be, or which share of it to keep at more bits",
+        )
 
 
 def recipes() -> list[Recipe]:

@@ -179,7 +179,7 @@ class UpstreamExporter:
                 f"found bits = {self.quant.bits}",
                 hint="set bits = 4 in the recipe, or leave --exporter out",
             )
-        if self.quant.keep.tensors:
+        if self.quant.keep.tensors or self.quant.chooses:
             raise NotSupportedError(
                 f"--exporter upstream: {self.tool.name} cannot be told what to keep at more bits",
                 hint="take [quant.keep] out of the recipe, or leave --exporter out",

@@ -122,7 +122,7 @@ def _scale(weights: Rows, plan: TensorPlan, fold: _Fold, importance: Floats) -> 
     """What the matrix's columns are best multiplied by, float32 [columns]; None for nothing."""
     if plan.scheme is None or plan.scheme.bits == 8:
         return None
-    rows = _sampled(weights, fold.matrix)
+    rows = sampled_rows(weights, fold.matrix)
     quantizer = Quantizer()
     least, best = np.inf, None
     for power in POWERS:
@@ -157,8 +157,8 @@ def _damped(importance: Floats | None) -> Floats | None:
     return damped
 
 
-def _sampled(weights: Rows, matrix: ModelTensor) -> Floats:
-    """SAMPLED_ROWS rows of a matrix, spread evenly: [rows, columns]."""
+def sampled_rows(weights: Rows, matrix: ModelTensor) -> Floats:
+    """SAMPLED_ROWS rows of a matrix, spread evenly, or all of them: [rows, columns]."""
     count = weights.architecture.tensor_shapes()[matrix][0]
     places = np.unique(np.linspace(0, count - 1, min(SAMPLED_ROWS, count)).astype(int))
     return np.concatenate([weights.rows(matrix, int(row), int(row) + 1) for row in places])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.declared.recipe import read_recipe

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.build.plan import Plan, architecture_of, make_plan, plan_tensors
+from edgephi.build.plan import Plan, architecture_of, make_plan
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD
 from edgephi.declared.recipe import Recipe, read_recipe, recipes

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role

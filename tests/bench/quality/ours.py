@@ -7,16 +7,16 @@ import functools
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES
 from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from edgephi.build.plan import Plan, make_plan
-from edgephi.bundle.manifest import ARTIFACT_FOLDER
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.checkpoint.config import load_architecture
-from edgephi.declared.recipe import read_recipe
+from edgephi.declared.recipe import Keep, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.engines.llama_cpp import MODEL_FILE
 from edgephi.export.exporter import exporter
@@ -30,6 +30,8 @@ from tests.bench.quality.harness import EMBEDDING, HEAD, Arrays
 from tests.bench.quality.padded import cut, shape_of, write_padded
 from tests.bench.quality.quantised import Quantised, Subject, Way
 
+Quant = Mapping[str, str | int | bool | Mapping[str, float]]
+
 
 @dataclass(frozen=True)
 class Build:
@@ -41,7 +43,7 @@ class Build:
 
     who: str
     target: str
-    quant: Mapping[str, str | int | bool]
+    quant: Quant
     padded: bool = False
     on_peers_text: bool = False
 
@@ -80,6 +82,9 @@ BUILDS = (
         {**_CALIBRATED, **_NATIVE, **_G32, **INT8_VOCABULARY},
         on_peers_text=True,
     ),
+    Build("weighted asym g32, keep 0.03", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.03}}),
+    Build("weighted asym g32, keep 0.10", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.1}}),
+    Build("calibrated asym g32, keep 0.10", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, "keep": {"auto": 0.1}}),
     Build("search Q4_0, int8 vocabulary", "gguf", {**_SEARCH, **_SYM, **INT8_VOCABULARY}),
     Build("search K-quants", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}),
     Build("search K-quants padded", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}, padded=True),
@@ -131,7 +136,10 @@ def read_bundle(build: Build, checkpoint: Path, folder: Path) -> tuple[Arrays, d
     architecture = load_architecture(checkpoint)
     target = read_target(build.target)
     weights = exporter(target.engine).artifact_weights(folder / ARTIFACT_FOLDER, architecture)
-    plan = make_plan(str(checkpoint), architecture, read_recipe(str(_recipe_file(folder))), target)
+    recipe = read_recipe(str(_recipe_file(folder)))
+    # As it was built: with the names of what the build chose to keep at more bits.
+    quant = replace(recipe.quant, keep=Keep(read_manifest(folder).quant.kept), bits_per_weight=None)
+    plan = make_plan(str(checkpoint), architecture, replace(recipe, quant=quant), target)
     return read_back(weights), _stored_bits(folder / ARTIFACT_FOLDER, plan)
 
 
@@ -153,10 +161,16 @@ def _records(subject: Subject) -> str:
     return "".join(f"{json.dumps({'text': piece})}\n" for piece in pieces)
 
 
-def _recipe(quant: Mapping[str, str | int | bool]) -> str:
+def _recipe(quant: Quant) -> str:
     """A recipe for any checkpoint. A bench wants to see bad bundles too, so its gates let all pass."""
-    settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in quant.items())
+    settings = "".join(f"{key} = {_toml(value)}\n" for key, value in quant.items())
     return f'name = "bench"\nsummary = "A row of a bench"\n[quant]\n{settings}'
+
+
+def _toml(value: str | int | bool | Mapping[str, float]) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {number}" for key, number in value.items()) + " }"
+    return json.dumps(value)
 
 
 def _stored_bits(artifact: Path, plan: Plan) -> dict[str, float]:

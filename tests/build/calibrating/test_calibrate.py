@@ -10,7 +10,7 @@ import pytest
 
 from edgephi.build.calibrating.calibrate import CALIBRATED_TOKENS, calibrate, calibration_passages, kept_bytes
 from edgephi.build.calibrating.progress_on_disk import kept_beside
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
 from edgephi.declared.recipe import Quant

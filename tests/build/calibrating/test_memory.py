@@ -7,7 +7,7 @@ import pytest
 
 from edgephi.build.calibrating import quantised_prefix
 from edgephi.build.calibrating.calibrate import calibrate
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
 from edgephi.reference import forward

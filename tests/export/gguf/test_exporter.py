@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from edgephi.build.build import build, find_checkpoint
-from edgephi.build.plan import plan_tensors
 from edgephi.build.request import BuildRequest
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.bundle.manifest import ChatFacts, Limits, Requires, TargetFacts, read_manifest
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from jinja2 import Environment
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT, ChatFormat
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.target import read_target

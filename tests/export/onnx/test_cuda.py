@@ -23,7 +23,8 @@ from onnx import TensorProto, numpy_helper
 
 from edgephi.build.build import find_checkpoint
 from edgephi.build.gate import check_gate
-from edgephi.build.plan import make_plan, plan_tensors
+from edgephi.build.plan import make_plan
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant, read_recipe

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import Quant
@@ -527,7 +527,7 @@ from pathlib import Path
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.export.openvino.exporter import write_artifact
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 checkpoint = open_checkpoint(locate("demo").folder, id="demo", revision="local")

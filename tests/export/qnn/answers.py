@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.locate import locate
 from edgephi.declared.recipe import read_recipe

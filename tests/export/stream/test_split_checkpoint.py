@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgephi.build.plan import plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.safetensors import read_header
