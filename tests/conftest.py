@@ -18,6 +18,8 @@ from tests.trained_checkpoint import PACKAGE, cached_trained_checkpoint
 
 settings.load_profile(property_profile.FIXED)
 # As in an environment that is active: messages then call `edgephi` by its name.
+# Tests share the cores: see `runtime.engines.llama_cpp.library`, before which some load the wheel.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -238,6 +240,28 @@ class TestWindowedCache(WindowBehaviour):
     @staticmethod
     def windowed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
         return open_windowed("gguf", tmp_path_factory.mktemp("window"))
+
+
+class TestThreads:
+    """What llama.cpp's threads do while they wait for each other, in the words of GNU's OpenMP."""
+
+    @pytest.mark.parametrize(
+        ("told", "expected"),
+        [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")],
+        ids=["ours", "the user's number", "the user's policy"],
+    )
+    def test_they_sleep_soon_unless_the_user_wants_otherwise(
+        self, bundle: Path, told: dict[str, str], expected: str
+    ) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        code = f"import edgephi.runtime; edgephi.runtime.load({str(bundle)!r})"
+        environment = {**inherited, "OMP_DISPLAY_ENV": "VERBOSE", **told}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        if "GOMP_SPINCOUNT" not in done.stderr:
+            pytest.skip("this wheel of llama.cpp brings another OpenMP than GNU's")
+        assert re.findall(r"GOMP_SPINCOUNT = '(\w+)'", done.stderr) == [expected]
 
 
 class TestContext:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
 from importlib import util
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 Token = c_int32
 
+_WAITING = frozenset({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"})
 _ERROR_LEVEL = 4  # of ggml's log
 _CONTINUED_LEVEL = 5
 READ_INTO_MEMORY = 0
@@ -135,6 +137,7 @@ def load_library() -> ctypes.CDLL:
         )
     version = installed_version(FACTS)
     files = sorted(Path(package.submodule_search_locations[0]).glob(f"{PACKAGE}*.so"))
+    _let_threads_wait()
     try:
         library = ctypes.CDLL(str(files[0]))
     except (OSError, IndexError) as cause:
@@ -153,6 +156,18 @@ def load_library() -> ctypes.CDLL:
     library.llama_log_set(ctypes.cast(library.llama_max_devices, c_void_p), None)
     library.llama_backend_init()
     return library
+
+
+def _let_threads_wait() -> None:
+    """Have OpenMP's threads sleep when they have waited for others a moment, unless the user says otherwise.
+
+    They meet after every operation, hundreds of times a token. Where another program has one of the cores,
+    GNU's library lets the others turn in place for a time slice at each of these, and a token takes a hundred
+    times as long. It reads its settings when it is loaded. Source: "GOMP_SPINCOUNT" in the manual of GNU
+    libgomp, whose own number for more threads than cores this is.
+    """
+    if not _WAITING.intersection(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _check_layout(library: ctypes.CDLL) -> None:
