@@ -64,6 +64,7 @@ def manifest_of(
         embedding_bits=quant.embedding_bits,
         head_bits=quant.head_bits,
         formats=quant.formats,
+        mixture=quant.mixture,
         bits_per_weight=plan.bits_per_weight,
         kept=plan.kept,
         calibration=calibration,
@@ -157,7 +158,10 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--soc", request.target.soc]
     if "/" in model:  # of the hub
         words += ["--revision", checkpoint.revision]
-    words += ["--recipe", request.recipe.name, "--method", request.recipe.quant.method]
+    words += ["--recipe", request.recipe.name]
+    if request.quality != "default":
+        words += ["--quality", request.quality]
+    words += ["--method", request.recipe.quant.method]
     if request.recipe.quant.formats == "portable":
         words += ["--portable"]
     if request.calibrate is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgephi.build.wheels.platform import Platform
 from edgephi.bundle.certificate import VerifyLevel
+from edgephi.declared.quality import Quality
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
 
@@ -26,6 +27,7 @@ class BuildRequest:
     """What the user asked for. See the manifest for `sequence` and `security_floor`.
 
     `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
+    `recipe` is as it is at `quality`, by which the user asked for it.
     `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
@@ -44,3 +46,4 @@ class BuildRequest:
     layers: int | None = None
     wheels: WheelsRequest | None = None
     calibrate: Path | None = None
+    quality: Quality = "default"

@@ -39,6 +39,7 @@ def plainly_rounded(weights: Weights, manifest: Manifest) -> Weights | None:
         "embedding_bits": facts.embedding_bits,
         "head_bits": facts.head_bits,
         "formats": facts.formats,
+        "mixture": facts.mixture,
         "keep": {"tensors": list(facts.kept)},
     }
     quant = read_record(Quant, told, where="quant", error=BadBundleError, hint=_HINT)

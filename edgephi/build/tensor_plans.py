@@ -45,7 +45,7 @@ def plan_tensors(
         if quant.formats == "portable":
             scheme = Scheme(bits, quant.group_size, quant.symmetric)
         elif native == "K-quants":
-            scheme = k_quant(tensor, shape[1], bits, kept=tensor in kept)
+            scheme = k_quant(tensor, shape[1], bits, quant.mixture, kept=tensor in kept)
         else:
             scheme = _native_scheme(bits, quant.group_size, native)
         if shape[1] % scheme.group_size:

@@ -82,6 +82,7 @@ class QuantFacts:
     """How the weights were quantised; `bits_per_weight` counts all that is stored.
 
     `symmetric` is about portable formats; native ones have the groups that the engine has.
+    `mixture` is that of K-quants: "medium" or "small".
     `kept` names the matrices that have more bits than the others of their kind: 8, or the next better of
     llama.cpp's K-quants. `calibration` is there when the method looked at the model's activations.
     """
@@ -94,6 +95,7 @@ class QuantFacts:
     head_bits: int
     bits_per_weight: float
     formats: str = "portable"
+    mixture: str = "medium"
     kept: tuple[str, ...] = ()
     calibration: CalibrationFacts | None = None
 

@@ -10,6 +10,7 @@ from edgephi.cli.options import (
     context_option,
     json_option,
     model_argument,
+    quality_option,
     recipe_option,
     revision_option,
     soc_option,
@@ -21,6 +22,7 @@ from edgephi.commands import edgephi_command
 if TYPE_CHECKING:
     from edgephi.build.request import WheelsRequest
     from edgephi.bundle.certificate import VerifyLevel
+    from edgephi.declared.quality import Quality
     from edgephi.declared.recipe import Method, Recipe
     from edgephi.declared.target import Target
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     help="Folder to write the bundle to; must not exist.",
 )
 @recipe_option
+@quality_option
 @click.option(
     "--method",
     type=click.Choice(["calibrated", "weighted", "search", "rtn"]),
@@ -112,6 +115,7 @@ def build(
     soc: str | None,
     output: Path,
     recipe_name: str | None,
+    quality: "Quality",
     method: "Method | None",
     calibrate: Path | None,
     portable: bool,
@@ -141,6 +145,7 @@ def build(
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.wheels import wheels_command, wheels_summary
+    from edgephi.declared.quality import at_quality
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.errors import UsageError
@@ -152,7 +157,7 @@ def build(
             f"--security-floor: expected at most {sequence}, this release's number, found {security_floor}",
             hint=f"add --sequence {security_floor}, or give a lower floor",
         )
-    recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
+    recipe = at_quality(read_recipe(recipe_name) if recipe_name else recipe_for(model), quality)
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
     if portable:
@@ -184,6 +189,7 @@ def build(
         available_memory=available_memory(),
         wheels=wheels,
         calibrate=calibrate,
+        quality=quality,
     )
     built = build_bundle(request, located, step)
     if as_json:

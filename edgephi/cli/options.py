@@ -54,6 +54,15 @@ recipe_option: Decorator = click.option(
     help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
 )
 
+quality_option: Decorator = click.option(
+    "--quality",
+    type=click.Choice(["small", "default", "best"]),
+    default="default",
+    show_default=True,
+    help="As small as is worth having, as the recipe says, or calibrated with a tenth of the weights at more "
+    "bits.",
+)
+
 soc_option: Decorator = click.option(
     "--soc",
     type=NAME,

@@ -1,7 +1,7 @@
 """`edgephi plan`: what a build would make and need, without downloading or writing anything big."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +10,7 @@ from edgephi.cli.options import (
     context_option,
     json_option,
     model_argument,
+    quality_option,
     recipe_option,
     revision_option,
     soc_option,
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from edgephi.build.rank import Prospect
     from edgephi.build.this_machine import ThisMachine
     from edgephi.checkpoint.chat_form import ChatForm
+    from edgephi.declared.quality import Quality
+    from edgephi.declared.recipe import Recipe
+    from edgephi.declared.target import Target
 
 _WIDTH = 80
 
@@ -31,6 +35,7 @@ _WIDTH = 80
 @target_option
 @soc_option
 @recipe_option
+@quality_option
 @context_option
 @revision_option
 @click.option(
@@ -45,6 +50,7 @@ def plan(
     target_name: str,
     soc: str | None,
     recipe_name: str | None,
+    quality: "Quality",
     context: int | None,
     revision: str | None,
     here: bool,
@@ -57,10 +63,12 @@ def plan(
     with the reason.
     """
     from edgephi.build.build import find_chat_form, plan_model
+    from edgephi.declared.quality import at_quality
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
 
-    recipe = read_recipe(recipe_name) if recipe_name else recipe_for(model)
+    declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
+    recipe = at_quality(declared, quality)
     if target_name == "auto":
         from edgephi.build.rank import prospects
         from edgephi.build.this_machine import survey
@@ -79,11 +87,32 @@ def plan(
         target = this_machine.here(target)
     made = plan_model(model, recipe, target, revision=revision, context=context)
     chat = find_chat_form(model, recipe, revision)
+    qualities = _qualities(made, declared, quality, target, context)
     if as_json:
         said = None if chat is None else {"source": chat.source, "remarks": list(chat.remarks)}
-        say_document({**_document(made), "chat": said})
+        say_document({**_document(made), "chat": said, "qualities": _qualities_document(qualities)})
     else:
         say(_text(made, chat))
+        say(f"\n{_qualities_table(qualities)}")
+
+
+def _qualities(
+    made: "Plan", declared: "Recipe", quality: "Quality", target: "Target", context: int | None
+) -> Mapping["Quality", "Plan | str"]:
+    """A plan for each quality, that which is made already among them, or why it cannot be had."""
+    from edgephi.build.plan import make_plan
+    from edgephi.declared.quality import QUALITIES, at_quality
+    from edgephi.errors import CannotServeError
+
+    found: dict[Quality, Plan | str] = {}
+    for each in QUALITIES:
+        try:
+            own = at_quality(declared, each)
+            planned = make_plan(made.model, made.architecture, own, target, context=context)
+            found[each] = made if each == quality else planned
+        except CannotServeError as problem:
+            found[each] = problem.message
+    return found
 
 
 def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:
@@ -184,12 +213,15 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "embedding_bits": quant.embedding_bits,
             "head_bits": quant.head_bits,
             "kept": list(plan.kept),
+            "keep_auto": quant.keep.auto,
+            "bits_per_weight_budget": quant.bits_per_weight,
             "bits_per_weight": plan.bits_per_weight,
         },
         "context": plan.context,
         "model_context": plan.architecture.context,
         "largest_context": plan.largest_context,
         "artifact_bytes": plan.artifact_bytes,
+        "at_most": plan.undecided,
         "memory_bytes": {
             "weights": plan.memory.weights,
             "kv_cache": plan.memory.kv_cache,
@@ -202,10 +234,58 @@ def _document(plan: "Plan") -> dict[str, Any]:
 
 def _kept(plan: "Plan") -> list[tuple[str, str]]:
     """What has more bits than other matrices of its kind, if anything has."""
-    if not plan.kept:
-        return []
-    names = plan.kept[0] if len(plan.kept) == 1 else f"{len(plan.kept)} of the matrices"
-    return [("", f"{names} at more bits")]
+    quant, lines = plan.recipe.quant, []
+    if plan.kept:
+        names = plan.kept[0] if len(plan.kept) == 1 else f"{len(plan.kept)} of the matrices"
+        lines.append(f"{names} at more bits")
+    if quant.keep.auto:
+        lines.append(f"{quant.keep.auto:.3g} of the layers' weights at more bits: the build chooses which")
+    if quant.bits_per_weight is not None:
+        lines.append("more bits for as much as the budget allows: the build chooses what")
+    return [("", line) for line in lines]
+
+
+def _qualities_table(qualities: Mapping["Quality", "Plan | str"]) -> str:
+    """A row for each quality: bits per weight, size and memory, or the reason why it cannot be had."""
+    from edgephi.cli.show.table import table
+
+    rows = [(name, *_sizes(plan)) for name, plan in qualities.items() if not isinstance(plan, str)]
+    header = ("quality", "bits per weight", "artifact", "memory")
+    lines = [table(rows, header, right=range(1, 4))]
+    for name, reason in qualities.items():
+        if isinstance(reason, str):
+            lines += textwrap.wrap(
+                f"{name}: {reason}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+            )
+    return "\n".join(lines)
+
+
+def _qualities_document(qualities: Mapping["Quality", "Plan | str"]) -> dict[str, Any]:
+    """The same for JSON."""
+    return {
+        name: {"reason": plan}
+        if isinstance(plan, str)
+        else {
+            "bits_per_weight": plan.bits_per_weight,
+            "artifact_bytes": plan.artifact_bytes,
+            "memory_bytes": plan.memory.total,
+            "at_most": plan.undecided,
+        }
+        for name, plan in qualities.items()
+    }
+
+
+def _at_most(plan: "Plan") -> str:
+    """What stands before a size that the build does not exceed, because it has yet to choose."""
+    return "at most " if plan.undecided else ""
+
+
+def _sizes(plan: "Plan") -> tuple[str, str, str]:
+    from edgephi.cli.show.sizes import human_bytes
+
+    sizes = (f"{plan.bits_per_weight:.2f}", human_bytes(plan.artifact_bytes), human_bytes(plan.memory.total))
+    bits, artifact, memory = (_at_most(plan) + size for size in sizes)
+    return bits, artifact, memory
 
 
 def _chip(name: str) -> str:
@@ -233,8 +313,8 @@ def _text(plan: "Plan", chat: "ChatForm | None") -> str:
         ("weights", f"int{quant.bits}, {groups}, {quant.method}"),
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}"),
         *_kept(plan),
-        ("", f"{plan.bits_per_weight:.2f} bits per weight"),
-        ("artifact", human_bytes(plan.artifact_bytes)),
+        ("", f"{_at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
+        ("artifact", f"{_at_most(plan)}{human_bytes(plan.artifact_bytes)}"),
         ("context", f"{plan.context} tokens (the model: {plan.architecture.context})"),
         ("memory", f"{human_bytes(plan.memory.total)} at that context"),
         ("", f"weights {human_bytes(plan.memory.weights)}"),

@@ -26,6 +26,11 @@ Formats = Literal["native", "portable"]
 "portable" ones hold the same codes for every engine, which is how engines are held against each other.
 """
 
+Mixture = Literal["medium", "small"]
+"""Which of llama.cpp's K-quants stand for 4 bits: "medium" gives a bit more to what is sensitive, "small" to
+nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
+"""
+
 FOLDER = "recipes"
 DEFAULT = "default"
 
@@ -96,6 +101,7 @@ class Quant:
     embedding_bits: Literal[4, 8] = 8
     head_bits: Literal[4, 8] = 8
     formats: Formats = "native"
+    mixture: Mixture = "medium"
     keep: Keep = field(default_factory=Keep)
     bits_per_weight: float | None = None
 

@@ -62,6 +62,24 @@ def test_says_what_was_built_and_what_to_do_next(edgephi: Edgephi, tmp_path: Pat
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_a_quality_is_built_and_the_command_says_so(edgephi: Edgephi, tmp_path: Path) -> None:
+    options = ("-t", "cpu", "--quality", "small", "--method", "rtn", "--verify", "off", "-o", "b", "--json")
+    done = edgephi("build", "demo", *options, cwd=tmp_path)
+    manifest = json.loads(done.stdout)["manifest"]
+    quant = manifest["quant"]
+    assert (quant["group_size"], quant["embedding_bits"], quant["method"]) == (64, 4, "rtn")
+    assert "--recipe demo --quality small --method rtn" in manifest["provenance"]["command"]
+
+
+def test_a_quality_that_chooses_needs_a_method_that_measures(edgephi: Edgephi, tmp_path: Path) -> None:
+    done = edgephi(
+        "build", "demo", "-t", "cpu", "--quality", "best", "--method", "rtn", "-o", "b", cwd=tmp_path
+    )
+    assert is_one_error(done, 3)
+    assert "expected the method weighted or calibrated, found rtn" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_auto_builds_for_this_machine(edgephi: Edgephi, tmp_path: Path) -> None:
     done = edgephi("build", "demo", "-t", "auto", "--verify", "off", "-o", "b", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,48 @@ def test_the_text_fits_into_80_columns(edgephi: Edgephi) -> None:
     done = edgephi("plan", "phi-3-medium-128k", "-t", "cpu", env=OFFLINE)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    labels = [line.split("  ")[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    planned, qualities = done.stdout.split("\n\n")
+    labels = [line.split("  ")[0] for line in planned.splitlines() if not line.startswith(" ")]
+    assert [line.split()[0] for line in qualities.splitlines()] == ["quality", "small", "default", "best"]
     assert labels == ["model", "recipe", "target", "weights", "artifact", "context", "memory", "limits"]
+
+
+def test_a_quality_is_planned_as_the_table_says(edgephi: Edgephi) -> None:
+    documents = {}
+    for quality in ("small", "default", "best"):
+        done = edgephi("plan", "phi-4-mini", "-t", "mlx", "--quality", quality, "--json", env=OFFLINE)
+        documents[quality] = document = json.loads(done.stdout)
+        assert document["qualities"][quality] == {
+            "bits_per_weight": document["quant"]["bits_per_weight"],
+            "artifact_bytes": document["artifact_bytes"],
+            "memory_bytes": document["memory_bytes"]["total"],
+            "at_most": document["at_most"],
+        }
+    assert all(document["qualities"] == documents["small"]["qualities"] for document in documents.values())
+    sizes = [document["artifact_bytes"] for document in documents.values()]
+    assert sizes == sorted(sizes)
+    assert [document["at_most"] for document in documents.values()] == [False, False, True]
+    assert documents["best"]["quant"]["method"] == "calibrated"
+
+
+def test_a_quality_that_does_not_fit_says_so(edgephi: Edgephi, tmp_path: Path) -> None:
+    shown = edgephi("targets", "show", "raspberry-pi-5-8gb").stdout
+    memory = re.search(r"memory_bytes = (\S+)", shown)
+    assert memory is not None
+    (tmp_path / "box.toml").write_text(shown.replace(memory[1], "6_900_000_000"))
+    done = edgephi("plan", "phi-3.5-mini", "-t", tmp_path / "box.toml", env=OFFLINE)
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.split("\n\n")
+    assert [line.split()[0] for line in last.splitlines()[1:3]] == ["small", "default"]
+    assert "\nbest: phi-3.5-mini on raspberry-pi-5-8gb: needs 7.0 GB of memory" in last
+
+
+def test_a_name_that_no_matrix_has(edgephi: Edgephi, tmp_path: Path) -> None:
+    text = edgephi("recipes", "show", "demo").stdout + '\n[quant.keep]\ntensors = ["model.layers.7.mlp.*"]\n'
+    (tmp_path / "own.toml").write_text(text)
+    done = edgephi("plan", "demo", "-t", "cpu", "--recipe", tmp_path / "own.toml")
+    assert is_one_error(done, 4)
+    assert "expected the name of a matrix of one of 3 layers" in done.stderr
 
 
 def test_a_device_with_known_memory_says_what_fits(edgephi: Edgephi) -> None:

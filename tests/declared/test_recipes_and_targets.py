@@ -254,3 +254,22 @@ def test_every_key_of_a_recipe_is_read(tmp_path: Path) -> None:
         ),
     )
     assert isinstance(read_target("cpu"), Target)
+
+
+@pytest.mark.parametrize(
+    ("quant", "message"),
+    [
+        (
+            "[quant.keep]\nauto = 1.5",
+            "quant.keep: auto: expected a share of .* found 1.5",
+        ),
+        ("[quant.keep]\nauto = nan", "quant.keep: auto: expected a share .* found nan"),
+        ("[quant]\nbits_per_weight = 0", "quant: bits_per_weight: expected a number above 0, found 0"),
+        ("[quant]\nbits_per_weight = inf", "expected a number above 0, found inf"),
+        ("[quant]\nbits_per_weight = 5\nkeep = { auto = 0.1 }", "bits_per_weight or keep.auto, found both"),
+        ("[quant.keep]\ntensor = []", "unknown key 'tensor'; did you mean 'tensors'"),
+    ],
+)
+def test_a_choice_that_is_none(tmp_path: Path, quant: str, message: str) -> None:
+    with pytest.raises(BadDeclarationError, match=message):
+        read_recipe(write(tmp_path, f"{RECIPE}{quant}\n"))

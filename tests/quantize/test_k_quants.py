@@ -46,6 +46,14 @@ def test_the_vocabulary_has_bits_of_its_own(bits: int, expected: str) -> None:
         assert TYPES[k_quant(tensor, 3072, bits)].name == expected
 
 
+def test_a_small_mixture_is_q4_k_but_for_the_vocabulary() -> None:
+    small = {TYPES[k_quant(ModelTensor(role, 0), 3072, 4, "small")].name for role in Role}
+    assert small == {"Q4_K"}
+    assert TYPES[k_quant(HEAD, 3072, 8, "small")].name == "Q6_K"
+    assert TYPES[k_quant(ModelTensor(Role.DOWN, 0), 576, 4, "small")].name == "Q5_0"
+    assert TYPES[k_quant(ModelTensor(Role.DOWN, 0), 3072, 4, "small", kept=True)].name == "Q5_K"
+
+
 def test_short_rows_have_groups_of_32() -> None:
     assert kind(Role.GATE_UP, columns=576) == "Q5_0"
     assert kind(Role.QUERY_KEY_VALUE, columns=576) == "Q5_1"

@@ -82,6 +82,7 @@ BUILDS = (
         {**_CALIBRATED, **_NATIVE, **_G32, **INT8_VOCABULARY},
         on_peers_text=True,
     ),
+    Build("weighted asym g64, int8 vocabulary", "cpu", {**_WEIGHTED, **_NATIVE, **_G64, **INT8_VOCABULARY}),
     Build("weighted asym g32, keep 0.03", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.03}}),
     Build("weighted asym g32, keep 0.10", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.1}}),
     Build("calibrated asym g32, keep 0.10", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, "keep": {"auto": 0.1}}),
@@ -90,6 +91,21 @@ BUILDS = (
     Build("search K-quants padded", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}, padded=True),
     Build("weighted K-quants", "gguf", {**_WEIGHTED, **_NATIVE, **INT8_VOCABULARY}),
     Build("weighted K-quants padded", "gguf", {**_WEIGHTED, **_NATIVE, **INT8_VOCABULARY}, padded=True),
+    Build(
+        "weighted small K-quants padded", "gguf", {**_WEIGHTED, **_NATIVE, "mixture": "small"}, padded=True
+    ),
+    Build(
+        "weighted K-quants padded, keep 0.10",
+        "gguf",
+        {**_WEIGHTED, **_NATIVE, "keep": {"auto": 0.1}},
+        padded=True,
+    ),
+    Build(
+        "weighted K-quants padded, keep 0.30",
+        "gguf",
+        {**_WEIGHTED, **_NATIVE, "keep": {"auto": 0.3}},
+        padded=True,
+    ),
     Build("calibrated K-quants", "gguf", {**_CALIBRATED, **_NATIVE, **INT8_VOCABULARY}),
     Build("calibrated K-quants padded", "gguf", {**_CALIBRATED, **_NATIVE, **INT8_VOCABULARY}, padded=True),
 )

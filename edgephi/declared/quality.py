@@ -1,0 +1,42 @@
+"""Three settings of how good or how small: what each puts in the place of a recipe's `[quant]`."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+from edgephi.declared.recipe import Keep, Quant, Recipe
+
+Quality = Literal["small", "default", "best"]
+"""The smallest that is worth having, what the recipe says, and the best at little more than its size."""
+
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+
+_BEST_SHARE = 0.1
+
+
+def at_quality(recipe: Recipe, quality: Quality) -> Recipe:
+    """The recipe with what a quality says of bits, groups and method; the names that it keeps stay."""
+    return replace(recipe, quant=_at_quality(recipe.quant, quality))
+
+
+def _at_quality(quant: Quant, quality: Quality) -> Quant:
+    if quality == "default":
+        return quant
+    if quality == "small":
+        return replace(
+            quant,
+            bits=4,
+            group_size=max(64, quant.group_size),
+            embedding_bits=4,
+            head_bits=8,
+            mixture="small",
+            keep=Keep(quant.keep.tensors),
+            bits_per_weight=None,
+        )
+    return replace(
+        quant,
+        method="calibrated",
+        embedding_bits=8,
+        head_bits=8,
+        keep=Keep(quant.keep.tensors, auto=_BEST_SHARE),
+        bits_per_weight=None,
+    )
