@@ -23,6 +23,7 @@ from edgephi.bundle.manifest import (
     Probe,
     Wheelhouse,
 )
+from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import ChatForm
@@ -37,7 +38,7 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError
 from edgephi.export.exporter import Exporter, exporter
-from edgephi.export.stream.data_file import TensorError
+from edgephi.export.quantisation import quantisation_of
 from edgephi.export.upstream import UpstreamExporter, upstream
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
@@ -45,16 +46,16 @@ from edgephi.steps import Step
 
 @dataclass(frozen=True)
 class Built:
-    """A finished bundle: its folder, its manifest, and the quantisation error of every tensor.
+    """A finished bundle: its folder, its manifest, and what quantising did to every tensor.
 
-    There are no errors when an engine's own converter wrote the artifact. `chat_remarks` say what is to be
-    known of its chat template.
+    None of the last when an engine's own converter wrote the artifact. `chat_remarks` say what is to be known
+    of its chat template.
     """
 
     folder: Path
     manifest: Manifest
     plan: Plan
-    tensor_errors: tuple[TensorError, ...]
+    quantisation: Quantisation | None
     chat_remarks: tuple[str, ...] = ()
 
 
@@ -153,6 +154,9 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
                     f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
                     hint="the file in the cache is damaged: delete it there and build again",
                 )
+        quantisation = quantisation_of(report.errors, plan.tensors)
+        if quantisation is not None:
+            (folder / QUANTISATION_NAME).write_bytes(encode_quantisation(quantisation))
         manifest = manifest_of(
             request, plan, checkpoint, folder, report, created=created, calibration=calibration
         )
@@ -177,7 +181,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)
-    return Built(request.output, manifest, plan, report.errors, checkpoint.tokenizer.chat.remarks)
+    return Built(request.output, manifest, plan, quantisation, checkpoint.tokenizer.chat.remarks)
 
 
 def _for_first_layers(recipe: Recipe, whole: Architecture, part: Architecture) -> Recipe:

@@ -6,17 +6,10 @@ from fnmatch import fnmatchcase
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.errors import BadDeclarationError
-from edgephi.export.tensor_names import tensor_name
+from edgephi.export.tensor_names import WEIGHT_SUFFIX, matrix_name
 
 EVERY_LAYER = "model.layers.*"
 """The pattern for all matrices of all layers."""
-
-_SUFFIX = ".weight"
-
-
-def matrix_name(tensor: ModelTensor) -> str:
-    """The name that artifacts and most checkpoints have for a matrix: "model.layers.2.mlp.down_proj"."""
-    return tensor_name(tensor).removesuffix(_SUFFIX)
 
 
 def tensors_named(names: Iterable[str], architecture: Architecture) -> frozenset[ModelTensor]:
@@ -27,7 +20,7 @@ def tensors_named(names: Iterable[str], architecture: Architecture) -> frozenset
     matrices = [tensor for tensor, shape in architecture.tensor_shapes().items() if len(shape) == 2]
     found: set[ModelTensor] = set()
     for name in names:
-        pattern = name.removesuffix(_SUFFIX)
+        pattern = name.removesuffix(WEIGHT_SUFFIX)
         meant = [each for each in matrices if _is_named(each, pattern)]
         if not meant:
             raise BadDeclarationError(_unknown(name, matrices, architecture.layers), hint=_HINT)

@@ -193,11 +193,10 @@ def build(
     )
     built = build_bundle(request, located, step)
     if as_json:
-        errors = {error.name: round(error.relative_squared_error, 8) for error in built.tensor_errors}
         document = {
             "bundle": str(output),
             "manifest": write_record(built.manifest),
-            "tensor_errors": errors,
+            "quantisation": write_record(built.quantisation),
         }
         say_document(document)
     else:

@@ -6,6 +6,8 @@ too, and who looks into a graph with another tool finds what they know.
 
 from edgephi.checkpoint.roles import ModelTensor, Role
 
+WEIGHT_SUFFIX = ".weight"
+
 _NAMES = {
     Role.EMBEDDING: "model.embed_tokens.weight",
     Role.ATTENTION_NORM: "input_layernorm.weight",
@@ -22,6 +24,11 @@ _NAMES = {
 def tensor_name(tensor: ModelTensor) -> str:
     """The name of a tensor inside an artifact."""
     return _NAMES[tensor.role] if tensor.layer is None else node_name(tensor.layer, _NAMES[tensor.role])
+
+
+def matrix_name(tensor: ModelTensor) -> str:
+    """The name that people have for a matrix, and recipes and manifests: "model.layers.2.mlp.down_proj"."""
+    return tensor_name(tensor).removesuffix(WEIGHT_SUFFIX)
 
 
 def node_name(layer: int, part: str) -> str:

@@ -11,7 +11,10 @@ import pytest
 import edgephi as package
 import edgephi.runtime
 from edgephi.build.build import Built
+from edgephi.build.matrix_names import tensors_named
 from edgephi.bundle.manifest import read_manifest
+from edgephi.bundle.quantisation import read_quantisation
+from edgephi.quantize.tensor_plan import quantised_tensors
 from edgephi.runtime.session import Options
 from tests.build.conftest import Here, names
 from tests.checkpoint.hub.server import serve_hub
@@ -58,7 +61,7 @@ class TestManifest:
 
     def test_every_file_is_listed_with_its_hash(self, built_demo: Built) -> None:
         folder, manifest = built_demo.folder, built_demo.manifest
-        assert names(folder) == {"bundle.json", "model"}
+        assert names(folder) == {"bundle.json", "model", "quantisation.json"}
         assert {entry.path for entry in manifest.files} == set(contents(folder)) - {"bundle.json"}
         for entry in manifest.files:
             assert (entry.size, entry.sha256) == (
@@ -102,6 +105,35 @@ class TestManifest:
             "edgephi build tiny-phi --target cpu --recipe default --method rtn --verify off "
             "--context 100 --sequence 7 --security-floor 5"
         )
+
+
+class TestQuantisation:
+    def test_every_matrix_has_its_error(self, built_demo: Built) -> None:
+        quantisation = built_demo.quantisation
+        assert quantisation is not None
+        assert quantisation == read_quantisation(built_demo.folder, built_demo.manifest)
+        schemes = quantised_tensors(built_demo.plan.tensors)
+        assert {(tensor.role, tensor.layer) for tensor in quantisation.tensors} == {
+            (tensor.role.value, tensor.layer) for tensor in schemes
+        }
+        assert all(0 < tensor.relative_squared_error < 0.05 for tensor in quantisation.tensors)
+
+    def test_the_name_is_what_a_recipe_keeps_it_by(self, built_demo: Built) -> None:
+        quantisation = built_demo.quantisation
+        assert quantisation is not None
+        architecture = built_demo.plan.architecture
+        for tensor in quantisation.tensors:
+            (meant,) = tensors_named([tensor.name], architecture)
+            assert (meant.role.value, meant.layer) == (tensor.role, tensor.layer)
+
+    def test_the_bytes_are_those_of_the_artifact(self, built_demo: Built) -> None:
+        """Norms, rotary tables and gaps are all else that is in the data file."""
+        quantisation = built_demo.quantisation
+        assert quantisation is not None
+        stored = sum(tensor.bytes for tensor in quantisation.tensors)
+        assert 0.5 * built_demo.plan.artifact_bytes < stored < built_demo.plan.artifact_bytes
+        for tensor in quantisation.tensors:
+            assert tensor.bits < tensor.bits_per_weight < tensor.bits + 1.25  # a scale and a zero point
 
 
 class TestCertificate:
@@ -205,9 +237,9 @@ class TestOutput:
     ) -> None:
         done = edgephi("build", tiny, "-t", "cpu", "-o", work / "b", "--json")
         document = json.loads(done.stdout)
-        assert list(document) == ["bundle", "manifest", "tensor_errors"]
+        assert list(document) == ["bundle", "manifest", "quantisation"]
         assert document["manifest"] == json.loads((work / "b/bundle.json").read_text())
-        assert all(0 < error < 0.05 for error in document["tensor_errors"].values())
+        assert document["quantisation"] == json.loads((work / "b/quantisation.json").read_text())
         steps = [line[:22].strip() for line in done.stderr.splitlines()]
         assert steps == [
             "open and plan",

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from edgephi.build.matrix_names import matrix_name, names_of, tensors_named
+from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.plan import architecture_of
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
 from edgephi.declared.recipe import read_recipe
 from edgephi.errors import BadDeclarationError
+from edgephi.export.tensor_names import matrix_name
 
 DOWN = ModelTensor(Role.DOWN, 2)
 

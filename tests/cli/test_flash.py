@@ -61,12 +61,12 @@ def test_flash_says_what_it_sent_and_how_the_bundle_answered(
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0] == f"{tmp_path}/store: demo-cpu, release 1, is active ({digest_of(releases[0])[:12]})"
-    assert lines[1].startswith("sent 5.31 MB (100.0%), saved 0 B, in ")
+    assert lines[1].startswith("sent 5.32 MB (100.0%), saved 0 B, in ")
     assert "probe: it answered at " in lines[2]
     assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["copy", "probe"]
     again = edgephi("flash", releases[0], tmp_path / "store")
     assert "was active already" in again.stdout
-    assert "sent 0 B (0.0%), saved 5.31 MB" in again.stdout
+    assert "sent 0 B (0.0%), saved 5.32 MB" in again.stdout
 
 
 def test_flash_in_one_json_document(edgephi: Edgephi, releases: tuple[Path, Path], store: Path) -> None:
@@ -145,7 +145,7 @@ def test_status_is_a_table(edgephi: Edgephi, releases: tuple[Path, Path], store:
     assert header.split() == ["generation", "bundle", "release", "created", "size", "state"]
     assert current.split()[:4] == ["current", digest_of(releases[1])[:12], "demo-cpu", "2"]
     assert previous.split()[:4] == ["previous", digest_of(releases[0])[:12], "demo-cpu", "1"]
-    assert totals.startswith("5.32 MB stored, ")
+    assert totals.startswith("5.33 MB stored, ")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     document = json.loads(edgephi("status", store, "--json").stdout)
     assert [each["role"] for each in document["generations"]] == ["current", "previous"]

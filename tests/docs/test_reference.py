@@ -12,6 +12,7 @@ import click
 import pytest
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.quantisation import Quantisation
 from edgephi.cli.main import cli
 from edgephi.errors import EdgephiError
 from edgephi.export.stream.packed_tensor import ALIGNMENT
@@ -171,6 +172,7 @@ def manifest_keys(kind: type, prefix: str = "") -> Iterator[str]:
 def test_the_bundle_format_names_every_key() -> None:
     text = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
     assert [key for key in manifest_keys(Manifest) if f"| `{key}` |" not in text] == []
+    assert [key for key in manifest_keys(Quantisation) if f"`{key}`" not in text] == []
 
 
 def test_the_bundle_format_knows_the_alignment() -> None:

@@ -15,16 +15,17 @@ _WIDTH = 80
 
 def built_summary(built: "Built") -> str:
     """What was built, how exact the codes are, whose chat template it has, and the certificate."""
-    manifest, errors = built.manifest, built.tensor_errors
+    manifest = built.manifest
     lines = [
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
         f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
     ]
-    if errors:
-        worst = max(errors, key=lambda error: error.relative_squared_error)
-        mean = sum(error.relative_squared_error for error in errors) / len(errors)
+    if built.quantisation is not None:
+        tensors = built.quantisation.tensors
+        worst = max(tensors, key=lambda tensor: tensor.relative_squared_error)
+        mean = sum(tensor.relative_squared_error for tensor in tensors) / len(tensors)
         lines += [
-            f"quantisation error of {len(errors)} matrices: mean {mean:.2%}, "
+            f"quantisation error of {len(tensors)} matrices: mean {mean:.2%}, "
             f"worst {worst.relative_squared_error:.2%}",
             f"({worst.name})",
         ]

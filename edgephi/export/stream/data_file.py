@@ -1,6 +1,7 @@
 """The artifact's data file: written from start to end, hashed on the way."""
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,12 +22,17 @@ class TensorError:
     """What quantisation did to one tensor: relative squared error |w - original|² / |original|².
 
     Weighted, each weight counts as much as the mean square of its input; None where that was not measured.
+    `weighted_squared_error` is not relative to anything: the squared error that one token finds in the
+    tensor's output. `bytes` are those of the regions of its `weights` weights.
     """
 
     name: str
     scheme: Scheme
+    weights: int
+    bytes: int
     relative_squared_error: float
     weighted_relative_squared_error: float | None = None
+    weighted_squared_error: float | None = None
 
 
 class DataFile:
@@ -58,16 +64,7 @@ class DataFile:
             for array in kept:
                 self.write(array)
         if tensor.scheme is not None:
-            sums = self._sums
-            weighted = _relative(sums.weighted_squared_error, sums.weighted_squared_norm)
-            self.errors.append(
-                TensorError(
-                    tensor.name,
-                    tensor.scheme,
-                    _relative(sums.squared_error, sums.squared_norm),
-                    None if tensor.plan.importance is None else weighted,
-                )
-            )
+            self.errors.append(_error(tensor, tensor.scheme, self._sums))
 
     def seek(self, offset: int) -> None:
         """Fill with zeros up to `offset`."""
@@ -86,6 +83,20 @@ class DataFile:
     def hexdigest(self) -> str:
         """The sha256 of all that was written."""
         return self._hash.hexdigest()
+
+
+def _error(tensor: PackedTensor, scheme: Scheme, sums: ErrorSums) -> TensorError:
+    measured = tensor.plan.importance is not None
+    weighted = _relative(sums.weighted_squared_error, sums.weighted_squared_norm)
+    return TensorError(
+        tensor.name,
+        scheme,
+        weights=math.prod(tensor.shape),
+        bytes=sum(region.size for region in tensor.regions),
+        relative_squared_error=_relative(sums.squared_error, sums.squared_norm),
+        weighted_relative_squared_error=weighted if measured else None,
+        weighted_squared_error=sums.weighted_squared_error if measured else None,
+    )
 
 
 def _relative(squared_error: float, squared_norm: float) -> float:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream import reads
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import ALIGNMENT, PackedTensor, Region, place
+from edgephi.quantize.groups import restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
@@ -195,6 +197,26 @@ class TestReport:
             groups = Quantizer().quantize(weights()[error.name], PLANS[error.name])
             expected = groups.sums.squared_error / groups.sums.squared_norm
             assert error.relative_squared_error == pytest.approx(expected, rel=1e-4)
+            assert error.weighted_squared_error is error.weighted_relative_squared_error is None
+            assert error.weights == weights()[error.name].size
+            assert error.bytes == sum(region_sizes(weights()[error.name].shape, error.scheme))
+
+    def test_weighted_errors_are_those_of_the_outputs(self, tmp_path: Path) -> None:
+        """What inputs that have nothing to do with each other find in the product, as its squared error."""
+        shards = write(tmp_path, weights(), "F32")
+        name, original = "first", weights()["first"]
+        importance = np.exp(np.random.default_rng(1).standard_normal(original.shape[1], np.float32))
+        plan = replace(PLANS[name], method="weighted", importance=importance)
+        (tensor,) = laid_out(shards, {name: plan}).values()
+        with (tmp_path / "out").open("wb") as file:
+            report = stream_tensors(shards, [tensor], pack, file)
+        stored = restored(Quantizer().quantize(original, plan), plan.quantised)
+        output_error = float((np.square(stored - original) @ importance).sum())
+        output = float((np.square(original) @ importance).sum())
+        (error,) = report.errors
+        assert error.weighted_squared_error == pytest.approx(output_error, rel=1e-4)
+        assert error.weighted_relative_squared_error == pytest.approx(output_error / output, rel=1e-4)
+        assert error.weighted_relative_squared_error != error.relative_squared_error
 
     def test_a_tensor_of_zeros_has_no_error(self, tmp_path: Path) -> None:
         zeros = weights()

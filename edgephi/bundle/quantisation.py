@@ -1,0 +1,135 @@
+"""`quantisation.json`: what quantising did to each tensor of a bundle, for whoever judges or improves it.
+
+A bundle has it beside its manifest, as one of its files, when edgephi itself chose the codes. People and
+tools read it, no engine does. Standard library only.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.strict_json import decode_strictly
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError
+from edgephi.records import read_record, write_record
+
+SCHEMA = "edgephi.quantisation/1"
+QUANTISATION_NAME = "quantisation.json"
+
+LARGEST_QUANTISATION_BYTES = 4 << 20
+"""Enough for 8,000 tensors; a large model has 200."""
+
+_LONGEST_TEXT = 200
+
+
+@dataclass(frozen=True)
+class QuantisedTensor:
+    """One tensor: what it is, how it is stored, and how far its weights w are from the original ones v.
+
+    `name` is the one by which a recipe keeps it, whatever the artifact calls it; `role` what it does, such as
+    "down", in layer `layer`, None where it belongs to none. `bytes` counts its codes and what they are scaled
+    by. `bits`, `group_size`, `symmetric` and `scales` are those of its scheme.
+
+    `relative_squared_error` is |w - v|² / |v|². Weighted, each weight counts as much as the mean square of
+    its input, x: `weighted_squared_error` is the sum of E[x²] (w - v)², the squared error that one token
+    finds in the tensor's output, and `weighted_relative_squared_error` that over the sum of E[x²] v². Both
+    are None where inputs were not measured. With outlier channels folded, v and x are what they became.
+    """
+
+    name: str
+    role: str
+    layer: int | None
+    weights: int
+    bytes: int
+    bits: int
+    group_size: int
+    symmetric: bool
+    scales: str
+    relative_squared_error: float
+    weighted_relative_squared_error: float | None = None
+    weighted_squared_error: float | None = None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """All that is stored of it counted."""
+        return 8 * self.bytes / self.weights
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """The whole of `quantisation.json`: every quantised tensor, in the order of the artifact."""
+
+    schema: str
+    tensors: tuple[QuantisedTensor, ...]
+
+
+def encode_quantisation(quantisation: Quantisation) -> bytes:
+    """The bytes of `quantisation.json`: two-space indented JSON with a final newline, the same each time."""
+    return (json.dumps(write_record(quantisation), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def decode_quantisation(data: bytes, *, where: str = QUANTISATION_NAME) -> Quantisation:
+    """Read the bytes of `quantisation.json`. Raises BadBundleError when they are not what we write."""
+    hint = "build the bundle again, or copy it again from where it was built"
+    try:
+        plain = decode_strictly(data)
+    except ValueError as cause:
+        raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=hint) from None
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if schema != SCHEMA:
+        raise BadBundleError(
+            f"{where}: expected schema {SCHEMA!r}, found {schema!r:.80}",
+            hint="use the edgephi version that wrote this bundle, or build it again with this one",
+        )
+    quantisation = read_record(Quantisation, plain, where=where, error=BadBundleError, hint=hint)
+    names: set[str] = set()
+    for place, tensor in enumerate(quantisation.tensors):
+        problem = f"found {tensor.name!a} twice" if tensor.name in names else _problem(tensor)
+        if problem:
+            raise BadBundleError(f"{where}: tensors[{place}]: {problem}", hint=hint)
+        names.add(tensor.name)
+    return quantisation
+
+
+def read_quantisation(bundle: Path, manifest: Manifest) -> Quantisation | None:
+    """Read that file of the bundle in folder `bundle`; None where its manifest lists none.
+
+    Raises BadBundleError when it is not the file that the manifest lists.
+    """
+    import hashlib  # brings in OpenSSL: not for those who look at a manifest only
+
+    entry = next((entry for entry in manifest.files if entry.path == QUANTISATION_NAME), None)
+    if entry is None:
+        return None
+    path = bundle / QUANTISATION_NAME
+    hint = f"see what else is wrong: `{edgephi_command('verify', bundle)}`"
+    if entry.size > LARGEST_QUANTISATION_BYTES:
+        raise BadBundleError(
+            f"{path}: expected at most {LARGEST_QUANTISATION_BYTES} bytes, found {entry.size}", hint=hint
+        )
+    try:
+        with path.open("rb") as file:
+            data = file.read(entry.size + 1)
+    except OSError as cause:
+        raise BadBundleError(f"{path}: expected a readable file, found {cause.strerror}", hint=hint) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != entry.sha256:
+        raise BadBundleError(f"{path}: expected sha256 {entry.sha256}, found {found}", hint=hint)
+    return decode_quantisation(data, where=str(path))
+
+
+def _problem(tensor: QuantisedTensor) -> str:
+    """What is wrong with numbers and texts of the right types; "" when nothing is."""
+    for key, text in (("name", tensor.name), ("role", tensor.role), ("scales", tensor.scales)):
+        if not text.strip() or not text.isprintable() or len(text) > _LONGEST_TEXT:
+            return f"expected a {key} of one line, found {text[:80]!a}"
+    counts = {key: getattr(tensor, key) for key in ("weights", "bytes", "bits", "group_size")}
+    for key, count in counts.items():
+        if count < 1:
+            return f"expected {key} of 1 or more, found {count}"
+    for key in ("relative_squared_error", "weighted_relative_squared_error", "weighted_squared_error"):
+        error = getattr(tensor, key)
+        if error is not None and error < 0:
+            return f"expected a {key} of 0 or more, found {error}"
+    return ""
