@@ -134,7 +134,7 @@ def bench(
     )
     names = _names(measured)
     if page is not None:
-        from edgephi.cli.show.bench_page import bench_page
+        from edgephi.cli.pages.bench_page import bench_page
 
         moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         text = bench_page(host, bandwidth, names, measured, runs=runs, moment=moment)

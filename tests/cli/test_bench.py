@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.bundle.manifest import read_manifest
-from edgephi.cli.show.bench_page import bench_page
+from edgephi.cli.pages.bench_page import bench_page
 from edgephi.machine.host import describe_host
 from edgephi.runtime.proof.bench import BundleSummary, Range, SpeedSummary
 from tests.cli.conftest import Edgephi, is_one_error

@@ -1,1 +1,1 @@
-"""What the commands print: tables, bars, sizes, pages."""
+"""What the commands print: tables, bars, sizes."""

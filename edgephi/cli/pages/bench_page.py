@@ -1,14 +1,10 @@
-"""The page that `edgephi bench --html` writes: tables and plots in one file that needs no network.
+"""The page that `edgephi bench --html` writes: what was measured of each bundle, as tables and bars."""
 
-The plots are SVG of our own. They are drawn as wide as a telephone's screen, so that they can be read there;
-larger screens put two or more side by side. Colours follow the reader's light or dark setting.
-"""
-
-import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import edgephi
+from edgephi.cli.pages.page import colour_of, escaped, figure, page, swatch, table
 from edgephi.cli.show.machine import machine_line
 from edgephi.cli.show.numbers import rate, seconds
 from edgephi.cli.show.sizes import human_bytes
@@ -22,47 +18,7 @@ _VALUE_COLUMNS = 64  # right of the longest bar, for the numbers
 _BAR, _BAR_STEP = 16, 21
 _LABEL_HEIGHT = 20
 _GROUP_GAP = 10
-_COLOURS = 6
 
-_STYLE = """
-:root { color-scheme: light dark; --back: #f6f7f9; --card: #fff; --ink: #16181d; --quiet: #5a6270;
-  --rule: #dfe3e9; --c0: #2563c9; --c1: #c2620a; --c2: #23804d; --c3: #7c4dca; --c4: #bd3a4c; --c5: #0f7c8c; }
-@media (prefers-color-scheme: dark) { :root {
-  --back: #121418; --card: #1b1e24; --ink: #e9ebef; --quiet: #a3abb8; --rule: #343a44;
-  --c0: #6ea3f5; --c1: #eb9b4c; --c2: #5dbd88; --c3: #b394f0; --c4: #ee8592; --c5: #4fbccb; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem;
-  background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-header { margin-bottom: 1.25rem; }
-h1 { margin: 0; font-size: 1.5rem; }
-h2 { margin: 2.25rem 0 .75rem; font-size: 1.125rem; }
-p { margin: .25rem 0; max-width: 44rem; }
-.quiet { color: var(--quiet); }
-.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .75rem; text-align: right; white-space: nowrap; }
-th:first-child, td.text, th.text { text-align: left; }
-thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; }
-tbody th { font-weight: 600; }
-tbody tr { border-top: 1px solid var(--rule); }
-tbody tr.first { border-top-width: 2px; }
-.swatch { display: inline-block; width: .7em; height: .7em; margin-right: .45em; border-radius: .15em; }
-.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
-figure { margin: 0; padding: .9rem 1rem 1rem; background: var(--card); border: 1px solid var(--rule);
-  border-radius: .5rem; }
-figcaption { font-weight: 600; }
-figcaption .quiet { display: block; margin-bottom: .5rem; font-weight: 400; font-size: .8125rem; }
-.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0 0 .75rem; padding: 0; list-style: none;
-  font-size: .8125rem; }
-svg { display: block; width: 100%; height: auto; }
-svg .value { text-anchor: end; }
-svg text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
-svg .label { fill: var(--quiet); }
-svg .range { stroke: var(--ink); stroke-width: 1.5; }
-svg .limit { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 2 2; }
-svg .base { stroke: var(--rule); }
-"""
 _NOTE = """
 Medians of {runs}; thin lines reach from the slowest to the fastest run. Each run is a process of its own that
 opens one bundle and, after a short prompt to warm up, answers one prompt of each length. Prefill is the
@@ -96,21 +52,10 @@ def bench_page(
     """The page as HTML. `names` are the bundles' short names, `moment` is when they were measured."""
     title = f"Bench of {names[0] if len(names) == 1 else f'{len(names)} bundles'}"
     times = "one run" if runs == 1 else f"{runs} runs"
-    return "\n".join(
+    return page(
+        title,
+        [machine_line(host, bytes_per_second), f"{host.system}, edgephi {edgephi.__version__}, {moment}"],
         [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(title)}</title>",
-            f"<style>{_STYLE}</style>",
-            "<body>",
-            "<header>",
-            f"<h1>{_text(title)}</h1>",
-            f"<p>{_text(machine_line(host, bytes_per_second))}</p>",
-            f'<p class="quiet">{_text(f"{host.system}, edgephi {edgephi.__version__}, {moment}")}</p>',
-            "</header>",
-            "<main>",
             _bundles_table(names, measured),
             *_emulated(names, measured),
             "<h2>Speed and memory</h2>",
@@ -118,12 +63,8 @@ def bench_page(
             "<h2>All numbers</h2>",
             _numbers_table(names, measured),
             "<h2>How it was measured</h2>",
-            f'<p class="quiet">{_text(_NOTE.format(runs=times).strip())}</p>',
-            "</main>",
-            "</body>",
-            "</html>",
-            "",
-        ]
+            f'<p class="quiet">{escaped(_NOTE.format(runs=times).strip())}</p>',
+        ],
     )
 
 
@@ -189,14 +130,7 @@ def _figure(
     names: Sequence[str],
 ) -> str:
     """A plot with its caption; a legend where colours have to be told apart."""
-    legend = ""
-    if len(names) > 1:
-        items = "".join(f"<li>{_swatch(i)}{_text(name)}</li>" for i, name in enumerate(names))
-        legend = f'<ul class="legend" aria-hidden="true">{items}</ul>'
-    return (
-        f'<figure><figcaption>{_text(title)} <span class="quiet">{_text(unit)}</span></figcaption>'
-        f"{legend}{_drawing(title, groups, shown)}</figure>"
-    )
+    return figure(title, unit, _drawing(title, groups, shown), names if len(names) > 1 else ())
 
 
 def _drawing(title: str, groups: Sequence[tuple[str, Sequence[_Bar]]], shown: Callable[[float], str]) -> str:
@@ -209,7 +143,7 @@ def _drawing(title: str, groups: Sequence[tuple[str, Sequence[_Bar]]], shown: Ca
     for label, group in groups:
         top = y
         if label:
-            parts.append(f'<text class="label" x="0" y="{y + 13}">{_text(label)}</text>')
+            parts.append(f'<text class="label" x="0" y="{y + 13}">{escaped(label)}</text>')
             y += _LABEL_HEIGHT
         for bar in group:
             parts.append(_bar(bar, y, scale, shown))
@@ -224,21 +158,21 @@ def _drawing(title: str, groups: Sequence[tuple[str, Sequence[_Bar]]], shown: Ca
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {y - _GROUP_GAP}" role="img">'
-        f"<title>{_text(title)}</title><desc>{_text(words)}</desc>{''.join(parts)}</svg>"
+        f"<title>{escaped(title)}</title><desc>{escaped(words)}</desc>{''.join(parts)}</svg>"
     )
 
 
 def _bar(bar: _Bar, y: int, scale: float, shown: Callable[[float], str]) -> str:
     middle = y + _BAR / 2
     width = max(1.0, bar.value * scale)
-    colour = f"var(--c{bar.colour % _COLOURS})"
+    colour = colour_of(bar.colour)
     parts = [f'<rect x="1" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2" fill="{colour}"/>']
     if bar.low is not None and bar.high is not None and bar.high > bar.low:
         parts.append(f'<path class="range" d="M{bar.low * scale:.1f} {middle}H{bar.high * scale:.1f}"/>')
     if bar.limit is not None:
         x = bar.limit * scale
         parts.append(f'<path class="limit" d="M{x:.1f} {y - 1}V{y + _BAR + 1}"/>')
-    parts.append(f'<text class="value" x="{_WIDTH}" y="{middle + 4}">{_text(shown(bar.value))}</text>')
+    parts.append(f'<text class="value" x="{_WIDTH}" y="{middle + 4}">{escaped(shown(bar.value))}</text>')
     return "".join(parts)
 
 
@@ -246,15 +180,15 @@ def _emulated(names: Sequence[str], measured: Sequence[BundleSummary]) -> Iterat
     """A paragraph for each bundle whose device was emulated."""
     for name, each in zip(names, measured, strict=True):
         if is_emulated(each.provider):
-            yield f"<p><strong>{_text(name)}</strong>: {_text(EMULATION_NOTE)}</p>"
+            yield f"<p><strong>{escaped(name)}</strong>: {escaped(EMULATION_NOTE)}</p>"
 
 
 def _bundles_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> str:
     rows = [
         [
-            f"{_swatch(i)}{_text(name)}",
-            _text(f"{each.engine} {each.version} on {each.provider}"),
-            _text(each.model),
+            f"{swatch(i)}{escaped(name)}",
+            escaped(f"{each.engine} {each.version} on {each.provider}"),
+            escaped(each.model),
             human_bytes(each.artifact_bytes),
             f"{each.bits_per_weight:.2f}",
             seconds(each.load_seconds.median),
@@ -267,7 +201,7 @@ def _bundles_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> s
     if all(each.gpu_memory_bytes is None for each in measured):
         for row in (header, *rows):
             del row[-1]
-    return _table("What was measured", header, rows, text=(1, 2))
+    return table("What was measured", header, rows, text=(1, 2))
 
 
 def _numbers_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> str:
@@ -277,7 +211,7 @@ def _numbers_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> s
             prefill, decode = speed.prefill_tokens_per_second, speed.decode_tokens_per_second
             rows.append(
                 [
-                    f"{_swatch(i)}{_text(names[i])}",
+                    f"{swatch(i)}{escaped(names[i])}",
                     str(speed.prompt_tokens),
                     str(speed.generated_tokens),
                     seconds(speed.first_token_seconds.median),
@@ -291,37 +225,4 @@ def _numbers_table(names: Sequence[str], measured: Sequence[BundleSummary]) -> s
             )
     header = ["bundle", "prompt", "generated", "first token", "prefill/s", "range"]
     header += ["decode/s", "range", "limit", "reached"]
-    return _table("Every prompt length", header, rows, every=len(names) if len(names) > 1 else 0)
-
-
-def _table(
-    about: str,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    text: Sequence[int] = (),
-    every: int = 0,
-) -> str:
-    """A table of cells that are HTML already; a stronger rule before each `every` rows."""
-
-    def kind(column: int) -> str:
-        return ' class="text"' if column in text else ""
-
-    head = "".join(f'<th scope="col"{kind(i)}>{_text(cell)}</th>' for i, cell in enumerate(header))
-    body = []
-    for number, (name, *cells) in enumerate(rows):
-        first = ' class="first"' if every and number % every == 0 else ""
-        data = "".join(f"<td{kind(i)}>{cell}</td>" for i, cell in enumerate(cells, start=1))
-        body.append(f'<tr{first}><th scope="row">{name}</th>{data}</tr>')
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{_text(about)}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _swatch(number: int) -> str:
-    return f'<span class="swatch" style="background: var(--c{number % _COLOURS})"></span>'
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
+    return table("Every prompt length", header, rows, every=len(names) if len(names) > 1 else 0)
