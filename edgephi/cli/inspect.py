@@ -2,19 +2,28 @@
 
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manifest, read_manifest
+from edgephi.bundle.quantisation import Quantisation, encode_quantisation, read_quantisation
+from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import bundle_argument
 from edgephi.cli.show.certificate import certificate_table
 from edgephi.cli.show.chat_form import chat_form_line
+from edgephi.cli.show.quantisation import WORST, tensors_table, unknown_errors
 from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.cli.show.table import table
 from edgephi.cli.show.wheels import wheels_command, wheels_summary
+from edgephi.commands import shell_command
 from edgephi.engines.facts.groups import groups_in_words
+from edgephi.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgephi.cli.show.quantisation import Order
 
 _WIDTH = 80
 _LABEL = 12
@@ -22,17 +31,67 @@ _LABEL = 12
 
 @click.command(no_args_is_help=True)
 @bundle_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as it is, one JSON document.")
-def inspect(bundle: Path, as_json: bool) -> None:
+@click.option(
+    "--tensors",
+    "of_tensors",
+    is_flag=True,
+    help="Show the quantisation errors of its matrices, the worst first, instead of the manifest.",
+)
+@click.option(
+    "--sort",
+    "order",
+    type=click.Choice(["output", "weighted", "plain"]),
+    help="With --tensors: the error that makes one worse. [default: output, where inputs were measured]",
+)
+@click.option("--all", "of_all", is_flag=True, help=f"With --tensors: all of them, not the worst {WORST}.")
+@click.option(
+    "--html",
+    "page",
+    type=WrittenPath(dir_okay=False),
+    metavar="FILE",
+    help="Write a page that plots these errors by layer, too: one file that needs nothing else.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was asked for as it is, one JSON document.")
+def inspect(
+    bundle: Path, *, of_tensors: bool, order: "Order | None", of_all: bool, page: Path | None, as_json: bool
+) -> None:
     """Show what a bundle is, what it needs and how good it is.
 
-    Reads the manifest only; `edgephi verify` holds the files against it.
+    Reads the manifest only, and with --tensors or --html the file that has the errors of its tensors;
+    `edgephi verify` holds all files against the manifest.
     """
+    if (order or of_all) and not of_tensors:
+        raise UsageError(
+            f"{'--sort' if order else '--all'}: expected --tensors with it", hint="add --tensors"
+        )
+    if page is not None and not page.absolute().parent.is_dir():
+        raise UsageError(
+            f"--html {page}: expected a file in a folder that exists",
+            hint=shell_command("mkdir", "-p", page.parent),
+        )
     manifest = read_manifest(bundle)
-    if as_json:
+    quantisation = _quantisation(bundle, manifest) if of_tensors or page is not None else None
+    if page is not None and quantisation is not None:
+        from edgephi.cli.pages.quantisation_page import quantisation_page
+
+        page.write_text(quantisation_page(quantisation, manifest), encoding="utf-8")
+    if quantisation is not None and of_tensors:
+        if as_json:
+            say_json(encode_quantisation(quantisation).decode(), nl=False)
+        else:
+            say(tensors_table(quantisation, manifest, order=order, most=None if of_all else WORST))
+    elif as_json:
         say_json(encode_manifest(manifest).decode(), nl=False)
     else:
         say(_summary(bundle, manifest))
+
+
+def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
+    """What quantising did to a bundle's tensors. Raises NotSupportedError when it does not say."""
+    quantisation = read_quantisation(bundle, manifest)
+    if quantisation is None:
+        raise unknown_errors(manifest)
+    return quantisation
 
 
 def _summary(bundle: Path, manifest: Manifest) -> str:

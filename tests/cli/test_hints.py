@@ -20,6 +20,7 @@ ERRORS = {
     ),
     "keys into a folder that is missing": ("""keygen "it's/not/there\"""", ""),
     "a page into a folder that is missing": ("""bench ./"$bundle" --html '$HOME "x"/page.html'""", ""),
+    "errors that are in no bundle": ("""inspect 'no such' --tensors""", ""),
     "a store into a folder that is missing": ("""flash ./"$bundle" 'a & b/store'""", "again"),
     "an option is missing": ("""build demo --target cpu""", ""),
     "an unknown target": ("""plan demo --target 'no;such'""", ""),

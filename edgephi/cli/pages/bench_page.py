@@ -130,7 +130,8 @@ def _figure(
     names: Sequence[str],
 ) -> str:
     """A plot with its caption; a legend where colours have to be told apart."""
-    return figure(title, unit, _drawing(title, groups, shown), names if len(names) > 1 else ())
+    legend = [(swatch(i), name) for i, name in enumerate(names)] if len(names) > 1 else []
+    return figure(title, unit, _drawing(title, groups, shown), legend)
 
 
 def _drawing(title: str, groups: Sequence[tuple[str, Sequence[_Bar]]], shown: Callable[[float], str]) -> str:

@@ -41,6 +41,7 @@ figcaption .quiet { display: block; margin-bottom: .5rem; font-weight: 400; font
 .legend { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0 0 .75rem; padding: 0; list-style: none;
   font-size: .8125rem; }
 svg { display: block; width: 100%; height: auto; }
+.legend svg { display: inline; width: .75em; height: .75em; margin-right: .35em; }
 svg .value { text-anchor: end; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 svg .label { fill: var(--quiet); }
@@ -77,15 +78,15 @@ def page(title: str, facts: Sequence[str], parts: Sequence[str]) -> str:
     )
 
 
-def figure(title: str, unit: str, drawing: str, names: Sequence[str] = ()) -> str:
-    """A plot with its caption, and a legend of `names` whose place in it is the number of their colour."""
-    legend = ""
-    if names:
-        items = "".join(f"<li>{swatch(i)}{escaped(name)}</li>" for i, name in enumerate(names))
-        legend = f'<ul class="legend" aria-hidden="true">{items}</ul>'
+def figure(title: str, unit: str, drawing: str, legend: Sequence[tuple[str, str]] = ()) -> str:
+    """A plot with its caption, and a legend of marks, HTML already, and what each stands for."""
+    listed = ""
+    if legend:
+        items = "".join(f"<li>{mark}{escaped(name)}</li>" for mark, name in legend)
+        listed = f'<ul class="legend" aria-hidden="true">{items}</ul>'
     return (
         f'<figure><figcaption>{escaped(title)} <span class="quiet">{escaped(unit)}</span></figcaption>'
-        f"{legend}{drawing}</figure>"
+        f"{listed}{drawing}</figure>"
     )
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.server.page.browser import DESK, TELEPHONE, Page, settled
 from tests.server.page.conftest import ANSWER, QUESTION
+from tests.server.page.contrast import TEXTS, contrast
 from tests.server.serving import until
-
-CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
 
 
 def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
@@ -77,7 +75,7 @@ def test_texts_stand_out_from_what_lies_behind_them(page: Page, *, dark: bool) -
     assert (sum(map(int, re.findall(r"\d+", back)[:3])) < 3 * 128) == dark
 
     def check(*expected: str) -> None:
-        texts = settled(lambda: page.run(CONTRAST))
+        texts = settled(lambda: page.run(TEXTS))
         shown = " ".join(each["text"] for each in texts)
         assert all(text in shown for text in expected)
         low = {each["text"]: ratio for each in texts if (ratio := contrast(each)) < 4.5}
@@ -92,27 +90,6 @@ def test_texts_stand_out_from_what_lies_behind_them(page: Page, *, dark: bool) -
     page.run("document.querySelector('#key-dialog').showModal()")
     page.run("document.querySelector('#key-problem').textContent = 'No.'")
     check("The conversation is too long for the model.", "API key", "Use this key", "No.")
-
-
-def contrast(text: dict[str, Any]) -> float:
-    """The contrast of a text as WCAG 2 defines it, from 1 to 21."""
-    colour = behind = [0.0, 0.0, 0.0]
-    for *channels, alpha in reversed([text["colour"], *text["behind"]]):
-        colour, behind = (
-            [over * alpha + under * (1 - alpha) for over, under in zip(channels, colour, strict=True)],
-            colour,
-        )
-    light, dark = sorted((luminance(colour), luminance(behind)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: list[float]) -> float:
-    """The relative luminance of red, green and blue, each 0 to 255."""
-    linear = [
-        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-        for value in (channel / 255 for channel in colour)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_contrast_is_that_of_wcag() -> None:

@@ -1,0 +1,106 @@
+"""The errors of a bundle's tensors as people read them: the worst first."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Literal
+
+from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.quantisation import Quantisation, QuantisedTensor
+from edgephi.cli.show.table import table
+from edgephi.errors import NotSupportedError
+
+Order = Literal["output", "weighted", "plain"]
+
+WORST = 20
+"""So many tensors are shown when not all are asked for."""
+
+_WIDTH = 80
+_WORDS = (
+    "share: of all weights. error: squared, of the weights, relative to them. weighted: each weight counted "
+    "by the mean square of its input. output: not relative to anything, what one token finds as squared "
+    "error in the matrix's output"
+)
+_NOT_MEASURED = "nobody measured the inputs of these matrices: method {method}"
+
+
+def unknown_errors(manifest: Manifest) -> NotSupportedError:
+    """That a bundle has no errors to show, and why."""
+    return NotSupportedError(
+        f"{manifest.name}: the errors of its tensors are not known: {manifest.provenance.exporter} chose "
+        "their codes",
+        hint="build the model with edgephi's own exporter to have them",
+    )
+
+
+def tensors_table(
+    quantisation: Quantisation, manifest: Manifest, *, order: Order | None, most: int | None
+) -> str:
+    """The `most` worst tensors, None for all, in at most 80 columns unless a name is longer than any of ours.
+
+    `order` None is by the output's error where that was measured, and else by the plain one.
+    """
+    tensors = quantisation.tensors
+    ranked = worst_first(tensors, order)[:most]
+    total = sum(tensor.weights for tensor in tensors)
+    rows = [
+        (
+            tensor.name,
+            format_in_words(tensor),
+            f"{tensor.weights / total:.1%}",
+            percent(tensor.relative_squared_error),
+            percent(tensor.weighted_relative_squared_error),
+            amount(tensor.weighted_squared_error),
+        )
+        for tensor in ranked
+    ]
+    header = ("matrix", "format", "share", "error", "weighted", "output")
+    lines = [f"{manifest.name}: {len(tensors)} matrices, by {manifest.quant.method}", ""]
+    lines += [table(rows, header, right=range(2, len(header))), ""]
+    if len(ranked) < len(tensors):
+        lines.append(f"the worst {len(ranked)} of {len(tensors)}; --all shows the others")
+    words = _WORDS if is_measured(tensors) else _NOT_MEASURED.format(method=manifest.quant.method)
+    return "\n".join([*lines, *textwrap.wrap(words, _WIDTH)])
+
+
+def worst_first(tensors: Sequence[QuantisedTensor], order: Order | None = None) -> list[QuantisedTensor]:
+    """The tensors by one of their errors, largest first; those without it come last, by their plain one."""
+    chosen = order or ("output" if is_measured(tensors) else "plain")
+
+    def place(tensor: QuantisedTensor) -> tuple[float, float]:
+        errors = {
+            "output": tensor.weighted_squared_error,
+            "weighted": tensor.weighted_relative_squared_error,
+            "plain": tensor.relative_squared_error,
+        }
+        error = errors[chosen]
+        return -1 if error is None else error, tensor.relative_squared_error
+
+    return sorted(tensors, key=place, reverse=True)
+
+
+def is_measured(tensors: Sequence[QuantisedTensor]) -> bool:
+    """Whether anything is known of the tensors' inputs."""
+    return any(tensor.weighted_squared_error is not None for tensor in tensors)
+
+
+def format_in_words(tensor: QuantisedTensor) -> str:
+    """How a tensor is stored: "int4 g32", "Q4_K"."""
+    if tensor.scales == "superblocks":
+        return f"Q{tensor.bits}_K"
+    return f"int{tensor.bits} g{tensor.group_size}"
+
+
+def percent(share: float | None) -> str:
+    """A relative error with two digits, however small: 0.00871 -> "0.87%", 2.5e-6 -> "0.00025%"."""
+    return "-" if share is None else f"{_digits(100 * share, 2)}%"
+
+
+def amount(number: float | None) -> str:
+    """A number of no unit with three digits: 548.0 -> "548", 5.21 -> "5.21"."""
+    return "-" if number is None else _digits(number, 3)
+
+
+def _digits(number: float, digits: int) -> str:
+    if 10**digits <= number < 1e6:
+        return f"{number:.0f}"
+    return f"{number:#.{digits}g}".removesuffix(".") if number else "0"
