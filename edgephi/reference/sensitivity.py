@@ -37,7 +37,7 @@ STREAM_NOISE = 1e-3
 PRODUCT_NOISE = 3e-3
 """Of the energy of a matrix's products: about what rounding to 4 bits makes."""
 
-_LOGITS_TOKENS = 32  # whose logits are held at once, twice: 51 MB with Phi-4-mini's words
+_LOGITS_TOKENS = 64  # whose logits are held at once, twice: 102 MB with Phi-4-mini's words
 _NOISY = {"self_attn.input": Role.QUERY_KEY_VALUE, "mlp.input": Role.GATE_UP}
 """The matrices whose noise does not go into the stream as it is, by what goes into them."""
 

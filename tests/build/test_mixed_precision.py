@@ -125,6 +125,13 @@ class TestBudget:
         assert plan_model("demo", asking(bits_per_weight=least), read_target("cpu")).bits_per_weight <= least
 
 
+def test_the_first_layers_of_a_model_are_built_without_what_they_do_not_have(tmp_path: Path) -> None:
+    keep = Keep(("model.layers.0.mlp.down_proj", "model.layers.2.*"))
+    recipe = asking(keep=keep, bits_per_weight=8.8)
+    built = build_demo("cpu", tmp_path / "bundle", recipe=recipe, layers=1, verify="off")
+    assert built.manifest.quant.kept == ("model.layers.0.mlp.down_proj",)
+
+
 @pytest.mark.parametrize("quant", [{"keep": Keep(auto=0.1)}, {"bits_per_weight": 8.5}])
 def test_a_method_that_measures_nothing_cannot_choose(quant: dict[str, Any]) -> None:
     with pytest.raises(NotSupportedError, match="expected the method weighted or calibrated, found search"):
