@@ -57,11 +57,17 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
 
 
 def calibration_text(
-    checkpoint: Checkpoint, text: Path | None, tokens: int, passage_tokens: int = PASSAGE_TOKENS
+    checkpoint: Checkpoint,
+    text: Path | None,
+    tokens: int,
+    passage_tokens: int = PASSAGE_TOKENS,
+    *,
+    least: int | None = None,
 ) -> CalibrationText:
     """What a checkpoint is calibrated on, in its own form and tokens; `text` is the user's, None for ours.
 
-    It is cut into passages of about `passage_tokens` where it has as many.
+    It is cut into passages of about `passage_tokens` where it has as many. Raises BadInputError when the
+    user's has fewer tokens than `least`, or than `tokens` where that is None.
     """
     return read_calibration(
         text,
@@ -70,6 +76,7 @@ def calibration_text(
         tokens=tokens,
         context=checkpoint.architecture.context,
         passage_tokens=passage_tokens,
+        least=least,
     )
 
 

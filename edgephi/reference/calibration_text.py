@@ -41,11 +41,12 @@ def read_calibration(
     tokens: int,
     context: int,
     passage_tokens: int = PASSAGE_TOKENS,
+    least: int | None = None,
 ) -> CalibrationText:
     """`tokens` tokens of the user's text at `path`, or of ours where that is None.
 
-    Of ours all there is, where a tokenizer makes less of it. Raises as `read_user_text` and
-    `user_passages` do.
+    Of ours all there is, where a tokenizer makes less of it; of the user's at least `least`. Raises as
+    `read_user_text` and `user_passages` do.
     """
     if path is None:
         ours = calibration_passages(
@@ -55,7 +56,7 @@ def read_calibration(
         return CalibrationText(tuple(ours), CALIBRATION_TEXT, hash_of(files))
     text = read_user_text(path)
     theirs = user_passages(
-        text, encode, render, tokens=tokens, context=context, passage_tokens=passage_tokens
+        text, encode, render, tokens=tokens, context=context, passage_tokens=passage_tokens, least=least
     )
     return CalibrationText(tuple(theirs), path.resolve().name, text.sha256)
 

@@ -83,12 +83,19 @@ def read_user_text(path: Path) -> UserText:
 
 
 def user_passages(
-    text: UserText, encode: Encode, render: Render, *, tokens: int, context: int, passage_tokens: int
+    text: UserText,
+    encode: Encode,
+    render: Render,
+    *,
+    tokens: int,
+    context: int,
+    passage_tokens: int,
+    least: int | None = None,
 ) -> list[TokenPassage]:
-    """`tokens` tokens of the text, in passages from all over it: see `divide`.
+    """`tokens` tokens of the text, or as many as it has, in passages from all over it: see `divide`.
 
-    Raises BadInputError when there are fewer, naming both numbers; and with the file, and the line of a
-    `.jsonl`, for what is not UTF-8 or no such JSON.
+    Raises BadInputError when it has fewer than `least`, or than `tokens` where that is None, naming both
+    numbers; and with the file, and the line of a `.jsonl`, for what is not UTF-8 or no such JSON.
     """
     stretch = _LETTERS_PER_TOKEN * min(passage_tokens, context)
     candidates = [
@@ -100,9 +107,10 @@ def user_passages(
         candidates, encode, render, tokens=tokens, context=context, passage_tokens=passage_tokens
     )
     found = sum(len(passage.ids) for passage in passages)
-    if found < tokens:
+    least = tokens if least is None else least
+    if found < least:
         raise BadInputError(
-            f"{text.path}: expected {tokens:,} tokens of text to calibrate on, found {found:,}",
+            f"{text.path}: expected {least:,} tokens of text to calibrate on, found {found:,}",
             hint="give more text, or leave --calibrate out: edgephi has a text of its own",
         )
     return passages

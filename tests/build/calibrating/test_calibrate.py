@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgephi.build.calibrating.calibrate import CALIBRATED_TOKENS, calibrate, calibration_passages, kept_bytes
+from edgephi.build.calibrating.calibrate import (
+    CALIBRATED_TOKENS,
+    LEAST_TOKENS,
+    calibrate,
+    calibration_passages,
+    kept_bytes,
+)
 from edgephi.build.calibrating.progress_on_disk import kept_beside
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
@@ -46,7 +52,7 @@ def passages_of(seed: int) -> list[list[int]]:
     found = []
     for _ in range(16):
         ids = [int(rng.integers(SHAPE.vocab))]
-        while len(ids) < CALIBRATED_TOKENS // 16:
+        while len(ids) < LEAST_TOKENS // 16:
             ids.append(int(rng.choice(followers[ids[-1]])))
         found.append(ids)
     return found
@@ -249,6 +255,14 @@ class TestText:
         with pytest.raises(BadInputError, match=r"expected 4,096 tokens of text .*, found \d+") as refused:
             calibration_passages(plans, checkpoint, tmp_path / "short.txt")
         assert "--calibrate" in refused.value.hint
+
+    def test_a_text_that_is_just_long_enough_is_taken_whole(
+        self, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        (tmp_path / "some.txt").write_text("All that they say.\n" * 500)
+        plans = plan_tensors(checkpoint.architecture, QUANT)
+        passages = calibration_passages(plans, checkpoint, tmp_path / "some.txt")
+        assert LEAST_TOKENS < sum(map(len, passages)) < CALIBRATED_TOKENS
 
     def test_other_methods_read_none(self, checkpoint: Checkpoint, tmp_path: Path) -> None:
         plans = plan_tensors(checkpoint.architecture, replace(QUANT, method="weighted"))

@@ -25,7 +25,10 @@ def test_it_goes_on_where_it_was(tmp_path: Path, here: Here) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny-phi", layers=6)
     recipe = tmp_path / "careful.toml"
     recipe.write_text(_RECIPE)
-    asked = [str(checkpoint), "--target", "cpu", "--recipe", recipe, "--verify", "off", "-o"]
+    text = tmp_path / "short.txt"  # no more than is needed
+    text.write_text("All that they say.\n" * 400)
+    asked = [str(checkpoint), "--target", "cpu", "--recipe", recipe, "--verify", "off"]
+    asked += ["--calibrate", text, "-o"]
     before = names(tmp_path)
     kept = tmp_path / ".out.calibrating"
 
