@@ -1,6 +1,7 @@
 """`edgephi inspect`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ class TestTensors:
         shown = edgephi("inspect", tmp_path, "--tensors").stdout
         assert self.rows(shown)[0][-3:] == ["0.71%", "-", "-"]
         assert "nobody measured the inputs of these matrices: method scale-search" in shown
+
+    def test_what_the_errors_of_calibrated_codes_do_not_say(self, edgephi: Edgephi, tmp_path: Path) -> None:
+        files = {QUANTISATION_NAME: encode_quantisation(quantised())}
+        calibrated = replace(tiny_manifest().quant, method="calibrated")
+        write_tiny_bundle(tmp_path, files, quant=calibrated)
+        shown = edgephi("inspect", tmp_path, "--tensors", "--html", tmp_path.with_suffix(".html"))
+        for text in (shown.stdout, tmp_path.with_suffix(".html").read_text(encoding="utf-8")):
+            assert "make up for each other" in " ".join(text.split())
 
     def test_a_real_bundle(self, edgephi: Edgephi, demo_bundle: Path) -> None:
         done = edgephi("inspect", demo_bundle, "--tensors")

@@ -33,7 +33,7 @@ tbody th { font-weight: 600; }
 tbody tr { border-top: 1px solid var(--rule); }
 tbody tr.first { border-top-width: 2px; }
 .swatch { display: inline-block; width: .7em; height: .7em; margin-right: .45em; border-radius: .15em; }
-.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
+.plots { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); }
 figure { margin: 0; padding: .9rem 1rem 1rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: .5rem; }
 figcaption { font-weight: 600; }

@@ -7,7 +7,7 @@ from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.quantisation import Quantisation, QuantisedTensor
 from edgephi.cli.pages.layer_plot import Line, Point, layer_plot, mark
 from edgephi.cli.pages.page import escaped, figure, page, table
-from edgephi.cli.show.quantisation import amount, format_in_words, is_measured, percent, worst_first
+from edgephi.cli.show.quantisation import amount, caveats, format_in_words, is_measured, percent, worst_first
 from edgephi.engines.facts.groups import groups_in_words
 
 Number = Callable[[QuantisedTensor], float | None]
@@ -32,6 +32,7 @@ def quantisation_page(quantisation: Quantisation, manifest: Manifest) -> str:
         quant.group_size, symmetric=quant.symmetric, formats=quant.formats, engine=manifest.target.engine
     )
     measured = is_measured(tensors)
+    notes = [_NOTE if measured else _NOT_MEASURED, *caveats(manifest)]
     return page(
         f"Quantisation of {manifest.name}",
         [
@@ -46,7 +47,7 @@ def quantisation_page(quantisation: Quantisation, manifest: Manifest) -> str:
             "<h2>All matrices</h2>",
             _numbers(tensors, measured=measured),
             "<h2>How to read it</h2>",
-            f'<p class="quiet">{escaped((_NOTE if measured else _NOT_MEASURED).strip())}</p>',
+            *(f'<p class="quiet">{escaped(note.strip())}</p>' for note in notes),
         ],
     )
 

@@ -20,6 +20,10 @@ _WORDS = (
     "by the mean square of its input. output: not relative to anything, what one token finds as squared "
     "error in the matrix's output"
 )
+_MADE_UP_FOR = (
+    "Codes that are calibrated make up for each other's errors, which these numbers do not see: they take "
+    "inputs for independent of each other"
+)
 _NOT_MEASURED = "nobody measured the inputs of these matrices: method {method}"
 
 
@@ -59,7 +63,12 @@ def tensors_table(
     if len(ranked) < len(tensors):
         lines.append(f"the worst {len(ranked)} of {len(tensors)}; --all shows the others")
     words = _WORDS if is_measured(tensors) else _NOT_MEASURED.format(method=manifest.quant.method)
-    return "\n".join([*lines, *textwrap.wrap(words, _WIDTH)])
+    return "\n".join([*lines, *textwrap.wrap(" ".join([f"{words}.", *caveats(manifest)]), _WIDTH)])
+
+
+def caveats(manifest: Manifest) -> list[str]:
+    """What the errors of a bundle's method do not say, in sentences."""
+    return [f"{_MADE_UP_FOR}."] if manifest.quant.method == "calibrated" else []
 
 
 def worst_first(tensors: Sequence[QuantisedTensor], order: Order | None = None) -> list[QuantisedTensor]:

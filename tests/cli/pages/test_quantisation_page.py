@@ -112,6 +112,14 @@ class TestInABrowser:
         )
         assert outside == []
 
+    def test_a_plot_alone_is_no_larger_than_three(self, page: Page, file: Path) -> None:
+        width = "return document.querySelector('figure').getBoundingClientRect().width"
+        one_of_three = page.run(width)
+        alone = file.with_name("alone.html")
+        alone.write_text(written(unweighted(quantised())), encoding="utf-8")
+        page.driver.get(alone.as_uri())
+        assert page.run(width) == one_of_three
+
     def test_the_numbers_beside_a_scale_are_whole(self, page: Page) -> None:
         cut = page.run(
             "return [...document.querySelectorAll('figure svg text')].filter((text) => {"
