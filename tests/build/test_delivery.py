@@ -16,7 +16,6 @@ from edgephi.build.request import BuildRequest
 from edgephi.bundle.chunks import FileEntry, chunks_of
 from edgephi.bundle.manifest import Manifest, Probe, read_manifest
 from edgephi.chat.formats import PHI_3_CHAT
-from edgephi.checkpoint import tokenizer as tokenizer_module
 from edgephi.declared.recipe import Quant, Question, Recipe, read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.steps import silent
@@ -86,15 +85,13 @@ class TestChunks:
         assert data.size / 1.5e6 < len(data.chunks) < data.size / 0.5e6
 
     def test_another_tokenizer_and_chat_template_change_hardly_any(
-        self, heavy: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+        self, heavy: Path, tmp_path: Path, target: str
     ) -> None:
         before = built(heavy, read_target(target), tmp_path / "before")
         changed = shutil.copytree(heavy, tmp_path / "heavy-phi")
         rename_a_token(changed / "tokenizer.json")
-        answers_briefly = dataclasses.replace(
-            PHI_3_CHAT, template=f"<|system|>\nAnswer in one sentence.<|end|>\n{PHI_3_CHAT.template}"
-        )
-        monkeypatch.setattr(tokenizer_module, "chat_format", lambda *_: answers_briefly)
+        answers_briefly = f"<|system|>\nAnswer in one sentence.<|end|>\n{PHI_3_CHAT.template}"
+        (changed / "chat_template.jinja").write_text(answers_briefly, encoding="utf-8")
         after = built(changed, read_target(target), tmp_path / "after")
 
         assert after.chat.template != before.chat.template
