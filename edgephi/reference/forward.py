@@ -186,6 +186,7 @@ def _add_layer(
     normed = _rms_norm(weights, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
     show("self_attn.input", normed)
     qkv = _project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
+    del normed
     shape = weights.architecture.attention
     heads = attend(  # [tokens, heads * head size]
         shape, positions, qkv, workers, lambda part, values: show(f"self_attn.{part}", values)
@@ -199,6 +200,7 @@ def _add_layer(
     normed = _rms_norm(weights, ModelTensor(Role.FEED_FORWARD_NORM, layer), hidden)
     show("mlp.input", normed)
     gated = _gated_projection(weights, layer, normed, workers)
+    del normed
     fed = _project(weights, ModelTensor(Role.DOWN, layer), gated, workers)
     show("mlp.output", fed)
     hidden += fed
