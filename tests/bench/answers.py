@@ -56,7 +56,7 @@ QUESTIONS = (
 class Wanted:
     """A question, the ids of its prompt, and the text of the answer's first tokens, all by transformers.
 
-    `answer` is that of the weights in float32, `rounded` that of bfloat16.
+    `answer` is that of the weights in float32, `rounded` that of bfloat16, "" where nobody asked for it.
     """
 
     question: str
@@ -65,22 +65,26 @@ class Wanted:
     rounded: str
 
 
-def wanted_answers(checkpoint: Path) -> list[Wanted]:
-    """What transformers answers to QUESTIONS, greedily."""
+def wanted_answers(
+    checkpoint: Path, questions: Sequence[str] = QUESTIONS, *, rounded: bool = True
+) -> list[Wanted]:
+    """What transformers answers, greedily; in bfloat16 too if `rounded`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     prompts = []
-    for question in QUESTIONS:
+    for question in questions:
         messages = [{"role": "user", "content": question}]
         prompts.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
     texts = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16") if rounded else ("float32",):
         said = _generated(checkpoint, dtype, prompts)
         texts.append([tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said])
+    if not rounded:
+        texts.append([""] * len(prompts))
     return [
         Wanted(question, tuple(prompt), *both)
-        for question, prompt, *both in zip(QUESTIONS, prompts, *texts, strict=True)
+        for question, prompt, *both in zip(questions, prompts, *texts, strict=True)
     ]
 
 

