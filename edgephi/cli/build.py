@@ -148,6 +148,7 @@ def build(
     from edgephi.declared.quality import at_quality
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
+    from edgephi.engines.facts.registry import facts_of
     from edgephi.errors import UsageError
     from edgephi.machine.memory import available_memory
     from edgephi.records import write_record
@@ -157,11 +158,18 @@ def build(
             f"--security-floor: expected at most {sequence}, this release's number, found {security_floor}",
             hint=f"add --sequence {security_floor}, or give a lower floor",
         )
-    recipe = at_quality(read_recipe(recipe_name) if recipe_name else recipe_for(model), quality)
-    if method is not None:
-        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
+    declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     if portable:
-        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, formats="portable"))
+        declared = dataclasses.replace(
+            declared, quant=dataclasses.replace(declared.quant, formats="portable")
+        )
+
+    def as_asked(*, k_quants: bool = False) -> "Recipe":
+        recipe = at_quality(declared, quality, k_quants=k_quants)
+        quant = recipe.quant if method is None else dataclasses.replace(recipe.quant, method=method)
+        return dataclasses.replace(recipe, quant=quant)
+
+    recipe = as_asked()
     if calibrate is not None and recipe.quant.method not in ("weighted", "calibrated"):
         raise UsageError(
             f"--calibrate: expected the method weighted or calibrated, found {recipe.quant.method}, "
@@ -170,6 +178,7 @@ def build(
         )
     target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
+    recipe = as_asked(k_quants=facts_of(target.engine).native_groups == "K-quants")
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     if verify != "off":

@@ -59,7 +59,7 @@ quality_option: Decorator = click.option(
     type=click.Choice(["small", "default", "best"]),
     default="default",
     show_default=True,
-    help="As small as is worth having, as the recipe says, or calibrated with a tenth of the weights at more "
+    help="As small as is worth having, as the recipe says, or calibrated with some of the weights at more "
     "bits.",
 )
 

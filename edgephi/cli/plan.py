@@ -85,6 +85,7 @@ def plan(
         from edgephi.build import this_machine
 
         target = this_machine.here(target)
+    recipe = at_quality(declared, quality, k_quants=_has_k_quants(target))
     made = plan_model(model, recipe, target, revision=revision, context=context)
     chat = find_chat_form(model, recipe, revision)
     qualities = _qualities(made, declared, quality, target, context)
@@ -94,6 +95,12 @@ def plan(
     else:
         say(_text(made, chat))
         say(f"\n{_qualities_table(qualities)}")
+
+
+def _has_k_quants(target: "Target") -> bool:
+    from edgephi.engines.facts.registry import facts_of
+
+    return facts_of(target.engine).native_groups == "K-quants"
 
 
 def _qualities(
@@ -107,7 +114,7 @@ def _qualities(
     found: dict[Quality, Plan | str] = {}
     for each in QUALITIES:
         try:
-            own = at_quality(declared, each)
+            own = at_quality(declared, each, k_quants=_has_k_quants(target))
             planned = make_plan(made.model, made.architecture, own, target, context=context)
             found[each] = made if each == quality else planned
         except CannotServeError as problem:
@@ -239,7 +246,9 @@ def _kept(plan: "Plan") -> list[tuple[str, str]]:
         names = plan.kept[0] if len(plan.kept) == 1 else f"{len(plan.kept)} of the matrices"
         lines.append(f"{names} at more bits")
     if quant.keep.auto:
-        lines.append(f"{quant.keep.auto:.3g} of the layers' weights at more bits: the build chooses which")
+        lines.append(
+            f"{100 * quant.keep.auto:.3g} % of the layers' weights at more bits: the build chooses which"
+        )
     if quant.bits_per_weight is not None:
         lines.append("more bits for as much as the budget allows: the build chooses what")
     return [("", line) for line in lines]

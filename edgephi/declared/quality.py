@@ -11,14 +11,19 @@ Quality = Literal["small", "default", "best"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 _BEST_SHARE = 0.1
+_BEST_SHARE_OF_K_QUANTS = 0.3  # where more bits are one more, not four
 
 
-def at_quality(recipe: Recipe, quality: Quality) -> Recipe:
-    """The recipe with what a quality says of bits, groups and method; the names that it keeps stay."""
-    return replace(recipe, quant=_at_quality(recipe.quant, quality))
+def at_quality(recipe: Recipe, quality: Quality, *, k_quants: bool = False) -> Recipe:
+    """The recipe with what a quality says of bits, groups and method; the names that it keeps stay.
+
+    `k_quants`: whether the target's native format is llama.cpp's.
+    """
+    share = _BEST_SHARE_OF_K_QUANTS if k_quants and recipe.quant.formats == "native" else _BEST_SHARE
+    return replace(recipe, quant=_at_quality(recipe.quant, quality, share))
 
 
-def _at_quality(quant: Quant, quality: Quality) -> Quant:
+def _at_quality(quant: Quant, quality: Quality, best_share: float) -> Quant:
     if quality == "default":
         return quant
     if quality == "small":
@@ -37,6 +42,6 @@ def _at_quality(quant: Quant, quality: Quality) -> Quant:
         method="calibrated",
         embedding_bits=8,
         head_bits=8,
-        keep=Keep(quant.keep.tensors, auto=_BEST_SHARE),
+        keep=Keep(quant.keep.tensors, auto=best_share),
         bits_per_weight=None,
     )

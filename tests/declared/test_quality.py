@@ -40,6 +40,14 @@ def test_best_is_calibrated_and_keeps_a_tenth() -> None:
     assert (quant.embedding_bits, quant.head_bits, quant.bits_per_weight) == (8, 8, None)
 
 
+def test_best_keeps_more_where_that_costs_less() -> None:
+    recipe = recipes()[0]
+    portable = dataclasses.replace(recipe, quant=Quant(formats="portable"))
+    assert at_quality(recipe, "best", k_quants=True).quant.keep.auto == 0.3
+    assert at_quality(portable, "best", k_quants=True).quant.keep.auto == 0.1
+    assert at_quality(recipe, "small", k_quants=True) == at_quality(recipe, "small")
+
+
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_nothing_but_the_quantisation_changes(quality: Quality) -> None:
     for recipe in recipes():
