@@ -6,7 +6,9 @@ from edgephi.errors import QualityGateError
 CERTAIN = 2.0
 """Standard errors that a difference must be away from zero to be more than the text's chance."""
 
-_FINER = "use smaller groups (group_size = 32) or 8 bits for head and embedding in a recipe of your own"
+_FINER = (
+    "build with --quality best, or keep more matrices at more bits ([quant.keep] in a recipe of your own)"
+)
 _GATE_HINTS = {
     "export error": "the engine computes something else than the reference: please report this",
     "quantisation loss": _FINER,
