@@ -40,7 +40,7 @@ def read_record(
     def fail(message: str) -> typing.Never:
         raise error(message, hint=hint)
 
-    def read(kind: Any, value: object, place: str) -> Any:  # noqa: PLR0911 - one return a kind
+    def read(kind: Any, value: object, place: str) -> Any:  # noqa: PLR0911, PLR0912 - one return a kind
         if kind is object:  # any plain data, which somebody else looks into
             return value
         origin = typing.get_origin(kind)
@@ -67,6 +67,9 @@ def read_record(
             return {str(key): read(item_kind, item, f"{place}.{_plain(key)}") for key, item in value.items()}
         if dataclasses.is_dataclass(kind):
             return read_fields(typing.cast("type[Any]", kind), value, place)
+        # TOML's and everybody's whole numbers have 64 bits; Python's go on, to where no float follows.
+        if kind in (int, float) and isinstance(value, int) and abs(value) >= 1 << 63:
+            fail(f"{place}: expected a number of 64 bits, found one of {value.bit_length()}")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if type(value) is not kind:

@@ -63,6 +63,11 @@ def test_a_whole_number_is_a_number() -> None:
         ({"count": "1"}, "file.toml: count: expected a whole number, found '1'"),
         ({"count": True}, "file.toml: count: expected a whole number, found True"),
         ({"count": 1.0}, "file.toml: count: expected a whole number, found 1.0"),
+        ({"count": 1 << 63}, "file.toml: count: expected a number of 64 bits, found one of 64"),
+        (
+            {"inner": {"name": "x", "share": -(10**400)}},
+            "file.toml: inner: share: expected a number of 64 bits, found one of 1329",
+        ),
         ({"flag": 1}, "file.toml: flag: expected true or false, found 1"),
         ({"kind": "c"}, "file.toml: kind: expected one of 'a', 'b', found 'c'"),
         ({"words": "abc"}, "file.toml: words: expected a list, found 'abc'"),

@@ -1,6 +1,5 @@
 """A recipe: a model, how to quantise it, and how good the result must be. One file of `recipes/` each."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +32,9 @@ nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
 
 FOLDER = "recipes"
 DEFAULT = "default"
+
+_MOST_BITS = 64
+"""Of a weight, with its scales and the artifact's tables: twice those of a model that was not quantised."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,10 @@ def _check_choice(name: str, quant: Quant) -> None:
         )
     if budget is None:
         return
-    if not 0 < budget < math.inf:
+    if not 0 < budget <= _MOST_BITS:
         raise BadDeclarationError(
-            f"{name}: quant: bits_per_weight: expected a number above 0, found {budget:g}",
+            f"{name}: quant: bits_per_weight: expected a number above 0 and up to {_MOST_BITS}, "
+            f"found {budget:g}",
             hint="4.8 is a little more than 4 bits and their scales take",
         )
     if auto:

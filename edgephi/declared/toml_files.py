@@ -58,7 +58,7 @@ def read_toml(path: Path, kind: type[Declared]) -> Declared:
     hint = f"the shipped files show every key: {recipes}, {targets}"
     try:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+    except (ValueError, RecursionError) as cause:  # a number of 5,000 digits is no TOMLDecodeError
         raise BadDeclarationError(f"{path}: expected TOML, found {cause}", hint=hint) from None
     return read_record(kind, plain, where=str(path), error=BadDeclarationError, hint=hint)
 

@@ -208,7 +208,10 @@ class TestMistakes:
         assert old in TARGET
         assert expected in rejected_target(tmp_path, TARGET.replace(old, new, 1))
 
-    @pytest.mark.parametrize("text", ["name =", "[[", '{"name": 1}', "a = 1\na = 2", "\0"])
+    @pytest.mark.parametrize(
+        "text",
+        ["name =", "[[", '{"name": 1}', "a = 1\na = 2", "\0", f"a = {'9' * 5000}", f"a = {'[' * 5000}"],
+    )
     def test_not_toml(self, tmp_path: Path, text: str) -> None:
         assert "expected TOML, found" in rejected_recipe(tmp_path, text)
 
@@ -264,8 +267,13 @@ def test_every_key_of_a_recipe_is_read(tmp_path: Path) -> None:
             "quant.keep: auto: expected a share of .* found 1.5",
         ),
         ("[quant.keep]\nauto = nan", "quant.keep: auto: expected a share .* found nan"),
-        ("[quant]\nbits_per_weight = 0", "quant: bits_per_weight: expected a number above 0, found 0"),
-        ("[quant]\nbits_per_weight = inf", "expected a number above 0, found inf"),
+        (
+            "[quant]\nbits_per_weight = 0",
+            "quant: bits_per_weight: expected a number above 0 and up to 64, found 0",
+        ),
+        ("[quant]\nbits_per_weight = inf", "expected a number above 0 and up to 64, found inf"),
+        ("[quant]\nbits_per_weight = 1e308", r"expected a number above 0 and up to 64, found 1e\+308"),
+        (f"[quant.keep]\nauto = {10**400}", "auto: expected a number of 64 bits, found one of 1329"),
         ("[quant]\nbits_per_weight = 5\nkeep = { auto = 0.1 }", "bits_per_weight or keep.auto, found both"),
         ("[quant.keep]\ntensor = []", "unknown key 'tensor'; did you mean 'tensors'"),
     ],
