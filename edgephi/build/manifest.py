@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -37,6 +36,7 @@ from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import UsageError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import upstream
+from edgephi.guards.visible import visible
 
 
 def manifest_of(
@@ -49,7 +49,11 @@ def manifest_of(
     created: str,
     calibration: CalibrationFacts | None = None,
 ) -> Manifest:
-    """The manifest of the files in `folder`, without a certificate yet."""
+    """The manifest of the files in `folder`, without a certificate yet.
+
+    Names of the user's files and recipe stand there as they are shown: no reader takes a manifest that holds
+    what steers a terminal.
+    """
     target, quant = request.target, plan.recipe.quant
     names = ["config.json", "generation_config.json", *checkpoint.tokenizer.files]
     small_inputs = {
@@ -84,13 +88,13 @@ def manifest_of(
         )
     return Manifest(
         schema=SCHEMA,
-        name=f"{_short_name(request)}-{target.name}",
+        name=visible(f"{_short_name(request)}-{target.name}"),
         sequence=request.sequence,
         created=created,
         model=ModelFacts(
-            id=checkpoint.id,
+            id=visible(checkpoint.id),
             revision=checkpoint.revision,
-            variant=_short_name(request),
+            variant=visible(_short_name(request)),
             parameters=checkpoint.architecture.parameters,
             context=checkpoint.architecture.context,
         ),
@@ -179,7 +183,7 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--sequence", str(request.sequence)]
     if request.security_floor:
         words += ["--security-floor", str(request.security_floor)]
-    return shlex.join(words)
+    return shell_command(*words)
 
 
 def time_of_build() -> str:

@@ -12,6 +12,7 @@ from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.finite import check_finite
 from edgephi.checkpoint.tokenizer import encoder
 from edgephi.errors import BadCheckpointError
+from edgephi.guards.visible import visible
 from edgephi.quantize.folding import fold_count, weigh
 from edgephi.reference.calibration_text import PASSAGE_TOKENS, CalibrationText, read_calibration
 from edgephi.reference.importance import Importance, hash_of, measure_importance
@@ -48,7 +49,7 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
     with step("fold outliers", fold_count(checkpoint.architecture)) as done:
         tensors = weigh(plan.tensors, importance, weights, done=done)
     facts = CalibrationFacts(
-        text=calibration.name,
+        text=visible(calibration.name),
         text_sha256=calibration.sha256,
         tokens=sum(map(len, passages)),
         importance_sha256=hash_of(importance),

@@ -106,6 +106,29 @@ class TestManifest:
             "--context 100 --sequence 7 --security-floor 5"
         )
 
+    @pytest.mark.parametrize("letter", ["\x1b", "\u202e", "\udcff"])
+    def test_a_name_that_steers_a_terminal_makes_a_bundle_that_reads(
+        self, here: Here, tiny: Path, work: Path, tmp_path: Path, letter: str
+    ) -> None:
+        text = tmp_path / f"my{letter}text"
+        text.mkdir()
+        (text / "a.txt").write_text("Turn on the light in the kitchen, please. " * 400)
+        recipe = own_recipe(tmp_path, "")
+        # The same byte of no UTF-8 can stand in no file of TOML.
+        named = "my recipe" if letter == "\udcff" else f"my\\u{ord(letter):04x}recipe"
+        recipe.write_text(recipe.read_text().replace('"own"', f'"{named}"'))
+        options = ("--calibrate", text, "--recipe", recipe, "--verify", "off")
+        done = here("build", tiny, "-t", "gguf", "-o", work / "b", *options)
+        assert done.returncode == 0, done.stderr
+        manifest = read_manifest(work / "b")
+        calibration = manifest.quant.calibration
+        assert calibration is not None
+        assert calibration.text == f"my{ascii(letter)[1:-1]}text"
+        words = subprocess.check_output(  # what bash makes of it is what the user gave
+            ["bash", "-c", f"printf '%s\\n' {manifest.provenance.command}"], env={"LC_ALL": "C.UTF-8"}
+        )
+        assert os.fsencode(text.name) in words.splitlines()
+
 
 class TestQuantisation:
     def test_every_matrix_has_its_error(self, built_demo: Built) -> None:
