@@ -68,7 +68,8 @@ def read_user_text(path: Path) -> UserText:
     elif path.is_file() and path.suffix in _KINDS:
         found = {path.name: path}
     else:
-        what = "another kind of file" if path.is_file() else "no such file"
+        what = "another kind of file" if path.is_file() else "a device, pipe or socket"
+        what = what if path.exists() else "no such file"
         raise BadInputError(f"{path}: expected {_ANY_KIND} or a folder, found {what}", hint=_HINT)
     if not found:
         raise BadInputError(f"{path}: expected files of {_ANY_KIND}, found none", hint=_HINT)
@@ -156,6 +157,13 @@ def _parsed(where: object, text: str) -> object:
     except (ValueError, RecursionError) as cause:
         found = cause.msg if isinstance(cause, json.JSONDecodeError) else "something else"
         raise BadInputError(f"{where}: expected JSON, found an error: {found}", hint=_HINT) from None
+    try:
+        json.dumps(parsed, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # an escape may stand for half a letter, which no tokenizer takes
+        raise BadInputError(
+            f"{where}: expected text, found half of a letter that takes two \\u escapes",
+            hint="write both, or the letter itself",
+        ) from None
     return parsed
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -147,6 +148,10 @@ def test_what_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     assert refusal(gone).message == f"{gone}: expected {kinds} or a folder, found no such file"
     assert refusal(picture).message == f"{picture}: expected {kinds} or a folder, found another kind of file"
     assert refusal(folder).message == f"{folder}: expected files of {kinds}, found none"
+    pipe = folder / "a.txt"
+    os.mkfifo(pipe)  # nobody writes into it: reading would never end
+    assert refusal(pipe).message == f"{pipe}: expected {kinds} or a folder, found a device, pipe or socket"
+    assert refusal(folder).message == f"{folder}: expected files of {kinds}, found none"
 
 
 def test_an_empty_text_is_too_little(tmp_path: Path) -> None:
@@ -176,6 +181,7 @@ def test_too_much_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pyte
         ("[" * 100_000, "expected JSON, found an error: something else"),
         ('"text"', 'expected "messages" or "text", found neither'),
         ('{"prompt": "a"}', 'expected "messages" or "text", found neither'),
+        (r'{"text": "\ud83d is half"}', "expected text, found half of a letter that takes two \\u escapes"),
         ('{"text": ["a"]}', 'expected "messages" or "text", found neither'),
         ('{"messages": []}', "expected a list of messages, found none"),
         ('{"messages": {"role": "user"}}', "expected a list of messages, found none"),
