@@ -5,6 +5,7 @@ tools read it, no engine does. Standard library only.
 """
 
 import json
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ LARGEST_QUANTISATION_BYTES = 4 << 20
 """Enough for 8,000 tensors; a large model has 200."""
 
 _LONGEST_TEXT = 200
+
+_LEAST_ERROR, _LARGEST_ERROR = 1e-200, 1e200
+"""Products of the squares of float32 numbers lie within. What shows errors need not go further."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def read_quantisation(bundle: Path, manifest: Manifest) -> Quantisation | None:
             f"{path}: expected at most {LARGEST_QUANTISATION_BYTES} bytes, found {entry.size}", hint=hint
         )
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
+            raise BadBundleError(f"{path}: expected a plain file, found something else", hint=hint)
         with path.open("rb") as file:
             data = file.read(entry.size + 1)
     except OSError as cause:
@@ -130,6 +136,6 @@ def _problem(tensor: QuantisedTensor) -> str:
             return f"expected {key} of 1 or more, found {count}"
     for key in ("relative_squared_error", "weighted_relative_squared_error", "weighted_squared_error"):
         error = getattr(tensor, key)
-        if error is not None and error < 0:
-            return f"expected a {key} of 0 or more, found {error}"
+        if error and not _LEAST_ERROR <= error <= _LARGEST_ERROR:
+            return f"expected a {key} of 0 or {_LEAST_ERROR:g} to {_LARGEST_ERROR:g}, found {error}"
     return ""

@@ -1,6 +1,8 @@
 """`quantisation.json`: it comes back as it was written, and nothing else is read."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ HEAD = QuantisedTensor("b", "head", None, 4096, 4352, 8, 32, True, "free", 2e-5)
 
 LINE = st.text(st.characters(min_codepoint=33, max_codepoint=0x3FF, categories=("L", "N", "P")), min_size=1)
 COUNT = st.integers(1, 1 << 40)
-ERROR = st.floats(0, 1e30)
+ERROR = st.just(0.0) | st.floats(1e-30, 1e30)
 TENSORS = st.builds(
     QuantisedTensor,
     name=LINE,
@@ -81,7 +83,9 @@ def changed(**keys: Any) -> bytes:
         (changed(bits=4.5), "bits: expected a whole number, found 4.5"),
         (changed(relative_squared_error=None), "relative_squared_error: expected a number, found None"),
         (changed(relative_squared_error=float("nan")), "expected JSON, found NaN"),
-        (changed(weighted_squared_error=-0.5), "expected a weighted_squared_error of 0 or more, found -0.5"),
+        (changed(weighted_squared_error=-0.5), "weighted_squared_error of 0 or 1e-200 to .*, found -0.5"),
+        (changed(weighted_squared_error=1e300), r"of 0 or 1e-200 to 1e\+200, found 1e\+300"),
+        (changed(relative_squared_error=5e-324), "expected a relative_squared_error of 0 or .* found 5e-324"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(data: bytes, problem: str) -> None:
@@ -112,6 +116,14 @@ class TestInABundle:
                 read_quantisation(tmp_path, manifest)
         (tmp_path / QUANTISATION_NAME).unlink()
         with pytest.raises(BadBundleError, match="expected a readable file, found No such file"):
+            read_quantisation(tmp_path, manifest)
+
+    @pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
+    def test_nothing_but_a_file_is_waited_for(self, tmp_path: Path, made: Callable[[Path], None]) -> None:
+        manifest = write_tiny_bundle(tmp_path, {**FILES, QUANTISATION_NAME: self.DATA})
+        (tmp_path / QUANTISATION_NAME).unlink()
+        made(tmp_path / QUANTISATION_NAME)
+        with pytest.raises(BadBundleError, match="expected a plain file, found something else"):
             read_quantisation(tmp_path, manifest)
 
     def test_is_not_read_when_it_is_too_large(self, tmp_path: Path) -> None:
