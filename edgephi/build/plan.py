@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgephi.build.device_memory import Memory, memory_at
-from edgephi.build.matrix_names import names_of, tensors_named
+from edgephi.build.matrix_names import names_of
 from edgephi.build.tensor_plans import improvable, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.rotary import RotaryEmbedding
-from edgephi.declared.recipe import Quant, Recipe, Shape
+from edgephi.declared.recipe import Keep, Quant, Recipe, Shape
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import DoesNotFitError, NotSupportedError
@@ -27,6 +27,7 @@ class Plan:
     `kept` names the matrices that have more bits than others of their kind.
 
     Where the recipe has the build choose some of these (`undecided`), sizes are the most that it may come to.
+    Where nothing is left to choose, `recipe` asks for no choice.
 
     `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
 
@@ -82,8 +83,17 @@ def make_plan(
     def size_of(tensors: TensorPlans, tokens: int = served) -> int:
         return exporter.artifact_bytes(architecture, tensors, target, tokens)
 
+    unkept = dataclasses.replace(recipe.quant, keep=Keep())
+    unimproved = plan_tensors(architecture, unkept, native)
+    # A name does not give more bits to what has 8 already.
+    improved = {tensor for tensor, own in plans.items() if own.scheme != unimproved[tensor].scheme}
     better = improvable(architecture, recipe.quant, native) if recipe.quant.chooses else {}
     added = most_added(architecture, recipe.quant, plans, better, size_of)
+    if not better:  # all have 8 bits as it is
+        settled = dataclasses.replace(
+            recipe.quant, keep=Keep(recipe.quant.keep.tensors), bits_per_weight=None
+        )
+        recipe = dataclasses.replace(recipe, quant=settled)
     footprint = exporter.footprint(target)
     prefill = facts_of(target.engine).provider(target.provider).prefill
 
@@ -108,7 +118,7 @@ def make_plan(
         target=target,
         architecture=architecture,
         tensors=plans,
-        kept=names_of(tensors_named(recipe.quant.keep.tensors, architecture), architecture),
+        kept=names_of(improved, architecture),
         context=served,
         artifact_bytes=artifact_bytes,
         bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),

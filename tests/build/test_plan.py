@@ -12,7 +12,7 @@ from edgephi.build.plan import Plan, architecture_of, make_plan
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD
-from edgephi.declared.recipe import Recipe, read_recipe, recipes
+from edgephi.declared.recipe import Keep, Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from tests.portable import portable
@@ -214,3 +214,21 @@ class TestSchemes:
         with pytest.raises(NotSupportedError, match="engine 'tensorrt'") as caught:
             planned(read_recipe("phi-3-mini-4k"), target)
         assert "edgephi targets" in caught.value.hint
+
+
+class TestWhatIsKept:
+    """Nothing is said to have more bits that has as many without."""
+
+    @pytest.mark.parametrize("choice", [{"keep": Keep(("*",), auto=0.1)}, {"bits_per_weight": 60.0}])
+    def test_8_bits_everywhere_leave_nothing_to_choose(self, choice: dict[str, Any]) -> None:
+        own = read_recipe("phi-3-mini-4k")
+        eight = dataclasses.replace(own.quant, bits=8)
+        plan = planned(dataclasses.replace(own, quant=dataclasses.replace(eight, **choice)))
+        assert (plan.kept, plan.undecided) == ((), False)
+        assert plan.artifact_bytes == planned(dataclasses.replace(own, quant=eight)).artifact_bytes
+
+    def test_a_head_that_has_8_bits_is_not_among_it(self) -> None:
+        own = read_recipe("phi-3-mini-4k")
+        keep = Keep(("lm_head", "model.layers.0.mlp.down_proj"))
+        plan = planned(dataclasses.replace(own, quant=dataclasses.replace(own.quant, keep=keep)))
+        assert plan.kept == ("model.layers.0.mlp.down_proj",)
