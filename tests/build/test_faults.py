@@ -22,6 +22,8 @@ from tests.tiny_checkpoint import TinyShape, tiny_weights, write_tiny_checkpoint
 
 SHAPE = TinyShape(layers=1, hidden=128, ffn=128)
 DOWN = "model.layers.0.mlp.down_proj.weight"
+# Without the pass over a text that comes first: writing is to be interfered with.
+SEARCHED = ("--method", "search")
 Disk = Callable[[str], Path]
 
 
@@ -276,7 +278,7 @@ class TestInterrupted:
         ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
     )
     def test_while_it_quantises(self, slow: Path, work: Path, number: signal.Signals, exit_code: int) -> None:
-        with building(slow, "-t", "cpu", "-o", work / "b") as process:
+        with building(slow, "-t", "cpu", "-o", work / "b", *SEARCHED) as process:
             wait_until(lambda: grown(work / "b"), process)
             process.send_signal(number)
             done = ended(process)
@@ -325,7 +327,7 @@ class TestKilled:
     def test_the_next_build_of_the_same_bundle_cleans_up(
         self, here: Here, slow: Path, tiny: Path, work: Path
     ) -> None:
-        with building(slow, "-t", "cpu", "-o", work / "b") as process:
+        with building(slow, "-t", "cpu", "-o", work / "b", *SEARCHED) as process:
             wait_until(lambda: grown(work / "b"), process)
             process.kill()
             process.wait()
@@ -357,7 +359,7 @@ class TestTwoAtOnce:
     def test_one_wins_and_the_others_are_told(
         self, edgephi: Edgephi, here: Here, slow: Path, tiny: Path, work: Path
     ) -> None:
-        with building(slow, "-t", "cpu", "-o", work / "b", "--verify", "off") as process:
+        with building(slow, "-t", "cpu", "-o", work / "b", "--verify", "off", *SEARCHED) as process:
             wait_until(lambda: grown(work / "b"), process)
             process.send_signal(signal.SIGSTOP)
             for build in (edgephi, here, here):  # the refused ones must leave the lock alone
@@ -375,7 +377,7 @@ class TestTwoAtOnce:
         check_files(work / "b", manifest)
 
     def test_a_destination_that_appears_meanwhile(self, slow: Path, work: Path) -> None:
-        with building(slow, "-t", "cpu", "-o", work / "b", "--verify", "off") as process:
+        with building(slow, "-t", "cpu", "-o", work / "b", "--verify", "off", *SEARCHED) as process:
             wait_until(lambda: grown(work / "b"), process)
             (work / "b").mkdir()
             done = ended(process)
@@ -394,7 +396,7 @@ class TestFullDisk:
 
     def test_filled_while_it_quantises(self, slow: Path, small_disk: Disk) -> None:
         disk = small_disk("60m")
-        with building(slow, "-t", "cpu", "-o", disk / "b") as process:
+        with building(slow, "-t", "cpu", "-o", disk / "b", *SEARCHED) as process:
             wait_until(lambda: grown(disk / "b"), process)
             process.send_signal(signal.SIGSTOP)
             fill(disk)
