@@ -110,9 +110,7 @@ def test_the_other_engines_answer_too(
          *("--platform", "manylinux2014_aarch64"), *map(str, sorted(folder.glob("*.whl")))],
         scratch=tmp_path, where="test",
     )  # fmt: skip
-    shutil.copytree(built.folder / "model", tmp_path / "bundle/model")
-    shutil.copytree(built.folder / "wheels", tmp_path / "bundle/wheels")
-    shutil.copy(built.folder / "bundle.json", tmp_path / "bundle")
+    shutil.copytree(built.folder, tmp_path / "bundle")
     run = f"PYTHONPATH=site python3 site/bin/edgephi run bundle '{PROMPT}' --provider cpu --json"
     answered = emulated(run, tmp_path)
     assert json.loads(json.loads(answered[answered.index("{") :])["text"]) == ANSWER
