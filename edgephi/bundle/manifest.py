@@ -4,7 +4,6 @@ A bundle is a folder with this manifest and a `model/` folder that the engine's 
 Both sides of the wall read this module, so it needs the standard library only. All sizes are bytes.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -13,11 +12,10 @@ from typing import Literal
 
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry, check_chunks
+from edgephi.bundle.document import HINT, decode_document, encode_document
 from edgephi.bundle.paths import collision, path_problem
-from edgephi.bundle.strict_json import decode_strictly
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
-from edgephi.records import read_record, write_record
 
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
@@ -229,27 +227,16 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of `bundle.json`: two-space indented UTF-8 JSON with a final newline, the same each time."""
-    return (json.dumps(write_record(manifest), indent=2, ensure_ascii=False) + "\n").encode()
+    return encode_document(manifest)
 
 
 def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     """Read the bytes of `bundle.json`. Raises BadBundleError when they are not a manifest we can trust."""
-    hint = "build the bundle again, or copy it again from where it was built"
-    try:
-        plain = decode_strictly(data)
-    except ValueError as cause:
-        raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=hint) from None
-    schema = plain.get("schema") if isinstance(plain, dict) else None
-    if schema != SCHEMA:
-        raise BadBundleError(
-            f"{where}: expected schema {SCHEMA!r}, found {schema!r:.80}",
-            hint="use the edgephi version that wrote this bundle, or build it again with this one",
-        )
-    manifest = read_record(Manifest, plain, where=where, error=BadBundleError, hint=hint)
-    _check_release(manifest, where=where, hint=hint)
-    _check_files(manifest.files, where=where, hint=hint)
-    _check_probe(manifest.probe, where=where, hint=hint)
-    _check_wheels(manifest, where=where, hint=hint)
+    manifest = decode_document(Manifest, data, SCHEMA, where=where)
+    _check_release(manifest, where=where, hint=HINT)
+    _check_files(manifest.files, where=where, hint=HINT)
+    _check_probe(manifest.probe, where=where, hint=HINT)
+    _check_wheels(manifest, where=where, hint=HINT)
     return manifest
 
 

@@ -4,16 +4,14 @@ A bundle has it beside its manifest, as one of its files, when edgephi itself ch
 tools read it, no engine does. Standard library only.
 """
 
-import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.document import HINT, decode_document, encode_document
 from edgephi.bundle.manifest import Manifest
-from edgephi.bundle.strict_json import decode_strictly
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
-from edgephi.records import read_record, write_record
 
 SCHEMA = "edgephi.quantisation/1"
 QUANTISATION_NAME = "quantisation.json"
@@ -70,28 +68,17 @@ class Quantisation:
 
 def encode_quantisation(quantisation: Quantisation) -> bytes:
     """The bytes of `quantisation.json`: two-space indented JSON with a final newline, the same each time."""
-    return (json.dumps(write_record(quantisation), indent=2, ensure_ascii=False) + "\n").encode()
+    return encode_document(quantisation)
 
 
 def decode_quantisation(data: bytes, *, where: str = QUANTISATION_NAME) -> Quantisation:
     """Read the bytes of `quantisation.json`. Raises BadBundleError when they are not what we write."""
-    hint = "build the bundle again, or copy it again from where it was built"
-    try:
-        plain = decode_strictly(data)
-    except ValueError as cause:
-        raise BadBundleError(f"{where}: expected JSON, found {cause}", hint=hint) from None
-    schema = plain.get("schema") if isinstance(plain, dict) else None
-    if schema != SCHEMA:
-        raise BadBundleError(
-            f"{where}: expected schema {SCHEMA!r}, found {schema!r:.80}",
-            hint="use the edgephi version that wrote this bundle, or build it again with this one",
-        )
-    quantisation = read_record(Quantisation, plain, where=where, error=BadBundleError, hint=hint)
+    quantisation = decode_document(Quantisation, data, SCHEMA, where=where)
     names: set[str] = set()
     for place, tensor in enumerate(quantisation.tensors):
         problem = f"found {tensor.name!a} twice" if tensor.name in names else _problem(tensor)
         if problem:
-            raise BadBundleError(f"{where}: tensors[{place}]: {problem}", hint=hint)
+            raise BadBundleError(f"{where}: tensors[{place}]: {problem}", hint=HINT)
         names.add(tensor.name)
     return quantisation
 
