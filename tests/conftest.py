@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -17,18 +18,29 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.trained_checkpoint import PACKAGE, cached_trained_checkpoint
 
 settings.load_profile(property_profile.FIXED)
-# As in an environment that is active: messages then call `edgephi` by its name.
 # Tests share the cores: see `runtime.engines.llama_cpp.library`, before which some load the wheel.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# As in an environment that is active: messages then call `edgephi` by its name.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+_HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
 
 @pytest.fixture(autouse=True)
 def _handlers_of_signals() -> Iterator[None]:
-    """A command that a test runs in this process takes signals over, and leaves them to end the process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
+    """A command that runs in this process takes signals over, and leaves them to end the process at once.
+
+    So may one of a fixture that many tests share, which comes before this: a test of Ctrl-C would then end
+    the whole run. Hence the handlers of the beginning, but for the alarm, which bounds each test.
+    """
+    handlers = _HANDLERS | {signal.SIGALRM: signal.getsignal(signal.SIGALRM)}
+    _set_handlers(_HANDLERS)
     yield
+    _set_handlers(handlers)
+
+
+def _set_handlers(handlers: Mapping[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -3,9 +3,8 @@
 import json
 import os
 import random
-import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,16 +92,6 @@ def trusting(tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World(tmp_path_factory.mktemp("trusting-box"))
     add_key(made.root / "trust", TrustedKey("release", public_half(RELEASE)))
     return made
-
-
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    """`main` has its own ways to end; the tests keep theirs."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 def assert_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
