@@ -1,34 +1,30 @@
-"""Wheels from the real package index: installed on this machine without a network, and resolved for Arm."""
+"""Wheels from the real package index, installed on this machine without a network."""
 
 import json
 import os
 import platform
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.utils import parse_wheel_filename
 
 from edgephi.bundle.files import check_files
 from edgephi.cli.show.wheels import wheels_command
 from tests.build.wheels.conftest import BuildWithWheels, without_network
 
 HERE = f"linux-{platform.machine()}-cp3{sys.version_info.minor}"
-ARM = "linux-aarch64-cp311"
 PROMPT = "turn on the kitchen light"
 ANSWER = {"action": "turn_on", "room": "kitchen", "device": "light"}
 # Settings with which pip reaches nobody, for machines on which the network cannot be cut.
 NOBODY = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "",
           "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}  # fmt: skip
-# e_machine of an ELF header, at byte 18
-_AARCH64 = 183
 
 
 def offline(command: str, folder: Path) -> str:
     """Standard output of a shell command that cannot reach any network."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", **NOBODY}
+    environment["PIP_COMPILE"] = "0"  # most modules are never imported
     done = subprocess.run(
         [*without_network(), "bash", "-euc", command],
         cwd=folder,
@@ -57,27 +53,4 @@ def test_the_printed_command_installs_it_and_the_bundle_answers(
     offline("venv/bin/python -c 'import starlette, uvicorn'", tmp_path)  # for serve
     offline("venv/bin/python -c 'import ecdsa'", tmp_path)  # for a store with a key
     installed = sum(file.stat().st_size for file in tmp_path.rglob("venv/lib/**/*") if file.is_file())
-    assert installed > built.manifest.wheels[0].installed_bytes  # pip itself and bytecode beside it
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["cpu", "gguf", "mlx", "openvino"])
-def test_every_engine_has_wheels_for_arm(build_with_wheels: BuildWithWheels, target: str) -> None:
-    """By their names, and by the machine code inside."""
-    built = build_with_wheels(target, ARM, "serve")
-    check_files(built.folder, built.manifest)
-    (wheelhouse,) = built.manifest.wheels
-    wheels = sorted((built.folder / wheelhouse.folder).glob("*.whl"))
-    libraries = 0
-    for wheel in wheels:
-        _, _, _, tags = parse_wheel_filename(wheel.name)
-        assert all(tag.platform == "any" or tag.platform.endswith("_aarch64") for tag in tags), wheel.name
-        with zipfile.ZipFile(wheel) as archive:
-            for entry in archive.infolist():
-                with archive.open(entry) as file:
-                    header = file.read(20)
-                if header[:4] == b"\x7fELF":
-                    libraries += 1
-                    assert int.from_bytes(header[18:20], "little") == _AARCH64, entry.filename
-    assert libraries > 2
-    assert 17 <= int(wheelhouse.glibc.removeprefix("2.")) <= 36
+    assert installed > built.manifest.wheels[0].installed_bytes  # pip itself and some bytecode beside it

@@ -1,30 +1,35 @@
-"""The wheels for Arm at work: in a Debian 12 for arm64, under QEMU, without a network.
+"""The wheels for Arm: by their names and machine code, and at work in a Debian 12 for arm64 under QEMU.
 
-Needs qemu-user-static, and in EDGEPHI_ARM64_ROOT the folder that `tests/build/wheels/arm64_root FOLDER` has
-filled.
+That needs qemu-user-static, and in EDGEPHI_ARM64_ROOT the folder that `arm64_root FOLDER` has filled.
 """
 
 import json
 import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.utils import parse_wheel_filename
 
 from edgephi.build.wheels.pip import run_pip
+from edgephi.bundle.files import check_files
 from edgephi.cli.show.wheels import wheels_command
 from tests.build.wheels.conftest import BuildWithWheels
-from tests.build.wheels.test_install import ANSWER, ARM, PROMPT
+from tests.build.wheels.test_install import ANSWER, PROMPT
+
+pytestmark = pytest.mark.slow
+
+ARM = "linux-aarch64-cp311"
+# e_machine of an ELF header, at byte 18
+_AARCH64 = 183
 
 ROOT = os.environ.get("EDGEPHI_ARM64_ROOT", "")
 QEMU = shutil.which("qemu-aarch64-static")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not ROOT, reason="EDGEPHI_ARM64_ROOT does not name a Debian for arm64"),
-    pytest.mark.skipif(QEMU is None, reason="qemu-aarch64-static is not installed"),
-]
+needs_emulation = pytest.mark.skipif(
+    not ROOT or QEMU is None, reason="no qemu-aarch64-static, or EDGEPHI_ARM64_ROOT names no Debian for arm64"
+)
 
 # A Raspberry Pi 5 by what onnxruntime reads of it. Under QEMU the file shows the host's processor, and
 # onnxruntime ends with a segmentation fault.
@@ -69,7 +74,12 @@ def emulated(command: str, work: Path) -> str:
         "--fork",
         "--kill-child",
     ]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "QEMU_CPU": "cortex-a76"}
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/tmp",
+        "QEMU_CPU": "cortex-a76",
+        "PIP_COMPILE": "0",  # most modules are never imported
+    }
     done = subprocess.run(
         [*namespaces, "sh", "-c", START, "sh", ROOT, str(work), str(cpu_info), command],
         env=environment,
@@ -81,11 +91,35 @@ def emulated(command: str, work: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("target", ["cpu", "gguf", "mlx", "openvino"])
+def test_every_engine_has_wheels(build_with_wheels: BuildWithWheels, target: str) -> None:
+    """By their names, and by the machine code inside."""
+    built = build_with_wheels(target, ARM, "serve")
+    check_files(built.folder, built.manifest)
+    (wheelhouse,) = built.manifest.wheels
+    wheels = sorted((built.folder / wheelhouse.folder).glob("*.whl"))
+    libraries = 0
+    for wheel in wheels:
+        _, _, _, tags = parse_wheel_filename(wheel.name)
+        assert all(tag.platform == "any" or tag.platform.endswith("_aarch64") for tag in tags), wheel.name
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                with archive.open(entry) as file:
+                    header = file.read(20)
+                if header[:4] == b"\x7fELF":
+                    libraries += 1
+                    assert int.from_bytes(header[18:20], "little") == _AARCH64, entry.filename
+    assert libraries > 2
+    assert 17 <= int(wheelhouse.glibc.removeprefix("2.")) <= 36
+
+
+@needs_emulation
 def test_the_emulation_is_one(tmp_path: Path) -> None:
     asked = "import platform, sys; print(platform.machine(), *sys.version_info[:2])"
     assert emulated(f"python3 -c '{asked}'", tmp_path) == "aarch64 3 11\n"
 
 
+@needs_emulation
 def test_the_printed_command_installs_it_and_the_bundle_answers(
     build_with_wheels: BuildWithWheels, tmp_path: Path
 ) -> None:
@@ -96,6 +130,7 @@ def test_the_printed_command_installs_it_and_the_bundle_answers(
     assert json.loads(json.loads(answered)["text"]) == ANSWER
 
 
+@needs_emulation
 @pytest.mark.parametrize("target", ["gguf", "mlx", "openvino"])
 def test_the_other_engines_answer_too(
     build_with_wheels: BuildWithWheels, tmp_path: Path, target: str
