@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx
@@ -136,7 +136,7 @@ class TestAgainstTransformers:
 
     @pytest.mark.slow
     def test_every_length_around_the_original_context(self, exports: Exports, shape: str, level: int) -> None:
-        lengths = [512, 2100, 4095, 4096, 4097, 5000]
+        lengths = [512, 4096, 4097]
         check_prefixes(exports(shape, level), lengths, limit=LIMITS[level])
 
 
@@ -414,40 +414,83 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
 class TestAgainstTheGenaiBuilder:
     """Loss of quantisation against onnxruntime-genai's own int4 export of the same checkpoint."""
 
-    SEEDS = 3
+    SEEDS = (0, 1, 2)
     # No other size of this shape: the builder takes every matrix with as many rows as tokens for the head.
     VOCABULARY = 704
+    # With "Gather" the builder quantises the embedding too, as we do.
+    WITH_EMBEDDING = "op_types_to_quantize=MatMul/Gather"
+    OPTIONS: ClassVar = {
+        "32": ("block_size=32", WITH_EMBEDDING),
+        "128": ("block_size=128", WITH_EMBEDDING),
+        "32-float-embedding": ("block_size=32",),
+    }
 
-    def losses(self, folder: Path, quant: Quant, *options: str) -> tuple[list[float], list[float]]:
-        """KL(original ‖ engine) of our export and of the builder's, by seed; our file is never larger."""
-        ours, theirs = [], []
-        for seed in range(self.SEEDS):
-            own, peer = folder / f"{seed}", folder / f"{seed}-builder"
-            exported = export(
-                own, "mini-4k", context=512, quant=quant, seed=seed, std=0.06, vocab=self.VOCABULARY
+    @pytest.fixture(scope="class")
+    @classmethod
+    def theirs(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """What the builder makes of a checkpoint of each seed, `NAME-SEED` for each of the options."""
+        folder = tmp_path_factory.mktemp("builder")
+        calls = []
+        for seed in cls.SEEDS:
+            checkpoint = write_tiny_checkpoint(
+                folder / f"{seed}", "mini-4k", seed=seed, std=0.06, vocab=cls.VOCABULARY
             )
-            command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-            command += ["-i", str(exported.checkpoint.folder), "-o", str(peer), "-c", str(folder / "cache")]
-            command += ["-p", "int4", "-e", "cpu", "--extra_options", "accuracy_level=1", *options]
-            subprocess.run(command, check=True, capture_output=True)
+            for name, options in cls.OPTIONS.items():
+                call = [
+                    "-i",
+                    str(checkpoint),
+                    "-o",
+                    str(folder / f"{name}-{seed}"),
+                    "-c",
+                    str(folder / "cache"),
+                ]
+                calls.append(
+                    [*call, "-p", "int4", "-e", "cpu", "--extra_options", "accuracy_level=1", *options]
+                )
+        # One process for all: what it imports takes longer than what it does.
+        each = (
+            "import json, runpy, sys\n"
+            "for call in json.load(sys.stdin):\n"
+            "    sys.argv = ['builder', *call]\n"
+            "    runpy.run_module('onnxruntime_genai.models.builder', run_name='__main__', alter_sys=True)\n"
+        )
+        command = [sys.executable, "-c", each]
+        subprocess.run(command, input=json.dumps(calls), text=True, check=True, capture_output=True)
+        return folder
+
+    def losses(self, folder: Path, theirs: Path, name: str, quant: Quant) -> tuple[list[float], list[float]]:
+        """KL(original ‖ engine) of our export and of the builder's, by seed; our file is never larger."""
+        ours, peers = [], []
+        for seed in self.SEEDS:
+            peer = theirs / f"{name}-{seed}"
+            exported = export(
+                folder / f"{seed}",
+                "mini-4k",
+                context=512,
+                quant=quant,
+                seed=seed,
+                std=0.06,
+                vocab=self.VOCABULARY,
+            )
             ids = some_ids(400, seed=seed, vocabulary=self.VOCABULARY)
             expected = expected_logits(transformers_model(exported.checkpoint.folder), ids)
             ours.append(mean_kl(expected, exported.engine.prefill(ids)))
-            theirs.append(mean_kl(expected, Engine(peer).prefill(ids, length=512)))
+            peers.append(mean_kl(expected, Engine(peer).prefill(ids, length=512)))
             sizes = [(place / "model.onnx.data").stat().st_size for place in (exported.folder, peer)]
             tables = 2 * 512 * 32 * 4  # RoPE's: ours for this context, theirs for the model's
             assert sizes[0] - tables <= sizes[1]
-        return ours, theirs
+        return ours, peers
 
     @pytest.mark.slow
     @pytest.mark.parametrize("size", [32, 128])
-    def test_less_is_lost_at_the_same_bits(self, tmp_path: Path, size: Literal[32, 128]) -> None:
-        # With "Gather" the builder quantises the embedding too, as we do.
-        options = (f"block_size={size}", "op_types_to_quantize=MatMul/Gather")
-        ours, theirs = self.losses(tmp_path, portable(group_size=size), *options)
-        assert np.mean(ours) < 0.95 * np.mean(theirs), (ours, theirs)
+    def test_less_is_lost_at_the_same_bits(
+        self, tmp_path: Path, theirs: Path, size: Literal[32, 128]
+    ) -> None:
+        ours, peers = self.losses(tmp_path, theirs, f"{size}", portable(group_size=size))
+        assert np.mean(ours) < 0.95 * np.mean(peers), (ours, peers)
 
     @pytest.mark.slow
-    def test_less_is_lost_than_with_its_float_embedding(self, tmp_path: Path) -> None:
-        ours, theirs = self.losses(tmp_path, portable(group_size=32, embedding_bits=8), "block_size=32")
-        assert np.mean(ours) < np.mean(theirs), (ours, theirs)
+    def test_less_is_lost_than_with_its_float_embedding(self, tmp_path: Path, theirs: Path) -> None:
+        quant = portable(group_size=32, embedding_bits=8)
+        ours, peers = self.losses(tmp_path, theirs, "32-float-embedding", quant)
+        assert np.mean(ours) < np.mean(peers), (ours, peers)
