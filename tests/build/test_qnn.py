@@ -98,8 +98,8 @@ def test_a_build_without_the_compiler_says_what_to_install(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_demo_answers_held_out_commands_as_the_cpu_s_bundle_does(tmp_path: Path) -> None:
-    """A twentieth of them; all are measured by `python -m tests.bench.qnn answers`."""
-    found = held_out_answers(tmp_path, every=20)
-    assert found.commands >= 30
+    """A fortieth of them; all are measured by `python -m tests.bench.qnn answers`."""
+    found = held_out_answers(tmp_path, every=40)
+    assert found.commands >= 15
     assert found.qnn >= found.bf16 - 0.03
     assert found.same_as_cpu >= 0.9

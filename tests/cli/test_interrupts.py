@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli.interrupts import interrupted, whole_seconds
 
-MOMENTS = 24
+MOMENTS = 12
 # A module whose import takes a second, and which C++ could not leave: what has begun must be finished.
 SLOW_MODULE = """
 import time

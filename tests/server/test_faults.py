@@ -26,10 +26,10 @@ from tests.server.serving import PATIENCE, Server, command_line, serving, slowly
 
 PROMPT = "turn on the kitchen light"
 RESTARTS = "edgephi_engine_restarts_total"
-# In half a second, so that others come to wait.
+# In seconds, so that others come to wait.
 FAILS_LATE = (
     "{% if messages[-1].content == 'fail' %}"
-    "{% for a in range(200) %}{% for b in range(20000) %}{% endfor %}{% endfor %}{{ a.b.c }}"
+    "{% for a in range(800) %}{% for b in range(20000) %}{% endfor %}{% endfor %}{{ a.b.c }}"
     "{% endif %}"
 )
 

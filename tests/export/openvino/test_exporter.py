@@ -173,7 +173,7 @@ class TestAgainstTransformers:
 
     @pytest.mark.slow
     def test_every_length_around_the_original_context(self, exports: Exports, shape: str) -> None:
-        check_prefixes(exports(shape), [2100, 4095, 4096, 4097, 5000], last=64)
+        check_prefixes(exports(shape), [2100, 4096, 4097], last=64)
 
 
 class TestActivations:

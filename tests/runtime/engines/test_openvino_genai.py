@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ from edgephi.runtime.engines.openvino_genai.decoder import _PagedDecoder, _State
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
 from tests.installs import installs
+from tests.portable import portable
 from tests.runtime.engines.cache_behaviour import (
     CacheBehaviour,
     LongRopeBehaviour,
@@ -83,11 +85,11 @@ def _float32() -> Iterator[None]:
 
 
 def build_for_openvino(model: str, folder: Path, **options: Any) -> Path:
-    recipe = read_recipe("demo")
+    quick = dataclasses.replace(read_recipe("default"), quant=portable(method="rtn"))
     request = BuildRequest(
         model=model,
         target=read_target("openvino"),
-        recipe=recipe if model == "demo" else read_recipe("default"),
+        recipe=read_recipe("demo") if model == "demo" else quick,
         output=folder,
         verify="off",
         **options,

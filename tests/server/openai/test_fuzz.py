@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.property_profile import examples
 from tests.server.serving import PATIENCE, Server, serving
 
-QUICK, MANY = 400, 2_000
+QUICK, MANY = 400, 1_000
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LOSSLESS = settings(
     deadline=None,
