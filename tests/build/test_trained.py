@@ -53,7 +53,7 @@ def real_texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def wanted(trained: Path) -> list[Wanted]:
-    return wanted_answers(trained, QUESTIONS[::2], rounded=False)
+    return wanted_answers(trained, QUESTIONS[::4], rounded=False)
 
 
 @pytest.fixture(scope="module", params=TARGETS)
