@@ -58,9 +58,10 @@ class TestEngine:
         with serving(demo_bundle, tmp_path) as server:
             expected = server.chat().json()["choices"]
             os.kill(server.worker(), signal.SIGKILL)
+            # What is sent before the end is noticed is sent to the dead.
+            until(lambda: server.metric(RESTARTS) == 1, "the notice")
             assert server.chat().json()["choices"] == expected  # it waits until the engine is there again
             until(lambda: server.get("/health").status_code == 200, "readiness")
-            assert server.metric(RESTARTS) == 1
             assert server.get("/health").json() == {
                 "status": "ready",
                 "waiting": 0,
