@@ -9,7 +9,9 @@ from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import (
     context_option,
     json_option,
+    method_option,
     model_argument,
+    portable_option,
     quality_option,
     recipe_option,
     revision_option,
@@ -41,13 +43,7 @@ if TYPE_CHECKING:
 )
 @recipe_option
 @quality_option
-@click.option(
-    "--method",
-    type=click.Choice(["calibrated", "weighted", "search", "rtn"]),
-    help="How to choose codes, instead of the recipe's way: by how large the inputs of each matrix are on a "
-    "text, the same with codes that make up for each other's errors, by the weights alone, or by rounding to "
-    "nearest.",
-)
+@method_option
 @click.option(
     "--calibrate",
     type=click.Path(exists=True, path_type=Path),
@@ -55,11 +51,7 @@ if TYPE_CHECKING:
     help="Text like that which the model will see, to measure inputs on: .txt, .md, .json or .jsonl. "
     "Without it a text of edgephi's own.",
 )
-@click.option(
-    "--portable",
-    is_flag=True,
-    help="Store the same codes for every engine, instead of in the best format that this one has.",
-)
+@portable_option
 @click.option(
     "--verify",
     type=click.Choice(["quick", "full", "off"]),
@@ -135,7 +127,7 @@ def build(
     when the build fails, is interrupted, or the certificate is past the recipe's gate; but layers that are
     calibrated stay beside it when it is interrupted, and the same build goes on there.
     """
-    import dataclasses
+    import functools
 
     from edgephi.build.build import build as build_bundle
     from edgephi.build.build import find_checkpoint
@@ -145,7 +137,7 @@ def build(
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.wheels import wheels_command, wheels_summary
-    from edgephi.declared.quality import at_quality
+    from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.engines.facts.registry import facts_of
@@ -159,17 +151,8 @@ def build(
             hint=f"add --sequence {security_floor}, or give a lower floor",
         )
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
-    if portable:
-        declared = dataclasses.replace(
-            declared, quant=dataclasses.replace(declared.quant, formats="portable")
-        )
-
-    def as_asked(*, k_quants: bool = False) -> "Recipe":
-        recipe = at_quality(declared, quality, k_quants=k_quants)
-        quant = recipe.quant if method is None else dataclasses.replace(recipe.quant, method=method)
-        return dataclasses.replace(recipe, quant=quant)
-
-    recipe = as_asked()
+    asked = functools.partial(as_asked, declared, quality, method=method, portable=portable)
+    recipe = asked()
     if calibrate is not None and recipe.quant.method not in ("weighted", "calibrated"):
         raise UsageError(
             f"--calibrate: expected the method weighted or calibrated, found {recipe.quant.method}, "
@@ -178,7 +161,7 @@ def build(
         )
     target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
-    recipe = as_asked(k_quants=facts_of(target.engine).native_groups == "K-quants")
+    recipe = asked(k_quants=facts_of(target.engine).native_groups == "K-quants")
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     if verify != "off":

@@ -63,6 +63,20 @@ quality_option: Decorator = click.option(
     "bits.",
 )
 
+method_option: Decorator = click.option(
+    "--method",
+    type=click.Choice(["calibrated", "weighted", "search", "rtn"]),
+    help="How to choose codes, instead of the recipe's way: by how large the inputs of each matrix are on a "
+    "text, the same with codes that make up for each other's errors, by the weights alone, or by rounding to "
+    "nearest.",
+)
+
+portable_option: Decorator = click.option(
+    "--portable",
+    is_flag=True,
+    help="Store the same codes for every engine, instead of in the best format that this one has.",
+)
+
 soc_option: Decorator = click.option(
     "--soc",
     type=NAME,

@@ -1,7 +1,7 @@
 """`edgephi plan`: what a build would make and need, without downloading or writing anything big."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +9,9 @@ import click
 from edgephi.cli.options import (
     context_option,
     json_option,
+    method_option,
     model_argument,
+    portable_option,
     quality_option,
     recipe_option,
     revision_option,
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from edgephi.build.this_machine import ThisMachine
     from edgephi.checkpoint.chat_form import ChatForm
     from edgephi.declared.quality import Quality
-    from edgephi.declared.recipe import Recipe
+    from edgephi.declared.recipe import Method, Recipe
     from edgephi.declared.target import Target
 
 _WIDTH = 80
@@ -36,6 +38,8 @@ _WIDTH = 80
 @soc_option
 @recipe_option
 @quality_option
+@method_option
+@portable_option
 @context_option
 @revision_option
 @click.option(
@@ -51,6 +55,8 @@ def plan(
     soc: str | None,
     recipe_name: str | None,
     quality: "Quality",
+    method: "Method | None",
+    portable: bool,
     context: int | None,
     revision: str | None,
     here: bool,
@@ -62,13 +68,16 @@ def plan(
     target that this machine can run is planned, and the best named. Exit code 3 means that it cannot fit,
     with the reason.
     """
+    import functools
+
     from edgephi.build.build import find_chat_form, plan_model
-    from edgephi.declared.quality import at_quality
+    from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
 
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
-    recipe = at_quality(declared, quality)
+    asked = functools.partial(as_asked, declared, method=method, portable=portable)
+    recipe = asked(quality)
     if target_name == "auto":
         from edgephi.build.rank import prospects
         from edgephi.build.this_machine import survey
@@ -85,10 +94,10 @@ def plan(
         from edgephi.build import this_machine
 
         target = this_machine.here(target)
-    recipe = at_quality(declared, quality, k_quants=_has_k_quants(target))
+    recipe = asked(quality, k_quants=_has_k_quants(target))
     made = plan_model(model, recipe, target, revision=revision, context=context)
     chat = find_chat_form(model, recipe, revision)
-    qualities = _qualities(made, declared, quality, target, context)
+    qualities = _qualities(made, asked, quality, target, context)
     if as_json:
         said = None if chat is None else {"source": chat.source, "remarks": list(chat.remarks)}
         say_document({**_document(made), "chat": said, "qualities": _qualities_document(qualities)})
@@ -104,17 +113,24 @@ def _has_k_quants(target: "Target") -> bool:
 
 
 def _qualities(
-    made: "Plan", declared: "Recipe", quality: "Quality", target: "Target", context: int | None
+    made: "Plan",
+    asked: "Callable[..., Recipe]",
+    quality: "Quality",
+    target: "Target",
+    context: int | None,
 ) -> Mapping["Quality", "Plan | str"]:
-    """A plan for each quality, that which is made already among them, or why it cannot be had."""
+    """A plan for each quality, that which is made already among them, or why it cannot be had.
+
+    `asked` is the recipe as the user asks for it at one of them.
+    """
     from edgephi.build.plan import make_plan
-    from edgephi.declared.quality import QUALITIES, at_quality
+    from edgephi.declared.quality import QUALITIES
     from edgephi.errors import CannotServeError
 
     found: dict[Quality, Plan | str] = {}
     for each in QUALITIES:
         try:
-            own = at_quality(declared, each, k_quants=_has_k_quants(target))
+            own = asked(each, k_quants=_has_k_quants(target))
             planned = make_plan(made.model, made.architecture, own, target, context=context)
             found[each] = made if each == quality else planned
         except CannotServeError as problem:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal, get_args
 
-from edgephi.declared.recipe import Keep, Quant, Recipe
+from edgephi.declared.recipe import Keep, Method, Quant, Recipe
 
 Quality = Literal["small", "default", "best"]
 """The smallest that is worth having, what the recipe says, and the best at little more than its size."""
@@ -21,6 +21,24 @@ def at_quality(recipe: Recipe, quality: Quality, *, k_quants: bool = False) -> R
     """
     share = _BEST_SHARE_OF_K_QUANTS if k_quants and recipe.quant.formats == "native" else _BEST_SHARE
     return replace(recipe, quant=_at_quality(recipe.quant, quality, share))
+
+
+def as_asked(
+    recipe: Recipe,
+    quality: Quality,
+    *,
+    method: Method | None = None,
+    portable: bool = False,
+    k_quants: bool = False,
+) -> Recipe:
+    """The recipe at a quality, with what a user asks for by `--method` and `--portable` over both.
+
+    `method` None leaves the quality's. See `at_quality` for `k_quants`.
+    """
+    if portable:
+        recipe = replace(recipe, quant=replace(recipe.quant, formats="portable"))
+    recipe = at_quality(recipe, quality, k_quants=k_quants)
+    return recipe if method is None else replace(recipe, quant=replace(recipe.quant, method=method))
 
 
 def _at_quality(quant: Quant, quality: Quality, best_share: float) -> Quant:

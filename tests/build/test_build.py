@@ -301,6 +301,27 @@ class TestOwnRecipe:
         assert here("plan", "phi-3.5-mini", "-t", "cpu", "--recipe", recipe).returncode == 0
 
 
+class TestPlanned:
+    @pytest.mark.parametrize("words", [[], ["--method", "rtn"], ["--portable", "--method", "search"]])
+    def test_a_build_with_the_same_words_is_what_was_planned(
+        self, here: Here, tiny: Path, work: Path, words: list[str]
+    ) -> None:
+        planned = json.loads(here("plan", tiny, "-t", "gguf", *words, "--json").stdout)
+        done = here("build", tiny, "-t", "gguf", "-o", work / "b", "--verify", "off", *words)
+        assert done.returncode == 0, done.stderr
+        built = read_manifest(work / "b")
+        for key in ("method", "bits", "group_size", "symmetric", "formats", "bits_per_weight"):
+            assert planned["quant"][key] == getattr(built.quant, key), key
+        assert planned["quant"]["method"] == (words[-1] if words else "weighted")
+        assert planned["quant"]["formats"] == ("portable" if "--portable" in words else "native")
+
+    def test_another_method_has_no_quality_that_needs_a_measuring_one(self, here: Here) -> None:
+        done = here("plan", "phi-4-mini", "-t", "cpu", "--method", "search", "--json")
+        document = json.loads(done.stdout)
+        assert document["quant"]["method"] == "search"
+        assert "found search, which does not measure" in document["qualities"]["best"]["reason"]
+
+
 class TestFromTheHub:
     def test_the_revision_is_recorded_and_the_hubs_hashes_hold(
         self, edgephi: Edgephi, tmp_path: Path, work: Path

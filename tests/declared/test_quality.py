@@ -8,8 +8,10 @@ import pytest
 
 from edgephi.cli.build import build
 from edgephi.cli.plan import plan
-from edgephi.declared.quality import QUALITIES, Quality, at_quality
-from edgephi.declared.recipe import Keep, Quant, recipes
+from edgephi.declared.quality import QUALITIES, Quality, as_asked, at_quality
+from edgephi.declared.recipe import Keep, Method, Quant, recipes
+
+OVER_IT = {"method", "portable"}
 
 
 @pytest.mark.parametrize("command", [build, plan], ids=["build", "plan"])
@@ -17,6 +19,26 @@ def test_each_can_be_asked_for(command: click.Command) -> None:
     (option,) = [option for option in command.params if option.name == "quality"]
     assert isinstance(option.type, click.Choice)
     assert tuple(option.type.choices) == QUALITIES == get_args(Quality)
+
+
+def test_what_goes_over_a_quality_is_asked_for_alike() -> None:
+    options = [
+        {option.name: option.to_info_dict() for option in command.params if option.name in OVER_IT}
+        for command in (build, plan)
+    ]
+    assert options[0] == options[1]
+    assert set(options[0]) == OVER_IT
+    assert set(options[0]["method"]["type"]["choices"]) == set(get_args(Method))
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_what_is_asked_for_goes_over_a_quality(quality: Quality) -> None:
+    recipe = recipes()[0]
+    assert as_asked(recipe, quality, k_quants=True) == at_quality(recipe, quality, k_quants=True)
+    asked = as_asked(recipe, quality, method="rtn", portable=True, k_quants=True)
+    portable = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, formats="portable"))
+    own = at_quality(portable, quality, k_quants=True).quant
+    assert asked.quant == dataclasses.replace(own, method="rtn")
 
 
 def test_the_default_is_what_the_recipe_says() -> None:
