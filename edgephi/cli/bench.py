@@ -11,6 +11,7 @@ import click
 
 from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
+from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import say, say_document
 from edgephi.commands import shell_command
 from edgephi.errors import UsageError
@@ -138,7 +139,7 @@ def bench(
 
         moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         text = bench_page(host, bandwidth, names, measured, runs=runs, moment=moment)
-        page.write_text(text, encoding="utf-8")
+        write_output(page, text)
     document = {
         "machine": {**dataclasses.asdict(host), "read_bytes_per_second": round(bandwidth)},
         "runs": runs,

@@ -11,6 +11,7 @@ from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manif
 from edgephi.bundle.quantisation import Quantisation, encode_quantisation, read_quantisation
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import bundle_argument
+from edgephi.cli.output_file import write_output
 from edgephi.cli.show.certificate import certificate_table
 from edgephi.cli.show.chat_form import chat_form_line
 from edgephi.cli.show.quantisation import WORST, tensors_table, unknown_errors
@@ -74,7 +75,7 @@ def inspect(
     if page is not None and quantisation is not None:
         from edgephi.cli.pages.quantisation_page import quantisation_page
 
-        page.write_text(quantisation_page(quantisation, manifest), encoding="utf-8")
+        write_output(page, quantisation_page(quantisation, manifest))
     if quantisation is not None and of_tensors:
         if as_json:
             say_json(encode_quantisation(quantisation).decode(), nl=False)

@@ -7,7 +7,6 @@ import re
 import site
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from edgephi.cli.options import (
     provider_option,
     served_system_option,
 )
+from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import say, say_exactly
 from edgephi.commands import command_of_store, shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
@@ -124,7 +124,7 @@ def service(
         say_exactly(text, nl=False)
         say(f"put it into {_UNITS / unit}", err=True)
     else:
-        _write(output, text)
+        write_output(output, text, mode=0o644)
         say(shell_command("sudo", "install", "-m", "644", output, _UNITS / unit), err=True)
     reload = shell_command("sudo", "systemctl", "daemon-reload")
     say(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', unit)}", err=True)
@@ -217,21 +217,3 @@ def _closed_to_others(paths: list[Path]) -> list[Path]:
                 if not place.stat().st_mode & needed:
                     closed[place] = None
     return list(closed)
-
-
-def _write(output: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old one or the new one."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=output.parent, encoding="utf-8", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(output)
-    except OSError as cause:
-        raise from_os_error(cause, place=output) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

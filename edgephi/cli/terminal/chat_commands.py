@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import error_lines
-from edgephi.errors import EdgephiError, UsageError, from_os_error
+from edgephi.errors import EdgephiError, UsageError
 
 if TYPE_CHECKING:
     from edgephi.runtime.answer import Generation
@@ -93,7 +94,7 @@ def _save(chat: Chat, argument: str) -> str:
     else:
         document = {"bundle": manifest.name, "model": manifest.model.id, "messages": messages}
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    _write_whole(file, text)
+    write_output(file, text)
     chat.saved.add(file.absolute())
     return f"{len(messages)} messages written to {file}"
 
@@ -155,22 +156,6 @@ def numbers(generation: "Generation") -> str:
 
 def _quit(_chat: Chat, _argument: str) -> str:
     raise Quit
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or as it was before."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        try:
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())  # else a power cut leaves the new name and no text
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as cause:
-        raise from_os_error(cause, place=file) from None
 
 
 @dataclass(frozen=True)
