@@ -11,7 +11,7 @@ from pathlib import Path
 from edgephi.bundle.document import HINT, decode_document, encode_document
 from edgephi.bundle.manifest import Manifest
 from edgephi.commands import edgephi_command
-from edgephi.errors import BadBundleError
+from edgephi.errors import BadBundleError, from_os_error
 
 SCHEMA = "edgephi.quantisation/1"
 QUANTISATION_NAME = "quantisation.json"
@@ -86,7 +86,8 @@ def decode_quantisation(data: bytes, *, where: str = QUANTISATION_NAME) -> Quant
 def read_quantisation(bundle: Path, manifest: Manifest) -> Quantisation | None:
     """Read that file of the bundle in folder `bundle`; None where its manifest lists none.
 
-    Raises BadBundleError when it is not the file that the manifest lists.
+    Raises BadBundleError when it is not the file that the manifest lists, BadInputError when it may not be
+    read.
     """
     import hashlib  # brings in OpenSSL: not for those who look at a manifest only
 
@@ -94,16 +95,26 @@ def read_quantisation(bundle: Path, manifest: Manifest) -> Quantisation | None:
     if entry is None:
         return None
     path = bundle / QUANTISATION_NAME
-    hint = f"see what else is wrong: `{edgephi_command('verify', bundle)}`"
-    if entry.size > LARGEST_QUANTISATION_BYTES:
+    if entry.size > LARGEST_QUANTISATION_BYTES:  # as its manifest says, so a copy would be no better
         raise BadBundleError(
-            f"{path}: expected at most {LARGEST_QUANTISATION_BYTES} bytes, found {entry.size}", hint=hint
+            f"{path}: expected at most {LARGEST_QUANTISATION_BYTES} bytes, found {entry.size}",
+            hint="build the bundle again with this edgephi",
         )
+    hint = (
+        "copy the bundle again, or build it again; "
+        f"`{edgephi_command('verify', bundle)}` says what else is wrong with this one"
+    )
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited on for ever
             raise BadBundleError(f"{path}: expected a plain file, found something else", hint=hint)
         with path.open("rb") as file:
             data = file.read(entry.size + 1)
+    except FileNotFoundError:
+        raise BadBundleError(
+            f"{path}: expected a file of {entry.size} bytes by the manifest, found none", hint=hint
+        ) from None
+    except PermissionError as cause:
+        raise from_os_error(cause, place=path) from None
     except OSError as cause:
         raise BadBundleError(f"{path}: expected a readable file, found {cause.strerror}", hint=hint) from None
     found = hashlib.sha256(data).hexdigest()

@@ -1,5 +1,6 @@
 """`quantisation.json`: it comes back as it was written, and nothing else is read."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgephi.bundle.files import check_files
 from edgephi.bundle.quantisation import (
     LARGEST_QUANTISATION_BYTES,
     QUANTISATION_NAME,
@@ -20,7 +22,8 @@ from edgephi.bundle.quantisation import (
     encode_quantisation,
     read_quantisation,
 )
-from edgephi.errors import BadBundleError
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError, BadInputError
 from tests.bundle.tiny import FILES, write_tiny_bundle
 
 TENSOR = QuantisedTensor("a", "down", 3, 4096, 2560, 4, 32, True, "free", 0.005, 0.003, 1.25)
@@ -115,8 +118,39 @@ class TestInABundle:
             with pytest.raises(BadBundleError, match="expected sha256 "):
                 read_quantisation(tmp_path, manifest)
         (tmp_path / QUANTISATION_NAME).unlink()
-        with pytest.raises(BadBundleError, match="expected a readable file, found No such file"):
+        with pytest.raises(BadBundleError, match=r"expected a file of \d+ bytes by the manifest, found none"):
             read_quantisation(tmp_path, manifest)
+
+    def test_what_would_help_is_said(self, tmp_path: Path) -> None:
+        bundle = tmp_path / "my bundle"
+        manifest = write_tiny_bundle(bundle, {**FILES, QUANTISATION_NAME: self.DATA})
+        (bundle / QUANTISATION_NAME).unlink()
+        with pytest.raises(BadBundleError) as refused:
+            read_quantisation(bundle, manifest)
+        assert refused.value.hint.startswith("copy the bundle again, or build it again; ")
+        assert f"`{edgephi_command('verify', bundle)}`" in refused.value.hint
+        with pytest.raises(BadBundleError, match=QUANTISATION_NAME):  # it does say so
+            check_files(bundle, manifest)
+        bundle = tmp_path / "large"
+        large = write_tiny_bundle(bundle, {QUANTISATION_NAME: bytes(LARGEST_QUANTISATION_BYTES + 1)})
+        check_files(bundle, large)
+        with pytest.raises(BadBundleError) as refused:  # nothing is wrong with it but what wrote it
+            read_quantisation(bundle, large)
+        assert refused.value.hint == "build the bundle again with this edgephi"
+
+    def test_a_file_that_may_not_be_read_is_not_bad(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = write_tiny_bundle(tmp_path, {**FILES, QUANTISATION_NAME: self.DATA})
+
+        def closed(self: Path, *_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+        monkeypatch.setattr(Path, "open", closed)  # root may read everything
+        with pytest.raises(BadInputError) as refused:
+            read_quantisation(tmp_path, manifest)
+        assert not isinstance(refused.value, BadBundleError)
+        assert refused.value.hint.startswith("change its permissions")
 
     @pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
     def test_nothing_but_a_file_is_waited_for(self, tmp_path: Path, made: Callable[[Path], None]) -> None:

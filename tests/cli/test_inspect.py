@@ -3,11 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgephi.bundle.manifest import Probe, Provenance, decode_manifest
 from edgephi.bundle.quantisation import QUANTISATION_NAME, encode_quantisation
+from edgephi.commands import edgephi_command
+from tests.build.conftest import Here, here  # noqa: F401 - a fixture
 from tests.bundle.tiny import FILES, tiny_manifest, write_tiny_bundle
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.cli.pages.quantised import LAYERS, WORST, quantised, unweighted
@@ -146,9 +149,35 @@ class TestTensors:
         for options in (["--tensors"], ["--tensors", "--json"], ["--html", tmp_path / "page.html"]):
             done = edgephi("inspect", tmp_path / "b", *options)
             assert is_one_error(done, 3)
-            assert "the errors of its tensors are not known: a builder 1.2 chose their codes" in done.stderr
+            assert "the errors of its tensors are not known: not edgephi chose their codes" in done.stderr
+            assert "another tool (a builder 1.2)" in done.stderr
         assert not (tmp_path / "page.html").exists()
         assert edgephi("inspect", tmp_path / "b").returncode == 0
+
+    def test_the_hint_is_for_what_made_it(self, here: Here, tmp_path: Path) -> None:  # noqa: F811
+        upstream = replace(tiny_manifest().quant, method="upstream")
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({}, "hint: build it again: this edgephi writes that file"),
+            (
+                {"provenance": Provenance("0.1.0", "", {}, exporter="a builder 1.2"), "quant": upstream},
+                "hint: build it again without --exporter upstream",
+            ),
+            (
+                {"provenance": Provenance("0.1.0", "", {}, exporter="imported, QAIRT 2.31")},
+                f"hint: `{edgephi_command('build', 'MODEL', '--target', 'cpu', '-o', 'DIR')}` makes one",
+            ),
+        ]
+        for facts, hint in cases:
+            write_tiny_bundle(tmp_path / "b", **facts)
+            done = here("inspect", tmp_path / "b", "--tensors")
+            assert is_one_error(done, 3)
+            assert hint in done.stderr
+
+    def test_one_whose_manifest_lists_none(self, here: Here, tmp_path: Path) -> None:  # noqa: F811
+        write_tiny_bundle(tmp_path)
+        done = here("inspect", tmp_path, "--tensors")
+        assert is_one_error(done, 3)
+        assert "expected quantisation.json among the files of its manifest, found none" in done.stderr
 
     def test_a_file_that_is_not_the_builds(self, edgephi: Edgephi, bundle: Path, tmp_path: Path) -> None:
         with (bundle / QUANTISATION_NAME).open("ab") as file:

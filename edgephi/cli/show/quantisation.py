@@ -4,9 +4,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Literal
 
-from edgephi.bundle.manifest import Manifest
-from edgephi.bundle.quantisation import Quantisation, QuantisedTensor
+from edgephi.bundle.manifest import OWN_EXPORTER, Manifest
+from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, QuantisedTensor
 from edgephi.cli.show.table import table
+from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 
 Order = Literal["output", "weighted", "plain"]
@@ -28,11 +29,23 @@ _NOT_MEASURED = "nobody measured the inputs of these matrices: method {method}"
 
 
 def unknown_errors(manifest: Manifest) -> NotSupportedError:
-    """That a bundle has no errors to show, and why."""
+    """That a bundle has no errors to show, why, and how to have one that has."""
+    provenance = manifest.provenance
+    if provenance.exporter == OWN_EXPORTER:
+        return NotSupportedError(
+            f"{manifest.name}: expected {QUANTISATION_NAME} among the files of its manifest, found none: the "
+            f"edgephi {provenance.edgephi} that built it wrote none",
+            hint="build it again: this edgephi writes that file, and none can be added to a bundle later",
+        )
+    if manifest.quant.method == "upstream":
+        hint = "build it again without --exporter upstream: edgephi knows the errors of its own codes"
+    else:
+        build = edgephi_command("build", "MODEL", "--target", manifest.target.name, "-o", "DIR")
+        hint = f"`{build}` makes one that has them, of the model's own checkpoint"
     return NotSupportedError(
-        f"{manifest.name}: the errors of its tensors are not known: {manifest.provenance.exporter} chose "
-        "their codes",
-        hint="build the model with edgephi's own exporter to have them",
+        f"{manifest.name}: the errors of its tensors are not known: not edgephi chose their codes but "
+        f"another tool ({provenance.exporter})",
+        hint=hint,
     )
 
 
