@@ -1,21 +1,30 @@
 """The plan of a build: everything that it will make and need, computed from shapes alone. Writes nothing."""
 
+import contextlib
 import dataclasses
+import itertools
+import json
 from bisect import bisect_right
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgephi.build.device_memory import Memory, memory_at
 from edgephi.build.matrix_names import names_of
-from edgephi.build.tensor_plans import improvable, most_added, plan_tensors
+from edgephi.build.tensor_plans import improvable, least_bits_per_weight, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.rotary import RotaryEmbedding
-from edgephi.declared.recipe import Keep, Quant, Recipe, Shape
+from edgephi.declared.quality import at_quality
+from edgephi.declared.recipe import MOST_BITS_PER_WEIGHT, Keep, Quant, Recipe, Shape
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import DoesNotFitError, NotSupportedError
+from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.tensor_plan import TensorPlans
+
+_STEP = 256  # tokens: the steps in which a context that fits is looked for
+_NOTHING_FITS = "choose a smaller model or a larger device"
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,20 @@ class Plan:
 
 
 def make_plan(
-    model: str, architecture: Architecture, recipe: Recipe, target: Target, *, context: int | None = None
+    model: str,
+    architecture: Architecture,
+    recipe: Recipe,
+    target: Target,
+    *,
+    context: int | None = None,
+    alternatives: bool = True,
 ) -> Plan:
     """Plan the build of a checkpoint with this architecture.
 
     `context` replaces the target's. Raises DoesNotFitError when the bundle cannot run on the target with
     it, NotSupportedError when recipe, target and checkpoint cannot be combined.
+
+    With `alternatives` the hint of the former names what else of recipe and quality would do, by plans of it.
     """
     exporter = exporter_of(target.engine)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
@@ -88,7 +105,14 @@ def make_plan(
     # A name does not give more bits to what has 8 already.
     improved = {tensor for tensor, own in plans.items() if own.scheme != unimproved[tensor].scheme}
     better = improvable(architecture, recipe.quant, native) if recipe.quant.chooses else {}
-    added = most_added(architecture, recipe.quant, plans, better, size_of)
+    try:
+        added = most_added(architecture, recipe.quant, plans, better, size_of)
+    except DoesNotFitError as refused:
+        if not alternatives:
+            raise
+        asked = PlanRequest(model, architecture, recipe, target, context)
+        least = least_bits_per_weight(architecture, size_of(plans))
+        raise DoesNotFitError(refused.message, hint=_within_budget(asked, least)) from None
     if not better:  # all have 8 bits as it is
         settled = dataclasses.replace(
             recipe.quant, keep=Keep(recipe.quant.keep.tensors), bits_per_weight=None
@@ -106,10 +130,14 @@ def make_plan(
     artifact_bytes = size_of(plans) + added
     largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
+        hint = f"--context {largest} fits" if largest else _NOTHING_FITS
+        if alternatives:
+            asked = PlanRequest(model, architecture, recipe, target, served)
+            hint = within_memory(asked, largest, otherwise=_NOTHING_FITS)
         raise DoesNotFitError(
             f"{model} on {target.name}: needs {memory.total / 1e9:.1f} GB of memory at a context of {served} "
             f"tokens, the device has {(target.limits.memory_bytes or 0) / 1e9:.1f} GB",
-            hint=f"--context {largest} fits" if largest else "choose a smaller model or a larger device",
+            hint=hint,
         )
     bandwidth = target.limits.memory_bytes_per_second
     return Plan(
@@ -126,6 +154,99 @@ def make_plan(
         largest_context=largest,
         decode_tokens_per_second=None if bandwidth is None else bandwidth / artifact_bytes,
     )
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan was asked for, to ask for something else; `context` as for `make_plan`."""
+
+    model: str
+    architecture: Architecture
+    recipe: Recipe
+    target: Target
+    context: int | None
+
+
+def within_memory(asked: PlanRequest, largest: int, *, otherwise: str) -> str:
+    """A hint with what fits into the target's memory, where `asked.context` tokens do not but `largest` do.
+
+    `largest` is 0 when none do. It is `otherwise` when nothing fits at a smaller quality either.
+    """
+    served = asked.context or 0
+    recipe = at_quality(asked.recipe, "small")
+    small = 0
+    with contextlib.suppress(CannotServeError):
+        plan = make_plan(
+            asked.model,
+            asked.architecture,
+            recipe,
+            asked.target,
+            context=min(served, _STEP),
+            alternatives=False,
+        )
+        small = plan.largest_context or 0
+    fitting = [f"--context {largest}"] if largest else []
+    if small >= served:
+        fitting.append("--quality small")
+    elif small > largest:
+        fitting.append(f"--quality small --context {small}")
+    return f"{' or '.join(fitting)} fits" if fitting else otherwise
+
+
+def _within_budget(asked: PlanRequest, least: float) -> str:
+    """A hint with what of a recipe would do where its `bits_per_weight` are too few, and `least` would do."""
+    quant = asked.recipe.quant
+
+    def fits(changes: Mapping[str, Any]) -> bool:
+        recipe = dataclasses.replace(asked.recipe, quant=dataclasses.replace(quant, **changes))
+        try:
+            make_plan(
+                asked.model,
+                asked.architecture,
+                recipe,
+                asked.target,
+                context=asked.context,
+                alternatives=False,
+            )
+        except CannotServeError:
+            return False
+        return True
+
+    fitting = []
+    if least <= MOST_BITS_PER_WEIGHT and fits({"bits_per_weight": least}):
+        fitting.append(f"bits_per_weight = {least:.2f} or more")
+    for alternatives in _smaller(quant, tied=asked.architecture.tied_embeddings):
+        enough = [changes for changes in alternatives if fits(changes)]
+        if enough:
+            fitting += map(_in_toml, enough)
+            break
+    return f"set {', or '.join(fitting)} in the recipe" if fitting else _NOTHING_FITS
+
+
+def _smaller(quant: Quant, *, tied: bool) -> Iterator[list[dict[str, Any]]]:
+    """Settings of a recipe that may make an artifact smaller than `quant` does: what changes least first.
+
+    Those of a list change as much as each other. Whether they count for a format is for a plan to say.
+    """
+    sizes = [size for size in (64, 128) if size > quant.group_size]
+    for size in sizes or [quant.group_size]:
+        single: list[dict[str, Any]] = []
+        if quant.bits == 8:
+            single.append({"bits": 4})
+        if size > quant.group_size:
+            single.append({"group_size": size})
+        if quant.mixture != "small":
+            single.append({"mixture": "small"})
+        if quant.embedding_bits == 8:
+            # Where they are one matrix, it gets the larger number of the two.
+            single.append({"embedding_bits": 4, "head_bits": 4} if tied else {"embedding_bits": 4})
+        for count in range(1, len(single) + 1):
+            yield [dict(ChainMap(*each)) for each in itertools.combinations(single, count)]
+
+
+def _in_toml(changes: Mapping[str, Any]) -> str:
+    """Settings as they are written into a recipe."""
+    return " and ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items())
 
 
 def suited(quant: Quant, target: Target) -> Quant:
@@ -194,6 +315,6 @@ def _largest_context(computable: int, memory_for: Callable[[int], Memory], targe
         return computable
     # Not a division: the artifact's own tables grow with the context as well, and twice as fast from where
     # LongRoPE switches.
-    steps = range(256, computable, 256)
+    steps = range(_STEP, computable, _STEP)
     fitting = bisect_right(steps, room, key=lambda tokens: memory_for(tokens).total)
-    return 256 * fitting
+    return _STEP * fitting

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgephi.build.build import find_architecture
-from edgephi.build.plan import Plan, make_plan
+from edgephi.build.plan import Plan, PlanRequest, make_plan, within_memory
 from edgephi.build.this_machine import ThisMachine
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
@@ -150,9 +150,10 @@ def _prospect(
     except CannotServeError as refused:
         return Prospect(candidate, None, problem=candidate.problem or refused)
     problem = candidate.problem
+    here = _with_memory(target, memory.free_bytes)
     try:
-        here = _with_memory(target, memory.free_bytes)
-        short = make_plan(model, architecture, recipe, here, context=min(_SHORT_CONTEXT, plan.context))
+        few = min(_SHORT_CONTEXT, plan.context)
+        short = make_plan(model, architecture, recipe, here, context=few, alternatives=False)
         largest = short.largest_context or 0
     except DoesNotFitError:
         largest = 0
@@ -160,7 +161,11 @@ def _prospect(
         problem = DoesNotFitError(
             f"needs {plan.memory.total / 1e9:.2f} GB at {plan.context} tokens, "
             f"{memory.free_bytes / 1e9:.2f} GB are free",
-            hint=f"--context {largest} fits" if largest else "stop other programs, or choose a smaller model",
+            hint=within_memory(
+                PlanRequest(model, architecture, recipe, here, plan.context),
+                largest,
+                otherwise="stop other programs, or choose a smaller model",
+            ),
         )
     limit = None
     if memory.bytes_per_second is not None:

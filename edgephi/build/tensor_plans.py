@@ -89,14 +89,18 @@ def bytes_to_spend(architecture: Architecture, bits_per_weight: float, base_byte
     """
     budget = int(bits_per_weight * architecture.parameters / 8)
     if base_bytes > budget:
-        least = math.ceil(800 * base_bytes / architecture.parameters) / 100
+        least = least_bits_per_weight(architecture, base_bytes)
         raise DoesNotFitError(
             f"expected an artifact of at most {bits_per_weight:g} bits per weight, found {least:.2f} with "
             "nothing more kept at more bits",
-            hint=f"set bits_per_weight = {least:.2f} or more in the recipe, or larger groups, or "
-            "embedding_bits = 4",
+            hint=f"set bits_per_weight = {least:.2f} or more in the recipe",
         )
     return budget - base_bytes
+
+
+def least_bits_per_weight(architecture: Architecture, base_bytes: int) -> float:
+    """The least budget, in hundredths of a bit, for an artifact that takes `base_bytes` without it."""
+    return math.ceil(800 * base_bytes / architecture.parameters) / 100
 
 
 SizeOf = Callable[[TensorPlans], int]

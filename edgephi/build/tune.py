@@ -137,7 +137,7 @@ def variants(
         for size in dict.fromkeys(sizes):
             own = with_group_size(recipe, size)
             try:
-                plan = make_plan(model, architecture, own, here, context=context)
+                plan = make_plan(model, architecture, own, here, context=context, alternatives=False)
             except CannotServeError as problem:
                 refused[f"{target.name}-g{size}"] = Refused(f"{target.name}-g{size}", problem)
             else:

@@ -131,8 +131,13 @@ def _qualities(
     for each in QUALITIES:
         try:
             own = asked(each, k_quants=_has_k_quants(target))
-            planned = make_plan(made.model, made.architecture, own, target, context=context)
-            found[each] = made if each == quality else planned
+            found[each] = (
+                made
+                if each == quality
+                else make_plan(
+                    made.model, made.architecture, own, target, context=context, alternatives=False
+                )
+            )
         except CannotServeError as problem:
             found[each] = problem.message
     return found

@@ -33,7 +33,7 @@ nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
 FOLDER = "recipes"
 DEFAULT = "default"
 
-_MOST_BITS = 64
+MOST_BITS_PER_WEIGHT = 64
 """Of a weight, with its scales and the artifact's tables: twice those of a model that was not quantised."""
 
 
@@ -161,9 +161,9 @@ def _check_choice(name: str, quant: Quant) -> None:
         )
     if budget is None:
         return
-    if not 0 < budget <= _MOST_BITS:
+    if not 0 < budget <= MOST_BITS_PER_WEIGHT:
         raise BadDeclarationError(
-            f"{name}: quant: bits_per_weight: expected a number above 0 and up to {_MOST_BITS}, "
+            f"{name}: quant: bits_per_weight: expected a number above 0 and up to {MOST_BITS_PER_WEIGHT}, "
             f"found {budget:g}",
             hint="4.8 is a little more than 4 bits and their scales take",
         )

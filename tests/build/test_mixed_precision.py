@@ -1,6 +1,7 @@
 """What a build chooses to keep at more bits: the best within a share or a budget, and of use."""
 
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,72 @@ class TestBudget:
         least = float(caught.value.hint.split("bits_per_weight = ")[1].split()[0])
         assert plain <= least <= plain + 0.01
         assert plan_model("demo", asking(bits_per_weight=least), read_target("cpu")).bits_per_weight <= least
+
+    @pytest.mark.parametrize(
+        ("model", "target", "asked", "offered"),
+        [
+            (
+                "phi-3-mini-4k",
+                "cpu",
+                {"bits_per_weight": 5.3},
+                ["bits_per_weight", "group_size", "embedding_bits"],
+            ),
+            (
+                "phi-3-mini-4k",
+                "cpu",
+                {"bits_per_weight": 4.75},
+                ["bits_per_weight", "embedding_bits and group_size"],
+            ),
+            (
+                "phi-3-mini-4k",
+                "cpu",
+                {"bits_per_weight": 4.4, "group_size": 128},
+                ["bits_per_weight", "embedding_bits"],
+            ),
+            ("phi-3-mini-4k", "cpu", {"bits_per_weight": 4.3}, ["bits_per_weight"]),
+            ("phi-3-mini-4k", "cpu", {"bits_per_weight": 8.0, "bits": 8}, ["bits_per_weight", "bits"]),
+            # One matrix is both, with the larger number of bits of the two.
+            (
+                "phi-4-mini",
+                "cpu",
+                {"bits_per_weight": 4.5, "group_size": 128},
+                ["bits_per_weight", "embedding_bits and head_bits"],
+            ),
+            # Sizes of groups are not its to choose.
+            ("phi-3-mini-4k", "gguf", {"bits_per_weight": 4.95}, ["bits_per_weight", "mixture"]),
+            (
+                "phi-3-mini-4k",
+                "gguf",
+                {"bits_per_weight": 4.6},
+                ["bits_per_weight", "embedding_bits and mixture"],
+            ),
+            ("phi-3-mini-4k", "gguf", {"bits_per_weight": 4.5}, ["bits_per_weight"]),
+        ],
+    )
+    def test_what_is_offered_instead_would_do(
+        self, model: str, target: str, asked: dict[str, Any], offered: list[str]
+    ) -> None:
+        recipe = read_recipe(model)
+        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, **asked))
+        with pytest.raises(DoesNotFitError) as caught:
+            plan_model(model, recipe, read_target(target))
+        settings = caught.value.hint.removeprefix("set ").removesuffix(" in the recipe").split(", or ")
+        found = []
+        for setting in settings:
+            changes = tomllib.loads(setting.removesuffix(" or more").replace(" and ", "\n"))
+            found.append(" and ".join(changes))
+            own = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, **changes))
+            plan = plan_model(model, own, read_target(target))
+            assert own.quant.bits_per_weight is not None
+            assert plan.bits_per_weight <= own.quant.bits_per_weight + 0.001
+        assert found == offered
+
+    def test_nothing_is_offered_that_a_device_cannot_hold(self) -> None:
+        recipe, pi = read_recipe("phi-4"), read_target("raspberry-pi-5-8gb")
+        recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, bits_per_weight=5.0))
+        with pytest.raises(DoesNotFitError, match=r"at most 5 bits per weight") as caught:
+            plan_model("phi-4", recipe, pi)
+        assert caught.value.hint == "choose a smaller model or a larger device"
 
 
 def test_the_first_layers_of_a_model_are_built_without_what_they_do_not_have(tmp_path: Path) -> None:

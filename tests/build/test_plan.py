@@ -5,17 +5,19 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgephi.build.plan import Plan, architecture_of, make_plan
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD
+from edgephi.declared.quality import Quality, at_quality
 from edgephi.declared.recipe import Keep, Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from tests.portable import portable
+from tests.property_profile import examples
 
 CPU = read_target("cpu")
 PUBLISHED = [recipe for recipe in recipes() if recipe.model.shape is not None]
@@ -36,6 +38,18 @@ def device(memory: int | None, *, bandwidth: int | None = None, context: int = 4
 
 def planned(recipe: Recipe, target: Target = CPU, *, context: int | None = None) -> Plan:
     return make_plan(recipe.name, architecture(recipe), recipe, target, context=context)
+
+
+def options(hint: str) -> list[tuple[Quality, int | None]]:
+    """The qualities and contexts that a hint says to fit, None for the context that was asked for."""
+    if not hint.endswith(" fits"):
+        return []
+    found: list[tuple[Quality, int | None]] = []
+    for option in hint.removesuffix(" fits").split(" or "):
+        words = re.fullmatch(r"(--quality small ?)?(--context (\d+))?", option)
+        assert words is not None, hint
+        found.append(("small" if words[1] else "default", int(words[3]) if words[3] else None))
+    return found
 
 
 class TestSizes:
@@ -153,6 +167,7 @@ class TestMemory:
         assert plan.decode_tokens_per_second is not None
         assert 6 < plan.decode_tokens_per_second < 7
 
+    @settings(max_examples=examples(40))
     @given(
         st.sampled_from(PUBLISHED),
         st.integers(500_000_000, 60_000_000_000),
@@ -163,13 +178,21 @@ class TestMemory:
         try:
             plan = planned(recipe, target)
         except DoesNotFitError as error:
-            hint = re.fullmatch(r"--context (\d+) fits", error.hint)
-            if hint is None:
-                assert "smaller model" in error.hint
+            fitting = options(error.hint)
+            for quality, tokens in fitting:
+                plan = planned(at_quality(recipe, quality), target, context=tokens)
+                assert plan.memory.total <= memory
+            at_small = at_quality(recipe, "small")
+            if "small" not in (quality for quality, _ in fitting):
+                with pytest.raises(DoesNotFitError):
+                    planned(at_small, target)
+            smaller = [tokens for quality, tokens in fitting if quality == "default"]
+            if not smaller:
+                assert fitting or "smaller model" in error.hint
                 with pytest.raises(DoesNotFitError):
                     planned(recipe, target, context=256)
                 return
-            plan = planned(recipe, target, context=int(hint[1]))
+            plan = planned(recipe, target, context=smaller[0])
             # ... and is not far from the most that would: the next step of 256 tokens does not.
             if plan.context < min(context, architecture(recipe).context) - 512:
                 with pytest.raises(DoesNotFitError):
@@ -177,6 +200,29 @@ class TestMemory:
         assert plan.memory.total <= memory
         assert plan.largest_context is not None
         assert plan.context <= plan.largest_context
+
+    def test_a_smaller_quality_is_named_where_it_fits(self) -> None:
+        recipe = read_recipe("phi-3-mini-4k")
+        default, small = (planned(at_quality(recipe, each)).memory.total for each in ("default", "small"))
+        between = device((default + small) // 2)
+        with pytest.raises(DoesNotFitError) as caught:
+            planned(recipe, between)
+        assert re.fullmatch(r"--context \d+ or --quality small fits", caught.value.hint)
+        little = device(planned(at_quality(recipe, "small"), context=1024).memory.total)
+        with pytest.raises(DoesNotFitError) as caught:
+            planned(recipe, little)
+        assert options(caught.value.hint)[-1] == ("small", 1024)
+        with pytest.raises(DoesNotFitError) as caught:
+            planned(at_quality(recipe, "small"), little)
+        assert caught.value.hint == "--context 1024 fits"
+
+    def test_one_that_cannot_be_had_is_not(self) -> None:
+        """96 columns do not divide into groups of 64."""
+        recipe = read_recipe("phi-3-mini-4k")
+        odd = architecture(recipe, layers=2, hidden_size=96, heads=1, kv_heads=1)
+        with pytest.raises(DoesNotFitError) as caught:
+            make_plan("phi", odd, recipe, device(1_000_000))
+        assert caught.value.hint == "choose a smaller model or a larger device"
 
 
 class TestSchemes:

@@ -1,6 +1,7 @@
 """Ranking targets for one machine."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -62,8 +63,17 @@ class TestProspect:
         (prospect,) = ranked(Candidate(CPU, dataclasses.replace(MEMORY, free_bytes=5_000_000_000)))
         assert isinstance(prospect.problem, DoesNotFitError)
         assert prospect.problem.message == "needs 6.81 GB at 4096 tokens, 5.00 GB are free"
-        assert prospect.problem.hint == f"--context {prospect.largest_context} fits"
+        found = re.fullmatch(
+            r"--context (\d+) or --quality small --context (\d+) fits", prospect.problem.hint
+        )
+        assert found is not None
+        assert int(found[1]) == prospect.largest_context < int(found[2]) < 4096
         assert 256 <= prospect.largest_context < 4096
+
+    def test_a_smaller_quality_that_fits_is_named(self) -> None:
+        (prospect,) = ranked(Candidate(CPU, dataclasses.replace(MEMORY, free_bytes=6_600_000_000)))
+        assert prospect.problem is not None
+        assert prospect.problem.hint == f"--context {prospect.largest_context} or --quality small fits"
 
     def test_what_never_fits(self) -> None:
         (prospect,) = ranked(Candidate(CPU, dataclasses.replace(MEMORY, free_bytes=1_000_000_000)))
