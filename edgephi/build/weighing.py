@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgephi.build.plan import Plan
 from edgephi.bundle.manifest import CalibrationFacts
@@ -12,8 +13,12 @@ from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.finite import check_finite
 from edgephi.checkpoint.tokenizer import encoder
 from edgephi.errors import BadCheckpointError
+from edgephi.export.stream.one_pass import available_processors
+from edgephi.export.stream.quantized_block import restored_rows
+from edgephi.export.stream.quantizers import Quantizers, worth_processes
 from edgephi.guards.visible import visible
 from edgephi.quantize.folding import fold_count, weigh
+from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.reference.calibration_text import PASSAGE_TOKENS, CalibrationText, read_calibration
 from edgephi.reference.importance import Importance, hash_of, measure_importance
 from edgephi.steps import Step
@@ -46,8 +51,21 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
     with step("measure inputs", checkpoint.architecture.layers) as done, np.errstate(all="ignore"):
         importance = measure_importance(weights, passages, progress=lambda *_: done(1))
     _check_finite(checkpoint, importance)
-    with step("fold outliers", fold_count(checkpoint.architecture)) as done:
-        tensors = weigh(plan.tensors, importance, weights, done=done)
+    # In processes, as all that is quantised: what is compiled there is gone with them.
+    processes = worth_processes(checkpoint.architecture.parameters)
+    with (
+        step("fold outliers", fold_count(checkpoint.architecture)) as done,
+        Quantizers(processes) as quantizers,
+    ):
+
+        def rounded(rows: NDArray[np.float32], plan: TensorPlan) -> NDArray[np.float32]:
+            raw = rows.reshape(-1).view(np.uint8)
+            block = quantizers.mine().quantize(raw, "F32", len(rows), plan, restored_rows)
+            found: NDArray[np.float32] = block.regions[0].astype(np.float32, copy=False)
+            return found
+
+        threads = available_processors()
+        tensors = weigh(plan.tensors, importance, weights, rounded=rounded, threads=threads, done=done)
     facts = CalibrationFacts(
         text=visible(calibration.name),
         text_sha256=calibration.sha256,

@@ -37,6 +37,10 @@ _DAMPING = np.float32(1e-3)
 """Of the mean importance, added to all: on another text a channel may be louder than it was on this one."""
 
 
+Rounded = Callable[[Floats, TensorPlan], Floats]
+"""Rows [rows, columns] as they are once they were quantised by a plan; called in several threads at once."""
+
+
 class Rows(Protocol):
     """A model's weights, a few rows at a time; several threads ask at once."""
 
@@ -62,17 +66,20 @@ def weigh(
     importance: Mapping[ModelTensor, Floats],
     weights: Rows,
     *,
+    rounded: Rounded | None = None,
+    threads: int | None = None,
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[ModelTensor, TensorPlan]:
     """The plans with an importance for every matrix that has one, and with the folds that serve it best.
 
+    `rounded` quantises what folds are tried on, in `threads` of them at once; by default this process does.
     `done` is told of each fold that was chosen; there are `fold_count` of them.
     """
     folds = _folds(weights.architecture)
-    with ThreadPoolExecutor() as workers:
-        # One quantiser for each fold: a thread's own.
+    quantised = rounded or _rounded
+    with ThreadPoolExecutor(threads) as workers:
         chosen = workers.map(
-            lambda fold: _scale(weights, plans[fold.matrix], fold, importance[fold.matrix]), folds
+            lambda fold: _scale(weights, plans[fold.matrix], fold, importance[fold.matrix], quantised), folds
         )
         scales = []
         for scale in chosen:
@@ -118,18 +125,24 @@ def _folds(architecture: Architecture) -> list[_Fold]:
     return [*itertools.chain.from_iterable(of_layers), *head]
 
 
-def _scale(weights: Rows, plan: TensorPlan, fold: _Fold, importance: Floats) -> Floats | None:
+def _rounded(rows: Floats, plan: TensorPlan) -> Floats:
+    return restored(Quantizer().quantize(rows, plan), plan.quantised)
+
+
+def _scale(
+    weights: Rows, plan: TensorPlan, fold: _Fold, importance: Floats, rounded: Rounded
+) -> Floats | None:
     """What the matrix's columns are best multiplied by, float32 [columns]; None for nothing."""
     if plan.scheme is None or plan.scheme.bits == 8:
         return None
     rows = sampled_rows(weights, fold.matrix)
-    quantizer = Quantizer()
     least, best = np.inf, None
     for power in POWERS:
         scale = channel_scale(importance, power)
         scaled = _divided(importance, scale)
-        groups = quantizer.quantize(rows * scale, replace(plan, importance=_damped(scaled)))
-        error = error_sums(rows * scale, restored(groups, plan.scheme), scaled).weighted_squared_error
+        multiplied = rows * scale
+        found = rounded(multiplied, replace(plan, importance=_damped(scaled)))
+        error = error_sums(multiplied, found, scaled).weighted_squared_error
         if error < least:
             least, best = error, scale if power else None
     return best

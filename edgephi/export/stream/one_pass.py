@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import math
 import os
-import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +25,11 @@ from edgephi.checkpoint.finite import not_finite
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, open_shard, read_into, to_float32
 from edgephi.export.stream.data_file import DataFile, TensorError
 from edgephi.export.stream.packed_tensor import PackedTensor, Region
-from edgephi.export.stream.quantized_block import BlockQuantizer, Pack, QuantizedBlock
-from edgephi.export.stream.quantizing_process import QuantizingProcess
+from edgephi.export.stream.quantized_block import Pack, QuantizedBlock
+from edgephi.export.stream.quantizers import Quantizers, worth_processes
 from edgephi.export.stream.reads import Job, Read, Reads
 from edgephi.quantize.groups import ErrorSums, NotFiniteError
 from edgephi.steps import Step, silent
-
-# So many weights to quantise are worth starting processes, which takes as long as quantising 2**24 of them.
-_WORTH_PROCESSES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -83,12 +79,12 @@ def stream_tensors(
     reads = Reads(shards, tensors)
     digests = {shard.file: hashlib.sha256(shard.raw) for shard in shards}
     if processes is None:
-        processes = _quantised_weights(tensors) >= _WORTH_PROCESSES
+        processes = worth_processes(_quantised_weights(tensors))
     # The pool is left first: no worker may read from a descriptor that is closed already.
     with (
         step("quantise and export", reads.size) as done,
         contextlib.ExitStack() as open_files,
-        _Quantizers(processes) as quantizers,
+        Quantizers(processes) as quantizers,
         ThreadPoolExecutor(workers, "quantise") as pool,
     ):
         descriptors = {shard.file: open_shard(shard.file) for shard in shards}
@@ -148,29 +144,7 @@ def _quantised_weights(tensors: Iterable[PackedTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors if tensor.scheme is not None)
 
 
-class _Quantizers(contextlib.AbstractContextManager["_Quantizers"]):
-    """A quantiser for each thread that asks for one: in this process, or in one of its own."""
-
-    def __init__(self, processes: bool) -> None:
-        self._processes = processes
-        self._mine = threading.local()
-        self._started = contextlib.ExitStack()
-
-    def mine(self) -> BlockQuantizer | QuantizingProcess:
-        """The quantiser of the thread that asks."""
-        quantizer: BlockQuantizer | QuantizingProcess | None = getattr(self._mine, "quantizer", None)
-        if quantizer is None:
-            quantizer = QuantizingProcess() if self._processes else BlockQuantizer()
-            if isinstance(quantizer, QuantizingProcess):
-                self._started.callback(quantizer.close)
-            self._mine.quantizer = quantizer
-        return quantizer
-
-    def __exit__(self, *_: object) -> None:
-        self._started.close()
-
-
-def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: _Quantizers) -> _Block:
+def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: Quantizers) -> _Block:
     """In a worker: read the rows of a job, have them quantised and packed."""
     raw = tuple(_bytes_of(read, descriptors[read.entry.file]) for read in job.reads)
     if job.tensor is None:

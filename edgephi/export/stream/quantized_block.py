@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.safetensors import to_float32
-from edgephi.quantize.groups import ErrorSums, Groups
+from edgephi.quantize.groups import ErrorSums, Groups, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
@@ -44,3 +44,8 @@ class BlockQuantizer:
         weights = plan.factored(to_float32(raw, dtype).reshape(rows, -1))
         groups = self._quantizer.quantize(weights, plan)
         return QuantizedBlock(pack(groups, plan.quantised), groups.sums)
+
+
+def restored_rows(groups: Groups, scheme: Scheme) -> tuple[NDArray[np.float32]]:
+    """A `Pack` of one region: the weights again, as whoever computes with the artifact has them."""
+    return (restored(groups, scheme),)
