@@ -76,9 +76,9 @@ def _decode(
 
 
 def transformers_model(checkpoint: Path, artifact: Path | None = None) -> Any:
-    """The checkpoint in float32 and with plain attention; with the artifact's weights where one is given."""
+    """The checkpoint in float32; with the artifact's weights where one is given."""
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, attn_implementation="eager"
+        checkpoint, dtype=torch.float32, attn_implementation="sdpa"
     ).eval()
     if artifact is None:
         return model

@@ -85,7 +85,9 @@ BUILDS = (
     Build("weighted asym g64, int8 vocabulary", "cpu", {**_WEIGHTED, **_NATIVE, **_G64, **INT8_VOCABULARY}),
     Build("weighted asym g32, keep 0.03", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.03}}),
     Build("weighted asym g32, keep 0.095", "cpu", {**_WEIGHTED, **_NATIVE, **_G32, "keep": {"auto": 0.095}}),
-    Build("calibrated asym g32, keep 0.095", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, "keep": {"auto": 0.095}}),
+    Build(
+        "calibrated asym g32, keep 0.095", "cpu", {**_CALIBRATED, **_NATIVE, **_G32, "keep": {"auto": 0.095}}
+    ),
     Build("search Q4_0, int8 vocabulary", "gguf", {**_SEARCH, **_SYM, **INT8_VOCABULARY}),
     Build("search K-quants", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}),
     Build("search K-quants padded", "gguf", {**_SEARCH, **_NATIVE, **INT8_VOCABULARY}, padded=True),

@@ -89,7 +89,7 @@ class Exported:
     def oracle(self) -> Any:
         """The checkpoint in transformers, with the weights of the artifact."""
         model = AutoModelForCausalLM.from_pretrained(
-            self.checkpoint.folder, dtype=torch.float32, attn_implementation="eager"
+            self.checkpoint.folder, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
         weights = stored_weights(self.folder)
         with torch.no_grad():

@@ -51,7 +51,7 @@ class TestPowerCut:
     @needs(*power_cut.PROGRAMS)
     @pytest.mark.slow
     def test_instants_of_a_flash(self, tmp_path: Path, releases: Releases) -> None:
-        outcome = power_cut.power_cuts(tmp_path, releases, cuts=50)
+        outcome = power_cut.power_cuts(tmp_path, releases, cuts=30)
         assert holds(outcome)
         assert {Phase.BEFORE, Phase.FETCH, Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
 
@@ -66,19 +66,19 @@ class TestPowerCut:
     @needs(*power_cut.PROGRAMS)
     @pytest.mark.slow
     def test_instants_of_a_rollback(self, tmp_path: Path, releases: Releases) -> None:
-        assert holds(power_cut.power_cuts_of_rollbacks(tmp_path, releases, cuts=15))
+        assert holds(power_cut.power_cuts_of_rollbacks(tmp_path, releases, cuts=8))
 
     @needs(*lost_cache.PROGRAMS)
     @pytest.mark.slow
     def test_of_a_rollback_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
-        assert holds(lost_cache.lost_caches_of_rollbacks(tmp_path, releases, cuts=6))
+        assert holds(lost_cache.lost_caches_of_rollbacks(tmp_path, releases, cuts=5))
 
 
 class TestKilled:
     @needs(*killed.PROGRAMS)
     @pytest.mark.slow
-    def test_at_every_other_call_of_a_flash(self, tmp_path: Path, releases: Releases) -> None:
-        outcome = killed.killed_flashes(tmp_path, releases, every=2)
+    def test_at_calls_of_a_flash(self, tmp_path: Path, releases: Releases) -> None:
+        outcome = killed.killed_flashes(tmp_path, releases, every=4)
         assert holds(outcome)
         assert outcome.phases.keys() == set(Phase) - {Phase.BEFORE}
 
