@@ -86,6 +86,11 @@ SHAPES: dict[str, TinyShape] = {
         heads=8, kv_heads=2, context=16384, original_context=16384, rope_theta=250000.0, chat="phi-4"
     ),
 }
+
+CHANGED_BY_LENGTH = [
+    name for name, shape in SHAPES.items() if shape.longrope or shape.sliding_window in range(1, 4096)
+]
+"""Shapes whose angles or mask are others in a long text: past the original context, or past the window."""
 """One tiny stand-in for each shape of the family that edgephi supports."""
 
 

@@ -46,7 +46,7 @@ from tests.export.oracle import mean_kl, tensors_of
 from tests.phi_3_chat import as_phi_3
 from tests.portable import portable
 from tests.runtime.engines.cache_behaviour import greedy
-from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 from tests.tokenizer_texts import demo_tokenizer, with_flags
 
 Floats = NDArray[np.float32]
@@ -211,9 +211,11 @@ class TestAgainstTransformers:
         found = exports(shape).found(ids, step=1)
         assert mean_kl(exports(shape).expected(ids), found) <= LIMIT
 
-    @pytest.mark.slow
-    def test_every_length_around_window_and_original_context(self, exports: Exports, shape: str) -> None:
-        check_ends(exports(shape), [2048, 4096, 4097])
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", CHANGED_BY_LENGTH)
+def test_every_length_around_window_and_original_context(exports: Exports, shape: str) -> None:
+    check_ends(exports(shape), [2048, 4096, 4097])
 
 
 def check_answer(exported: Exported, prompt: list[int], steps: int) -> None:

@@ -35,7 +35,7 @@ from edgephi.export.tensor_names import tensor_name
 from tests.build.demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
 from tests.portable import portable
-from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
 Floats = NDArray[np.float32]
 
@@ -147,20 +147,22 @@ class TestAgainstTransformers:
         expected = expected_logits(exports(shape).oracle, ids)
         assert mean_kl(expected, exports(shape).stepped(ids)) <= LIMIT
 
-    @pytest.mark.slow
-    def test_around_the_window_and_the_original_context(self, tmp_path: Path, shape: str) -> None:
-        exported = export(tmp_path, shape, layers=1)
-        switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
-        lengths = [length for length in (2100, 4096, 4097, 5000) if length <= exported.context]
-        for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
-            if not group:
-                continue
-            ids = some_ids(max(group))
-            # Attention is causal: one pass serves all lengths that use the same RoPE factors.
-            expected = expected_logits(exported.oracle, ids)
-            for length in group:
-                found = exported.prefill(ids[:length])
-                assert mean_kl(expected[length - len(found) : length], found) <= LIMIT, length
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", CHANGED_BY_LENGTH)
+def test_around_the_window_and_the_original_context(tmp_path: Path, shape: str) -> None:
+    exported = export(tmp_path, shape, layers=1)
+    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
+    lengths = [length for length in (2100, 4096, 4097) if length <= exported.context]
+    for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
+        if not group:
+            continue
+        ids = some_ids(max(group))
+        # Attention is causal: one pass serves all lengths that use the same RoPE factors.
+        expected = expected_logits(exported.oracle, ids)
+        for length in group:
+            found = exported.prefill(ids[:length])
+            assert mean_kl(expected[length - len(found) : length], found) <= LIMIT, length
 
 
 QUANTS = [

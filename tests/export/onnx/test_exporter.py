@@ -26,7 +26,7 @@ from edgephi.export.stream.packed_tensor import ALIGNMENT
 from edgephi.export.tensor_names import tensor_name
 from tests.export.oracle import Engine, expected_logits, mean_kl, tensors_of, transformers_model
 from tests.portable import portable
-from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
 Floats = NDArray[np.float32]
 
@@ -123,7 +123,7 @@ def check_prefixes(exported: Exported, lengths: list[int], *, limit: float) -> N
 
 
 # Long prompts show angles and masks, of which int8 activations know nothing: one shape has them there.
-LONG = [*((shape, 0) for shape in KINDS), ("mini-128k", 4)]
+LONG = [*((shape, 0) for shape in CHANGED_BY_LENGTH), ("mini-128k", 4)]
 
 
 @pytest.mark.parametrize("level", [0, 4])
@@ -186,7 +186,7 @@ class TestGeneration:
         return [int(token) for token in generator.get_sequence(0)], computed
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("shape", "level"), [pair for pair in LONG if pair[0] != "medium"])
+    @pytest.mark.parametrize(("shape", "level"), LONG)
     def test_each_step_is_a_fresh_prefill(self, exports: Exports, shape: str, level: int) -> None:
         exported = exports(shape, level)
         prompt = some_ids(4090, seed=4)

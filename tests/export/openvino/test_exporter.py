@@ -29,7 +29,7 @@ from tests.export import oracle as onnx_oracle
 from tests.export.openvino.oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
 from tests.portable import portable
-from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
 # Weights so large that attention prefers some tokens; nothing but rounding may be left of a float32 cache.
 STD = 0.1
@@ -171,9 +171,11 @@ class TestAgainstTransformers:
         for step in (100, 32, 1):
             assert mean_kl(expected, exported.unchanged.prefill(ids, step=step)) <= LIMIT
 
-    @pytest.mark.slow
-    def test_every_length_around_the_original_context(self, exports: Exports, shape: str) -> None:
-        check_prefixes(exports(shape), [2100, 4096, 4097], last=64)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", CHANGED_BY_LENGTH)
+def test_every_length_around_the_original_context(exports: Exports, shape: str) -> None:
+    check_prefixes(exports(shape), [2100, 4096, 4097], last=64)
 
 
 class TestActivations:

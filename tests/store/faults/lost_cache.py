@@ -114,9 +114,14 @@ def cut_off(
 
 
 def _moments(record: Path, begin: int, end: int, cuts: int, chance: random.Random) -> list[int]:
-    """Places in a record from `begin` to `end`: as many between two flushes as between any other two."""
+    """Places in a record from `begin` to `end`: as many between two flushes as between any other two.
+
+    Fewer places than flushes lie between flushes that are spread evenly.
+    """
     flushes = [number for number, event in enumerate(read_record(record)) if isinstance(event, Flush)]
     spans = list(itertools.pairwise([begin, *(number for number in flushes if begin < number < end)]))
+    if cuts < len(spans):
+        spans = [spans[cut * len(spans) // cuts] for cut in range(cuts)]
     return sorted(chance.randint(*spans[cut % len(spans)]) for cut in range(cuts))
 
 

@@ -58,8 +58,7 @@ class TestPowerCut:
     @needs(*lost_cache.PROGRAMS)
     @pytest.mark.slow
     def test_with_a_part_of_the_drives_cache(self, tmp_path: Path, releases: Releases) -> None:
-        # As many as there are flushes of the drive, and some: each time between two of them is looked at.
-        outcome = lost_cache.lost_caches(tmp_path, releases, cuts=40)
+        outcome = lost_cache.lost_caches(tmp_path, releases, cuts=22)
         assert holds(outcome)
         assert {Phase.FETCH, Phase.PROBE, Phase.COMMITTED} <= outcome.phases.keys()
 
