@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgephi.server.engine.process import EngineProcess
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.installs import installs
 from tests.server.serving import PATIENCE, Server, command_line, serving, slowly, starting, until
@@ -145,6 +148,26 @@ class TestEngine:
         assert error.startswith("error: ") and "model/tokenizer.json: expected a file of" in error
         assert hint.startswith("hint: ")
         assert "Traceback" not in server.log
+
+
+def test_a_start_that_is_given_up_is_no_error_of_asyncios(tmp_path: Path) -> None:
+    """Whenever it is given up: a server that ends while its engine starts has nothing to report."""
+
+    async def give_up_after(turns: int) -> list[str]:
+        reported: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+        start = asyncio.ensure_future(EngineProcess.start(tmp_path / "no-bundle", lambda _: None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        await asyncio.sleep(0.02)
+        gc.collect()  # what nobody has retrieved is reported when it goes
+        return reported
+
+    assert [asyncio.run(give_up_after(turns)) for turns in range(10)] == [[]] * 10
 
 
 class TestEnd:

@@ -64,14 +64,24 @@ class EngineProcess(asyncio.SubprocessProtocol):
     @classmethod
     async def start(cls, bundle: Path, receive: Callable[[FromEngine], None]) -> EngineProcess:
         """Start the process for the bundle in a folder. Its standard error is the server's."""
-        transport, process = await asyncio.get_running_loop().subprocess_exec(
-            lambda: cls(receive),
-            # -P: a module of the user's working directory must not stand in for one of ours.
-            *child_command([sys.executable, "-P", "-m", "edgephi.server.engine.worker", bundle]),
-            stderr=None,
-            start_new_session=True,  # Ctrl-C on a terminal is for the server alone
-            env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+        starting = asyncio.ensure_future(
+            asyncio.get_running_loop().subprocess_exec(
+                lambda: cls(receive),
+                # -P: a module of the user's working directory must not stand in for one of ours.
+                *child_command([sys.executable, "-P", "-m", "edgephi.server.engine.worker", bundle]),
+                stderr=None,
+                start_new_session=True,  # Ctrl-C on a terminal is for the server alone
+                env={name: value for name, value in os.environ.items() if name not in _SECRETS},
+            )
         )
+        try:
+            transport, process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # asyncio reports an error of its own when it is left half-way; it takes milliseconds to the end.
+            transport, process = await starting
+            process._transport = transport
+            transport.close()
+            raise
         process._transport = transport
         return process
 
