@@ -43,6 +43,7 @@ from edgephi.runtime.engines.llama_cpp.adapter import LlamaEngine, open_engine
 from edgephi.steps import silent
 from tests.bundle.tiny import tiny_manifest
 from tests.export.oracle import mean_kl, tensors_of
+from tests.export.prefixes import prefix_groups
 from tests.phi_3_chat import as_phi_3
 from tests.portable import portable
 from tests.runtime.engines.cache_behaviour import greedy
@@ -187,11 +188,7 @@ def check_ends(exported: Exported, lengths: list[int], *, last: int = 64) -> Non
 
     One pass of the oracle serves all lengths that use the same RoPE factors, because attention is causal.
     """
-    lengths = [length for length in lengths if length <= exported.context]
-    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
-    for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
-        if not group:
-            continue
+    for group in prefix_groups(exported.checkpoint, exported.context, lengths):
         ids = some_ids(max(group))
         expected = exported.expected(ids)
         for length in group:

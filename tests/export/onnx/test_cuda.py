@@ -34,6 +34,7 @@ from edgephi.export.onnx import exporter
 from edgephi.export.tensor_names import tensor_name
 from tests.build.demo import build_demo
 from tests.export.oracle import expected_logits, mean_kl, tensors_of, transformers_model
+from tests.export.prefixes import prefix_groups
 from tests.portable import portable
 from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
@@ -152,13 +153,8 @@ class TestAgainstTransformers:
 @pytest.mark.parametrize("shape", CHANGED_BY_LENGTH)
 def test_around_the_window_and_the_original_context(tmp_path: Path, shape: str) -> None:
     exported = export(tmp_path, shape, layers=1)
-    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
-    lengths = [length for length in (2100, 4096, 4097) if length <= exported.context]
-    for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
-        if not group:
-            continue
+    for group in prefix_groups(exported.checkpoint, exported.context, (2100, 4096, 4097)):
         ids = some_ids(max(group))
-        # Attention is causal: one pass serves all lengths that use the same RoPE factors.
         expected = expected_logits(exported.oracle, ids)
         for length in group:
             found = exported.prefill(ids[:length])

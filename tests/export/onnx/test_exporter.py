@@ -25,6 +25,7 @@ from edgephi.export.onnx.layout import lay_out
 from edgephi.export.stream.packed_tensor import ALIGNMENT
 from edgephi.export.tensor_names import tensor_name
 from tests.export.oracle import Engine, expected_logits, mean_kl, tensors_of, transformers_model
+from tests.export.prefixes import prefix_groups
 from tests.portable import portable
 from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
@@ -107,11 +108,7 @@ def check_prefixes(exported: Exported, lengths: list[int], *, limit: float) -> N
 
     One pass of the oracle serves all lengths that use the same RoPE factors, because attention is causal.
     """
-    lengths = [length for length in lengths if length <= exported.context]
-    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
-    for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
-        if not group:
-            continue
+    for group in prefix_groups(exported.checkpoint, exported.context, lengths):
         ids = some_ids(max(group))
         expected = expected_logits(exported.oracle, ids)
         # The test would see nothing if every token were equally likely.

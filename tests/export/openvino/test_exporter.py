@@ -28,6 +28,7 @@ from edgephi.export.tensor_names import tensor_name
 from tests.export import oracle as onnx_oracle
 from tests.export.openvino.oracle import MODEL, Engine, openvino, openvino_genai, pipeline_answer, tensors_of
 from tests.export.oracle import Floats, expected_logits, mean_kl, transformers_model
+from tests.export.prefixes import prefix_groups
 from tests.portable import portable
 from tests.tiny_checkpoint import CHANGED_BY_LENGTH, SHAPES, write_tiny_checkpoint
 
@@ -134,11 +135,7 @@ def check_prefixes(exported: Exported, lengths: list[int], *, last: int = 0) -> 
     One pass of the oracle serves all lengths that use the same RoPE factors, because attention is causal.
     Only the last tokens are compared when `last` is given: enough to see a wrong angle or a wrong mask.
     """
-    lengths = [length for length in lengths if length <= exported.context]
-    switch = exported.checkpoint.architecture.attention.rotary.uses_long_factors
-    for group in ([n for n in lengths if not switch(n)], [n for n in lengths if switch(n)]):
-        if not group:
-            continue
+    for group in prefix_groups(exported.checkpoint, exported.context, lengths):
         ids = some_ids(max(group))
         expected = expected_logits(exported.oracle, ids)
         # The test would see nothing if every token were equally likely.
