@@ -98,7 +98,7 @@ def test_at_8_bits_most_answers_begin_as_in_float32(bundle: Path, wanted: list[W
         print(f"{each.question}\n  {each.answer!r}\n  {text!r}")
     # A small model often has two words that are nearly as likely: bfloat16, its own published type, changes 4
     # to 7 of 20 answers, which depends on the processor.
-    assert same(wanted, found) >= len(wanted) // 2
+    assert 2 * same(wanted, found) >= len(wanted)
 
 
 def test_an_answer_ends(session: Session) -> None:
