@@ -5,6 +5,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,15 +110,19 @@ class TestNothingIsLost:
             write_output(file, LONG)
         assert (file.read_text(), names(tmp_path)) == ("old", ["a"])
 
-    def test_when_it_is_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_when_it_is_interrupted(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("old")
-
-        def interrupted(_descriptor: int) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(os, "fsync", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_output(tmp_path / "a", LONG)
+        program = (
+            "import os, pathlib, signal\n"
+            "from edgephi.cli.output_file import write_output\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "os.fsync = lambda _descriptor: os.kill(os.getpid(), signal.SIGINT)\n"
+            "try: write_output(pathlib.Path('a'), 'new' * 9999)\n"
+            "except KeyboardInterrupt: print('interrupted')\n"
+        )
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        assert (done.stdout, done.stderr) == ("interrupted\n", "")
         assert ((tmp_path / "a").read_text(), names(tmp_path)) == ("old", ["a"])
 
     def test_in_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
