@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
+from edgephi.checkpoint.adapter.locate_adapter import asked_for
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import ChatForm
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -36,10 +39,11 @@ from edgephi.checkpoint.tokenizer import read_tokenizer
 from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import BadCheckpointError
+from edgephi.errors import BadCheckpointError, UsageError
 from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.quantisation import quantisation_of
 from edgephi.export.upstream import UpstreamExporter, upstream
+from edgephi.guards.visible import visible
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
 
@@ -112,8 +116,10 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     created = time_of_build()
     if request.upstream:
         upstream(request.target.engine)  # whether it is there at all
+        _check_no_adapters(request)
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
+        checkpoint = merged(checkpoint, request.adapters)
         recipe = request.recipe
         _check_shape(checkpoint, recipe)
         if request.layers is not None:
@@ -148,7 +154,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         report = _exporter(request, plan).write_artifact(
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
-        for name, sha256 in located.expected_sha256.items():
+        for name, sha256 in _expected_hashes(located, request.adapters).items():
             if report.input_sha256.get(name, sha256) != sha256:
                 raise BadCheckpointError(
                     f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
@@ -182,6 +188,23 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         with step("seal", 0):
             seal(folder, request.output)
     return Built(request.output, manifest, plan, quantisation, checkpoint.tokenizer.chat.remarks)
+
+
+def _check_no_adapters(request: BuildRequest) -> None:
+    if request.adapters:
+        raise UsageError(
+            "--adapter: expected edgephi's own exporter, found --exporter upstream, which reads files only",
+            hint="leave --exporter out",
+        )
+
+
+def _expected_hashes(located: Located, adapters: Sequence[StrengthenedAdapter]) -> dict[str, str]:
+    """The hub's hashes of files, by their names in the report."""
+    expected = dict(located.expected_sha256)
+    for adapter in adapters:
+        for name, sha256 in adapter.located.expected_sha256.items():
+            expected[f"{adapter.located.id}/{name}"] = sha256
+    return expected
 
 
 def _for_first_layers(recipe: Recipe, whole: Architecture, part: Architecture) -> Recipe:
@@ -233,11 +256,31 @@ def _exporter(request: BuildRequest, plan: Plan) -> Exporter:
 
 
 def verify_against(
-    bundle: Path, manifest: Manifest, model: str, recipe: Recipe, *, level: EvaluationLevel, step: Step
+    bundle: Path,
+    manifest: Manifest,
+    model: str,
+    recipe: Recipe,
+    *,
+    level: EvaluationLevel,
+    step: Step,
+    adapters: Sequence[StrengthenedAdapter] = (),
 ) -> Certificate:
-    """Measure a finished bundle again, against `model`. Raises QualityGateError when it is past the gate."""
+    """Measure a finished bundle again, against `model` with `adapters`.
+
+    Raises BadCheckpointError when these are not what it was made from, as far as their sizes, names and
+    strengths tell, and QualityGateError when it is past the gate.
+    """
+    expected_adapters = [(each.id, each.scale) for each in manifest.model.adapters]
+    if expected_adapters != [(visible(each.located.id), each.scale) for each in adapters]:
+        raise BadCheckpointError(
+            f"{bundle}: expected the adapters that the bundle was made with, "
+            f"{_listed(id_ if scale == 1 else f'{id_}@{scale:g}' for id_, scale in expected_adapters)}, "
+            f"found {_listed(map(asked_for, adapters))}",
+            hint="give each of them with --adapter, in this order",
+        )
     located = find_checkpoint(model, recipe, None, progress=True)
     checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
+    checkpoint = merged(checkpoint, adapters)
     expected, found = manifest.model.parameters, checkpoint.architecture.parameters
     if expected != found:
         raise BadCheckpointError(
@@ -249,6 +292,10 @@ def verify_against(
     )
     check_gate(proof.certificate, recipe.gate)
     return proof.certificate
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _recipe_named(model: str, recipe: Recipe) -> Recipe | None:

@@ -15,6 +15,7 @@ from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
     SCHEMA,
+    AdapterFacts,
     CalibrationFacts,
     ChatFacts,
     Limits,
@@ -26,6 +27,8 @@ from edgephi.bundle.manifest import (
     TargetFacts,
 )
 from edgephi.bundle.unfinished import file_sha256, list_files
+from edgephi.checkpoint.adapter.locate_adapter import asked_for
+from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.locate import DEMO, DEMO_ID
 from edgephi.checkpoint.tokenizer import TokenizerFacts
@@ -59,6 +62,9 @@ def manifest_of(
     small_inputs = {
         name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
     }
+    for adapter in request.adapters:
+        name = f"{adapter.located.id}/{ADAPTER_CONFIG}"
+        small_inputs[name] = file_sha256(adapter.located.folder / ADAPTER_CONFIG)
     files = list_files(folder, _known_files(report))
     facts = QuantFacts(
         bits=quant.bits,
@@ -97,6 +103,10 @@ def manifest_of(
             variant=visible(_short_name(request)),
             parameters=checkpoint.architecture.parameters,
             context=checkpoint.architecture.context,
+            adapters=tuple(
+                AdapterFacts(visible(each.located.id), each.located.revision, each.scale)
+                for each in request.adapters
+            ),
         ),
         target=TargetFacts(target.name, target.engine, target.provider, target.arch),
         quant=facts,
@@ -162,6 +172,8 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--soc", request.target.soc]
     if "/" in model:  # of the hub
         words += ["--revision", checkpoint.revision]
+    for adapter in request.adapters:
+        words += ["--adapter", asked_for(adapter)]
     words += ["--recipe", request.recipe.name]
     if request.quality != "default":
         words += ["--quality", request.quality]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edgephi.build.wheels.platform import Platform
 from edgephi.bundle.certificate import VerifyLevel
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.declared.quality import Quality
 from edgephi.declared.recipe import Recipe
 from edgephi.declared.target import Target
@@ -29,6 +30,7 @@ class BuildRequest:
     `upstream`: the engine's own converter writes the artifact, if it fits into `available_memory` bytes.
     `recipe` is as it is at `quality`, by which the user asked for it.
     `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
+    `adapters`: what is merged into the checkpoint, in this order.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
 
@@ -47,3 +49,4 @@ class BuildRequest:
     wheels: WheelsRequest | None = None
     calibrate: Path | None = None
     quality: Quality = "default"
+    adapters: tuple[StrengthenedAdapter, ...] = ()

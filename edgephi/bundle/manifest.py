@@ -42,14 +42,33 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True)
+class AdapterFacts:
+    """An adapter that is part of the bundle's weights, its low-rank changes multiplied by `scale`."""
+
+    id: str
+    revision: str
+    scale: float = 1.0
+
+    @property
+    def described(self) -> str:
+        """As people are told of it."""
+        strength = "" if self.scale == 1 else f", {self.scale:g} times as strong"
+        return f"adapter {self.id} at {self.revision}{strength}"
+
+
+@dataclass(frozen=True)
 class ModelFacts:
-    """Which checkpoint the bundle was made from. `context` is what the checkpoint was trained for."""
+    """Which checkpoint the bundle was made from. `context` is what the checkpoint was trained for.
+
+    `adapters` were merged into it, in this order.
+    """
 
     id: str
     revision: str
     variant: str
     parameters: int
     context: int
+    adapters: tuple[AdapterFacts, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """An opened checkpoint: architecture, tokenizer and weights agree with each other, and nothing is loaded."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgephi.chat.template import LONGEST_PARSED
+from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
 from edgephi.checkpoint.config import family_of, load_architecture
@@ -21,10 +21,8 @@ from edgephi.checkpoint.safetensors import (
     FLOAT_DTYPES,
     ShardHeader,
     TensorEntry,
-    open_shard,
-    read_bytes,
     read_header,
-    to_float32,
+    read_tensor_rows,
 )
 from edgephi.checkpoint.source import Source
 from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
@@ -42,7 +40,7 @@ class Checkpoint:
     """A model in a folder. `shards` in order of their names, `tensors` by name: those the model needs.
 
     `sources` are the rows of them that each tensor of the model is made of, in the order in which the files
-    hold them, so that one pass suffices.
+    hold them, so that one pass suffices. `changes` are what adapters add to tensors, by the tensors' names.
     """
 
     id: str
@@ -53,6 +51,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry]
     sources: Mapping[ModelTensor, tuple[Source, ...]]
     tokenizer: TokenizerFacts
+    changes: Changes = field(default_factory=dict)
 
     def copy_tokenizer(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`, for engines that read them as they are.
@@ -129,7 +128,7 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
         architecture=architecture,
         shards=shards,
         tensors=tensors,
-        sources=_in_stored_order(sources, shards),
+        sources=in_stored_order(sources, shards),
         tokenizer=read_tokenizer(folder, architecture),
     )
 
@@ -147,26 +146,17 @@ def read_rows(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
     pieces = [(name, rows, into) for name, rows, into in pieces if rows]
     if len(pieces) == 1:
         name, rows, _ = pieces[0]
-        return _stored_rows(checkpoint.tensors[name], rows)
+        return _stored_rows(checkpoint, name, rows)
     found = np.empty((stop - start, *checkpoint.tensors[sources[0].tensor].shape[1:]), np.float32)
     for name, rows, into in pieces:
-        found[into.start - start : into.stop - start : into.step] = _stored_rows(
-            checkpoint.tensors[name], rows
-        )
+        found[into.start - start : into.stop - start : into.step] = _stored_rows(checkpoint, name, rows)
     return found
 
 
-def _stored_rows(entry: TensorEntry, rows: range) -> npt.NDArray[np.float32]:
-    """Rows of a tensor as a file holds it; those between them are read and dropped."""
-    row_bytes = entry.size // entry.shape[0]
-    start, stop = rows[0], rows[-1] + 1
-    descriptor = open_shard(entry.file)
-    try:
-        at = entry.start + start * row_bytes
-        raw = read_bytes(descriptor, at, (stop - start) * row_bytes, file=entry.file)
-    finally:
-        os.close(descriptor)
-    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])[:: rows.step]
+def _stored_rows(checkpoint: Checkpoint, name: str, rows: range) -> npt.NDArray[np.float32]:
+    """Rows of a tensor as a file holds it, with all that adapters change of them."""
+    values = read_tensor_rows(checkpoint.tensors[name], rows)
+    return changed(values, rows, checkpoint.changes.get(name, ()))
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
@@ -256,9 +246,10 @@ def _matched_tensors(
     return tensors
 
 
-def _in_stored_order(
+def in_stored_order(
     sources: Mapping[ModelTensor, tuple[Source, ...]], shards: tuple[ShardHeader, ...]
 ) -> dict[ModelTensor, tuple[Source, ...]]:
+    """The sources in the order in which `shards` hold the first of each."""
     entries = (entry for shard in shards for entry in shard.entries)
     place = {entry.name: number for number, entry in enumerate(entries)}
     return dict(sorted(sources.items(), key=lambda item: min(place[each.tensor] for each in item[1])))

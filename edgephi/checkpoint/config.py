@@ -43,6 +43,9 @@ class Family(Protocol):
     def sources(self, architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
         """Where a checkpoint holds each tensor of `architecture`: every row of it once."""
 
+    def split_names(self, architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
+        """Modules that other code has for parts of a tensor: which rows of which tensor each of them is."""
+
     def is_known(self, name: str, architecture: Architecture) -> bool:
         """Whether a tensor of a checkpoint that is no source says nothing new, so that it may be left out."""
 

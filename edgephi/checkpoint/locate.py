@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import edgephi
+from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.hub.pull import pull
 from edgephi.checkpoint.located import Located
 from edgephi.commands import edgephi_command
@@ -12,7 +13,7 @@ from edgephi.errors import BadCheckpointError, UsageError
 DEMO = "demo"
 DEMO_ID = "edgephi/demo"
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def locate(
@@ -25,7 +26,7 @@ def locate(
     """
     folder = Path(model)
     if model != DEMO and not (model and folder.is_dir()):
-        if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+        if not HUB_ID.fullmatch(model) or model.startswith((".", "~")):
             raise _not_a_model(model)
         return pull(model, revision, offline=offline, progress=progress)
     if revision is not None:
@@ -34,6 +35,12 @@ def locate(
         )
     if model == DEMO:
         return Located(DEMO_ID, edgephi.__version__, Path(edgephi.__file__).parent / "demo")
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise BadCheckpointError(
+            f"{model}: expected a checkpoint, found an adapter for one",
+            hint=f"give the checkpoint, and the adapter with it: "
+            f"`{edgephi_command('build', 'CHECKPOINT', '--adapter', model)}`, and the rest",
+        )
     return Located(folder.resolve().name, "local", folder)
 
 

@@ -51,13 +51,20 @@ class ShardHeader:
     """One checked file. `raw` are its bytes before the first tensor; `entries` are in file order.
 
     `raw` followed by the bytes of all `entries` is the whole file of `size` bytes, so that its sha256 can
-    be computed in the pass that reads the tensors.
+    be computed in the pass that reads the tensors. `owner` tells files of one name apart: it is the adapter
+    whose file it is, and empty for those of the checkpoint itself.
     """
 
     file: Path
     size: int
     raw: bytes
     entries: tuple[TensorEntry, ...]
+    owner: str = ""
+
+    @property
+    def name(self) -> str:
+        """What provenance calls it: the file's name, after its owner's where it has one."""
+        return f"{self.owner}/{self.file.name}" if self.owner else self.file.name
 
 
 def read_header(file: Path) -> ShardHeader:
@@ -149,6 +156,22 @@ def to_float32(
     else:
         np.copyto(values, raw.view(np.float32))
     return values
+
+
+def read_tensor_rows(entry: TensorEntry, rows: range) -> npt.NDArray[np.float32]:
+    """Rows of a tensor as a file holds it, float32 [len(rows), ...]; those between them are read and dropped.
+
+    Raises BadCheckpointError when the file has changed.
+    """
+    row_bytes = entry.size // entry.shape[0]
+    start, stop = rows[0], rows[-1] + 1
+    descriptor = open_shard(entry.file)
+    try:
+        at = entry.start + start * row_bytes
+        raw = read_bytes(descriptor, at, (stop - start) * row_bytes, file=entry.file)
+    finally:
+        os.close(descriptor)
+    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])[:: rows.step]
 
 
 def _read_entries(header: bytes, *, file: Path) -> list[TensorEntry]:

@@ -7,6 +7,7 @@ import click
 
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import (
+    adapter_option,
     context_option,
     json_option,
     method_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to write the bundle to; must not exist.",
 )
+@adapter_option
 @recipe_option
 @quality_option
 @method_option
@@ -106,6 +108,7 @@ def build(
     target_name: str,
     soc: str | None,
     output: Path,
+    adapter_names: tuple[str, ...],
     recipe_name: str | None,
     quality: "Quality",
     method: "Method | None",
@@ -134,6 +137,7 @@ def build(
     from edgephi.build.request import BuildRequest
     from edgephi.build.this_machine import check_proof
     from edgephi.bundle.unfinished import check_destination
+    from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.wheels import wheels_command, wheels_summary
@@ -167,6 +171,7 @@ def build(
     if verify != "off":
         check_proof(target)
     located = find_checkpoint(model, recipe, revision, progress=True)
+    adapters = locate_adapters(adapter_names, progress=True)
     request = BuildRequest(
         model=model,
         target=target,
@@ -182,6 +187,7 @@ def build(
         wheels=wheels,
         calibrate=calibrate,
         quality=quality,
+        adapters=adapters,
     )
     built = build_bundle(request, located, step)
     if as_json:

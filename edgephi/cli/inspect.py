@@ -105,6 +105,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "bundle": f"{manifest.name}, release {manifest.sequence} of {manifest.created}",
         "model": f"{model.id} at {model.revision} ({model.variant})",
         "": f"{model.parameters:,} parameters, trained for {model.context:,} tokens",
+        "merged": "; ".join(adapter.described for adapter in model.adapters),
         "target": f"{target.name}: {target.engine} on {target.provider}, {', '.join(target.arch)}",
         "weights": f"{quant.bits_per_weight:.2f} bits per weight: {_scheme(manifest)}",
         "context": f"{manifest.limits.context:,} tokens, prompt and answer together",
@@ -118,7 +119,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "chunks": f"{sum(len(chunks_of(entry)) for entry in manifest.files):,}, and a device is sent "
         "only those that it has not",
     }
-    lines = [_fact(label, value) for label, value in facts.items()]
+    lines = [_fact(label, value) for label, value in facts.items() if value or label != "merged"]
     files = [
         (entry.path, human_bytes(entry.size), entry.sha256[:12])
         for entry in manifest.files

@@ -54,6 +54,16 @@ recipe_option: Decorator = click.option(
     help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
 )
 
+adapter_option: Decorator = click.option(
+    "--adapter",
+    "adapter_names",
+    type=NAME,
+    multiple=True,
+    metavar="ADAPTER",
+    help="LoRA adapter to merge into the model: a folder or hub id, and @FACTOR for another strength; may be "
+    "given again.",
+)
+
 quality_option: Decorator = click.option(
     "--quality",
     type=click.Choice(["small", "default", "best"]),

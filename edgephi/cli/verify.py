@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
-from edgephi.cli.options import bundle_argument, json_option
+from edgephi.cli.options import adapter_option, bundle_argument, json_option
 from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     metavar="MODEL",
     help="Measure the quality again, against this checkpoint.",
 )
+@adapter_option
 @click.option(
     "--level",
     type=click.Choice(["quick", "full"]),
@@ -44,6 +45,7 @@ def verify(
     bundle: Path,
     *,
     model: str | None,
+    adapter_names: tuple[str, ...],
     level: "EvaluationLevel",
     recipe_name: str | None,
     key_file: Path | None,
@@ -69,10 +71,14 @@ def verify(
     certificate = manifest.certificate
     if model is not None:
         from edgephi.build.build import verify_against
+        from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
         from edgephi.declared.recipe import read_recipe, recipe_for
 
         recipe = read_recipe(recipe_name) if recipe_name else recipe_for(manifest.model.variant)
-        certificate = verify_against(bundle, manifest, model, recipe, level=level, step=step)
+        adapters = locate_adapters(adapter_names, progress=True)
+        certificate = verify_against(
+            bundle, manifest, model, recipe, level=level, step=step, adapters=adapters
+        )
     if as_json:
         document = {
             "bundle": str(bundle),

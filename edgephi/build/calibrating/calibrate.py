@@ -105,6 +105,7 @@ def _fingerprint(checkpoint: Checkpoint, plans: TensorPlans, passages: Sequence[
         facts = shard.file.stat()
         digest.update(shard.raw)
         digest.update(f"{shard.file.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
+    digest.update(str(sorted(checkpoint.changes.items())).encode())
     for tensor, plan in sorted(plans.items(), key=lambda item: str(item[0])):
         digest.update(f"{tensor} {plan.scheme} {plan.method}".encode())
         for numbers in (plan.importance, plan.row_factors, plan.column_factors):

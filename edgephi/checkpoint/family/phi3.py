@@ -64,6 +64,27 @@ def sources(architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]
     }
 
 
+def split_names(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
+    """Modules of code that keeps the projections of an input apart: which rows of which tensor each is.
+
+    These are the names of Llama's modules, under which adapters for the same model are trained too.
+    """
+    attention, width = architecture.attention, architecture.feed_forward.width
+    queries, keys = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
+    rows = {
+        "self_attn.q_proj": (Role.QUERY_KEY_VALUE, range(queries)),
+        "self_attn.k_proj": (Role.QUERY_KEY_VALUE, range(queries, queries + keys)),
+        "self_attn.v_proj": (Role.QUERY_KEY_VALUE, range(queries + keys, queries + 2 * keys)),
+        "mlp.gate_proj": (Role.GATE_UP, range(width)),
+        "mlp.up_proj": (Role.GATE_UP, range(width, 2 * width)),
+    }
+    return {
+        f"model.layers.{layer}.{module}": (ModelTensor(role, layer), own)
+        for layer in range(architecture.layers)
+        for module, (role, own) in rows.items()
+    }
+
+
 def is_known(name: str, architecture: Architecture) -> bool:
     """Whether a tensor that is no source says nothing new: RoPE tables, the second name of a tied head."""
     tied_head = architecture.tied_embeddings and name == _NAMES[Role.HEAD]

@@ -20,6 +20,7 @@ def built_summary(built: "Built") -> str:
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
         f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
     ]
+    lines += [f"merged: {adapter.described}" for adapter in manifest.model.adapters]
     if built.quantisation is not None:
         tensors = built.quantisation.tensors
         worst = max(tensors, key=lambda tensor: tensor.relative_squared_error)

@@ -100,6 +100,7 @@ def write_artifact(
             layout.tensors,
             pack,
             file,
+            changes=checkpoint.changes,
             preamble=layout.header,
             lookup_tables=[
                 *((region, factors) for _, region, factors in layout.factors),

@@ -96,6 +96,7 @@ def write_artifact(
             layout.tensors,
             partial(pack, float_type=float_type(target.kernels)),
             file,
+            changes=checkpoint.changes,
             preamble=layout.header,
             step=step,
         )

@@ -92,6 +92,7 @@ def write_artifact(
             layout.tensors.values(),
             packer(target.kernels),
             file,
+            changes=checkpoint.changes,
             lookup_tables=[(region, table) for _, region, table in layout.tables],
             step=step,
         )

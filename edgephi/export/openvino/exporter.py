@@ -92,6 +92,7 @@ def write_artifact(
             tensors.values(),
             pack,
             file,
+            changes=checkpoint.changes,
             lookup_tables=[(Region(literals_at, literals.nbytes), literals)],
             step=step,
         )

@@ -159,6 +159,7 @@ def emit(
             layout.tensors.values(),
             pack,
             file,
+            changes=checkpoint.changes,
             lookup_tables=[(layout.zeros, zeros)],
             step=step,
         )

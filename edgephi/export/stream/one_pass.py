@@ -14,13 +14,16 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.bundle.chunks import cut
+from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.finite import not_finite
 from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, open_shard, read_into, to_float32
 from edgephi.export.stream.data_file import DataFile, TensorError
@@ -53,6 +56,7 @@ def stream_tensors(
     pack: Pack,
     file: BinaryIO,
     *,
+    changes: Changes = MappingProxyType({}),
     preamble: bytes = b"",
     lookup_tables: Sequence[tuple[Region, NDArray[np.generic]]] = (),
     step: Step = silent,
@@ -63,10 +67,11 @@ def stream_tensors(
 
     The regions of `tensors` must lie in the order of `tensors`; where their sources follow each other in that
     order too, every byte of `shards` is read once, else those of some shards a second time, for their hash.
-    Tensors of the checkpoint that are no source are only hashed. `preamble` (a format's header) comes first,
-    and `lookup_tables` come last; offsets count from the start of the file. It is a `step`, in bytes that are
-    read. `threads` defaults to the processors we may use; `processes` says whether each of them has its
-    weights quantised by a process, which large checkpoints have by default.
+    Tensors of the checkpoint that are no source are only hashed. `changes` are what adapters add to some, by
+    their names. `preamble` (a format's header) comes first, and `lookup_tables` come last; offsets count from
+    the start of the file. It is a `step`, in bytes that are read. `threads` defaults to the processors we may
+    use; `processes` says whether each of them has its weights quantised by a process, which large checkpoints
+    have by default.
 
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
@@ -90,7 +95,9 @@ def stream_tensors(
         descriptors = {shard.file: open_shard(shard.file) for shard in shards}
         for descriptor in descriptors.values():
             open_files.callback(os.close, descriptor)
-        work = ((job, pool.submit(_work, descriptors, job, pack, quantizers)) for job in reads.jobs())
+        work = (
+            (job, pool.submit(_work, descriptors, job, changes, pack, quantizers)) for job in reads.jobs()
+        )
         for job, block in _in_order(work, ahead=workers + 2):
             for read, raw in zip(job.reads, block.raw, strict=True):
                 if reads.is_hashed(job, read):
@@ -102,7 +109,7 @@ def stream_tensors(
         out.seek(region.offset)
         out.write(table)
     return StreamReport(
-        {file.name: digest.hexdigest() for file, digest in digests.items()},
+        {shard.name: digests[shard.file].hexdigest() for shard in shards},
         Path(file.name).name,
         out.position,
         out.hexdigest(),
@@ -144,12 +151,14 @@ def _quantised_weights(tensors: Iterable[PackedTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors if tensor.scheme is not None)
 
 
-def _work(descriptors: Mapping[Path, int], job: Job, pack: Pack, quantizers: Quantizers) -> _Block:
-    """In a worker: read the rows of a job, have them quantised and packed."""
+def _work(
+    descriptors: Mapping[Path, int], job: Job, changes: Changes, pack: Pack, quantizers: Quantizers
+) -> _Block:
+    """In a worker: read the rows of a job, change them, have them quantised and packed."""
     raw = tuple(_bytes_of(read, descriptors[read.entry.file]) for read in job.reads)
     if job.tensor is None:
         return _Block(raw, _NOTHING)
-    rows, dtype = _joined(job, raw)
+    rows, dtype = _joined(job, tuple(map(partial(_changed, changes), job.reads, raw)))
     plan = job.tensor.plan.of_rows(job.start, job.stop)
     if job.tensor.scheme is None:
         # The value that overflows a smaller type is infinite there: it must not come through either.
@@ -177,18 +186,26 @@ def _bytes_of(read: Read, descriptor: int) -> NDArray[np.uint8]:
     return rows.reshape(-1)
 
 
-def _joined(job: Job, raw: tuple[NDArray[np.uint8], ...]) -> tuple[NDArray[np.uint8], str]:
+def _changed(changes: Changes, read: Read, raw: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
+    """What becomes of the bytes of a read, and their dtype: F32 where an adapter changes the tensor."""
+    own = changes.get(read.entry.name)
+    if own is None:
+        return raw, read.entry.dtype
+    values = to_float32(raw, read.entry.dtype).reshape(len(read.into), -1)
+    return changed(values, read.rows, own).reshape(-1).view(np.uint8), "F32"
+
+
+def _joined(job: Job, read: tuple[tuple[NDArray[np.uint8], str], ...]) -> tuple[NDArray[np.uint8], str]:
     """The rows of a block as bytes, each where it belongs, and their dtype: F32 when its sources differ."""
-    first, *others = (read.entry.dtype for read in job.reads)
+    (_, first), *others = read
     if not others:
-        return raw[0], first
-    if any(dtype != first for dtype in others):
-        widened = zip(job.reads, raw, strict=True)
-        raw = tuple(to_float32(own, read.entry.dtype).view(np.uint8) for read, own in widened)
+        return read[0]
+    if any(dtype != first for _, dtype in others):
+        read = tuple((to_float32(raw, dtype).view(np.uint8), "F32") for raw, dtype in read)
         first = "F32"
-    rows = np.empty((job.stop - job.start, raw[0].size // len(job.reads[0].into)), np.uint8)
-    for read, own in zip(job.reads, raw, strict=True):
-        rows[read.into.start : read.into.stop : read.into.step] = own.reshape(len(read.into), -1)
+    rows = np.empty((job.stop - job.start, read[0][0].size // len(job.reads[0].into)), np.uint8)
+    for each, (own, _) in zip(job.reads, read, strict=True):
+        rows[each.into.start : each.into.stop : each.into.step] = own.reshape(len(each.into), -1)
     return rows.reshape(-1), first
 
 

@@ -41,6 +41,12 @@ class Read:
         return self.row_bytes * len(self.into)
 
     @property
+    def rows(self) -> range:
+        """Which rows of the checkpoint's tensor these are."""
+        first, step = (self.start - self.entry.start) // self.row_bytes, self.stride // self.row_bytes
+        return range(first, first + len(self.into) * step, step)
+
+    @property
     def in_one_piece(self) -> bool:
         """Whether the rows lie one after the other."""
         return self.stride == self.row_bytes or len(self.into) == 1

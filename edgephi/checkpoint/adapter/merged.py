@@ -1,0 +1,163 @@
+"""A checkpoint with adapters: the same files, changed as they are read. Nothing is loaded or written."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from edgephi.checkpoint.adapter.adapter_file import AdapterFile, open_adapter_file
+from edgephi.checkpoint.adapter.low_rank import LowRankChange
+from edgephi.checkpoint.adapter.peft_config import read_peft_config
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.checkpoint import Checkpoint, in_stored_order
+from edgephi.checkpoint.config import family_of
+from edgephi.checkpoint.located import Located
+from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
+from edgephi.checkpoint.safetensors import TensorEntry
+from edgephi.checkpoint.source import Source
+from edgephi.errors import BadCheckpointError, NotSupportedError
+
+_HEAD_MODULE = "lm_head"
+_HINT = "give the adapter with the checkpoint that it was trained on"
+
+
+@dataclass(frozen=True)
+class StrengthenedAdapter:
+    """An adapter on this disk, and by how much its low-rank changes are multiplied."""
+
+    located: Located
+    scale: float = 1.0
+
+
+def merged(checkpoint: Checkpoint, adapters: Sequence[StrengthenedAdapter]) -> Checkpoint:
+    """The checkpoint with all adapters merged into it, one after the other.
+
+    Its weights are those of PEFT's `merge_and_unload` in float32, computed a block of rows at a time. Raises
+    BadCheckpointError for an adapter that is broken or of another model, NotSupportedError for one that
+    needs more than changes of the same weights.
+    """
+    for adapter in adapters:
+        checkpoint = _with_adapter(checkpoint, adapter)
+    return checkpoint
+
+
+def _with_adapter(checkpoint: Checkpoint, adapter: StrengthenedAdapter) -> Checkpoint:
+    located = adapter.located
+    config = read_peft_config(located.folder)
+    owners = {shard.owner for shard in checkpoint.shards}
+    # The same one may be given twice, and two may have folders of one name.
+    owner = next(name for name in _names(located.id) if name not in owners)
+    file = open_adapter_file(located.folder, config, owner=owner)
+    _check_not_shared(checkpoint.architecture, file, located.id)
+    checkpoint = _with_saved(checkpoint, file, located.id)
+    changes = dict(checkpoint.changes)
+    modules = _modules(checkpoint)
+    for module, pair in file.pairs.items():
+        tensor, rows = _place(checkpoint, modules, module, located.id)
+        expected = (len(rows), checkpoint.architecture.tensor_shapes()[tensor][-1])
+        if pair.shape != expected:
+            _fail(located.id, module, f"a change of shape {list(expected)}, found {list(pair.shape)}")
+        whole = LowRankChange(
+            rows=rows,
+            own=range(len(rows)),
+            left=pair.left,
+            right=pair.right,
+            factor=adapter.scale * config.factor_of(module),
+            magnitude=pair.magnitude,
+            transposed=pair.transposed,
+        )
+        for name, change in _of_stored(checkpoint.sources[tensor], whole):
+            changes[name] = (*changes.get(name, ()), change)
+    return dataclasses.replace(checkpoint, changes=changes)
+
+
+def _names(id_: str) -> Iterator[str]:
+    yield id_
+    yield from (f"{id_} ({number})" for number in itertools.count(2))
+
+
+def _modules(checkpoint: Checkpoint) -> dict[str, tuple[ModelTensor, range]]:
+    """The rows of the model's tensors that each module's weight is, by the module's name."""
+    architecture = checkpoint.architecture
+    family = family_of(architecture.model_type)
+    own = {
+        source.tensor.removesuffix(".weight"): (tensor, source.into)
+        for tensor, sources in family.sources(architecture).items()
+        for source in sources
+    }
+    return {**family.split_names(architecture), **own}
+
+
+def _check_not_shared(architecture: Architecture, file: AdapterFile, id_: str) -> None:
+    """Refuse a low-rank change of one of two that are one matrix.
+
+    Where it was trained it changed one of them, and PEFT's merge may change both
+    (https://github.com/huggingface/peft/issues/2777).
+    """
+    shared = file.pairs.keys() & {_HEAD_MODULE, _embedding_module(architecture)}
+    if architecture.tied_embeddings and shared:
+        raise NotSupportedError(
+            f"{id_}: {min(shared)}: expected no change of a matrix that embedding and head share, found one",
+            hint="merge it where it was trained, and build the checkpoint that results",
+        )
+
+
+def _place(
+    checkpoint: Checkpoint, modules: Mapping[str, tuple[ModelTensor, range]], module: str, id_: str
+) -> tuple[ModelTensor, range]:
+    """Which tensor's rows a low-rank change of `module` is about."""
+    if module not in modules:
+        _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
+    return modules[module]
+
+
+def _of_stored(sources: tuple[Source, ...], change: LowRankChange) -> Iterator[tuple[str, LowRankChange]]:
+    """A change of a model's tensor as one of each stored tensor that its rows are from, by its name."""
+    first, stop = change.rows.start, change.rows.stop
+    for source in sources:
+        stored, into = source.within(first, stop)
+        if stored:
+            own = range(into.start - first, into.stop - first, into.step)
+            yield source.tensor, dataclasses.replace(change, rows=stored, own=own)
+
+
+def _with_saved(checkpoint: Checkpoint, file: AdapterFile, id_: str) -> Checkpoint:
+    """The checkpoint with the adapter's file, and with the weights that it holds whole."""
+    architecture, sources = checkpoint.architecture, dict(checkpoint.sources)
+    if architecture.tied_embeddings and file.saved.keys() & {_HEAD_MODULE, _embedding_module(architecture)}:
+        # A copy of one of the two was trained: they are no longer the same matrix.
+        architecture = dataclasses.replace(architecture, tied_embeddings=False)
+        sources[HEAD] = sources[EMBEDDING]
+    checkpoint = dataclasses.replace(checkpoint, architecture=architecture)
+    modules, shapes = _modules(checkpoint), architecture.tensor_shapes()
+    replaced: dict[str, TensorEntry] = {}
+    for module, entry in file.saved.items():
+        if module not in modules:
+            _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
+        tensor, rows = modules[module]
+        if len(rows) != shapes[tensor][0]:
+            _fail(id_, module, f"the whole of {tensor}, found a part of it")
+        if entry.shape != shapes[tensor]:
+            _fail(id_, module, f"shape {list(shapes[tensor])}, found {list(entry.shape)}")
+        replaced[entry.name] = entry
+        sources[tensor] = (Source(entry.name, rows, rows),)
+    shards = (*checkpoint.shards, file.header)
+    used = {source.tensor for own in sources.values() for source in own}
+    tensors = {name: entry for name, entry in {**checkpoint.tensors, **replaced}.items() if name in used}
+    return dataclasses.replace(
+        checkpoint,
+        shards=shards,
+        tensors=tensors,
+        sources=in_stored_order(sources, shards),
+        changes={name: change for name, change in checkpoint.changes.items() if name in used},
+    )
+
+
+def _embedding_module(architecture: Architecture) -> str:
+    (source,) = family_of(architecture.model_type).sources(architecture)[EMBEDDING]
+    return source.tensor.removesuffix(".weight")
+
+
+def _fail(id_: str, module: str, message: str) -> NoReturn:
+    raise BadCheckpointError(f"{id_}: {module}: expected {message}", hint=_HINT)

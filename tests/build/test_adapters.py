@@ -1,0 +1,164 @@
+"""A build with an adapter is the build of the checkpoint that the two make together."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from edgephi.bundle.manifest import AdapterFacts, read_manifest
+from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
+from edgephi.checkpoint.adapter.merged import merged
+from edgephi.checkpoint.checkpoint import open_checkpoint, read_rows
+from tests.build.conftest import Here, here  # noqa: F401 - a fixture
+from tests.checkpoint.adapter.peft_adapter import save_adapter
+from tests.cli.conftest import Edgephi
+from tests.tiny_checkpoint import write_tiny_checkpoint, write_weights
+
+np = pytest.importorskip("numpy")
+safetensors = pytest.importorskip("safetensors.numpy")
+
+TARGETS = ("cpu", "cuda", "gguf", "mlx", "openvino", "qnn")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("base") / "base", context=256)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose products are exact in float32, in whatever blocks they are computed. It has a head too."""
+    folder = save_adapter(base, tmp_path_factory.mktemp("saved") / "adapter", modules_to_save=["lm_head"])
+    random = np.random.default_rng(0)
+    file = folder / "adapter_model.safetensors"
+    tensors = safetensors.load_file(file)
+    for name, values in tensors.items():
+        if "lora" in name:
+            tensors[name] = random.integers(-2, 3, values.shape).astype(np.float32) / 64
+    safetensors.save_file(tensors, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def together(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the base's weights with the adapter, in float32."""
+    folder = tmp_path_factory.mktemp("together") / "base"
+    shutil.copytree(base, folder)
+    checkpoint = merged(
+        open_checkpoint(base, id="base", revision="local"), locate_adapters([f"{adapter}@0.5"])
+    )
+    plain = open_checkpoint(base, id="base", revision="local")
+    shapes = checkpoint.architecture.tensor_shapes()
+    weights = {
+        plain.sources[tensor][0].tensor: read_rows(checkpoint, tensor, 0, shapes[tensor][0])
+        for tensor in plain.sources
+    }
+    write_weights(folder, weights, dtype="F32")
+    return folder
+
+
+def artifact(bundle: Path) -> dict[str, bytes]:
+    files = sorted(path for path in (bundle / "model").rglob("*") if path.is_file())
+    return {str(path.relative_to(bundle)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_engine_gets_the_changed_weights(
+    base: Path,
+    adapter: Path,
+    together: Path,
+    tmp_path: Path,
+    target: str,
+    here: Here,  # noqa: F811
+) -> None:
+    words = ("--target", target, "--verify", "off", "-o")
+    assert here("build", base, "--adapter", f"{adapter}@0.5", *words, tmp_path / "a").returncode == 0
+    assert here("build", together, *words, tmp_path / "b").returncode == 0
+    assert here("build", base, *words, tmp_path / "c").returncode == 0
+    found, expected, other = (artifact(tmp_path / name) for name in "abc")
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert found != other
+
+
+class TestBundle:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def bundle(base: Path, adapter: Path, edgephi: Edgephi, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("built") / "bundle"
+        done = edgephi("build", base, "--adapter", f"{adapter}@0.5", "--target", "cpu", "-o", folder)
+        assert done.returncode == 0, done.stderr
+        assert "merged: adapter adapter at local, 0.5 times as strong" in done.stdout
+        return folder
+
+    def test_says_what_it_was_made_from(self, bundle: Path, adapter: Path, here: Here) -> None:  # noqa: F811
+        manifest = read_manifest(bundle)
+        assert manifest.model.adapters == (AdapterFacts("adapter", "local", 0.5),)
+        assert "--adapter adapter@0.5" in manifest.provenance.command
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            expected = sha256((adapter / name).read_bytes()).hexdigest()
+            assert manifest.provenance.inputs[f"adapter/{name}"] == expected
+        assert "adapter adapter at local, 0.5 times as strong" in here("inspect", bundle).stdout
+        document = json.loads(here("inspect", bundle, "--json").stdout)
+        assert document["model"]["adapters"] == [{"id": "adapter", "revision": "local", "scale": 0.5}]
+
+    def test_is_measured_against_both(
+        self,
+        bundle: Path,
+        base: Path,
+        adapter: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        against = ("verify", bundle, "--against", base)
+        assert here(*against, "--adapter", f"{adapter}@0.5").returncode == 0
+        for words in ((), ("--adapter", adapter)):
+            done = here(*against, *words)
+            assert done.returncode == 4
+            assert "expected the adapters that the bundle was made with, adapter@0.5, found" in done.stderr
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("given", "code", "said"),
+        [
+            (["{adapter}@strong"], 2, "expected a factor such as 0.5 after the @, found 'strong'"),
+            (["{adapter}", "{adapter}@2"], 2, "expected each adapter once"),
+            (["{base}"], 4, "expected an adapter, found no adapter_config.json"),
+            (["./none"], 4, "expected an adapter's folder or a hub id owner/name"),
+        ],
+    )
+    def test_what_is_no_adapter(
+        self,
+        base: Path,
+        adapter: Path,
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+        given: list[str],
+        code: int,
+        said: str,
+    ) -> None:
+        names = [each.format(adapter=adapter, base=base) for each in given]
+        words = [word for name in names for word in ("--adapter", name)]
+        done = here("build", base, *words, "--target", "cpu", "-o", tmp_path / "b")
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_adapter_in_the_place_of_a_model(self, adapter: Path, tmp_path: Path, here: Here) -> None:  # noqa: F811
+        done = here("build", adapter, "--target", "cpu", "-o", tmp_path / "b")
+        assert done.returncode == 4
+        assert "expected a checkpoint, found an adapter for one" in done.stderr
+        assert f"edgephi build CHECKPOINT --adapter {adapter}" in done.stderr
+
+    def test_with_the_engines_own_converter(
+        self,
+        base: Path,
+        adapter: Path,
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        words = ("--adapter", adapter, "--target", "cpu", "--exporter", "upstream", "-o", tmp_path / "b")
+        done = here("build", base, *words)
+        assert done.returncode == 2
+        assert "expected edgephi's own exporter" in done.stderr

@@ -1,0 +1,101 @@
+"""An adapter of the hub, through the hub's real client."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgephi.checkpoint.adapter.locate_adapter import asked_for
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
+from edgephi.checkpoint.located import Located
+from tests.checkpoint.adapter.peft_adapter import save_adapter
+from tests.checkpoint.hub.server import HubServer, serve_hub
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+REPO = "someone/my-adapter"
+PROGRAM = """
+import dataclasses, json, sys
+from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
+from edgephi.errors import EdgephiError
+try:
+    (found,) = locate_adapters(sys.argv[1:])
+except EdgephiError as error:
+    sys.exit(error.message)
+located = {**dataclasses.asdict(found.located), "folder": str(found.located.folder)}
+print(json.dumps({"scale": found.scale, **located}))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    base = write_tiny_checkpoint(folder / "base", hidden=64, ffn=96)
+    adapter = save_adapter(base, folder / "adapter")
+    (adapter / "optimizer.pt").write_bytes(b"never loaded")
+    return adapter
+
+
+def locate(asked: str, cache: Path, endpoint: str, **environment: str) -> tuple[str, dict[str, Any]]:
+    """The message of an error, and what was located."""
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, asked],
+        env={**kept, **hub},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stderr.strip(), json.loads(done.stdout or "{}")
+
+
+@pytest.fixture
+def hub(published: Path) -> Any:
+    with serve_hub(REPO, published) as server:
+        yield server
+
+
+def test_gets_what_a_build_needs_and_has_it_without_a_network(
+    hub: HubServer, published: Path, tmp_path: Path
+) -> None:
+    problem, found = locate(f"{REPO}@0.25", tmp_path, hub.url)
+    assert problem == ""
+    assert (found["id"], found["revision"], found["scale"]) == (REPO, hub.commit, 0.25)
+    names = {"adapter_config.json", "adapter_model.safetensors"}
+    assert {file.name for file in Path(found["folder"]).iterdir()} == names
+    expected = hashlib.sha256((published / "adapter_model.safetensors").read_bytes()).hexdigest()
+    assert found["expected_sha256"] == {"adapter_model.safetensors": expected}
+    hub.requests.clear()
+    assert locate(f"{REPO}@0.25", tmp_path, hub.url, HF_HUB_OFFLINE="1") == ("", found)
+    assert hub.requests == []
+
+
+def test_a_checkpoint_is_no_adapter(tmp_path: Path) -> None:
+    base = write_tiny_checkpoint(tmp_path / "base", hidden=64, ffn=96)
+    with serve_hub(REPO, base) as hub:
+        problem, _ = locate(REPO, tmp_path / "cache", hub.url)
+    assert problem == f"{REPO}: expected adapter_config.json, found none in the repository"
+
+
+def test_one_that_cannot_be_merged_costs_no_download(hub: HubServer, published: Path, tmp_path: Path) -> None:
+    file = published / "adapter_config.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "peft_type": "LOHA"}))
+    try:
+        problem, _ = locate(REPO, tmp_path, hub.url)
+    finally:
+        file.write_text(before)
+    assert "peft_type: expected what edgephi can merge, found 'LOHA'" in problem
+    assert hub.weight_requests() == []
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, "me/it"), (0.5, "me/it@0.5"), (-2.0, "me/it@-2")])
+def test_what_asks_for_it_again(scale: float, expected: str) -> None:
+    located = Located("me/it", "0123", Path("somewhere"))
+    assert asked_for(StrengthenedAdapter(located, scale)) == expected
