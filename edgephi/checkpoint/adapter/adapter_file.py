@@ -22,9 +22,9 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _HINT = "the adapter is incomplete or not of this kind: save it again with PEFT's save_pretrained"
-_LEFT, _RIGHT, _LEFT_TURNED, _RIGHT_TURNED = "lora_B", "lora_A", "lora_embedding_A", "lora_embedding_B"
+_LEFT, _RIGHT, _EMBEDDING_LEFT, _EMBEDDING_RIGHT = "lora_B", "lora_A", "lora_embedding_A", "lora_embedding_B"
 _MAGNITUDE, _WHOLE = "lora_magnitude_vector", "weight"
-_KINDS = (_LEFT, _RIGHT, _LEFT_TURNED, _RIGHT_TURNED, _MAGNITUDE)
+_KINDS = (_LEFT, _RIGHT, _EMBEDDING_LEFT, _EMBEDDING_RIGHT, _MAGNITUDE)
 _PARTS_OF_SAVED = (".modules_to_save", ".base_layer")
 
 
@@ -113,8 +113,8 @@ def _module_of(file: Path, entry: TensorEntry) -> tuple[str, str]:
 
 
 def _pair(file: Path, module: str, tensors: Mapping[str, TensorEntry], config: PeftConfig) -> LowRankPair:
-    transposed = _LEFT_TURNED in tensors
-    kinds = (_LEFT_TURNED, _RIGHT_TURNED) if transposed else (_LEFT, _RIGHT)
+    transposed = _EMBEDDING_LEFT in tensors
+    kinds = (_EMBEDDING_LEFT, _EMBEDDING_RIGHT) if transposed else (_LEFT, _RIGHT)
     for kind in kinds:
         if kind not in tensors:
             _fail(file, module, f"{' and '.join(kinds)}, found no {kind}")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgephi.checkpoint.safetensors import TensorEntry, read_tensor_rows
+from edgephi.errors import BadCheckpointError
 
 Rows = npt.NDArray[np.float32]
 
@@ -35,7 +36,8 @@ class LowRankChange:
     def apply(self, values: Rows, rows: range) -> None:
         """Change `values`, float32 [rows, columns], which are the rows `rows` of the stored tensor, in place.
 
-        Raises BadCheckpointError when the adapter's file has changed.
+        Raises BadCheckpointError when the adapter's file has changed, and when a weight becomes infinite or
+        none.
         """
         into, own = self._met(rows)
         if not into.size:
@@ -46,10 +48,17 @@ class LowRankChange:
             first = int(own.min())
             left = read_tensor_rows(self.left, range(first, int(own.max()) + 1))[own - first]
             right = read_whole(self.right)
-        changed = values[into] + np.float32(self.factor) * (left @ right)
-        if self.magnitude is not None:
-            lengths = np.linalg.norm(changed, axis=1)
-            changed *= (read_whole(self.magnitude).reshape(-1)[own] / lengths)[:, None]
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            changed = values[into] + np.float32(self.factor) * (left @ right)
+            if self.magnitude is not None:
+                lengths = np.linalg.norm(changed, axis=1)
+                changed *= (read_whole(self.magnitude).reshape(-1)[own] / lengths)[:, None]
+        # Where the checkpoint's own are not finite, whoever quantises them says so.
+        if not np.isfinite(changed).all() and np.isfinite(values[into]).all():
+            raise BadCheckpointError(
+                f"{self.left.name}: expected finite weights after this change, found NaN or infinity",
+                hint="the adapter is of a diverged run or too strong: give another, or a smaller @FACTOR",
+            )
         values[into] = changed
 
     def _met(self, rows: range) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -5,17 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-np = pytest.importorskip("numpy")
-
-from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged  # noqa: E402
-from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows  # noqa: E402
-from edgephi.checkpoint.located import Located  # noqa: E402
-from edgephi.checkpoint.roles import EMBEDDING, HEAD  # noqa: E402
-from edgephi.errors import BadCheckpointError, NotSupportedError  # noqa: E402
-from tests.checkpoint.adapter.peft_adapter import merged_by_peft, save_adapter  # noqa: E402
-from tests.tiny_checkpoint import write_tiny_checkpoint  # noqa: E402
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
+from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
+from edgephi.checkpoint.located import Located
+from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
+from edgephi.errors import BadCheckpointError, NotSupportedError
+from tests.checkpoint.adapter.peft_adapter import merged_by_peft, save_adapter
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 BASE = "model.layers.0."
 
@@ -205,6 +204,17 @@ class TestRefused:
         self.change(adapter, **{f"base_model.model.{BASE}mlp.down_proj.lora_B.weight": broken})
         with pytest.raises(BadCheckpointError, match="expected finite numbers"):
             with_adapters(base, adapter)
+
+    @pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+    def test_changes_that_leave_no_finite_weights(self, base: Path, tmp_path: Path, dora: bool) -> None:
+        adapter = save_adapter(base, tmp_path / "adapter", use_dora=dora)
+        module = f"base_model.model.{BASE}mlp.down_proj"
+        huge = {f"{module}.lora_A.weight": np.full((4, 96), 1e30, np.float32)}
+        huge[f"{module}.lora_B.weight"] = np.full((64, 4), 1e30, np.float32)
+        self.change(adapter, **huge)
+        checkpoint = with_adapters(base, adapter)
+        with pytest.raises(BadCheckpointError, match=r"down_proj\.lora_B\.weight: expected finite weights"):
+            read_rows(checkpoint, ModelTensor(Role.DOWN, 0), 0, 64)
 
     def test_a_resized_vocabulary(self, base: Path, adapter: Path) -> None:
         more = np.zeros((520, 64), np.float32)
