@@ -1,17 +1,18 @@
 """Codes of the method "calibrated": scales as "weighted" finds them, then codes that make up for each other.
 
-Scales are searched with each column's own error in mind only, and then stay. So this serves every way of
-storing them: of all that a group stores, the codes need to know the line alone on which its weights lie.
+Of all that a group stores, the codes need to know the line alone on which its weights lie, so this serves
+every way of storing it. Where a group's scale is a number of its own it is then fitted to the codes, and the
+codes to the scale again, in turns.
 """
 
 import importlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.quantize.calibrated import error_feedback
+from edgephi.quantize.calibrated import error_feedback, scale_fit
 from edgephi.quantize.calibrated.error_feedback import Feedback
 from edgephi.quantize.groups import Groups, error_sums, restored
 from edgephi.quantize.quantizer import Quantizer
@@ -22,6 +23,21 @@ Floats = NDArray[np.float32]
 
 # Compiling takes as long as NumPy takes for so many weights.
 _WORTH_COMPILING = 1 << 23
+# Of fitting the scales and finding the codes again.
+_TURNS = 2
+_OWN_SCALES = ("free", "offset")
+# Below this float16 is too coarse to hold what is fitted.
+_SMALLEST_FITTED = 2 * float(np.finfo(np.float16).smallest_normal)
+
+_ROOM = "edgephi.quantize.calibrated"
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The sums over many weights, in NumPy or compiled."""
+
+    codes: ModuleType
+    scales: ModuleType
 
 
 class CalibratedCodes:
@@ -30,7 +46,7 @@ class CalibratedCodes:
     def __init__(self, compile_after: int = _WORTH_COMPILING) -> None:
         self._quantizer = Quantizer()
         self._uncompiled_weights = compile_after
-        self._codes: ModuleType = error_feedback
+        self._kernels = _Kernels(error_feedback, scale_fit)
 
     def quantize(self, weights: Floats, plan: TensorPlan, feedback: Feedback) -> Groups:
         """Quantise float32 [rows, columns]; what follows from the matrix's inputs is `feedback`.
@@ -38,22 +54,53 @@ class CalibratedCodes:
         Raises NotFiniteError as `Quantizer.quantize` does.
         """
         scheme = plan.quantised
-        groups = self._quantizer.quantize(weights, plan)
-        codes = self._feeding_back(weights.size).feedback_codes(
-            weights, *lines_of(groups, scheme), feedback, scheme.levels
-        )
-        groups = replace(groups, codes=codes)
+        kernels = self._compiled_after(weights.size)
+
+        def with_codes(groups: Groups) -> Groups:
+            lines = lines_of(groups, scheme)
+            return replace(
+                groups, codes=kernels.codes.feedback_codes(weights, *lines, feedback, scheme.levels)
+            )
+
+        groups = with_codes(self._quantizer.quantize(weights, plan))
+        if scheme.scales in _OWN_SCALES:
+            for _ in range(_TURNS):
+                groups = with_codes(_with_fitted_scales(weights, groups, scheme, feedback, kernels))
         return replace(groups, sums=error_sums(weights, restored(groups, scheme), plan.importance))
 
-    def _feeding_back(self, weights: int) -> ModuleType:
+    def _compiled_after(self, weights: int) -> _Kernels:
         """NumPy for the first so many weights, then what is compiled where Numba is installed."""
         self._uncompiled_weights -= weights
-        if self._uncompiled_weights < 0 and self._codes is error_feedback:
+        if self._uncompiled_weights < 0 and self._kernels.codes is error_feedback:
             try:
-                self._codes = importlib.import_module("edgephi.quantize.calibrated.compiled_error_feedback")
+                self._kernels = _Kernels(
+                    importlib.import_module(f"{_ROOM}.compiled_error_feedback"),
+                    importlib.import_module(f"{_ROOM}.compiled_scale_fit"),
+                )
             except ImportError:
                 self._uncompiled_weights = 1 << 62
-        return self._codes
+        return self._kernels
+
+
+def _with_fitted_scales(
+    weights: Floats, groups: Groups, scheme: Scheme, feedback: Feedback, kernels: _Kernels
+) -> Groups:
+    """The same codes with the scales, and the offsets where there are any, that suit them best."""
+    size, moves = scheme.group_size, groups.offsets is not None
+    offsets = np.zeros_like(groups.scales) if groups.offsets is None else groups.offsets
+    zero_points: NDArray[np.uint8] | int = 0 if moves else scheme.middle
+    if groups.zero_points is not None:
+        zero_points = np.repeat(groups.zero_points, size, axis=1)
+    numbers = groups.codes - np.asarray(zero_points, np.float32)
+    old = groups.scales.astype(np.float32), offsets.astype(np.float32)
+    fitted = kernels.scales.fitted_lines(weights, numbers, *old, feedback, move_offsets=moves)
+    with np.errstate(over="ignore"):
+        scales, offsets = (each.astype(np.float16) for each in fitted)
+    held = (np.abs(scales) >= _SMALLEST_FITTED) & np.isfinite(scales) & np.isfinite(offsets)
+    groups = replace(groups, scales=np.where(held, scales, groups.scales))
+    return (
+        groups if groups.offsets is None else replace(groups, offsets=np.where(held, offsets, groups.offsets))
+    )
 
 
 def lines_of(groups: Groups, scheme: Scheme) -> tuple[Floats, Floats]:

@@ -39,10 +39,13 @@ class Feedback:
     order: int64 [columns], block after block, each with its columns in the order in which they are rounded
     shares: float32 [columns, BLOCK_COLUMNS], a row for each place in that order: how much of its column's
     error is taken from those at the block's places. Only what lies after its own place is used.
+    hessians: float32 [columns of the block] squared, one a block: what the shares follow from, columns in the
+    order of the matrix.
     """
 
     order: NDArray[np.int64]
     shares: Floats
+    hessians: tuple[Floats, ...]
 
 
 def block_moments(inputs: Floats) -> NDArray[np.float64]:
@@ -60,21 +63,24 @@ def feedback_of(moments: Sequence[NDArray[np.float64]]) -> Feedback:
     columns = sum(len(each) for each in moments)
     order = np.empty(columns, np.int64)
     shares = np.zeros((columns, BLOCK_COLUMNS), np.float32)
+    hessians = []
     first = 0
     for block in moments:
         size = len(block)
-        places = np.argsort(-block.diagonal(), kind="stable")
-        diagonal = block.diagonal()[places]
-        damped = (1 - SHRINKAGE) * block[places][:, places]
+        diagonal = block.diagonal()
+        places = np.argsort(-diagonal, kind="stable")
+        hessian = (1 - SHRINKAGE) * block
         mean = diagonal.mean()
         # Of inputs that never were anything but zero nothing is known, and any order will do.
-        damped[np.diag_indices(size)] = diagonal + (DAMPING * mean if mean > 0 else 1.0)
+        hessian[np.diag_indices(size)] = diagonal + (DAMPING * mean if mean > 0 else 1.0)
         # inverse = lower @ lower.T; row k of lower.T is what is left of the inverse once k columns are done.
-        lower = np.linalg.cholesky(np.linalg.inv(damped))
+        lower = np.linalg.cholesky(np.linalg.inv(hessian[places][:, places]))
         order[first : first + size] = first + places
         shares[first : first + size, :size] = (lower / lower.diagonal()).T
+        # Only ratios of its numbers count, and in units of the mean float32 holds them, whatever their size.
+        hessians.append((hessian / (mean if mean > 0 else 1.0)).astype(np.float32))
         first += size
-    return Feedback(order, shares)
+    return Feedback(order, shares, tuple(hessians))
 
 
 def feedback_codes(
