@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,22 +17,19 @@ from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
 from edgephi.checkpoint.config import family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.safetensors import (
+from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.weights.safetensors import (
     FLOAT_DTYPES,
     ShardHeader,
     TensorEntry,
     read_header,
     read_tensor_rows,
 )
-from edgephi.checkpoint.source import Source
-from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.weights.source import Source
+from edgephi.checkpoint.weights.weight_files import SINGLE_FILE, read_index, weight_files
 from edgephi.errors import BadCheckpointError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -159,54 +156,6 @@ def _stored_rows(checkpoint: Checkpoint, name: str, rows: range) -> npt.NDArray[
     return changed(values, rows, checkpoint.changes.get(name, ()))
 
 
-def weight_files(folder: Path) -> tuple[str, ...]:
-    """The names of the safetensors files that hold the model in `folder`, sorted; each of them exists.
-
-    Raises BadCheckpointError when one is missing or when there are only pickle files.
-    """
-    if (folder / SINGLE_FILE).is_file():
-        return (SINGLE_FILE,)
-    if (folder / INDEX_FILE).is_file():
-        names = sorted(set(_read_index(folder).values()))
-        for name in names:
-            if not (folder / name).is_file():
-                raise BadCheckpointError(
-                    f"{folder}: expected {len(names)} weight files, found no {name}", hint=_HINT
-                )
-        return tuple(names)
-    raise no_safetensors(str(folder), (file.name for file in folder.iterdir()))
-
-
-def no_safetensors(place: str, files: Iterable[str]) -> BadCheckpointError:
-    """The error for a checkpoint whose `files` hold no weights that we read; `place` names it."""
-    pickles = sorted(name for name in files if name.endswith(_PICKLE_SUFFIXES))
-    if pickles:
-        return BadCheckpointError(
-            f"{place}: expected {SINGLE_FILE}, found {pickles[0]}",
-            hint="edgephi needs safetensors; pickle files are never loaded, because they can run code",
-        )
-    return BadCheckpointError(f"{place}: expected {SINGLE_FILE} or {INDEX_FILE}, found neither", hint=_HINT)
-
-
-def parse_index(index: Mapping[str, Any], *, where: str) -> dict[str, str]:
-    """The `weight_map` of a parsed index: tensor -> file name, each a plain name that stays in the folder."""
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpointError(f"{where}: expected a weight_map, found none", hint=_HINT)
-    for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise BadCheckpointError(
-                f"{where}: {tensor}: expected a .safetensors file beside the index, found {name!r}",
-                hint=_HINT,
-            )
-    return weight_map
-
-
-def _read_index(folder: Path) -> dict[str, str]:
-    where = str(folder / INDEX_FILE)
-    return parse_index(read_json_object(folder / INDEX_FILE, where=where), where=where)
-
-
 def _matched_tensors(
     folder: Path,
     architecture: Architecture,
@@ -225,7 +174,7 @@ def _matched_tensors(
                 )
             found[entry.name] = entry
     if len(shards) > 1 or shards[0].file.name != SINGLE_FILE:
-        for name, file in _read_index(folder).items():
+        for name, file in read_index(folder).items():
             if name not in found or found[name].file.name != file:
                 where = found[name].file.name if name in found else "nowhere"
                 _fail(folder, name, f"it in {file} by the index, found it {where}")

@@ -14,7 +14,7 @@ from edgephi.checkpoint import family
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.errors import NotSupportedError
 
 MODEL_TYPES = tuple(sorted(module.name for module in pkgutil.iter_modules(family.__path__)))

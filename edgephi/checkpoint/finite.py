@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.safetensors import TensorEntry, open_shard, read_bytes, to_float32
+from edgephi.checkpoint.weights.safetensors import TensorEntry, open_shard, read_bytes, to_float32
 from edgephi.errors import BadCheckpointError
 
 _BLOCK_BYTES = 8 << 20

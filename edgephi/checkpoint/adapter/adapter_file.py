@@ -14,7 +14,7 @@ import numpy as np
 
 from edgephi.checkpoint.adapter.low_rank import read_whole
 from edgephi.checkpoint.adapter.peft_config import PeftConfig
-from edgephi.checkpoint.safetensors import FLOAT_DTYPES, ShardHeader, TensorEntry, read_header
+from edgephi.checkpoint.weights.safetensors import FLOAT_DTYPES, ShardHeader, TensorEntry, read_header
 from edgephi.errors import BadCheckpointError
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgephi.checkpoint.safetensors import TensorEntry, read_tensor_rows
+from edgephi.checkpoint.weights.safetensors import TensorEntry, read_tensor_rows
 from edgephi.errors import BadCheckpointError
 
 Rows = npt.NDArray[np.float32]

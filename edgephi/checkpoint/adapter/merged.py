@@ -14,8 +14,8 @@ from edgephi.checkpoint.checkpoint import Checkpoint, in_stored_order
 from edgephi.checkpoint.config import family_of
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
-from edgephi.checkpoint.safetensors import TensorEntry
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.safetensors import TensorEntry
+from edgephi.checkpoint.weights.source import Source
 from edgephi.errors import BadCheckpointError, NotSupportedError
 
 _HEAD_MODULE = "lm_head"

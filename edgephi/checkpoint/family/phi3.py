@@ -7,7 +7,7 @@ from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, 
 from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, ConfigKeys
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.rotary import read_rotary
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 
 _NAMES = {
     Role.EMBEDDING: "model.embed_tokens.weight",

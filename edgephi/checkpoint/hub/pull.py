@@ -2,7 +2,6 @@
 
 import functools
 
-from edgephi.checkpoint.checkpoint import INDEX_FILE, SINGLE_FILE, no_safetensors, parse_index, weight_files
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.hub.repository import (
@@ -14,6 +13,13 @@ from edgephi.checkpoint.hub.repository import (
 )
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
+from edgephi.checkpoint.weights.weight_files import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    no_safetensors,
+    parse_index,
+    weight_files,
+)
 from edgephi.errors import BadCheckpointError
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Kernels
 from edgephi.export.stream.packed_tensor import PackedTensor, align, place
 from edgephi.export.tensor_names import tensor_name

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.safetensors import read_bytes, read_header
+from edgephi.checkpoint.weights.safetensors import read_bytes, read_header
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import dequantize

@@ -14,7 +14,7 @@ from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edgephi.bundle.chunks import cut
 from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.finite import not_finite
-from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry, open_shard, read_into, to_float32
+from edgephi.checkpoint.weights.safetensors import ShardHeader, TensorEntry, open_shard, read_into, to_float32
 from edgephi.export.stream.data_file import DataFile, TensorError
 from edgephi.export.stream.packed_tensor import PackedTensor, Region
 from edgephi.export.stream.quantized_block import Pack, QuantizedBlock

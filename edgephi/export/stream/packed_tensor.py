@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlan
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.safetensors import to_float32
+from edgephi.checkpoint.weights.safetensors import to_float32
 from edgephi.quantize.groups import ErrorSums, Groups, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.scheme import Scheme

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from edgephi.checkpoint.safetensors import ShardHeader, TensorEntry
+from edgephi.checkpoint.weights.safetensors import ShardHeader, TensorEntry
 from edgephi.export.stream.packed_tensor import PackedTensor, row_count
 
 # Weights in one block. Large enough that its NumPy calls outweigh the hand-over between threads: 2**19 take a

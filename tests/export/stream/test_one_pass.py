@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgephi.bundle.chunks import FileEntry, chunks_of
-from edgephi.checkpoint.safetensors import ShardHeader, read_header
+from edgephi.checkpoint.weights.safetensors import ShardHeader, read_header
 from edgephi.errors import BadCheckpointError
 from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream import reads
@@ -292,7 +292,7 @@ def _open_files() -> Iterator[str]:
 EXPORT = """
 import json, sys
 from pathlib import Path
-from edgephi.checkpoint.safetensors import read_header
+from edgephi.checkpoint.weights.safetensors import read_header
 from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream.one_pass import stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgephi.checkpoint.safetensors import read_header
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.safetensors import read_header
+from edgephi.checkpoint.weights.source import Source
 from edgephi.errors import BadCheckpointError
 from edgephi.export.onnx.layout import pack
 from edgephi.export.stream import reads
@@ -293,9 +293,9 @@ def test_is_a_step_that_counts_every_byte_that_is_read(tmp_path: Path) -> None:
 STACK = """
 import sys
 from pathlib import Path
-from edgephi.checkpoint.safetensors import read_header
+from edgephi.checkpoint.weights.safetensors import read_header
 from edgephi.export.onnx.layout import pack, region_sizes
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from edgephi.export.stream.one_pass import stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.quantize.scheme import Scheme

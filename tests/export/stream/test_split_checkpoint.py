@@ -10,8 +10,8 @@ import pytest
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
 from edgephi.checkpoint.roles import ModelTensor, Role
-from edgephi.checkpoint.safetensors import read_header
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.safetensors import read_header
+from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import read_target
 from edgephi.export.exporter import exporter
 from tests.portable import portable

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.safetensors import ShardHeader, read_header
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.safetensors import ShardHeader, read_header
+from edgephi.checkpoint.weights.source import Source
 from edgephi.export.onnx.layout import pack, region_sizes
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, place

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from edgephi.checkpoint.safetensors import open_shard, read_bytes, read_header, read_into, to_float32
+from edgephi.checkpoint.weights.safetensors import open_shard, read_bytes, read_header, read_into, to_float32
 from edgephi.errors import BadCheckpointError
 from tests.property_profile import examples
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgephi.checkpoint.source import Source
+from edgephi.checkpoint.weights.source import Source
 from tests.property_profile import examples
 
 FIRST, STEP = st.integers(0, 20), st.integers(1, 5)
