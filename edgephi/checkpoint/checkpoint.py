@@ -18,6 +18,7 @@ from edgephi.checkpoint.config import family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.weights.foreign import check_original
 from edgephi.checkpoint.weights.safetensors import (
     FLOAT_DTYPES,
     ShardHeader,
@@ -30,6 +31,7 @@ from edgephi.checkpoint.weights.weight_files import SINGLE_FILE, read_index, wei
 from edgephi.errors import BadCheckpointError
 
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
+_WIDE_HINT = "save the model in float32 or bfloat16 where it was trained"
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
         raise BadCheckpointError(f"{folder}: expected a checkpoint's folder, found none", hint=_HINT)
     architecture = load_architecture(folder)
     shards = tuple(read_header(folder / name) for name in weight_files(folder))
+    found = _stored_tensors(folder, shards)
+    check_original(str(folder), found.values())
     sources = family_of(architecture.model_type).sources(architecture)
-    tensors = _matched_tensors(folder, architecture, sources, shards)
+    tensors = _matched_tensors(folder, architecture, sources, found)
     return Checkpoint(
         id=id,
         revision=revision,
@@ -156,13 +160,8 @@ def _stored_rows(checkpoint: Checkpoint, name: str, rows: range) -> npt.NDArray[
     return changed(values, rows, checkpoint.changes.get(name, ()))
 
 
-def _matched_tensors(
-    folder: Path,
-    architecture: Architecture,
-    sources: Mapping[ModelTensor, tuple[Source, ...]],
-    shards: tuple[ShardHeader, ...],
-) -> dict[str, TensorEntry]:
-    """The tensors of all `shards` that `sources` ask for, in their order."""
+def _stored_tensors(folder: Path, shards: tuple[ShardHeader, ...]) -> dict[str, TensorEntry]:
+    """All tensors of the files by their names, which are those that an index gives to them."""
     found: dict[str, TensorEntry] = {}
     for shard in shards:
         for entry in shard.entries:
@@ -178,19 +177,29 @@ def _matched_tensors(
             if name not in found or found[name].file.name != file:
                 where = found[name].file.name if name in found else "nowhere"
                 _fail(folder, name, f"it in {file} by the index, found it {where}")
+    return found
 
+
+def _matched_tensors(
+    folder: Path,
+    architecture: Architecture,
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    found: Mapping[str, TensorEntry],
+) -> dict[str, TensorEntry]:
+    """Those of the tensors that `sources` ask for, in their order; no other may be there."""
     tensors: dict[str, TensorEntry] = {}
     for name, shape in _stored_shapes(architecture, sources).items():
-        stored = found.pop(name, None)
+        stored = found.get(name)
         if stored is None:
             _fail(folder, name, f"shape {list(shape)} by the config, found no such tensor")
         if stored.shape != shape:
             _fail(folder, name, f"shape {list(shape)} by the config, found {list(stored.shape)}")
         if stored.dtype not in FLOAT_DTYPES:
-            _fail(folder, name, f"one of {', '.join(FLOAT_DTYPES)}, found {stored.dtype}")
+            hint = _WIDE_HINT if stored.dtype == "F64" else _HINT
+            _fail(folder, name, f"one of {', '.join(FLOAT_DTYPES)}, found {stored.dtype}", hint=hint)
         tensors[name] = stored
     for name in found:
-        if not family_of(architecture.model_type).is_known(name, architecture):
+        if name not in tensors and not family_of(architecture.model_type).is_known(name, architecture):
             _fail(folder, name, "only tensors of the config's architecture, found this one too")
     return tensors
 
@@ -217,5 +226,5 @@ def _stored_shapes(
     return {name: (count, *columns[name]) for name, count in rows.items()}
 
 
-def _fail(folder: Path, tensor: str, message: str) -> NoReturn:
-    raise BadCheckpointError(f"{folder}: tensor {tensor}: expected {message}", hint=_HINT)
+def _fail(folder: Path, tensor: str, message: str, *, hint: str = _HINT) -> NoReturn:
+    raise BadCheckpointError(f"{folder}: tensor {tensor}: expected {message}", hint=hint)

@@ -14,6 +14,7 @@ from edgephi.checkpoint import family
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
 from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.weights.foreign import ORIGINAL_HINT
 from edgephi.checkpoint.weights.source import Source
 from edgephi.errors import NotSupportedError
 
@@ -43,8 +44,8 @@ class Family(Protocol):
     def sources(self, architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
         """Where a checkpoint holds each tensor of `architecture`: every row of it once."""
 
-    def split_names(self, architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
-        """Modules that other code has for parts of a tensor: which rows of which tensor each of them is."""
+    def other_modules(self, architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
+        """Modules of other code for the same model: which rows of which tensor each of them is."""
 
     def is_known(self, name: str, architecture: Architecture) -> bool:
         """Whether a tensor of a checkpoint that is no source says nothing new, so that it may be left out."""
@@ -74,11 +75,12 @@ def read_architecture(
     """
     keys = ConfigKeys(config, where)
     found = family_of(_model_type(keys))
-    if config.get("quantization_config") is not None:
-        raise NotSupportedError(
-            f"{where}: expected original weights, found a checkpoint that is quantised already",
-            hint="give the original checkpoint: edgephi quantises it itself",
-        )
+    for key in ("quantization_config", "quantization"):  # the second is MLX's
+        if config.get(key) is not None:
+            raise NotSupportedError(
+                f"{where}: {key}: expected original weights, found a checkpoint that is quantised already",
+                hint=ORIGINAL_HINT,
+            )
     generation = ConfigKeys(generation_config or {}, where.replace("config.json", "generation_config.json"))
     return found.read(keys, generation)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgephi.checkpoint.git_lfs import check_no_pointer
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
 
@@ -77,10 +78,13 @@ class ConfigKeys:
             self.fail(key, "true or false", value)
         return bool(value)
 
-    def token_ids(self, key: str, vocabulary_size: int) -> list[int]:
-        """The ids of `key`, which is an id, a list of ids or null; each inside the vocabulary."""
+    def token_ids(self, key: str, vocabulary_size: int, *, none: int | None = None) -> list[int]:
+        """The ids of `key`, which is an id, a list of ids or null; each inside the vocabulary.
+
+        `none` is a number that stands for null.
+        """
         value = self.data.get(key)
-        ids = value if isinstance(value, list) else [] if value is None else [value]
+        ids = value if isinstance(value, list) else [] if value is None or value == none else [value]
         for id_ in ids:
             if type(id_) is not int or not 0 <= id_ < vocabulary_size:
                 self.fail(key, f"token ids below vocab_size = {vocabulary_size}", id_)
@@ -96,8 +100,10 @@ def read_json_object(file: Path, *, where: str) -> Mapping[str, Any]:
             f"{where}: expected at most {_LARGEST_CONFIG_BYTES} bytes, found {file.stat().st_size}",
             hint=_HINT,
         )
+    raw = file.read_bytes()
+    check_no_pointer(raw, where, "JSON")
     try:
-        data = json.loads(file.read_bytes())
+        data = json.loads(raw)
     except (ValueError, RecursionError) as cause:
         raise BadCheckpointError(f"{where}: expected JSON, found {cause}", hint=_HINT) from None
     if not isinstance(data, dict):

@@ -16,6 +16,7 @@ from edgephi.checkpoint.chat_form import (
     ChatForm,
     read_chat_form,
 )
+from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
 from edgephi.engines.facts.engine import TokenizerKind
 from edgephi.errors import BadCheckpointError
 
@@ -112,6 +113,8 @@ def _load(folder: Path) -> "Tokenizer":
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise BadCheckpointError(f"{file}: expected the tokenizer, found no such file", hint=_HINT)
+    with file.open("rb") as start:
+        check_no_pointer(start.read(len(POINTER_START)), str(file), "a tokenizer")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as cause:

@@ -86,7 +86,7 @@ def _modules(checkpoint: Checkpoint) -> dict[str, tuple[ModelTensor, range]]:
         for tensor, sources in family.sources(architecture).items()
         for source in sources
     }
-    return {**family.split_names(architecture), **own}
+    return {**family.other_modules(architecture), **own}
 
 
 def _check_not_shared(architecture: Architecture, file: AdapterFile, id_: str) -> None:

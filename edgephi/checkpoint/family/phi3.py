@@ -39,7 +39,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     eos = generation.token_ids("eos_token_id", vocabulary_size)
     eos += config.token_ids("eos_token_id", vocabulary_size)
     bos = config.token_ids("bos_token_id", vocabulary_size)
-    pad = config.token_ids("pad_token_id", vocabulary_size)
+    pad = config.token_ids("pad_token_id", vocabulary_size, none=-1)
     return Architecture(
         model_type="phi3",
         vocabulary_size=vocabulary_size,
@@ -64,24 +64,25 @@ def sources(architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]
     }
 
 
-def split_names(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
-    """Modules of code that keeps the projections of an input apart: which rows of which tensor each is.
+def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
+    """Llama's modules, under which adapters for the same model are trained too."""
+    return {
+        f"model.layers.{layer}.{module}": (ModelTensor(role, layer), own)
+        for layer in range(architecture.layers)
+        for module, (role, own) in projections(architecture).items()
+    }
 
-    These are the names of Llama's modules, under which adapters for the same model are trained too.
-    """
+
+def projections(architecture: Architecture) -> dict[str, tuple[Role, range]]:
+    """The projections that are one matrix here, by the modules that they are in a Llama: which rows of it."""
     attention, width = architecture.attention, architecture.feed_forward.width
     queries, keys = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
-    rows = {
+    return {
         "self_attn.q_proj": (Role.QUERY_KEY_VALUE, range(queries)),
         "self_attn.k_proj": (Role.QUERY_KEY_VALUE, range(queries, queries + keys)),
         "self_attn.v_proj": (Role.QUERY_KEY_VALUE, range(queries + keys, queries + 2 * keys)),
         "mlp.gate_proj": (Role.GATE_UP, range(width)),
         "mlp.up_proj": (Role.GATE_UP, range(width, 2 * width)),
-    }
-    return {
-        f"model.layers.{layer}.{module}": (ModelTensor(role, layer), own)
-        for layer in range(architecture.layers)
-        for module, (role, own) in rows.items()
     }
 
 

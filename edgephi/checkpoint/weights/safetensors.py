@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from edgephi.checkpoint.git_lfs import check_no_pointer
 from edgephi.errors import BadCheckpointError
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
@@ -80,6 +81,7 @@ def read_header(file: Path) -> ShardHeader:
             _fail(file, f"expected at least {_LENGTH_BYTES} bytes, found {size}")
         prefix = read_bytes(descriptor, 0, _LENGTH_BYTES, file=file).tobytes()
         length = int.from_bytes(prefix, "little")
+        check_no_pointer(prefix, str(file), "a safetensors file")
         if length > _LARGEST_HEADER_BYTES:
             _fail(file, f"expected a header of at most {_LARGEST_HEADER_BYTES} bytes, found {length}")
         if _LENGTH_BYTES + length > size:

@@ -12,6 +12,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
+_GGUF_SUFFIX = ".gguf"
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
@@ -34,11 +35,18 @@ def weight_files(folder: Path) -> tuple[str, ...]:
 
 def no_safetensors(place: str, files: Iterable[str]) -> BadCheckpointError:
     """The error for a checkpoint whose `files` hold no weights that we read; `place` names it."""
-    pickles = sorted(name for name in files if name.endswith(_PICKLE_SUFFIXES))
+    names = tuple(files)
+    pickles = sorted(name for name in names if name.endswith(_PICKLE_SUFFIXES))
     if pickles:
         return BadCheckpointError(
             f"{place}: expected {SINGLE_FILE}, found {pickles[0]}",
             hint="edgephi needs safetensors; pickle files are never loaded, because they can run code",
+        )
+    others = sorted(name for name in names if name.endswith(_GGUF_SUFFIX))
+    if others:
+        return BadCheckpointError(
+            f"{place}: expected {SINGLE_FILE}, found {others[0]}",
+            hint="a GGUF file is what a build makes, for llama.cpp: give the original checkpoint",
         )
     return BadCheckpointError(f"{place}: expected {SINGLE_FILE} or {INDEX_FILE}, found neither", hint=_HINT)
 

@@ -1,0 +1,17 @@
+"""Git LFS's pointers: small texts that stand where a clone has not fetched the large files themselves.
+
+Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+"""
+
+from edgephi.errors import BadCheckpointError
+
+POINTER_START = b"version https://git-lfs"
+
+
+def check_no_pointer(start: bytes, where: str, expected: str) -> None:
+    """Raise BadCheckpointError when a file begins as a pointer does, or with the part of it that was read."""
+    if start and POINTER_START.startswith(start[: len(POINTER_START)]):
+        raise BadCheckpointError(
+            f"{where}: expected {expected}, found Git LFS's pointer to it",
+            hint="`git lfs pull` in its folder fetches the file itself",
+        )

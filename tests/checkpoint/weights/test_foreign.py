@@ -1,0 +1,115 @@
+"""Checkpoints that are no original language model are named as what they are, and no weight is read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from edgephi.checkpoint.checkpoint import open_checkpoint
+from edgephi.errors import BadCheckpointError, EdgephiError, NotSupportedError
+from tests.tiny_checkpoint import TinyShape, tiny_weights
+
+SMALL = TinyShape(layers=1, hidden=64, ffn=96)
+QKV = "model.layers.0.self_attn.qkv_proj"
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 7642159104\n"
+
+
+def refused(folder: Path) -> EdgephiError:
+    with pytest.raises(EdgephiError) as caught:
+        open_checkpoint(folder, id="tiny", revision="local")
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def with_tensors(folder: Path, tensors: dict[str, NDArray[np.generic]], *, without: str = "") -> Path:
+    """The checkpoint with some more tensors, and without one of its own."""
+    kept = {name: array for name, array in tiny_weights(SMALL).items() if name != without}
+    save_file({**kept, **tensors}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "dtype"),
+    [
+        ("GPTQ or AWQ", (f"{QKV}.qweight", f"{QKV}.qzeros", f"{QKV}.scales"), np.int32),
+        ("bitsandbytes", (f"{QKV}.weight", f"{QKV}.weight.absmax", f"{QKV}.weight.quant_map"), np.uint8),
+        ("compressed-tensors", (f"{QKV}.weight_packed", f"{QKV}.weight_shape"), np.int32),
+        ("FP8", (f"{QKV}.weight", f"{QKV}.weight_scale_inv"), np.uint8),
+        ("MLX", (f"{QKV}.weight", f"{QKV}.scales", f"{QKV}.biases"), np.uint32),
+    ],
+)
+def test_a_checkpoint_that_is_quantised_already(
+    tiny: Path, method: str, names: tuple[str, ...], dtype: type[np.generic]
+) -> None:
+    tensors = {name: np.zeros((8, 8), dtype) for name in names}
+    error = refused(with_tensors(tiny, tensors, without=f"{QKV}.weight"))
+    assert isinstance(error, NotSupportedError)
+    assert f"quantised already ({method})" in error.message
+    assert error.hint == "give the original checkpoint: edgephi quantises it itself"
+
+
+def test_a_type_of_eight_bits_says_so_itself(tiny: Path) -> None:
+    file = tiny / "model.safetensors"
+    length = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + length])
+    header.pop("__metadata__", None)
+    end = 0
+    for entry in header.values():
+        entry["dtype"] = "F8_E4M3"
+        size = int(np.prod(entry["shape"]))
+        entry["data_offsets"] = [end, end + size]
+        end += size
+    raw = json.dumps(header).encode()
+    file.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(end))
+    assert "quantised already (FP8)" in refused(tiny).message
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "quantization"])
+def test_its_config_may_say_so(tiny: Path, key: str) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**config, key: {"bits": 4, "group_size": 64}}))
+    assert f"{key}: expected original weights" in refused(tiny).message
+
+
+@pytest.mark.parametrize("name", ["score.weight", "classifier.weight"])
+def test_a_classifier(tiny: Path, name: str) -> None:
+    error = refused(with_tensors(tiny, {name: np.zeros((2, 64), np.float32)}, without="lm_head.weight"))
+    assert isinstance(error, NotSupportedError)
+    assert f"found a classifier: its head is {name}" in error.message
+
+
+def test_numbers_of_64_bits(tiny: Path) -> None:
+    weights = {name: array.astype(np.float64) for name, array in tiny_weights(SMALL).items()}
+    save_file(weights, tiny / "model.safetensors")
+    error = refused(tiny)
+    assert "expected one of BF16, F16, F32, found F64" in error.message
+    assert "save the model in float32 or bfloat16" in (error.hint or "")
+
+
+def test_a_gguf_file_only(tiny: Path) -> None:
+    (tiny / "model.safetensors").rename(tiny / "model-q4.gguf")
+    error = refused(tiny)
+    assert "expected model.safetensors, found model-q4.gguf" in error.message
+    assert "give the original checkpoint" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"],
+)
+def test_pointers_of_git_lfs(tiny: Path, name: str) -> None:
+    (tiny / name).write_text(POINTER)
+    error = refused(tiny)
+    assert isinstance(error, BadCheckpointError)
+    assert name in error.message
+    assert "found Git LFS's pointer to it" in error.message
+    assert "`git lfs pull`" in (error.hint or "")
+
+
+def test_a_pad_token_of_minus_one_is_none(tiny: Path) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**config, "pad_token_id": -1}))
+    assert open_checkpoint(tiny, id="tiny", revision="local").architecture.pad_token_id is None
