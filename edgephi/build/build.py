@@ -52,14 +52,15 @@ from edgephi.steps import Step
 class Built:
     """A finished bundle: its folder, its manifest, and what quantising did to every tensor.
 
-    None of the last when an engine's own converter wrote the artifact. `chat_remarks` say what is to be known
-    of its chat template.
+    None of the last when an engine's own converter wrote the artifact. `remarks` say what is to be known of
+    the checkpoint, and `chat_remarks` of its chat template.
     """
 
     folder: Path
     manifest: Manifest
     plan: Plan
     quantisation: Quantisation | None
+    remarks: tuple[str, ...] = ()
     chat_remarks: tuple[str, ...] = ()
 
 
@@ -187,7 +188,9 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)
-    return Built(request.output, manifest, plan, quantisation, checkpoint.tokenizer.chat.remarks)
+    return Built(
+        request.output, manifest, plan, quantisation, checkpoint.remarks, checkpoint.tokenizer.chat.remarks
+    )
 
 
 def _check_no_adapters(request: BuildRequest) -> None:

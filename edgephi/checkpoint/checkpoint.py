@@ -17,6 +17,7 @@ from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
 from edgephi.checkpoint.config import family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.tied_head import as_stored
 from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from edgephi.checkpoint.weights.foreign import check_original
 from edgephi.checkpoint.weights.safetensors import (
@@ -40,6 +41,7 @@ class Checkpoint:
 
     `sources` are the rows of them that each tensor of the model is made of, in the order in which the files
     hold them, so that one pass suffices. `changes` are what adapters add to tensors, by the tensors' names.
+    `remarks` say in a few words each what somebody who trained the model would want to know of it.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Checkpoint:
     sources: Mapping[ModelTensor, tuple[Source, ...]]
     tokenizer: TokenizerFacts
     changes: Changes = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def copy_tokenizer(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`, for engines that read them as they are.
@@ -120,8 +123,9 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
     shards = tuple(read_header(folder / name) for name in weight_files(folder))
     found = _stored_tensors(folder, shards)
     check_original(str(folder), found.values())
-    sources = family_of(architecture.model_type).sources(architecture)
-    tensors = _matched_tensors(folder, architecture, sources, found)
+    stored = as_stored(architecture, found)
+    architecture = stored.architecture
+    tensors = _matched_tensors(folder, architecture, stored.sources, found)
     return Checkpoint(
         id=id,
         revision=revision,
@@ -129,8 +133,9 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
         architecture=architecture,
         shards=shards,
         tensors=tensors,
-        sources=in_stored_order(sources, shards),
+        sources=in_stored_order(stored.sources, shards),
         tokenizer=read_tokenizer(folder, architecture),
+        remarks=stored.remarks,
     )
 
 

@@ -101,6 +101,7 @@ class TestOpening:
         folder = write_tiny_checkpoint(tmp_path / "x", SMALL, tied=True)
         weights = tiny_weights(SMALL)
         weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(8, np.float32)
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
         checkpoint = opened(rewritten(folder, weights))
         assert "lm_head.weight" not in checkpoint.tensors
         assert len(checkpoint.tensors) == len(weights) - 2
