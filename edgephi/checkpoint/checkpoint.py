@@ -14,7 +14,7 @@ from edgephi.chat.template import LONGEST_PARSED
 from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
-from edgephi.checkpoint.config import family_of, load_architecture
+from edgephi.checkpoint.config import MODEL_TYPES, family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.tied_head import as_stored
@@ -192,6 +192,7 @@ def _matched_tensors(
     found: Mapping[str, TensorEntry],
 ) -> dict[str, TensorEntry]:
     """Those of the tensors that `sources` ask for, in their order; no other may be there."""
+    _check_names(folder, architecture, sources, found)
     tensors: dict[str, TensorEntry] = {}
     for name, shape in _stored_shapes(architecture, sources).items():
         stored = found.get(name)
@@ -207,6 +208,35 @@ def _matched_tensors(
         if name not in tensors and not family_of(architecture.model_type).is_known(name, architecture):
             _fail(folder, name, "only tensors of the config's architecture, found this one too")
     return tensors
+
+
+def _check_names(
+    folder: Path,
+    architecture: Architecture,
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    found: Mapping[str, TensorEntry],
+) -> None:
+    """Refuse weights that another model type has other names for, which transformers would not find."""
+    own = architecture.model_type
+    missing = sorted(_names(sources) - found.keys())
+    for other in MODEL_TYPES if missing else ():
+        names = _names(family_of(other).sources(architecture))
+        if names <= found.keys():
+            raise BadCheckpointError(
+                f"{folder}: expected the tensors of a {own!r} by the config, found those of a {other!r}",
+                hint=f'set "model_type" to "{other}" in config.json, if that is what the model was saved as',
+            )
+        strange = sorted(names & found.keys() - _names(sources))
+        if strange:
+            raise BadCheckpointError(
+                f"{folder}: expected the tensors of a {own!r} by the config, found {strange[0]} "
+                f"as a {other!r} has it, and no {missing[0]}",
+                hint="save the model again with the class of transformers that its config names",
+            )
+
+
+def _names(sources: Mapping[ModelTensor, tuple[Source, ...]]) -> set[str]:
+    return {source.tensor for own in sources.values() for source in own}
 
 
 def in_stored_order(

@@ -133,7 +133,8 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "MoE": (lambda folder: rewrite_config(folder, model_type="phimoe"), 3, "Phi-3.5-MoE"),
     "vision": (lambda folder: rewrite_config(folder, model_type="phi3_v"), 3, "Phi-3-vision"),
     "small": (lambda folder: rewrite_config(folder, model_type="phi3small"), 3, "Phi-3-small"),
-    "not Phi": (lambda folder: rewrite_config(folder, model_type="llama"), 3, "llama"),
+    "not Phi": (lambda folder: rewrite_config(folder, model_type="gemma"), 3, "gemma"),
+    "Llama's name": (lambda folder: rewrite_config(folder, model_type="llama"), 4, "those of a 'phi3'"),
 }
 
 

@@ -1,5 +1,6 @@
 """Adapters that PEFT itself makes and saves, for tiny checkpoints, and what it merges them to."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ def merged_by_peft(base: Path, *adapters: Path, split: bool = False) -> Weights:
         model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
     found = {name: tensor.float().numpy() for name, tensor in model.state_dict().items()}
     return _fused(found) if split else found
+
+
+def save_as_llama(base: Path, folder: Path) -> Path:
+    """The checkpoint of `base` as transformers saves it as one of Llama's, with the same tokenizer."""
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*config.json"))
+    _model(base, split=True).save_pretrained(folder)
+    shutil.copy(base / "tokenizer_config.json", folder)
+    return folder
 
 
 def _model(base: Path, *, split: bool) -> Any:

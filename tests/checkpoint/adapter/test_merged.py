@@ -10,10 +10,11 @@ import pytest
 
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
+from edgephi.checkpoint.family import phi3
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
 from edgephi.errors import BadCheckpointError, NotSupportedError
-from tests.checkpoint.adapter.peft_adapter import merged_by_peft, save_adapter
+from tests.checkpoint.adapter.peft_adapter import merged_by_peft, save_adapter, save_as_llama
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 BASE = "model.layers.0."
@@ -51,8 +52,9 @@ def assert_merged_as_by_peft(checkpoint: Checkpoint, expected: Any) -> None:
 
 
 def original(checkpoint: Checkpoint, tensor: Any) -> str:
-    (source,) = checkpoint.sources[tensor]
-    return source.tensor.rpartition("base_model.model.")[2]
+    """The name of a tensor in what PEFT has merged."""
+    (source,) = phi3.sources(checkpoint.architecture)[tensor]
+    return source.tensor
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -80,6 +82,15 @@ def test_the_weights_are_those_of_peft(base: Path, tmp_path: Path, options: dict
 def test_modules_under_llamas_names_are_parts_of_ours(base: Path, tmp_path: Path, dora: bool) -> None:
     adapter = save_adapter(base, tmp_path / "adapter", split=True, use_dora=dora)
     assert_merged_as_by_peft(with_adapters(base, adapter), merged_by_peft(base, adapter, split=True))
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["Phi-3's names", "Llama's names"])
+def test_a_checkpoint_with_llamas_names_takes_both(base: Path, tmp_path: Path, split: bool) -> None:
+    llama = save_as_llama(base, tmp_path / "llama")
+    adapter = save_adapter(base, tmp_path / "adapter", split=split, use_dora=True)
+    checkpoint = with_adapters(llama, adapter)
+    assert checkpoint.architecture.model_type == "llama"
+    assert_merged_as_by_peft(checkpoint, merged_by_peft(base, adapter, split=split))
 
 
 def test_several_are_merged_one_after_the_other(base: Path, tmp_path: Path) -> None:
