@@ -99,7 +99,7 @@ def find_chat_form(model: str, recipe: Recipe, revision: str | None = None) -> C
     if _declared_shape(model, recipe) is not None:
         return None
     folder = find_checkpoint(model, recipe, revision, progress=True).folder
-    return read_tokenizer(folder, load_architecture(folder)).chat
+    return read_tokenizer(folder, load_architecture(folder), recipe.chat).chat
 
 
 def plan_model(
@@ -119,7 +119,9 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         upstream(request.target.engine)  # whether it is there at all
         _check_no_adapters(request)
     with step("open and plan", 0):
-        checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
+        checkpoint = open_checkpoint(
+            located.folder, id=located.id, revision=located.revision, chat=request.recipe.chat
+        )
         checkpoint = merged(checkpoint, request.adapters)
         recipe = request.recipe
         _check_shape(checkpoint, recipe)

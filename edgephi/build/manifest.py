@@ -135,7 +135,7 @@ def manifest_of(
 def chat_facts(tokenizer: TokenizerFacts) -> ChatFacts:
     """What a manifest says of the conversations of a checkpoint with this tokenizer."""
     chat = tokenizer.chat
-    return ChatFacts(chat.template, tokenizer.stop_token_ids, chat.source, dict(chat.variables))
+    return ChatFacts(chat.template, tokenizer.stop_token_ids, chat.source, dict(chat.variables), chat.system)
 
 
 def encodes_with(engine: EngineFacts, tokenizer: TokenizerFacts) -> Literal["engine", "tokenizers"]:
@@ -174,6 +174,7 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
         words += ["--revision", checkpoint.revision]
     for adapter in request.adapters:
         words += ["--adapter", asked_for(adapter)]
+    words += [] if request.system is None else ["--system", request.system]
     words += ["--recipe", request.recipe.name]
     if request.quality != "default":
         words += ["--quality", request.quality]

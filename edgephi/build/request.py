@@ -31,6 +31,7 @@ class BuildRequest:
     `recipe` is as it is at `quality`, by which the user asked for it.
     `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
     `adapters`: what is merged into the checkpoint, in this order.
+    `system`: the system message that the user gave in place of the recipe's, which `recipe` has already.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
 
@@ -50,3 +51,4 @@ class BuildRequest:
     calibrate: Path | None = None
     quality: Quality = "default"
     adapters: tuple[StrengthenedAdapter, ...] = ()
+    system: str | None = None

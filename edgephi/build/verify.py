@@ -79,7 +79,7 @@ def certify(
     """
     passages = evaluation_passages(
         encoder(checkpoint.folder),
-        conversation_renderer(checkpoint.tokenizer.chat),
+        conversation_renderer(manifest.chat),
         level,
         context=manifest.limits.context,
         domain=domain,

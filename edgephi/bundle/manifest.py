@@ -122,13 +122,15 @@ class ChatFacts:
     """The Jinja chat template that renders a conversation, and every token id that ends an answer.
 
     `source` is the checkpoint's file that the template comes from, or the name of edgephi's own. `variables`
-    are the texts that the template finds under names such as `bos_token`.
+    are the texts that the template finds under names such as `bos_token`. `system` is the system message of
+    conversations that bring none.
     """
 
     template: str
     stop_token_ids: tuple[int, ...]
     source: str = ""
     variables: dict[str, str] = field(default_factory=dict)
+    system: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ Source of where a template may lie: `chat_template_utils.py` and `tokenization_u
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgephi.chat.formats import ChatFormat, chat_format
 from edgephi.chat.template import ChatTemplate
 from edgephi.checkpoint.config_keys import read_json_object
+from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.errors import BadBundleError, BadCheckpointError, BadInputError
 
+RECIPE = "recipe"
+"""The source of a template that a recipe names."""
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -59,8 +62,9 @@ class ChatForm:
 
     `source` is the file of the checkpoint that the `template` comes from, or "edgephi: NAME" for one of ours.
     `variables` are the texts that the template finds under names such as `bos_token`. `built_in` is our
-    format when the template is that one and nothing more. `stop_texts` are special tokens. `remarks` say in a
-    few words each what somebody who trained the model would want to know.
+    format when the template is that one and nothing more. `stop_texts` are tokens. `remarks` say in a few
+    words each what somebody who trained the model would want to know. `system` is the system message of
+    conversations that bring none.
     """
 
     template: str
@@ -69,10 +73,18 @@ class ChatForm:
     variables: Mapping[str, str] = field(default_factory=dict)
     built_in: ChatFormat | None = None
     remarks: tuple[str, ...] = ()
+    system: str = ""
 
 
-def read_chat_form(folder: Path, vocabulary_size: int, special_tokens: Collection[str]) -> ChatForm:
+def read_chat_form(
+    folder: Path,
+    vocabulary_size: int,
+    special_tokens: Collection[str],
+    asked: ChatSettings = AS_CHECKPOINT,
+) -> ChatForm:
     """The chat form of the checkpoint in `folder`, whose tokenizer has these special tokens.
+
+    What is `asked` for comes before what the checkpoint says.
 
     Raises BadCheckpointError for a template that cannot be rendered, and when there is neither a template nor
     a format of ours.
@@ -80,7 +92,7 @@ def read_chat_form(folder: Path, vocabulary_size: int, special_tokens: Collectio
     config = _read(folder, CONFIG_FILE)
     ours = chat_format(vocabulary_size, special_tokens)
     texts = _token_texts({**_read(folder, SPECIAL_TOKENS_FILE), **config})
-    named = _published(folder, config)
+    named = (RECIPE, asked.template) if asked.template else _published(folder, config)
     eos = [texts["eos_token"]] if texts.get("eos_token") in special_tokens else []
     family = [text for text in (ours.stop_tokens if ours else ()) if text in special_tokens]
     if named is None:
@@ -90,12 +102,12 @@ def read_chat_form(folder: Path, vocabulary_size: int, special_tokens: Collectio
                 "(<|user|>, <|assistant|>, <|end|>), found neither",
                 hint=_HINT,
             )
-        stops = tuple(dict.fromkeys([*family, *eos]))
-        return ChatForm(ours.template, f"edgephi: {ours.name}", stops, built_in=ours)
+        stops = tuple(dict.fromkeys([*family, *eos, *asked.stop]))
+        return ChatForm(ours.template, f"edgephi: {ours.name}", stops, built_in=ours, system=asked.system)
     source, text = named
     variables = {name: value for name, value in texts.items() if name in text}
     try:
-        own = ChatTemplate(text, variables, where=str(folder / source))
+        own = ChatTemplate(text, variables, where=source if asked.template else str(folder / source))
         own.check()
         mended = _mended(own, ours, variables)
         if mended is not None:
@@ -105,8 +117,8 @@ def read_chat_form(folder: Path, vocabulary_size: int, special_tokens: Collectio
         end = _end_of_turn(template, special_tokens)
     except BadBundleError as error:
         raise BadCheckpointError(error.message, hint="mend the template, or remove it") from None
-    stops = tuple(dict.fromkeys([*family, *eos, *end]))
-    return ChatForm(form.template, form.source, stops, form.variables, form.built_in, form.remarks)
+    stops = tuple(dict.fromkeys([*family, *eos, *end, *asked.stop]))
+    return replace(form, stop_texts=stops, system=asked.system)
 
 
 def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ from edgephi.checkpoint.weights.safetensors import (
 )
 from edgephi.checkpoint.weights.source import Source
 from edgephi.checkpoint.weights.weight_files import SINGLE_FILE, read_index, weight_files
+from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.errors import BadCheckpointError
 
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
@@ -111,8 +112,16 @@ class CheckpointWeights:
         return read_rows(self.checkpoint, tensor, start, stop)
 
 
-def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # noqa: A002 - the field's name
+def open_checkpoint(
+    folder: Path,
+    *,
+    id: str,  # noqa: A002 - the field's name
+    revision: str,
+    chat: ChatSettings = AS_CHECKPOINT,
+) -> Checkpoint:
     """Open the checkpoint in `folder` and hold its parts against each other; reads headers only.
+
+    `chat` is how a recipe wants conversations written, where that is not the checkpoint's own way.
 
     Raises NotSupportedError for a model that edgephi cannot build, and BadCheckpointError naming the file
     or tensor that is missing, unexpected or not what the config says.
@@ -134,7 +143,7 @@ def open_checkpoint(folder: Path, *, id: str, revision: str) -> Checkpoint:  # n
         shards=shards,
         tensors=tensors,
         sources=in_stored_order(stored.sources, shards),
-        tokenizer=read_tokenizer(folder, architecture),
+        tokenizer=read_tokenizer(folder, architecture, chat),
         remarks=stored.remarks,
     )
 

@@ -1,14 +1,26 @@
 """A conversation as a checkpoint writes it: its messages in the form of its chat template."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from edgephi.chat.template import ChatTemplate
-from edgephi.checkpoint.chat_form import ChatForm
 from edgephi.errors import BadInputError
 
 
-def conversation_renderer(chat: ChatForm) -> Callable[[Sequence[dict[str, str]]], str]:
-    """What writes whole conversations in this form; the last turn is the end of each.
+class ChatTemplateFacts(Protocol):
+    """A chat template and the texts that it finds under names, as a checkpoint or a bundle has them."""
+
+    @property
+    def template(self) -> str:
+        """Its Jinja source."""
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The texts by their names."""
+
+
+def conversation_renderer(chat: ChatTemplateFacts) -> Callable[[Sequence[dict[str, str]]], str]:
+    """What writes whole conversations by this template; the last turn is the end of each.
 
     Where a template refuses system messages, they are left out.
     """

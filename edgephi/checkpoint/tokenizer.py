@@ -17,8 +17,9 @@ from edgephi.checkpoint.chat_form import (
     read_chat_form,
 )
 from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
+from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.engines.facts.engine import TokenizerKind
-from edgephi.errors import BadCheckpointError
+from edgephi.errors import BadCheckpointError, BadDeclarationError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer  # type: ignore[import-untyped]
@@ -51,8 +52,12 @@ class TokenizerFacts:
     kind: TokenizerKind
 
 
-def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
+def read_tokenizer(
+    folder: Path, architecture: Architecture, asked: ChatSettings = AS_CHECKPOINT
+) -> TokenizerFacts:
     """Read and check the tokenizer in `folder` against the model it belongs to. Raises BadCheckpointError.
+
+    `asked` is how a recipe wants conversations written; BadDeclarationError for a stop text that is no token.
 
     An answer ends at every token that the configs of model or tokenizer or the chat form name: exports that
     keep only one of them run past the end of the answer.
@@ -73,8 +78,14 @@ def read_tokenizer(folder: Path, architecture: Architecture) -> TokenizerFacts:
                 hint=_HINT,
             )
     special_tokens = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
-    chat = read_chat_form(folder, architecture.vocabulary_size, special_tokens)
-    stops = {special_tokens[token] for token in chat.stop_texts}
+    chat = read_chat_form(folder, architecture.vocabulary_size, special_tokens, asked)
+    for text in asked.stop:
+        if text not in ids:
+            raise BadDeclarationError(
+                f"recipe: chat: stop: expected tokens of the checkpoint's tokenizer, found {text!r}",
+                hint="an answer ends at tokens; `tokenizer.json` lists them under added_tokens",
+            )
+    stops = {ids[token] for token in chat.stop_texts}
     stops = stops.union(architecture.eos_token_ids)
     if not stops:
         raise BadCheckpointError(

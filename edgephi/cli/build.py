@@ -1,5 +1,6 @@
 """`edgephi build`: a checkpoint becomes a proven bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ from edgephi.cli.options import (
     target_option,
 )
 from edgephi.cli.show.say import say, say_document
+from edgephi.cli.system_message import system_message
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
@@ -54,6 +56,12 @@ if TYPE_CHECKING:
     "Without it a text of edgephi's own.",
 )
 @portable_option
+@click.option(
+    "--system",
+    metavar="TEXT",
+    help="System message of conversations with the bundle that bring none; @FILE reads it. [default: the "
+    "recipe's]",
+)
 @click.option(
     "--verify",
     type=click.Choice(["quick", "full", "off"]),
@@ -114,6 +122,7 @@ def build(
     method: "Method | None",
     calibrate: Path | None,
     portable: bool,
+    system: str | None,
     verify: "VerifyLevel",
     exporter: "Literal['edgephi', 'upstream']",
     context: int | None,
@@ -166,6 +175,9 @@ def build(
     target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
     recipe = asked(k_quants=facts_of(target.engine).native_groups == "K-quants")
+    system = system_message(system)
+    if system is not None:
+        recipe = replace(recipe, chat=replace(recipe.chat, system=system))
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     if verify != "off":
@@ -188,6 +200,7 @@ def build(
         calibrate=calibrate,
         quality=quality,
         adapters=adapters,
+        system=system,
     )
     built = build_bundle(request, located, step)
     if as_json:

@@ -15,6 +15,7 @@ import click
 
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
 from edgephi.cli.show.say import SaidAnswer, say
+from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.chat_commands import (
     COMMANDS,
     Chat,
@@ -64,8 +65,7 @@ def chat(
     exit code tells of the first one. What has been said is kept computed, so that each turn costs the new
     words only.
     """
-    if system is not None:
-        checked_utf8(system, "system message")
+    system = system_message(system)
     import edgephi.runtime
     from edgephi.cli.show.progress import step
     from edgephi.runtime.options import Options

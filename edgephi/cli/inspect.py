@@ -22,6 +22,7 @@ from edgephi.cli.show.wheels import wheels_command, wheels_summary
 from edgephi.commands import shell_command
 from edgephi.engines.facts.groups import groups_in_words
 from edgephi.errors import UsageError
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.cli.show.quantisation import Order
@@ -95,6 +96,10 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
     return quantisation
 
 
+_WHERE_THERE = ("merged", "system")
+"""What most bundles do not have."""
+
+
 def _summary(bundle: Path, manifest: Manifest) -> str:
     """The manifest in at most 80 columns, but for what is to be copied to a shell."""
     model, target, quant, requires = manifest.model, manifest.target, manifest.quant, manifest.requires
@@ -112,6 +117,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "needs": f"{human_bytes(requires.memory_bytes)} memory at the full context, "
         f"{human_bytes(requires.disk_bytes)} disk, {engines}",
         "chat": chat_form_line(manifest.chat.source),
+        "system": visible(manifest.chat.system),
         "stop tokens": ", ".join(map(str, manifest.chat.stop_token_ids)),
         "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
         "quality": f"verify level {certificate.level}{measured}",
@@ -119,7 +125,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "chunks": f"{sum(len(chunks_of(entry)) for entry in manifest.files):,}, and a device is sent "
         "only those that it has not",
     }
-    lines = [_fact(label, value) for label, value in facts.items() if value or label != "merged"]
+    lines = [_fact(label, value) for label, value in facts.items() if value or label not in _WHERE_THERE]
     files = [
         (entry.path, human_bytes(entry.size), entry.sha256[:12])
         for entry in manifest.files

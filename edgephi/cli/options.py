@@ -167,7 +167,10 @@ _seed_option: Decorator = click.option(
 )
 
 _system_option: Decorator = click.option(
-    "--system", metavar="TEXT", help="System message: who the model is and how it answers."
+    "--system",
+    metavar="TEXT",
+    help="System message: who the model is and how it answers; @FILE reads it, and an empty one is none. "
+    "[default: the bundle's]",
 )
 
 insecure_option: Decorator = click.option(
@@ -188,7 +191,8 @@ host_option: Decorator = click.option(
 served_system_option: Decorator = click.option(
     "--system",
     metavar="TEXT",
-    help="System message of requests that bring none, computed ahead; @FILE is read at each start.",
+    help="System message of requests that bring none, computed ahead; @FILE is read at each start. "
+    "[default: the bundle's]",
 )
 
 

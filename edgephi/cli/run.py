@@ -7,6 +7,7 @@ import click
 
 from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
 from edgephi.cli.show.say import SaidAnswer, say, say_document
+from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
@@ -45,8 +46,7 @@ def run(
         raise UsageError(
             "expected a prompt, found an empty one", hint=f"see `{edgephi_command('run', '--help')}`"
         )
-    if system is not None:
-        checked_utf8(system, "system message")
+    system = system_message(system)
 
     import edgephi.runtime
     from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated

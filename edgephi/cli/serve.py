@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,11 +19,16 @@ from edgephi.cli.options import (
     served_system_option,
 )
 from edgephi.cli.show.say import say
+from edgephi.cli.system_message import system_message, utf8_text
 from edgephi.commands import install_command, shell_command
-from edgephi.errors import BadInputError, NotSupportedError, UsageError, from_os_error
+from edgephi.errors import NotSupportedError, UsageError
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
 _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
+
+
+if TYPE_CHECKING:
+    from edgephi.bundle.manifest import Manifest
 
 
 @click.command(no_args_is_help=True)
@@ -148,7 +154,10 @@ def serve(
             port=port,
             api_key=_api_key(api_key_file),
             opening=Open(
-                context=context, provider=provider, cache_bytes=cache_memory, system=_system_message(system)
+                context=context,
+                provider=provider,
+                cache_bytes=cache_memory,
+                system=_served_system(system, manifest),
             ),
             queue=queue,
             deadline=deadline or None,
@@ -187,7 +196,7 @@ def _api_key(file: Path | None) -> str | None:
     else:
         from edgephi.guards.secret_file import read_secret_file
 
-        place, key = str(file), _text(read_secret_file(file, "an API key", group_may=True), file)
+        place, key = str(file), utf8_text(read_secret_file(file, "an API key", group_may=True), file)
     key = key.strip()
     # What stands in a header: anything else could never be sent.
     if not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -199,21 +208,7 @@ def _api_key(file: Path | None) -> str | None:
     return key
 
 
-def _system_message(text: str | None) -> str | None:
-    return _read_text(Path(text[1:])).strip() if text is not None and text.startswith("@") else text
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return _text(file.read_bytes(), file)
-    except OSError as cause:
-        raise from_os_error(cause, place=file) from None
-
-
-def _text(data: bytes, file: Path) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise BadInputError(
-            f"{file}: expected UTF-8 text, found other bytes", hint="convert it with iconv"
-        ) from None
+def _served_system(text: str | None, manifest: "Manifest") -> str | None:
+    """The system message of requests that bring none: what was asked for, or the bundle's own."""
+    asked = system_message(text)
+    return (manifest.chat.system if asked is None else asked) or None

@@ -1,6 +1,7 @@
 """A recipe: a model, how to quantise it, and how good the result must be. One file of `recipes/` each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from edgephi.bundle.certificate import QualityGate
@@ -126,6 +127,24 @@ class Question:
 
 
 @dataclass(frozen=True)
+class ChatSettings:
+    """How conversations with the bundle are written, where that is to be another way than the checkpoint's.
+
+    `template` is a Jinja chat template, and `system` the system message of all conversations that bring none.
+    A recipe names the template's file, and may name one for the message after an "@"; both are found from
+    the recipe's folder, and read with it. `stop` are tokens of the tokenizer that end an answer as well.
+    """
+
+    template: str = ""
+    system: str = ""
+    stop: tuple[str, ...] = ()
+
+
+AS_CHECKPOINT = ChatSettings()
+"""The checkpoint's own way."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One file of `recipes/`. `evaluation` chooses the text that the certificate is measured on."""
 
@@ -136,11 +155,13 @@ class Recipe:
     gate: QualityGate = field(default_factory=QualityGate)
     evaluation: Literal["general", "device"] = "general"
     probe: Question = field(default_factory=Question)
+    chat: ChatSettings = field(default_factory=ChatSettings)
 
 
 def read_recipe(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. Raises BadDeclarationError."""
-    recipe = read_toml(find_file(name, FOLDER), Recipe)
+    file = find_file(name, FOLDER)
+    recipe = read_toml(file, Recipe)
     tokens = recipe.probe.max_tokens
     if not 1 <= tokens <= LARGEST_PROBE_TOKENS:
         raise BadDeclarationError(
@@ -148,7 +169,28 @@ def read_recipe(name: str) -> Recipe:
             hint="32 are enough to know an answer by",
         )
     _check_choice(name, recipe.quant)
-    return recipe
+    return replace(recipe, chat=_with_files(name, file.parent, recipe.chat))
+
+
+def _with_files(name: str, folder: Path, chat: ChatSettings) -> ChatSettings:
+    """The settings with what stands in the files that they name."""
+    template, system = chat.template, chat.system
+    if template:
+        template = _text_of(folder / template, f"{name}: chat: template")
+    if system.startswith("@"):
+        system = _text_of(folder / system[1:], f"{name}: chat: system").strip()
+    return replace(chat, template=template, system=system)
+
+
+def _text_of(file: Path, where: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as cause:
+        found = cause.strerror if isinstance(cause, OSError) else "other bytes"
+        raise BadDeclarationError(
+            f"{where}: expected a file of UTF-8 text, found {file}: {found}",
+            hint="it is looked for beside the recipe",
+        ) from None
 
 
 def _check_choice(name: str, quant: Quant) -> None:

@@ -19,7 +19,8 @@ class Options:
     the most likely token; above it, tokens are drawn from the `top_k` most likely ones (0: from all), of
     which only those that make up `top_p` of the probability. The same `seed` draws the same tokens again.
 
-    `system` is the system message of a single prompt; a conversation has its own. An answer ends before the
+    `system` is the system message of a single prompt, None the bundle's own and "" none; a conversation has
+    one of its own. An answer ends before the
     first of the texts in `stop`. `logprobs` asks for the log probability of each token, and of so many of
     the most likely ones at its place. `json_schema` is the JSON text of a schema that the answer is to be
     JSON of, like '{"type": "object"}'; an answer that is cut off by `max_tokens` is the beginning of that.

@@ -96,9 +96,7 @@ class Session:
         BadInputError for a JSON schema that no answer can be held to.
         """
         start = time.perf_counter()
-        messages = [{"role": "user", "content": prompt}]
-        if options.system:
-            messages.insert(0, {"role": "system", "content": options.system})
+        messages = self._messages(prompt, options.system)
         return self._answer(self.encode_chat(messages), options, start, comes_back=False)
 
     def answer(
@@ -133,8 +131,11 @@ class Session:
         return self._answer(token_ids, options, start, on_prefill=on_prefill)
 
     def chat(self, system: str | None = None) -> Conversation:
-        """A conversation that remembers itself, with a system message or without."""
-        return Conversation(self.prompts, self._answer_turn, system)
+        """A conversation that remembers itself, with the bundle's system message or another one.
+
+        An empty text is for a conversation without.
+        """
+        return Conversation(self.prompts, self._answer_turn, self.system if system is None else system)
 
     def open_ahead(self) -> None:
         """Take the memory of a whole context now, where the engine takes all of it at once.
@@ -159,8 +160,18 @@ class Session:
 
     def render(self, prompt: str, system: str | None = None) -> str:
         """The text that the model reads for `prompt`, special tokens included."""
+        return self.engine.render_chat(self._messages(prompt, system))
+
+    @property
+    def system(self) -> str:
+        """The bundle's own system message, which may be empty: that of prompts and chats that bring none."""
+        return self.manifest.chat.system
+
+    def _messages(self, prompt: str, system: str | None) -> list[dict[str, str]]:
+        """A prompt behind its system message, which is the bundle's where that is None."""
+        system = self.system if system is None else system
         messages = [{"role": "system", "content": system}] if system else []
-        return self.engine.render_chat([*messages, {"role": "user", "content": prompt}])
+        return [*messages, {"role": "user", "content": prompt}]
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The tokens that the model reads for the answer that follows `messages`."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgephi.build.plan import architecture_of, shape_of
 from edgephi.checkpoint.config import load_architecture
 from edgephi.commands import edgephi_command
-from edgephi.declared.recipe import Recipe, RecipeModel, Shape, read_recipe, recipe_for, recipes
+from edgephi.declared.recipe import ChatSettings, Recipe, RecipeModel, Shape, read_recipe, recipe_for, recipes
 from edgephi.declared.target import Target, read_target, targets
 from edgephi.declared.toml_files import read_toml, shipped, shipped_names
 from edgephi.errors import BadDeclarationError
@@ -281,3 +281,25 @@ def test_every_key_of_a_recipe_is_read(tmp_path: Path) -> None:
 def test_a_choice_that_is_none(tmp_path: Path, quant: str, message: str) -> None:
     with pytest.raises(BadDeclarationError, match=message):
         read_recipe(write(tmp_path, f"{RECIPE}{quant}\n"))
+
+
+class TestChatFiles:
+    def test_they_are_read_from_the_recipes_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "form.jinja").write_text("{{ messages }}\n")
+        (tmp_path / "who.txt").write_text("You are a lamp.\n")
+        text = f'{RECIPE}[chat]\ntemplate = "form.jinja"\nsystem = "@who.txt"\nstop = ["<|end|>"]\n'
+        found = read_recipe(write(tmp_path, text)).chat
+        assert found == ChatSettings("{{ messages }}\n", "You are a lamp.", ("<|end|>",))
+
+    def test_a_message_may_stand_in_the_recipe(self, tmp_path: Path) -> None:
+        text = f'{RECIPE}[chat]\nsystem = "You are a lamp."\n'
+        assert read_recipe(write(tmp_path, text)).chat == ChatSettings(system="You are a lamp.")
+
+    @pytest.mark.parametrize("key", ["template", "system"])
+    @pytest.mark.parametrize("content", [None, b"\xff"], ids=["missing", "no text"])
+    def test_one_that_cannot_be_read_is_named(self, tmp_path: Path, key: str, content: bytes | None) -> None:
+        if content is not None:
+            (tmp_path / "file").write_bytes(content)
+        sign = "@" if key == "system" else ""
+        message = rejected_recipe(tmp_path, f'{RECIPE}[chat]\n{key} = "{sign}file"\n')
+        assert f"chat: {key}: expected a file of UTF-8 text, found {tmp_path / 'file'}" in message

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from edgephi.cli.show.certificate import certificate_table
 from edgephi.cli.show.chat_form import chat_form_line
 from edgephi.cli.show.sizes import human_bytes
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.build.build import Built
@@ -36,4 +37,7 @@ def built_summary(built: "Built") -> str:
         lines.append(f"exported by {manifest.provenance.exporter}")
     chat = f"chat: {chat_form_line(manifest.chat.source, built.chat_remarks)}"
     lines += textwrap.wrap(chat, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    if manifest.chat.system:
+        system = f"system: {visible(manifest.chat.system)}"
+        lines += textwrap.wrap(system, _WIDTH, subsequent_indent="  ", max_lines=2)
     return "\n".join([*lines, "", certificate_table(manifest.certificate, manifest)])

@@ -116,6 +116,7 @@ def write_artifact(
         breaks_after(tokenizer, chat),
         [tokenizer.tokens[id_] for id_ in stops],
         right_context(checkpoint.architecture, context),
+        system=checkpoint.tokenizer.chat.system,
     )
     (folder / MODELFILE).write_text(text, encoding="utf-8")
     return report

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from edgephi.chat.formats import ChatFormat
 
 MODELFILE = "Modelfile"
+_QUOTES = '"""'
 
 # A conversation in each chat format, and the start of the answer. ¶ROLE, ¶END and ¶START are a line break or
 # nothing: after a role's token, after `<|end|>`, and after the last `<|assistant|>`.
@@ -28,13 +29,19 @@ _TEMPLATES = {
 
 
 def modelfile(
-    model_file: str, chat: ChatFormat | None, breaks: Mapping[str, bool], stops: Iterable[str], context: int
+    model_file: str,
+    chat: ChatFormat | None,
+    breaks: Mapping[str, bool],
+    stops: Iterable[str],
+    context: int,
+    *,
+    system: str = "",
 ) -> str:
     """The text of a Modelfile for the GGUF file `model_file` in the same folder.
 
     `breaks` says of `<|system|>`, `<|user|>`, `<|assistant|>` and `<|end|>` whether a line break follows it.
     Without a format of ours there is no Go template: then Ollama goes by the Jinja template in the GGUF file,
-    as far as it knows that one.
+    as far as it knows that one. `system` is the bundle's system message.
     """
     written = "" if chat is None else f'TEMPLATE """{go_template(chat, breaks)}"""'
     lines = [
@@ -44,6 +51,10 @@ def modelfile(
         *(f'PARAMETER stop "{text}"' for text in stops),
         f"PARAMETER num_ctx {context}",
     ]
+    if _QUOTES in system:  # which nothing can stand for
+        lines.append("# the bundle's system message has three quotes in a row, which no Modelfile can hold")
+    elif system:
+        lines.append(f"SYSTEM {_QUOTES}{system}{_QUOTES}")
     return "\n".join(lines) + "\n"
 
 

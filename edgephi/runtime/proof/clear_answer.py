@@ -27,12 +27,17 @@ def clear_answer(
     prompts: ChatPrompts,
     question: str,
     *,
+    system: str,
     max_tokens: int,
     context: int,
     stop_token_ids: Collection[int],
 ) -> ClearAnswer | None:
-    """The clear beginning of the greedy answer to `question`; None when it leaves no room in the context."""
-    prompt = prompts.encode(prompts.render([{"role": "user", "content": question}]))
+    """The clear beginning of the greedy answer to `question`; None when it leaves no room in the context.
+
+    `system` is the system message before it, or empty.
+    """
+    messages = [{"role": "system", "content": system}] if system else []
+    prompt = prompts.encode(prompts.render([*messages, {"role": "user", "content": question}]))
     room = min(max_tokens, context - len(prompt))
     if room < 1:
         return None

@@ -108,6 +108,7 @@ def _said(
         question.prompt,
         max_tokens=question.max_tokens,
         context=context,
+        system=manifest.chat.system,
         stop_token_ids=manifest.chat.stop_token_ids,
     )
 

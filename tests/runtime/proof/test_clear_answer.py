@@ -39,19 +39,30 @@ class DoubtfulEngine(ListedEngine):
 
 
 def asked(
-    text: str, doubts: dict[str, float] | None = None, *, max_tokens: int = 8, context: int = 100
+    text: str,
+    doubts: dict[str, float] | None = None,
+    *,
+    max_tokens: int = 8,
+    context: int = 100,
+    system: str = "",
 ) -> tuple[ClearAnswer | None, ListedEngine]:
     engine = DoubtfulEngine([*map(ord, text), END, END], doubts or {})
     answer = clear_answer(
         engine,
         ChatPrompts(engine, {}),
         "hi",
+        system=system,
         max_tokens=max_tokens,
         context=context,
         stop_token_ids=(END,),
     )
     assert not any(cache.is_open for cache in engine.opened)
     return answer, engine
+
+
+def test_the_question_stands_behind_the_system_message() -> None:
+    _, engine = asked("yes", system="short")
+    assert engine.computed_tokens[: len("<system>short<user>hi")] == [*map(ord, "<system>short<user>hi")]
 
 
 def test_an_answer_without_doubt_is_there_to_its_stop_token() -> None:
