@@ -17,6 +17,7 @@ from edgephi.checkpoint.chat_form import (
     read_chat_form,
 )
 from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
+from edgephi.commands import shell_command
 from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.engines.facts.engine import TokenizerKind
 from edgephi.errors import BadCheckpointError, BadDeclarationError
@@ -33,6 +34,7 @@ TOKENIZER_FILES = (
 )
 """The files a tokenizer may have; the first one is required."""
 
+_OLDER_FORMS = ("tokenizer.model", "spiece.model", "vocab.json")
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
 
 
@@ -118,12 +120,27 @@ def encoder(folder: Path) -> Callable[[str], list[int]]:
     return ids_of
 
 
+def _missing(file: Path) -> BadCheckpointError:
+    """The error for a checkpoint without `tokenizer.json`, whose tokenizer may be there in an older form."""
+    folder = file.parent
+    older = next((name for name in _OLDER_FORMS if (folder / name).is_file()), None)
+    if older is None:
+        return BadCheckpointError(f"{file}: expected the tokenizer, found no such file", hint=_HINT)
+    place = repr(str(folder))
+    convert = f"AutoTokenizer.from_pretrained({place}).save_pretrained({place})"
+    program = f"from transformers import AutoTokenizer; {convert}"
+    return BadCheckpointError(
+        f"{file}: expected the tokenizer, found {older} only",
+        hint=f"`{shell_command('python', '-c', program)}` writes it, with transformers and sentencepiece",
+    )
+
+
 def _load(folder: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise BadCheckpointError(f"{file}: expected the tokenizer, found no such file", hint=_HINT)
+        raise _missing(file)
     with file.open("rb") as start:
         check_no_pointer(start.read(len(POINTER_START)), str(file), "a tokenizer")
     try:

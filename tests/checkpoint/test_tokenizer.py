@@ -1,12 +1,16 @@
 """The tokenizer of a checkpoint: stop tokens, chat format, and files that do not fit."""
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer  # type: ignore[import-untyped]
 
 from edgephi.chat import formats as phi
 from edgephi.checkpoint.config import load_architecture
@@ -105,3 +109,41 @@ class TestBadTokenizer:
         generation = json.loads((tiny / "generation_config.json").read_text())
         (tiny / "generation_config.json").write_text(json.dumps({**generation, "eos_token_id": [511]}))
         assert "expected a token for eos_token_id 511" in rejected(tiny)
+
+
+class TestOlderForm:
+    """A checkpoint whose tokenizer is a SentencePiece model alone: the hint's command makes it whole."""
+
+    @pytest.fixture
+    @staticmethod
+    def older(tiny: Path) -> Path:
+        sentencepiece = pytest.importorskip("sentencepiece")
+        (tiny / "tokenizer.json").unlink()
+        words = [f"{first} {second} {first}{second}" for first in "abcdefgh" for second in "ijklmnop"]
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(words),
+            model_prefix=str(tiny / "tokenizer"),
+            model_type="bpe",
+            vocab_size=300,
+            byte_fallback=True,
+            minloglevel=2,
+        )
+        return tiny
+
+    def test_it_is_named(self, older: Path) -> None:
+        assert "expected the tokenizer, found tokenizer.model only" in rejected(older)
+
+    def test_the_command_of_the_hint_converts_it(self, older: Path) -> None:
+        with pytest.raises(BadCheckpointError) as caught:
+            read_tokenizer(older, load_architecture(older))
+        command = (caught.value.hint or "").split("`")[1]
+        assert command.startswith("python -c ")
+        done = subprocess.run(
+            ["sh", "-c", command.replace("python", shlex.quote(sys.executable), 1)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert encode(older, "ai bj")
+        assert Tokenizer.from_file(str(older / "tokenizer.json")).get_vocab_size() >= 300
