@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgephi.build.calibrating.calibrate import calibrate, calibration_passages, kept_bytes
 from edgephi.build.calibrating.progress_on_disk import kept_beside
-from edgephi.build.gate import check_gate
+from edgephi.build.gate import check_answer, check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.mixed_precision import decided
@@ -53,7 +53,7 @@ class Built:
     """A finished bundle: its folder, its manifest, and what quantising did to every tensor.
 
     None of the last when an engine's own converter wrote the artifact. `remarks` say what is to be known of
-    the checkpoint, and `chat_remarks` of its chat template.
+    the checkpoint, and `chat_remarks` of its chat template. `answer` is how it answered the probe.
     """
 
     folder: Path
@@ -62,6 +62,7 @@ class Built:
     quantisation: Quantisation | None
     remarks: tuple[str, ...] = ()
     chat_remarks: tuple[str, ...] = ()
+    answer: str = ""
 
 
 def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progress: bool) -> Located:
@@ -171,28 +172,54 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         )
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
+        answer = ""
         if request.verify != "off":
-            proof = certify(
-                checkpoint,
-                folder,
-                manifest,
-                level=request.verify,
-                domain=request.recipe.evaluation,
-                gate=request.recipe.gate,
-                step=step,
-                question=request.recipe.probe if request.recipe.probe.prompt else None,
-                scratch=folder,  # a killed build leaves nothing anywhere else
-            )
-            check_gate(proof.certificate, request.recipe.gate)
-            manifest = dataclasses.replace(
-                manifest, certificate=proof.certificate, probe=_at_speed(proof.probe, request.target)
-            )
+            manifest, answer = _proven(request, checkpoint, folder, manifest, level=request.verify, step=step)
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)
     return Built(
-        request.output, manifest, plan, quantisation, checkpoint.remarks, checkpoint.tokenizer.chat.remarks
+        request.output,
+        manifest,
+        plan,
+        quantisation,
+        checkpoint.remarks,
+        checkpoint.tokenizer.chat.remarks,
+        answer,
     )
+
+
+def _proven(
+    request: BuildRequest,
+    checkpoint: Checkpoint,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    level: EvaluationLevel,
+    step: Step,
+) -> tuple[Manifest, str]:
+    """The manifest with what was measured and what must be answered, and the answer itself.
+
+    Raises QualityGateError when a number is past the recipe's gate, or the answer is none.
+    """
+    recipe = request.recipe
+    proof = certify(
+        checkpoint,
+        folder,
+        manifest,
+        level=level,
+        domain=recipe.evaluation,
+        gate=recipe.gate,
+        step=step,
+        question=recipe.probe if recipe.probe.prompt else None,
+        scratch=folder,  # a killed build leaves nothing anywhere else
+    )
+    check_gate(proof.certificate, recipe.gate)
+    if proof.answer is not None and recipe.gate.answers:
+        check_answer(recipe.probe.prompt, proof.answer, checkpoint.tokenizer.special_tokens.values())
+    probe = _at_speed(proof.probe, request.target)
+    answer = "" if proof.answer is None else proof.answer.whole
+    return dataclasses.replace(manifest, certificate=proof.certificate, probe=probe), answer
 
 
 def _check_no_adapters(request: BuildRequest) -> None:

@@ -1,10 +1,23 @@
-"""The gate: what a certificate is held against before its bundle is sealed."""
+"""The gate: what a certificate, and the answer to the probe, are held against before a bundle is sealed."""
+
+from collections.abc import Collection, Sequence
 
 from edgephi.bundle.certificate import Certificate, QualityGate
 from edgephi.errors import QualityGateError
+from edgephi.guards.visible import visible
+from edgephi.runtime.proof.clear_answer import ClearAnswer
 
 CERTAIN = 2.0
 """Standard errors that a difference must be away from zero to be more than the text's chance."""
+
+_LONGEST_CYCLE = 4
+_LEAST_TURNS = 3
+_LONGEST_SHOWN = 40
+_LEAST_REPEATED = 8  # tokens: a short answer may well be "no no no"
+_ASKED = (
+    "are chat form and tokenizer those of these weights, and is the question one for the model? "
+    "[chat] and [probe] of a recipe change them; gate.answers = false lets it pass"
+)
 
 _FINER = (
     "build with --quality best, or keep more matrices at more bits ([quant.keep] in a recipe of your own)"
@@ -46,6 +59,28 @@ def check_gate(certificate: Certificate, gate: QualityGate) -> None:
         )
     if gate.beats_rounding:
         _check_against_rounding(certificate)
+
+
+def check_answer(question: str, answer: ClearAnswer, special_ids: Collection[int]) -> None:
+    """Raise QualityGateError for an answer that no working model gives.
+
+    That is an empty one, one of special tokens only, and the same few tokens over and over.
+    """
+    if not answer.whole.strip() or all(token in special_ids for token in answer.token_ids):
+        found = "an empty one" if not answer.token_ids else "special tokens and white space only"
+    elif _is_cycle(answer.token_ids):
+        found = f"a repetition: {visible(answer.whole[:_LONGEST_SHOWN])!r}"
+    else:
+        return
+    raise QualityGateError(f"probe: {question!r}: expected an answer, found {found}", hint=_ASKED)
+
+
+def _is_cycle(tokens: Sequence[int]) -> bool:
+    """Whether these are the same one to four tokens from their first to their last."""
+    return len(tokens) >= _LEAST_REPEATED and any(
+        len(tokens) >= _LEAST_TURNS * period and list(tokens[period:]) == list(tokens[:-period])
+        for period in range(1, _LONGEST_CYCLE + 1)
+    )
 
 
 def _check_against_rounding(certificate: Certificate) -> None:

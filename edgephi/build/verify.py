@@ -49,10 +49,14 @@ _ENGINE, _ORIGINAL, _QUANTISED, _ROUNDED = "engine", "original", "quantised", "r
 
 @dataclass(frozen=True)
 class Proof:
-    """What was measured of a bundle, and what it must answer on a device; None where it was not asked."""
+    """What was measured of a bundle, and what it must answer on a device; None where it was not asked.
+
+    `answer` is what it answered to that, in whole.
+    """
 
     certificate: Certificate
     probe: Probe | None
+    answer: ClearAnswer | None = None
 
 
 def certify(
@@ -112,7 +116,7 @@ def certify(
         plain_rounding=gain_over(rounding, loss, passage) if rounding and loss else None,
         gate=gate,
     )
-    return Proof(certificate, probe_of(question, computed.answer))
+    return Proof(certificate, probe_of(question, computed.answer), computed.answer)
 
 
 def _versions(

@@ -69,7 +69,7 @@ class QualityGate:
 
     `end_to_end_perplexity_ratio`: how many times as large the perplexity may become; 0 does not ask.
     `beats_rounding`: whether a build fails that is worse than plain rounding, by more than the text's
-    chance can explain.
+    chance can explain. `answers`: whether one fails whose answer to the probe is empty or a repetition.
     """
 
     export_error_kl: float = 2e-2
@@ -78,6 +78,7 @@ class QualityGate:
     end_to_end_top1: float = 0.0
     end_to_end_perplexity_ratio: float = 0.0
     beats_rounding: bool = True
+    answers: bool = True
 
 
 @dataclass(frozen=True)

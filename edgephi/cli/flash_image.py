@@ -57,6 +57,7 @@ def flash_image(
 
 def _summary(image: "Image") -> str:
     """What was written, in a few lines."""
+    from edgephi.cli.show.outcome import first_words
     from edgephi.cli.show.sizes import human_bytes
 
     manifest = image.manifest
@@ -67,7 +68,7 @@ def _summary(image: "Image") -> str:
     if image.probe is None:
         lines.append(f"not proven here: {image.unproven}")
     else:
-        lines.append(f"probe: it answered here {image.probe.speed}")
+        lines += [f"probe: it answered here {image.probe.speed}", *first_words(image.probe)]
     # As it stands, without a partition's name in it, it writes nothing.
     copy = shell_command("dd", f"if={image.file}", "of=/dev/PARTITION", "bs=4M", "conv=nocreat,fsync")
     lines.append(f"to a partition: {copy}")

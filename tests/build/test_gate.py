@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from edgephi.build.gate import check_gate
+from edgephi.build.gate import check_answer, check_gate
 from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate
 from edgephi.errors import QualityGateError
+from edgephi.runtime.proof.clear_answer import ClearAnswer
 
 GATE = QualityGate(
     export_error_kl=1.0,
@@ -68,3 +69,37 @@ class TestPlainRounding:
     @pytest.mark.parametrize(("gain", "error"), [(-0.1, 0.05), (-0.1, None), (0.0, 0.0), (0.1, 0.01)])
     def test_what_chance_explains_passes(self, gain: float, error: float | None) -> None:
         check_gate(certificate(plain_rounding=PlainRounding(2.0, gain, error)), GATE)
+
+
+class TestAnswers:
+    def test_an_answer_passes(self) -> None:
+        check_answer("hi", answer("Hello there.", (5, 6, 7)), {1})
+
+    @pytest.mark.parametrize(
+        ("whole", "tokens", "found"),
+        [
+            ("", (), "an empty one"),
+            ("  ", (8, 8), "special tokens and white space only"),
+            ("", (1, 1), "special tokens and white space only"),
+            ("<|user|>system", (1, 2), "special tokens and white space only"),
+            ("no no no no no no no no", (5,) * 8, "a repetition: 'no no no no no no no no'"),
+            ("ab" * 6, (5, 6) * 6, "a repetition"),
+            ("abcd" * 3, (5, 6, 7, 8) * 3, "a repetition"),
+        ],
+    )
+    def test_what_no_working_model_answers(self, whole: str, tokens: tuple[int, ...], found: str) -> None:
+        with pytest.raises(QualityGateError) as caught:
+            check_answer("hi", answer(whole, tokens), {1, 2})
+        assert caught.value.message.startswith(f"probe: 'hi': expected an answer, found {found}")
+        assert caught.value.exit_code == 5
+        assert "gate.answers = false" in (caught.value.hint or "")
+
+    @pytest.mark.parametrize(
+        "tokens", [(5,) * 7, (9, *(5,) * 20), (5, 6, 7, 8) * 2, (5, 6, 7, 8, 9) * 4, (*(5,) * 20, 6)]
+    )
+    def test_what_begins_or_ends_otherwise_is_an_answer(self, tokens: tuple[int, ...]) -> None:
+        check_answer("hi", answer("some text", tokens), {1})
+
+
+def answer(whole: str, tokens: tuple[int, ...]) -> ClearAnswer:
+    return ClearAnswer("", 32, whole, tokens)

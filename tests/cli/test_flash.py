@@ -63,6 +63,7 @@ def test_flash_says_what_it_sent_and_how_the_bundle_answered(
     assert lines[0] == f"{tmp_path}/store: demo-cpu, release 1, is active ({digest_of(releases[0])[:12]})"
     assert lines[1].startswith("sent 5.32 MB (100.0%), saved 0 B, in ")
     assert "probe: it answered at " in lines[2]
+    assert lines[3] == '  {"action": "turn_off", "room": "kitchen", "device": "light"}'
     assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["copy", "probe"]
     again = edgephi("flash", releases[0], tmp_path / "store")
     assert "was active already" in again.stdout
@@ -91,9 +92,10 @@ def test_rollback_says_what_answered_and_forward_again(
     edgephi: Edgephi, releases: tuple[Path, Path], store: Path
 ) -> None:
     done = edgephi("rollback", store)
-    first, probe = done.stdout.splitlines()
+    first, probe, words = done.stdout.splitlines()
     assert first.startswith(f"{store}: demo-cpu, release 1, is active")
     assert probe.startswith("probe: it answered at ")
+    assert json.loads(words)["action"] == "turn_off"
     assert [line.split("  ")[0] for line in done.stderr.splitlines()] == ["verify", "probe"]
     document = json.loads(edgephi("rollback", store, "--json").stdout)
     assert (document["digest"], document["signer"]) == (digest_of(releases[1]), None)

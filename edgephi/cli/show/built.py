@@ -40,4 +40,7 @@ def built_summary(built: "Built") -> str:
     if manifest.chat.system:
         system = f"system: {visible(manifest.chat.system)}"
         lines += textwrap.wrap(system, _WIDTH, subsequent_indent="  ", max_lines=2)
+    if manifest.probe is not None:
+        asked = f"probe: {manifest.probe.prompt!r}: {visible(built.answer)!r}"
+        lines += textwrap.wrap(asked, _WIDTH, subsequent_indent="  ", max_lines=3)
     return "\n".join([*lines, "", certificate_table(manifest.certificate, manifest)])

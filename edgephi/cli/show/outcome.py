@@ -1,5 +1,6 @@
 """What `edgephi flash` and `rollback` say of the bundle that has become active."""
 
+import textwrap
 from typing import TYPE_CHECKING
 
 from edgephi.cli.show.sizes import human_bytes
@@ -9,6 +10,8 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.store.install import Outcome
     from edgephi.store.proving.probe import ProbeResult
+
+_WIDTH = 80
 
 
 def outcome_summary(destination: str, outcome: "Outcome", seconds: float, sent: int, saved: int) -> str:
@@ -41,4 +44,12 @@ def answered_lines(probe: "ProbeResult | None", signer: str | None) -> list[str]
         lines = ["not proven: the machine that it is for has to answer with it"]
     else:
         lines = [f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory"]
+        lines += first_words(probe)
     return lines if signer is None else [*lines, f"signed by {visible(signer)}"]
+
+
+def first_words(probe: "ProbeResult") -> list[str]:
+    """What a bundle answered, in one line; none where that is nothing but white space."""
+    return textwrap.wrap(
+        visible(probe.text), _WIDTH, initial_indent="  ", subsequent_indent="  ", max_lines=1
+    )

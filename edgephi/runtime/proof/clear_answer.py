@@ -1,4 +1,4 @@
-"""How an engine's greedy answer begins, as far as no rounding could change it."""
+"""An engine's greedy answer, and how it begins as far as no rounding could change it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ _LINE_LETTERS = "\t\n\r"
 
 @dataclass(frozen=True)
 class ClearAnswer:
-    """`text` ends before the first token that was no clear choice; for `max_tokens` there was room."""
+    """`text` ends before the first token that was no clear choice; for `max_tokens` there was room.
+
+    `whole` is the answer as far as it was asked for, and `token_ids` are its tokens, without what ends it.
+    """
 
     text: str
     max_tokens: int
+    whole: str = ""
+    token_ids: tuple[int, ...] = ()
 
 
 def clear_answer(
@@ -32,7 +37,7 @@ def clear_answer(
     context: int,
     stop_token_ids: Collection[int],
 ) -> ClearAnswer | None:
-    """The clear beginning of the greedy answer to `question`; None when it leaves no room in the context.
+    """The greedy answer to `question`, and its clear beginning; None when there is no room in the context.
 
     `system` is the system message before it, or empty.
     """
@@ -43,23 +48,28 @@ def clear_answer(
         return None
     cache = engine.open_cache(len(prompt) + room)
     stream = engine.decode_stream(prompt[-1])
-    text = ""
+    text = whole = ""
+    is_clear = True
+    token_ids: list[int] = []
     tokens = prompt
     try:
         for _ in range(room):
             for _ in cache.append(tokens):
                 pass
             token, margin = _choice(cache)
-            if not margin >= CLEAR_MARGIN or token in stop_token_ids:
+            if token in stop_token_ids:
                 break
             piece = stream.decode(token)
-            if not all(letter.isprintable() or letter in _LINE_LETTERS for letter in piece):
-                break  # no manifest may say that, because people look at manifests
-            text += piece
+            # What has other letters no manifest may say, because people look at manifests.
+            shows = all(letter.isprintable() or letter in _LINE_LETTERS for letter in piece)
+            is_clear = is_clear and margin >= CLEAR_MARGIN and shows
+            text += piece if is_clear else ""
+            whole += piece
+            token_ids.append(token)
             tokens = [token]
     finally:
         cache.close()
-    return ClearAnswer(text, room)
+    return ClearAnswer(text, room, whole, tuple(token_ids))
 
 
 def _choice(cache: KvCache) -> tuple[int, float]:
