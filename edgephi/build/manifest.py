@@ -94,7 +94,7 @@ def manifest_of(
         )
     return Manifest(
         schema=SCHEMA,
-        name=visible(f"{_short_name(request)}-{target.name}"),
+        name=visible(request.name or f"{_short_name(request)}-{target.name}"),
         sequence=request.sequence,
         created=created,
         model=ModelFacts(
@@ -179,6 +179,8 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     if request.quality != "default":
         words += ["--quality", request.quality]
     words += ["--method", request.recipe.quant.method]
+    words += [] if request.group_size is None else ["--group-size", str(request.group_size)]
+    words += [] if request.name is None else ["--name", request.name]
     if request.recipe.quant.formats == "portable":
         words += ["--portable"]
     if request.calibrate is not None:

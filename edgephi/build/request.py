@@ -7,7 +7,7 @@ from edgephi.build.wheels.platform import Platform
 from edgephi.bundle.certificate import VerifyLevel
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.declared.quality import Quality
-from edgephi.declared.recipe import Recipe
+from edgephi.declared.recipe import GroupSize, Recipe
 from edgephi.declared.target import Target
 
 
@@ -32,6 +32,7 @@ class BuildRequest:
     `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
     `adapters`: what is merged into the checkpoint, in this order.
     `system`: the system message that the user gave in place of the recipe's, which `recipe` has already.
+    `name` is the bundle's, None for one after recipe and target; `group_size` that which the user gave.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """
 
@@ -52,3 +53,5 @@ class BuildRequest:
     quality: Quality = "default"
     adapters: tuple[StrengthenedAdapter, ...] = ()
     system: str | None = None
+    name: str | None = None
+    group_size: GroupSize | None = None

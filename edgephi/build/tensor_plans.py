@@ -51,7 +51,7 @@ def plan_tensors(
         if shape[1] % scheme.group_size:
             raise NotSupportedError(
                 f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
-                hint="set group_size to 64 or 32 in a recipe of your own",
+                hint="--group-size 64 or 32 may divide them",
             )
         plans[tensor] = TensorPlan(scheme, quant.method)
     return plans

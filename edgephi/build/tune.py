@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgephi.build.build import build
 from edgephi.build.plan import Plan, make_plan
@@ -19,13 +18,12 @@ from edgephi.build.request import BuildRequest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.located import Located
 from edgephi.commands import edgephi_command
-from edgephi.declared.recipe import Recipe
+from edgephi.declared.recipe import GroupSize, Recipe
 from edgephi.declared.target import Target
 from edgephi.errors import CannotServeError, DoesNotFitError, EdgephiError
 from edgephi.machine.measurement import BenchRequest, Measurement
 from edgephi.steps import Step
 
-GroupSize = Literal[32, 64, 128]
 GROUP_SIZES: tuple[GroupSize, ...] = (32, 128)
 
 # Weights of the smaller cut over the processor's largest cache: less, and the cache would carry a share of

@@ -36,7 +36,7 @@ LARGEST_PROBE_TOKENS = 4096
 
 _LARGEST_FILE_BYTES = 1 << 50
 _LARGEST_FILE_WITHOUT_CHUNKS = 1 << 36
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -297,11 +297,16 @@ def _check_files(files: tuple[FileEntry, ...], *, where: str, hint: str) -> None
         raise BadBundleError(f"{where}: {problem}", hint=hint)
 
 
+def is_bundle_name(name: str) -> bool:
+    """Whether a bundle may have this name: one line, not too long, without spaces around it."""
+    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and name == name.strip()
+
+
 def _check_release(manifest: Manifest, *, where: str, hint: str) -> None:
     """Raise BadBundleError when a store could not tell this release from others, or not fit any."""
-    name = manifest.name
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable() or name != name.strip():
-        raise BadBundleError(f"{where}: expected a name of one line, found {name[:300]!r}", hint=hint)
+    if not is_bundle_name(manifest.name):
+        found = manifest.name[:300]
+        raise BadBundleError(f"{where}: expected a name of one line, found {found!r}", hint=hint)
     if manifest.security_floor > manifest.sequence:
         raise BadBundleError(
             f"{where}: expected a security_floor of at most {manifest.sequence}, its own sequence, "

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edgephi.cli.argument_types import WrittenPath
+from edgephi.cli.argument_types import NAME, WrittenPath
 from edgephi.cli.options import (
     adapter_option,
     context_option,
+    group_size_option,
     json_option,
     method_option,
     model_argument,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgephi.build.request import WheelsRequest
     from edgephi.bundle.certificate import VerifyLevel
     from edgephi.declared.quality import Quality
-    from edgephi.declared.recipe import Method, Recipe
+    from edgephi.declared.recipe import GroupSize, Method, Recipe
     from edgephi.declared.target import Target
 
 
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to write the bundle to; must not exist.",
 )
+@click.option(
+    "--name", type=NAME, metavar="NAME", help="What the bundle is called. [default: its recipe and target]"
+)
 @adapter_option
 @recipe_option
 @quality_option
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     help="Text like that which the model will see, to measure inputs on: .txt, .md, .json or .jsonl. "
     "Without it a text of edgephi's own.",
 )
+@group_size_option
 @portable_option
 @click.option(
     "--system",
@@ -116,11 +121,13 @@ def build(
     target_name: str,
     soc: str | None,
     output: Path,
+    name: str | None,
     adapter_names: tuple[str, ...],
     recipe_name: str | None,
     quality: "Quality",
     method: "Method | None",
     calibrate: Path | None,
+    group_size: "GroupSize | None",
     portable: bool,
     system: str | None,
     verify: "VerifyLevel",
@@ -145,6 +152,7 @@ def build(
     from edgephi.build.build import find_checkpoint
     from edgephi.build.request import BuildRequest
     from edgephi.build.this_machine import check_proof
+    from edgephi.bundle.manifest import LONGEST_NAME, is_bundle_name
     from edgephi.bundle.unfinished import check_destination
     from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
     from edgephi.cli.show.built import built_summary
@@ -155,6 +163,7 @@ def build(
     from edgephi.declared.target import for_soc
     from edgephi.engines.facts.registry import facts_of
     from edgephi.errors import UsageError
+    from edgephi.guards.visible import visible
     from edgephi.machine.memory import available_memory
     from edgephi.records import write_record
 
@@ -163,8 +172,16 @@ def build(
             f"--security-floor: expected at most {sequence}, this release's number, found {security_floor}",
             hint=f"add --sequence {security_floor}, or give a lower floor",
         )
+    if name is not None and not is_bundle_name(visible(name)):
+        raise UsageError(
+            f"--name: expected at most {LONGEST_NAME} letters without spaces around them, "
+            f"found {name[: LONGEST_NAME + 1]!r}",
+            hint="give a name such as door-7",
+        )
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
-    asked = functools.partial(as_asked, declared, quality, method=method, portable=portable)
+    asked = functools.partial(
+        as_asked, declared, quality, method=method, group_size=group_size, portable=portable
+    )
     recipe = asked()
     if calibrate is not None and recipe.quant.method not in ("weighted", "calibrated"):
         raise UsageError(
@@ -201,6 +218,8 @@ def build(
         quality=quality,
         adapters=adapters,
         system=system,
+        name=name,
+        group_size=group_size,
     )
     built = build_bundle(request, located, step)
     if as_json:

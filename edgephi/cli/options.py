@@ -87,6 +87,13 @@ portable_option: Decorator = click.option(
     help="Store the same codes for every engine, instead of in the best format that this one has.",
 )
 
+group_size_option: Decorator = click.option(
+    "--group-size",
+    type=click.Choice(["32", "64", "128"]),
+    callback=lambda _context, _option, value: None if value is None else int(value),
+    help="Weights that share a scale, instead of the recipe's number; K-quants have their own.",
+)
+
 soc_option: Decorator = click.option(
     "--soc",
     type=NAME,

@@ -8,6 +8,7 @@ import click
 
 from edgephi.cli.options import (
     context_option,
+    group_size_option,
     json_option,
     method_option,
     model_argument,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from edgephi.build.this_machine import ThisMachine
     from edgephi.checkpoint.chat_form import ChatForm
     from edgephi.declared.quality import Quality
-    from edgephi.declared.recipe import Method, Recipe
+    from edgephi.declared.recipe import GroupSize, Method, Recipe
     from edgephi.declared.target import Target
 
 _WIDTH = 80
@@ -39,6 +40,7 @@ _WIDTH = 80
 @recipe_option
 @quality_option
 @method_option
+@group_size_option
 @portable_option
 @context_option
 @revision_option
@@ -56,6 +58,7 @@ def plan(
     recipe_name: str | None,
     quality: "Quality",
     method: "Method | None",
+    group_size: "GroupSize | None",
     portable: bool,
     context: int | None,
     revision: str | None,
@@ -76,7 +79,7 @@ def plan(
     from edgephi.declared.target import for_soc, read_target
 
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
-    asked = functools.partial(as_asked, declared, method=method, portable=portable)
+    asked = functools.partial(as_asked, declared, method=method, group_size=group_size, portable=portable)
     recipe = asked(quality)
     if target_name == "auto":
         from edgephi.build.rank import prospects

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal, get_args
 
-from edgephi.declared.recipe import Keep, Method, Quant, Recipe
+from edgephi.declared.recipe import GroupSize, Keep, Method, Quant, Recipe
 
 Quality = Literal["small", "default", "best"]
 """The smallest that is worth having, what the recipe says, and the best at little more than its size."""
@@ -29,16 +29,21 @@ def as_asked(
     *,
     method: Method | None = None,
     portable: bool = False,
+    group_size: GroupSize | None = None,
     k_quants: bool = False,
 ) -> Recipe:
-    """The recipe at a quality, with what a user asks for by `--method` and `--portable` over both.
+    """The recipe at a quality, with what a user asks for by `--method` and the like over both.
 
-    `method` None leaves the quality's. See `at_quality` for `k_quants`.
+    `method` and `group_size` None leave the quality's. See `at_quality` for `k_quants`.
     """
     if portable:
         recipe = replace(recipe, quant=replace(recipe.quant, formats="portable"))
     recipe = at_quality(recipe, quality, k_quants=k_quants)
-    return recipe if method is None else replace(recipe, quant=replace(recipe.quant, method=method))
+    quant = recipe.quant
+    return replace(
+        recipe,
+        quant=replace(quant, method=method or quant.method, group_size=group_size or quant.group_size),
+    )
 
 
 def _at_quality(quant: Quant, quality: Quality, best_share: float) -> Quant:

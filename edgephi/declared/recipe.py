@@ -26,6 +26,9 @@ Formats = Literal["native", "portable"]
 "portable" ones hold the same codes for every engine, which is how engines are held against each other.
 """
 
+GroupSize = Literal[32, 64, 128]
+"""How many weights of a row share a scale."""
+
 Mixture = Literal["medium", "small"]
 """Which of llama.cpp's K-quants stand for 4 bits: "medium" gives a bit more to what is sensitive, "small" to
 nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
@@ -99,7 +102,7 @@ class Quant:
 
     method: Method = "weighted"
     bits: Literal[4, 8] = 4
-    group_size: Literal[32, 64, 128] = 32
+    group_size: GroupSize = 32
     symmetric: bool = True
     embedding_bits: Literal[4, 8] = 8
     head_bits: Literal[4, 8] = 8

@@ -33,8 +33,7 @@ import numpy as np
 
 from edgephi.build.build import build, find_checkpoint, plan_model
 from edgephi.build.request import BuildRequest
-from edgephi.build.tune import GroupSize
-from edgephi.declared.recipe import Recipe, read_recipe
+from edgephi.declared.recipe import GroupSize, Recipe, read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.steps import silent
 from tests.bench.measure import high_water_mark, report

@@ -374,3 +374,19 @@ class TestAnswers:
         model = transformers.AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16).eval()
         original = greedy_answers(model, transformers.AutoTokenizer.from_pretrained(DEMO), commands)
         assert exact_match(commands, answers) >= exact_match(commands, original) - 0.02
+
+
+def test_a_name_and_a_group_size_of_ones_own(here: Here, tiny: Path, work: Path) -> None:
+    words = ("-t", "cpu", "--method", "rtn", "--verify", "off", "--group-size", "128", "--name", "door-7")
+    assert here("build", tiny, *words, "-o", work / "b").returncode == 0
+    manifest = read_manifest(work / "b")
+    assert (manifest.name, manifest.quant.group_size) == ("door-7", 128)
+    assert "--group-size 128 --name door-7" in manifest.provenance.command
+    assert manifest.model.variant == tiny.name
+
+
+@pytest.mark.parametrize("name", [" door", "x" * 201])
+def test_a_name_that_no_bundle_may_have(here: Here, tiny: Path, work: Path, name: str) -> None:
+    done = here("build", tiny, "-t", "cpu", "--name", name, "-o", work / "b")
+    assert done.returncode == 2
+    assert "--name: expected at most 200 letters" in done.stderr

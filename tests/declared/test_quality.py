@@ -9,9 +9,9 @@ import pytest
 from edgephi.cli.build import build
 from edgephi.cli.plan import plan
 from edgephi.declared.quality import QUALITIES, Quality, as_asked, at_quality
-from edgephi.declared.recipe import Keep, Method, Quant, recipes
+from edgephi.declared.recipe import GroupSize, Keep, Method, Quant, recipes
 
-OVER_IT = {"method", "portable"}
+OVER_IT = {"method", "portable", "group_size"}
 
 
 @pytest.mark.parametrize("command", [build, plan], ids=["build", "plan"])
@@ -29,16 +29,17 @@ def test_what_goes_over_a_quality_is_asked_for_alike() -> None:
     assert options[0] == options[1]
     assert set(options[0]) == OVER_IT
     assert set(options[0]["method"]["type"]["choices"]) == set(get_args(Method))
+    assert options[0]["group_size"]["type"]["choices"] == tuple(map(str, get_args(GroupSize)))
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
 def test_what_is_asked_for_goes_over_a_quality(quality: Quality) -> None:
     recipe = recipes()[0]
     assert as_asked(recipe, quality, k_quants=True) == at_quality(recipe, quality, k_quants=True)
-    asked = as_asked(recipe, quality, method="rtn", portable=True, k_quants=True)
+    asked = as_asked(recipe, quality, method="rtn", portable=True, group_size=128, k_quants=True)
     portable = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, formats="portable"))
     own = at_quality(portable, quality, k_quants=True).quant
-    assert asked.quant == dataclasses.replace(own, method="rtn")
+    assert asked.quant == dataclasses.replace(own, method="rtn", group_size=128)
 
 
 def test_the_default_is_what_the_recipe_says() -> None:
