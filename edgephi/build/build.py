@@ -29,13 +29,12 @@ from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle,
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.chat_form import ChatForm
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
-from edgephi.checkpoint.tokenizer import read_tokenizer
+from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
@@ -78,12 +77,24 @@ def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progres
     )
 
 
-def find_architecture(model: str, recipe: Recipe, revision: str | None = None) -> Architecture:
-    """The architecture of `model`. A recipe that declares its shape needs no checkpoint and no network."""
+def find_architecture(
+    model: str,
+    recipe: Recipe,
+    revision: str | None = None,
+    adapters: Sequence[StrengthenedAdapter] = (),
+) -> Architecture:
+    """The architecture of `model`. A recipe that declares its shape needs no checkpoint and no network.
+
+    With `adapters` the checkpoint is opened, and they are held against it.
+    """
     declared = _declared_shape(model, recipe)
-    if declared is not None:
+    if declared is not None and not adapters:
         return architecture_of(declared)
-    return load_architecture(find_checkpoint(model, recipe, revision, progress=True).folder)
+    located = find_checkpoint(model, recipe, revision, progress=True)
+    if not adapters:
+        return load_architecture(located.folder)
+    checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision, chat=recipe.chat)
+    return merged(checkpoint, adapters).architecture
 
 
 def _declared_shape(model: str, recipe: Recipe) -> Shape | None:
@@ -95,19 +106,26 @@ def _declared_shape(model: str, recipe: Recipe) -> Shape | None:
     return None
 
 
-def find_chat_form(model: str, recipe: Recipe, revision: str | None = None) -> ChatForm | None:
-    """How conversations with `model` are written; None for one that is planned without its checkpoint."""
+def find_tokenizer(model: str, recipe: Recipe, revision: str | None = None) -> TokenizerFacts | None:
+    """The tokenizer of `model` and its chat form; None for one that is planned without its checkpoint."""
     if _declared_shape(model, recipe) is not None:
         return None
     folder = find_checkpoint(model, recipe, revision, progress=True).folder
-    return read_tokenizer(folder, load_architecture(folder), recipe.chat).chat
+    return read_tokenizer(folder, load_architecture(folder), recipe.chat)
 
 
 def plan_model(
-    model: str, recipe: Recipe, target: Target, *, revision: str | None = None, context: int | None = None
+    model: str,
+    recipe: Recipe,
+    target: Target,
+    *,
+    revision: str | None = None,
+    context: int | None = None,
+    adapters: Sequence[StrengthenedAdapter] = (),
 ) -> Plan:
     """Plan a build; see `find_architecture` for what that takes."""
-    return make_plan(model, find_architecture(model, recipe, revision), recipe, target, context=context)
+    architecture = find_architecture(model, recipe, revision, adapters)
+    return make_plan(model, architecture, recipe, target, context=context)
 
 
 def build(request: BuildRequest, located: Located, step: Step) -> Built:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgephi.cli.options import (
+    adapter_option,
     context_option,
     group_size_option,
     json_option,
@@ -20,12 +21,13 @@ from edgephi.cli.options import (
     target_option,
 )
 from edgephi.cli.show.say import say, say_document
+from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.build.plan import Plan
     from edgephi.build.rank import Prospect
     from edgephi.build.this_machine import ThisMachine
-    from edgephi.checkpoint.chat_form import ChatForm
+    from edgephi.checkpoint.tokenizer import TokenizerFacts
     from edgephi.declared.quality import Quality
     from edgephi.declared.recipe import GroupSize, Method, Recipe
     from edgephi.declared.target import Target
@@ -37,6 +39,7 @@ _WIDTH = 80
 @model_argument
 @target_option
 @soc_option
+@adapter_option
 @recipe_option
 @quality_option
 @method_option
@@ -55,6 +58,7 @@ def plan(
     *,
     target_name: str,
     soc: str | None,
+    adapter_names: tuple[str, ...],
     recipe_name: str | None,
     quality: "Quality",
     method: "Method | None",
@@ -73,7 +77,8 @@ def plan(
     """
     import functools
 
-    from edgephi.build.build import find_chat_form, plan_model
+    from edgephi.build.build import find_architecture, find_tokenizer, plan_model
+    from edgephi.checkpoint.adapter.locate_adapter import asked_for, locate_adapters
     from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
@@ -81,7 +86,9 @@ def plan(
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     asked = functools.partial(as_asked, declared, method=method, group_size=group_size, portable=portable)
     recipe = asked(quality)
+    adapters = locate_adapters(adapter_names, progress=True)
     if target_name == "auto":
+        find_architecture(model, recipe, revision, adapters)  # whether they fit: they change no size
         from edgephi.build.rank import prospects
         from edgephi.build.this_machine import survey
 
@@ -98,15 +105,31 @@ def plan(
 
         target = this_machine.here(target)
     recipe = asked(quality, k_quants=_has_k_quants(target))
-    made = plan_model(model, recipe, target, revision=revision, context=context)
-    chat = find_chat_form(model, recipe, revision)
+    made = plan_model(model, recipe, target, revision=revision, context=context, adapters=adapters)
+    tokenizer = find_tokenizer(model, recipe, revision)
     qualities = _qualities(made, asked, quality, target, context)
     if as_json:
-        said = None if chat is None else {"source": chat.source, "remarks": list(chat.remarks)}
-        say_document({**_document(made), "chat": said, "qualities": _qualities_document(qualities)})
+        say_document(
+            {
+                **_document(made),
+                **_tokenizer_document(tokenizer),
+                "adapters": [asked_for(adapter) for adapter in adapters],
+                "qualities": _qualities_document(qualities),
+            }
+        )
     else:
-        say(_text(made, chat))
+        say(_text(made, tokenizer, [asked_for(adapter) for adapter in adapters]))
         say(f"\n{_qualities_table(qualities)}")
+
+
+def _tokenizer_document(tokenizer: "TokenizerFacts | None") -> dict[str, Any]:
+    if tokenizer is None:
+        return {"chat": None, "tokenizer": None}
+    chat = tokenizer.chat
+    return {
+        "chat": {"source": chat.source, "remarks": list(chat.remarks)},
+        "tokenizer": {"kind": tokenizer.kind, "vocabulary_size": tokenizer.vocabulary_size},
+    }
 
 
 def _has_k_quants(target: "Target") -> bool:
@@ -328,7 +351,7 @@ def _chip(name: str) -> str:
     return f"{soc.name} ({soc.chips[0]}), Hexagon v{soc.htp_arch}"
 
 
-def _text(plan: "Plan", chat: "ChatForm | None") -> str:
+def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
     from edgephi.cli.show.chat_form import chat_form_line
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
@@ -340,6 +363,7 @@ def _text(plan: "Plan", chat: "ChatForm | None") -> str:
     )
     rows = [
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
+        *(("adapter", visible(adapter)) for adapter in adapters),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
         *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
@@ -358,8 +382,10 @@ def _text(plan: "Plan", chat: "ChatForm | None") -> str:
         rows.append(("fits", f"up to {plan.largest_context} tokens on this device"))
     if plan.decode_tokens_per_second is not None:
         rows.append(("decode", f"at most {plan.decode_tokens_per_second:.1f} tokens/s, by memory bandwidth"))
-    if chat is not None:
-        first, *more = textwrap.wrap(chat_form_line(chat.source, chat.remarks), _WIDTH - 10)
+    if tokenizer is not None:
+        chat = tokenizer.chat
+        rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocabulary_size:,} tokens"))
+        first, *more = textwrap.wrap(chat_form_line(chat.source, chat.remarks), _WIDTH - 11)
         rows += [("chat", first), *(("", line) for line in more)]
     gate = plan.recipe.gate
     rows.append(("limits", f"mean KL: export error {gate.export_error_kl:g},"))

@@ -162,3 +162,23 @@ class TestRefused:
         done = here("build", base, *words)
         assert done.returncode == 2
         assert "expected edgephi's own exporter" in done.stderr
+
+
+def test_a_plan_names_them_and_holds_them_against_the_model(
+    base: Path,
+    adapter: Path,
+    tmp_path: Path,
+    here: Here,  # noqa: F811
+) -> None:
+    done = here("plan", base, "--target", "cpu", "--adapter", f"{adapter}@0.5")
+    assert done.returncode == 0, done.stderr
+    assert "adapter    adapter@0.5" in done.stdout
+    assert "tokenizer  sentencepiece, " in done.stdout
+    document = json.loads(here("plan", base, "--target", "cpu", "--adapter", adapter, "--json").stdout)
+    assert document["adapters"] == ["adapter"]
+    assert document["tokenizer"]["kind"] == "sentencepiece"
+    other = write_tiny_checkpoint(tmp_path / "other", hidden=128)
+    for target in ("cpu", "auto"):
+        done = here("plan", other, "--target", target, "--adapter", adapter)
+        assert done.returncode == 4
+        assert "give the adapter with the checkpoint that it was trained on" in done.stderr
