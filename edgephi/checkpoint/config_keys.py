@@ -13,6 +13,7 @@ from edgephi.errors import BadCheckpointError, NotSupportedError
 
 LARGEST_SIZE = 1 << 24
 LARGEST_CONTEXT = 1 << 31
+LARGEST_DEPTH = 1024  # layers
 HINT_SUPPORTED = f"`{edgephi_command('recipes')}` lists the models that edgephi builds"
 
 _HINT = "give a Phi-3-family checkpoint as its makers published it"

@@ -4,7 +4,7 @@ Understands the keys of the published models and the `rope_parameters` that tran
 """
 
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
-from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, ConfigKeys
+from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigKeys
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.rotary import read_rotary
 from edgephi.checkpoint.weights.source import Source
@@ -44,7 +44,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         model_type="phi3",
         vocabulary_size=vocabulary_size,
         hidden_size=hidden_size,
-        layers=config.whole("num_hidden_layers", largest=1024),
+        layers=config.whole("num_hidden_layers", largest=LARGEST_DEPTH),
         norm=RmsNorm(config.number("rms_norm_eps", default=1e-5)),
         attention=_read_attention(config, hidden_size, context),
         feed_forward=GatedSilu(config.whole("intermediate_size")),

@@ -80,6 +80,33 @@ def test_it_computes_what_transformers_computes(
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("kind", ["full_attention", "sliding_attention"])
+def test_a_mistral_with_layer_types_is_what_transformers_takes_it_for(tmp_path: Path, kind: str) -> None:
+    saved_by_transformers(tmp_path / "x", "mistral", sliding_window=16)
+    file = tmp_path / "x" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "layer_types": [kind] * 2}))
+    checkpoint = open_checkpoint(tmp_path / "x", id="tiny", revision="local")
+    assert checkpoint.architecture.attention.window == (16 if kind == "sliding_attention" else None)
+    weights = CheckpointWeights(checkpoint)
+    (hidden,) = final_hidden_states([weights], [IDS])
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "x", dtype=torch.float32, attn_implementation="eager"
+    )
+    assert type(model).__name__ == "MinistralForCausalLM"
+    with torch.no_grad():
+        expected = model(torch.tensor([IDS])).logits[0].numpy()
+    np.testing.assert_allclose(logits(weights, hidden), expected, atol=2e-4)
+
+
+def test_layers_of_two_kinds_are_refused() -> None:
+    kinds = ["full_attention", "sliding_attention"] * 16
+    with pytest.raises(NotSupportedError, match="layer_types"):
+        read_architecture({**MINI_4K, "model_type": "mistral", "layer_types": kinds}, where="config.json")
+    for wrong in ("full_attention", kinds[:-1], ["chunked"] * 32):
+        with pytest.raises(BadCheckpointError, match="layer_types: expected full_attention or sliding"):
+            read_architecture({**MINI_4K, "model_type": "mistral", "layer_types": wrong}, where="config.json")
+
+
 @every_type
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "phi-4-mini"])
 def test_the_same_model_is_described_by_the_same_numbers(model_type: str, name: str, tmp_path: Path) -> None:
