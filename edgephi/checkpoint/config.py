@@ -76,7 +76,7 @@ def read_architecture(
     keys = ConfigKeys(config, where)
     found = family_of(_model_type(keys))
     for key in ("quantization_config", "quantization"):  # the second is MLX's
-        if config.get(key) is not None:
+        if config.get(key):
             raise NotSupportedError(
                 f"{where}: {key}: expected original weights, found a checkpoint that is quantised already",
                 hint=ORIGINAL_HINT,

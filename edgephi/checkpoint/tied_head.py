@@ -14,7 +14,7 @@ import numpy as np
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import family_of
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
-from edgephi.checkpoint.weights.safetensors import TensorEntry, read_tensor_rows
+from edgephi.checkpoint.weights.safetensors import FLOAT_DTYPES, TensorEntry, read_tensor_rows
 from edgephi.checkpoint.weights.source import Source
 
 _BLOCK_WEIGHTS = 1 << 20
@@ -48,7 +48,8 @@ def as_stored(architecture: Architecture, entries: Mapping[str, TensorEntry]) ->
 
 def _same(one: TensorEntry, other: TensorEntry) -> bool:
     """Whether two stored matrices hold the same numbers; reads as far as they do."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+    readable = one.dtype in FLOAT_DTYPES and other.dtype in FLOAT_DTYPES
+    if one.shape != other.shape or not readable or not one.shape:
         return False
     count, columns = one.shape[0], one.size // max(1, one.shape[0])
     step = max(1, _BLOCK_WEIGHTS // max(1, columns))

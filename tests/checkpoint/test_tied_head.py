@@ -71,3 +71,15 @@ def test_a_head_without_an_embedding_is_both(tmp_path: Path) -> None:
 def test_a_head_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpointError, match=r"lm_head.weight: expected shape \[512, 64\]"):
         checkpoint_with(tmp_path / "x", {HEAD: other_head()[:-1]})
+
+
+def test_the_same_numbers_in_another_type_are_one(tmp_path: Path) -> None:
+    checkpoint = checkpoint_with(tmp_path / "x", {})
+    exact = CheckpointWeights(checkpoint).rows(checkpoint.architecture.head, 0, TIED.vocab)
+    narrow = exact.astype(np.float16)
+    assert (narrow == exact).sum() > 0  # what float16 holds, both hold
+    again = checkpoint_with(
+        tmp_path / "y",
+        {EMBEDDING: narrow.astype(np.float32), HEAD: narrow},  # type: ignore[dict-item]
+    )
+    assert again.architecture.tied_embeddings

@@ -15,10 +15,12 @@ _QUANTISED_ENDS = {
     (".qweight", ".qzeros", ".g_idx"): "GPTQ or AWQ",
     (".absmax", ".quant_map", ".SCB"): "bitsandbytes",
     (".weight_packed", ".weight_shape"): "compressed-tensors",
-    (".weight_scale", ".weight_scale_inv", ".input_scale"): "FP8",
+    (".weight_scale", ".weight_scale_inv", ".input_scale", ".k_scale", ".v_scale"): "FP8",
+    (".W_q",): "HQQ",
 }
 _MLX_ENDS = (".scales", ".biases")
 _QUANTISED_TYPES = {"U32": "MLX", "F8_": "FP8", "F4": "FP4", "F6_": "FP6"}
+_ADAPTER_PART = ".lora_"
 _CLASSIFIER_HEADS = ("score.weight", "classifier.weight", "qa_outputs.weight")
 
 
@@ -35,6 +37,11 @@ def check_original(place: str, entries: Iterable[TensorEntry]) -> None:
                 f"{place}: expected original weights, found a checkpoint that is quantised already "
                 f"({method}): {name} of type {entry.dtype}",
                 hint=ORIGINAL_HINT,
+            )
+        if _ADAPTER_PART in name:
+            raise NotSupportedError(
+                f"{place}: expected a checkpoint, found the tensors of an adapter: {name}",
+                hint="merge it where it was trained, or build its base with --adapter",
             )
     for name in _CLASSIFIER_HEADS:
         if name in by_name:

@@ -12,6 +12,7 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
 _GGUF_SUFFIX = ".gguf"
 
 
@@ -36,7 +37,9 @@ def weight_files(folder: Path) -> tuple[str, ...]:
 def no_safetensors(place: str, files: Iterable[str]) -> BadCheckpointError:
     """The error for a checkpoint whose `files` hold no weights that we read; `place` names it."""
     names = tuple(files)
-    pickles = sorted(name for name in names if name.endswith(_PICKLE_SUFFIXES))
+    pickles = sorted(
+        name for name in names if name.endswith(_PICKLE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
+    )
     if pickles:
         return BadCheckpointError(
             f"{place}: expected {SINGLE_FILE}, found {pickles[0]}",

@@ -13,6 +13,7 @@ import numpy as np
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Target
@@ -32,6 +33,7 @@ from edgephi.steps import Step, silent
 # What a plugin reads when it compiles the graph, whoever opens it. Measured on tiny random checkpoints, KL of
 # the cache alone: OpenVINO's own choice, u8, costs 1e-6 to 2e-6 with weights of std 0.02 and up to 1e-3 with
 # 0.1; float16 costs 3e-9 and 1e-6, float32 nothing. None of the three is faster than the others.
+_MODEL_TYPE = "phi3"
 _CACHE_OPTIONS = {"KV_CACHE_PRECISION": "f16"}
 # Left alone, a CPU with VNNI makes the activations of matrix products int8.
 _FLOAT_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
@@ -119,7 +121,7 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
     checkpoint.copy_tokenizer(folder)
     # The engine prefers this one to what the tokenizer's own configuration says.
     (folder / "chat_template.jinja").write_text(tokenizer.chat.template)
-    shutil.copyfile(checkpoint.folder / "config.json", folder / "config.json")
+    _write_config(checkpoint, folder / "config.json")
     generation = {
         "bos_token_id": architecture.bos_token_id,
         "do_sample": False,
@@ -134,3 +136,14 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
 def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:
     """The weights of the artifact in `folder`."""
     return ArtifactWeights(folder, architecture)
+
+
+def _write_config(checkpoint: Checkpoint, file: Path) -> None:
+    """The checkpoint's own `config.json`; one with Llama's names says what the fused model is."""
+    source = checkpoint.folder / "config.json"
+    content = read_json_object(source, where=str(source))
+    if content.get("model_type") == _MODEL_TYPE:
+        shutil.copyfile(source, file)
+        return
+    fused = {**content, "model_type": _MODEL_TYPE, "architectures": ["Phi3ForCausalLM"]}
+    file.write_text(json.dumps(fused, indent=2) + "\n", encoding="utf-8")

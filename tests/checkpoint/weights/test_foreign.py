@@ -38,6 +38,8 @@ def with_tensors(folder: Path, tensors: dict[str, NDArray[np.generic]], *, witho
         ("bitsandbytes", (f"{QKV}.weight", f"{QKV}.weight.absmax", f"{QKV}.weight.quant_map"), np.uint8),
         ("compressed-tensors", (f"{QKV}.weight_packed", f"{QKV}.weight_shape"), np.int32),
         ("FP8", (f"{QKV}.weight", f"{QKV}.weight_scale_inv"), np.uint8),
+        ("FP8", (f"{QKV}.weight", "model.layers.0.self_attn.k_scale"), np.uint8),
+        ("HQQ", (f"{QKV}.W_q", f"{QKV}.meta"), np.uint8),
         ("MLX", (f"{QKV}.weight", f"{QKV}.scales", f"{QKV}.biases"), np.uint32),
     ],
 )
@@ -98,7 +100,10 @@ def test_a_gguf_file_only(tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"],
+    [
+        *("model.safetensors", "config.json", "generation_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    ],
 )
 def test_pointers_of_git_lfs(tiny: Path, name: str) -> None:
     (tiny / name).write_text(POINTER)
@@ -113,3 +118,26 @@ def test_a_pad_token_of_minus_one_is_none(tiny: Path) -> None:
     config = json.loads((tiny / "config.json").read_text())
     (tiny / "config.json").write_text(json.dumps({**config, "pad_token_id": -1}))
     assert open_checkpoint(tiny, id="tiny", revision="local").architecture.pad_token_id is None
+
+
+def test_a_short_file_is_no_pointer(tiny: Path) -> None:
+    (tiny / "config.json").write_text("v")
+    assert "expected JSON, found Expecting value" in refused(tiny).message
+
+
+def test_the_tensors_of_an_adapter(tiny: Path) -> None:
+    name = f"base_model.model.{QKV}.lora_A.weight"
+    assert "found the tensors of an adapter" in refused(with_tensors(tiny, {name: np.ones((2, 2))})).message
+
+
+def test_a_gguf_file_beside_what_a_trainer_leaves_behind(tiny: Path) -> None:
+    (tiny / "model.safetensors").rename(tiny / "model.gguf")
+    (tiny / "training_args.bin").write_bytes(b"x")
+    assert "found model.gguf" in refused(tiny).message
+
+
+@pytest.mark.parametrize("value", [{}, False, None])
+def test_a_config_that_says_nothing_of_it_is_of_an_original(tiny: Path, value: object) -> None:
+    config = json.loads((tiny / "config.json").read_text())
+    (tiny / "config.json").write_text(json.dumps({**config, "quantization_config": value}))
+    open_checkpoint(tiny, id="tiny", revision="local")
