@@ -26,6 +26,7 @@ from edgephi.bundle.manifest import (
 )
 from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
+from edgephi.chat.template import ChatTemplate
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
 from edgephi.checkpoint.architecture import Architecture
@@ -34,17 +35,19 @@ from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
-from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
 from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import BadCheckpointError, UsageError
+from edgephi.errors import BadCheckpointError, DoesNotFitError, UsageError
 from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.quantisation import quantisation_of
 from edgephi.export.upstream import UpstreamExporter, upstream
 from edgephi.guards.visible import visible
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
+
+_SHORT_QUESTION = "Who are you?"
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         plan = make_plan(
             request.model, checkpoint.architecture, recipe, request.target, context=request.context
         )
+    _check_system_fits(checkpoint, plan)
     needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
@@ -207,6 +211,22 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
     )
 
 
+def _check_system_fits(checkpoint: Checkpoint, plan: Plan) -> None:
+    """Raise DoesNotFitError for a system message that leaves no room for a question and its answer."""
+    chat = checkpoint.tokenizer.chat
+    if not chat.system:
+        return
+    asked = [{"role": "system", "content": chat.system}, {"role": "user", "content": _SHORT_QUESTION}]
+    prompt = ChatTemplate(chat.template, chat.variables).render(asked)
+    tokens = len(encode(checkpoint.folder, prompt))
+    if tokens >= plan.context:
+        raise DoesNotFitError(
+            f"chat: system: the message and a short question take {tokens:,} tokens, the context is "
+            f"{plan.context:,}, prompt and answer together",
+            hint="shorten the message, or build for a larger --context",
+        )
+
+
 def _proven(
     request: BuildRequest,
     checkpoint: Checkpoint,
@@ -234,7 +254,7 @@ def _proven(
     )
     check_gate(proof.certificate, recipe.gate)
     if proof.answer is not None and recipe.gate.answers:
-        check_answer(recipe.probe.prompt, proof.answer, checkpoint.tokenizer.special_tokens.values())
+        check_answer(recipe.probe.prompt, proof.answer, checkpoint.tokenizer.control_ids)
     probe = _at_speed(proof.probe, request.target)
     answer = "" if proof.answer is None else proof.answer.whole
     return dataclasses.replace(manifest, certificate=proof.certificate, probe=probe), answer

@@ -10,10 +10,10 @@ from edgephi.runtime.proof.clear_answer import ClearAnswer
 CERTAIN = 2.0
 """Standard errors that a difference must be away from zero to be more than the text's chance."""
 
-_LONGEST_CYCLE = 4
+_LONGEST_CYCLE = 8  # tokens
 _LEAST_TURNS = 3
+_LEAST_TOKENS = 16
 _LONGEST_SHOWN = 40
-_LEAST_REPEATED = 8  # tokens: a short answer may well be "no no no"
 _ASKED = (
     "are chat form and tokenizer those of these weights, and is the question one for the model? "
     "[chat] and [probe] of a recipe change them; gate.answers = false lets it pass"
@@ -61,24 +61,29 @@ def check_gate(certificate: Certificate, gate: QualityGate) -> None:
         _check_against_rounding(certificate)
 
 
-def check_answer(question: str, answer: ClearAnswer, special_ids: Collection[int]) -> None:
+def check_answer(question: str, answer: ClearAnswer, control_ids: Collection[int]) -> None:
     """Raise QualityGateError for an answer that no working model gives.
 
-    That is an empty one, one of special tokens only, and the same few tokens over and over.
+    That is an empty one, one of control tokens only, and one that would say the same few tokens for ever. Of
+    one that was cut off after a few tokens nothing is known.
     """
-    if not answer.whole.strip() or all(token in special_ids for token in answer.token_ids):
-        found = "an empty one" if not answer.token_ids else "special tokens and white space only"
-    elif _is_cycle(answer.token_ids):
-        found = f"a repetition: {visible(answer.whole[:_LONGEST_SHOWN])!r}"
+    is_cut = len(answer.token_ids) >= answer.max_tokens
+    if is_cut and answer.max_tokens < _LEAST_TOKENS:
+        return
+    if not answer.whole.strip() or all(token in control_ids for token in answer.token_ids):
+        found = "an empty one" if not answer.token_ids else "control tokens and white space only"
+    elif is_cut and _ends_in_a_cycle(answer.token_ids):
+        found = f"a repetition: {visible(answer.whole[-_LONGEST_SHOWN:])!r}"
     else:
         return
     raise QualityGateError(f"probe: {question!r}: expected an answer, found {found}", hint=_ASKED)
 
 
-def _is_cycle(tokens: Sequence[int]) -> bool:
-    """Whether these are the same one to four tokens from their first to their last."""
-    return len(tokens) >= _LEAST_REPEATED and any(
-        len(tokens) >= _LEAST_TURNS * period and list(tokens[period:]) == list(tokens[:-period])
+def _ends_in_a_cycle(tokens: Sequence[int]) -> bool:
+    """Whether three quarters of these are the same few tokens over and over, to the last one."""
+    end = list(tokens[len(tokens) // 4 :])
+    return any(
+        len(end) >= _LEAST_TURNS * period and end[period:] == end[:-period]
         for period in range(1, _LONGEST_CYCLE + 1)
     )
 

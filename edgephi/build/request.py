@@ -31,7 +31,7 @@ class BuildRequest:
     `recipe` is as it is at `quality`, by which the user asked for it.
     `calibrate`: a file or folder with text of the user's to calibrate on, None for ours.
     `adapters`: what is merged into the checkpoint, in this order.
-    `system`: the system message that the user gave in place of the recipe's, which `recipe` has already.
+    `system`: how the user gave a system message in place of the recipe's, which `recipe` has already.
     `name` is the bundle's, None for one after recipe and target; `group_size` that which the user gave.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
     """

@@ -44,6 +44,11 @@ def decode_strictly(data: bytes, *, any_text: bool = False) -> Any:
     return plain
 
 
+def steers_a_terminal(text: str) -> bool:
+    """Whether a text has a control character that no manifest may have."""
+    return _STEERING.search(text) is not None
+
+
 def _check_texts(plain: Any) -> None:
     waiting = [plain]
     while waiting:
@@ -52,7 +57,7 @@ def _check_texts(plain: Any) -> None:
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, list):
             waiting += value
-        elif isinstance(value, str) and _STEERING.search(value):
+        elif isinstance(value, str) and steers_a_terminal(value):
             raise ValueError(f"control characters in {value[:80]!r}")
 
 

@@ -72,8 +72,9 @@ class ChatTemplate:
             try:
                 self.render(_SMALL_TALK[1:2])
             except BadInputError as refusal:
+                said = refusal.message.removeprefix(f"{self._where}: ").rpartition("found: ")[2]
                 raise BadBundleError(
-                    f"{self._where}: expected a template that renders the prompt, found: {refusal.message}",
+                    f"{self._where}: expected a template that renders the prompt, found: {said}",
                     hint=_HINT,
                 ) from None
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgephi.bundle.strict_json import steers_a_terminal
 from edgephi.chat.formats import ChatFormat, chat_format
 from edgephi.chat.template import ChatTemplate
 from edgephi.checkpoint.config_keys import read_json_object
+from edgephi.checkpoint.git_lfs import check_no_pointer
 from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
-from edgephi.errors import BadBundleError, BadCheckpointError, BadInputError
+from edgephi.errors import BadBundleError, BadCheckpointError, BadDeclarationError, BadInputError
 
-RECIPE = "recipe"
+RECIPE = "recipe"  # as a manifest says it
 """The source of a template that a recipe names."""
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
@@ -35,6 +37,7 @@ _ROLES_OF_TOKENS = (
     "mask_token",
 )
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"
+_MEND = "mend the template, or remove it"
 _BOS = "{{ bos_token }}"
 _BUT_SYSTEM = " but leaves out system messages"
 _SAID = "what was said"
@@ -107,8 +110,10 @@ def read_chat_form(
     source, text = named
     variables = {name: value for name, value in texts.items() if name in text}
     try:
-        own = ChatTemplate(text, variables, where=source if asked.template else str(folder / source))
+        where = "[chat] template" if asked.template else str(folder / source)
+        own = ChatTemplate(text, variables, where=where)
         own.check()
+        _check_writes(own, where)
         mended = _mended(own, ours, variables)
         if mended is not None:
             form, template = mended, ChatTemplate(mended.template, mended.variables)
@@ -116,9 +121,35 @@ def read_chat_form(
             form, template = ChatForm(text, source, (), variables, remarks=_remarks(own)), own
         end = _end_of_turn(template, special_tokens)
     except BadBundleError as error:
-        raise BadCheckpointError(error.message, hint="mend the template, or remove it") from None
+        raise BadCheckpointError(error.message, hint=_MEND) from None
+    _check_system(template, asked.system)
     stops = tuple(dict.fromkeys([*family, *eos, *end, *asked.stop]))
     return replace(form, stop_texts=stops, system=asked.system)
+
+
+def _check_writes(template: ChatTemplate, where: str) -> None:
+    """Raise BadCheckpointError for a template without what users say, or that no manifest can hold."""
+    problem = ""
+    written = _rendered_or_refused(template, _turns(_SAID))
+    if written is not None and _SAID not in written.lower():
+        problem = "a template that writes what the user says, found one that leaves it out"
+    elif steers_a_terminal(template.text):
+        problem = "a template of letters, tabs and line breaks, found other control characters"
+    if problem:
+        raise BadCheckpointError(f"{where}: expected {problem}", hint=_MEND)
+
+
+def _check_system(template: ChatTemplate, system: str) -> None:
+    """Raise BadDeclarationError for a system message that would never reach the model."""
+    if not system:
+        return
+    written = _rendered_or_refused(template, [{"role": "system", "content": system}, *_CONVERSATIONS[0]])
+    if written is None or system.split(maxsplit=1)[0] not in written:
+        what = "refuses them" if written is None else "leaves them out"
+        raise BadDeclarationError(
+            f"chat: system: expected a chat template that takes system messages, found one that {what}",
+            hint="leave the message out, or write its words into a template of your own ([chat] template)",
+        )
 
 
 def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -126,7 +157,9 @@ def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | Non
     file = folder / TEMPLATE_FILE
     if file.is_file():
         try:
-            return TEMPLATE_FILE, file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8")
+            check_no_pointer(text.encode(), str(file), "a chat template")
+            return TEMPLATE_FILE, text
         except UnicodeDecodeError as cause:
             raise BadCheckpointError(f"{file}: expected text in UTF-8, found {cause}", hint=_HINT) from None
     found = config.get("chat_template")

@@ -42,12 +42,14 @@ _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these
 class TokenizerFacts:
     """A checked tokenizer. `vocabulary_size` is its highest id plus one, at most the model's.
 
-    `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not
-    the file flags it as special. `stop_token_ids`, ascending, end an answer. `files` are those there are.
+    `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not the
+    file flags it as special; `control_ids` are those that it does. `stop_token_ids`, ascending, end an
+    answer. `files` are those there are.
     """
 
     vocabulary_size: int
     special_tokens: Mapping[str, int]
+    control_ids: frozenset[int]
     chat: ChatForm
     stop_token_ids: tuple[int, ...]
     files: tuple[str, ...]
@@ -97,6 +99,9 @@ def read_tokenizer(
     return TokenizerFacts(
         vocabulary_size=size,
         special_tokens=special_tokens,
+        control_ids=frozenset(
+            id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special
+        ),
         chat=chat,
         stop_token_ids=tuple(sorted(stops)),
         files=tuple(name for name in TOKENIZER_FILES if (folder / name).is_file()),
@@ -126,6 +131,8 @@ def _missing(file: Path) -> BadCheckpointError:
     older = next((name for name in _OLDER_FORMS if (folder / name).is_file()), None)
     if older is None:
         return BadCheckpointError(f"{file}: expected the tokenizer, found no such file", hint=_HINT)
+    with (folder / older).open("rb") as start:
+        check_no_pointer(start.read(len(POINTER_START)), str(folder / older), "a tokenizer")
     place = repr(str(folder))
     convert = f"AutoTokenizer.from_pretrained({place}).save_pretrained({place})"
     program = f"from transformers import AutoTokenizer; {convert}"

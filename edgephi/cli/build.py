@@ -152,18 +152,16 @@ def build(
     from edgephi.build.build import find_checkpoint
     from edgephi.build.request import BuildRequest
     from edgephi.build.this_machine import check_proof
-    from edgephi.bundle.manifest import LONGEST_NAME, is_bundle_name
     from edgephi.bundle.unfinished import check_destination
     from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
     from edgephi.cli.show.built import built_summary
     from edgephi.cli.show.progress import step
     from edgephi.cli.show.wheels import wheels_command, wheels_summary
     from edgephi.declared.quality import as_asked
-    from edgephi.declared.recipe import read_recipe, recipe_for
+    from edgephi.declared.recipe import check_system, read_recipe, recipe_for
     from edgephi.declared.target import for_soc
     from edgephi.engines.facts.registry import facts_of
     from edgephi.errors import UsageError
-    from edgephi.guards.visible import visible
     from edgephi.machine.memory import available_memory
     from edgephi.records import write_record
 
@@ -172,12 +170,7 @@ def build(
             f"--security-floor: expected at most {sequence}, this release's number, found {security_floor}",
             hint=f"add --sequence {security_floor}, or give a lower floor",
         )
-    if name is not None and not is_bundle_name(visible(name)):
-        raise UsageError(
-            f"--name: expected at most {LONGEST_NAME} letters without spaces around them, "
-            f"found {name[: LONGEST_NAME + 1]!r}",
-            hint="give a name such as door-7",
-        )
+    _check_name(name)
     declared = read_recipe(recipe_name) if recipe_name else recipe_for(model)
     asked = functools.partial(
         as_asked, declared, quality, method=method, group_size=group_size, portable=portable
@@ -192,9 +185,10 @@ def build(
     target = _chosen_target(target_name, model, recipe, revision=revision, context=context)
     target = for_soc(target, soc)
     recipe = asked(k_quants=facts_of(target.engine).native_groups == "K-quants")
-    system = system_message(system)
-    if system is not None:
-        recipe = replace(recipe, chat=replace(recipe.chat, system=system))
+    told = system_message(system)
+    if told is not None:
+        check_system(told, "--system")
+        recipe = replace(recipe, chat=replace(recipe.chat, system=told))
     wheels = _wheels(platforms, purpose, target)
     check_destination(output)
     if verify != "off":
@@ -217,7 +211,7 @@ def build(
         calibrate=calibrate,
         quality=quality,
         adapters=adapters,
-        system=system,
+        system=f"@{Path(system[1:]).name}" if system is not None and system.startswith("@") else system,
         name=name,
         group_size=group_size,
     )
@@ -250,6 +244,20 @@ def _chosen_target(
     ranked = prospects(survey(), model, recipe, revision=revision, context=context)
     say(reason(ranked), err=True)
     return ranked[0].candidate.target
+
+
+def _check_name(name: str | None) -> None:
+    """Raise UsageError for a name that no bundle may have."""
+    from edgephi.bundle.manifest import LONGEST_NAME, is_bundle_name
+    from edgephi.errors import UsageError
+    from edgephi.guards.visible import visible
+
+    if name is not None and not is_bundle_name(visible(name)):
+        raise UsageError(
+            f"--name: expected at most {LONGEST_NAME} letters without spaces around them, "
+            f"found {name[: LONGEST_NAME + 1]!r}",
+            hint="give a name such as door-7",
+        )
 
 
 def _wheels(platforms: tuple[str, ...], purpose: str, target: "Target") -> "WheelsRequest | None":

@@ -96,6 +96,7 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
     return quantisation
 
 
+_LONGEST_TEXT = 200
 _WHERE_THERE = ("merged", "system")
 """What most bundles do not have."""
 
@@ -117,7 +118,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "needs": f"{human_bytes(requires.memory_bytes)} memory at the full context, "
         f"{human_bytes(requires.disk_bytes)} disk, {engines}",
         "chat": chat_form_line(manifest.chat.source),
-        "system": visible(manifest.chat.system),
+        "system": shortened(visible(manifest.chat.system)),
         "stop tokens": ", ".join(map(str, manifest.chat.stop_token_ids)),
         "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
         "quality": f"verify level {certificate.level}{measured}",
@@ -158,6 +159,11 @@ def _scheme(manifest: Manifest) -> str:
         f"int{quant.bits} in {groups}, by {quant.method}; {kept}"
         f"embedding {quant.embedding_bits} bit, head {quant.head_bits} bit"
     )
+
+
+def shortened(text: str) -> str:
+    """The text, or so much of it as three lines hold."""
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
 
 
 def _fact(label: str, value: str) -> str:

@@ -12,10 +12,10 @@ def system_message(text: str | None) -> str | None:
     Raises BadInputError for a file that cannot be read, and for what is no UTF-8.
     """
     if text is None or not text.startswith("@"):
-        return None if text is None else checked_utf8(text, "system message")
+        return None if text is None else checked_utf8(text, "system message").strip()
     file = Path(text[1:])
     try:
-        return utf8_text(file.read_bytes(), file).strip()
+        return utf8_text(file.read_bytes(), file).removeprefix("\ufeff").strip()
     except OSError as cause:
         raise from_os_error(cause, place=file) from None
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from edgephi.bundle.certificate import QualityGate
 from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
+from edgephi.bundle.strict_json import steers_a_terminal
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError
 
@@ -180,14 +181,29 @@ def _with_files(name: str, folder: Path, chat: ChatSettings) -> ChatSettings:
     template, system = chat.template, chat.system
     if template:
         template = _text_of(folder / template, f"{name}: chat: template")
+        if not template.strip():
+            raise BadDeclarationError(
+                f"{name}: chat: template: expected a chat template, found an empty file",
+                hint="leave the key out to take the checkpoint's own",
+            )
     if system.startswith("@"):
         system = _text_of(folder / system[1:], f"{name}: chat: system").strip()
+    check_system(system, f"{name}: chat: system")
     return replace(chat, template=template, system=system)
+
+
+def check_system(system: str, where: str) -> None:
+    """Raise BadDeclarationError for a system message that no manifest can hold; `where` says whose it is."""
+    if steers_a_terminal(system):
+        raise BadDeclarationError(
+            f"{where}: expected letters, tabs and line breaks, found other control characters",
+            hint="`cat -v` shows them",
+        )
 
 
 def _text_of(file: Path, where: str) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as cause:
         found = cause.strerror if isinstance(cause, OSError) else "other bytes"
         raise BadDeclarationError(

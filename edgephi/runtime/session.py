@@ -154,7 +154,8 @@ class Session:
             self.encode_chat([{"role": "system", "content": system}, {"role": "user", "content": content}])
             for content in ("a", "1")
         )
-        shared = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        places = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+        shared = next(places, min(len(one), len(other)))
         self._check_room(shared)
         self.caches.keep_ready(one[:shared])
 

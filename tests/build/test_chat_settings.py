@@ -117,6 +117,7 @@ def test_requests_without_a_system_message_stand_behind_it(bundles: dict[str, Pa
             return usage["prompt_tokens"]
 
     assert prompt_tokens() > prompt_tokens("--system", "") + 10
+    assert prompt_tokens("--system", "You are a door.") < prompt_tokens()
 
 
 class TestCommandLine:
@@ -152,9 +153,11 @@ class TestCommandLine:
         assert plain.files == door.files  # a device that has one is sent the manifest of the other alone
 
     def test_it_may_be_read_from_a_file(self, words: tuple[object, ...], tmp_path: Path, here: Here) -> None:  # noqa: F811
-        (tmp_path / "door.txt").write_text("You are a door.\n")
+        (tmp_path / "door.txt").write_text("\ufeffYou are a door.\n")
         assert here(*words, "--system", f"@{tmp_path / 'door.txt'}").returncode == 0
-        assert read_manifest(tmp_path / "bundle").chat.system == "You are a door."
+        manifest = read_manifest(tmp_path / "bundle")
+        assert manifest.chat.system == "You are a door."
+        assert "--system @door.txt" in manifest.provenance.command
 
     def test_a_file_that_is_not_there(self, words: tuple[object, ...], tmp_path: Path, here: Here) -> None:  # noqa: F811
         done = here(*words, "--system", f"@{tmp_path / 'nothing'}")
@@ -175,7 +178,62 @@ class TestCommandLine:
             "chat: stop: expected tokens of the checkpoint's tokenizer, found 'no such token'" in done.stderr
         )
 
-    @pytest.mark.parametrize("template", ["{% for", "{{ nothing.at.all }}"])
+    @pytest.mark.parametrize("letter", ["\x1b", "\x7f", "\x85"])
+    def test_letters_that_no_manifest_can_hold(
+        self,
+        words: tuple[object, ...],
+        tmp_path: Path,
+        letter: str,
+        here: Here,  # noqa: F811
+    ) -> None:
+        done = here(*words, "--system", f"a{letter}b")
+        assert is_one_error(done, 4)
+        assert done.stderr.startswith("error: --system: expected letters, tabs and line breaks")
+        (tmp_path / "own.jinja").write_text(TEMPLATE + letter)
+        own = tmp_path / "own.toml"
+        own.write_text('name = "own"\nsummary = "x"\n[chat]\ntemplate = "own.jinja"\n')
+        done = here(*words, "--recipe", own)
+        assert done.returncode == 4
+        assert "[chat] template: expected a template of letters" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("template", "what"),
+        [
+            ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", "leaves them out"),
+            (
+                "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+                "{{ m.content }}{% endfor %}",
+                "refuses them",
+            ),
+        ],
+    )
+    def test_a_message_that_would_never_reach_the_model(
+        self,
+        words: tuple[object, ...],
+        tmp_path: Path,
+        template: str,
+        what: str,
+        here: Here,  # noqa: F811
+    ) -> None:
+        (tmp_path / "own.jinja").write_text(template)
+        own = tmp_path / "own.toml"
+        own.write_text('name = "own"\nsummary = "x"\n[chat]\ntemplate = "own.jinja"\nsystem = "You are."\n')
+        done = here(*words, "--recipe", own)
+        assert is_one_error(done, 4)
+        assert f"takes system messages, found one that {what}" in done.stderr
+
+    def test_a_message_that_leaves_no_room(
+        self,
+        words: tuple[object, ...],
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        (tmp_path / "long.txt").write_text("You are a door. " * 200)
+        done = here(*words, "--system", f"@{tmp_path / 'long.txt'}")
+        assert done.returncode == 3
+        assert "tokens, the context is 256" in done.stderr
+
+    @pytest.mark.parametrize("template", ["{% for", "{{ nothing.at.all }}", "hello", "", " \n"])
     def test_a_template_that_cannot_be_rendered(
         self,
         words: tuple[object, ...],

@@ -72,19 +72,30 @@ class TestPlainRounding:
 
 
 class TestAnswers:
-    def test_an_answer_passes(self) -> None:
-        check_answer("hi", answer("Hello there.", (5, 6, 7)), {1})
+    @pytest.mark.parametrize(
+        ("whole", "tokens"),
+        [
+            ("Hello there.", (5, 6, 7)),
+            ("--------", (5,) * 8),  # ended by itself
+            ("OPEN_VALVE", (9,)),  # a token of the vocabulary's own that is no control token
+            ("la la and now to something else", (5, 6) * 8 + tuple(range(20, 36))),
+            ("1. a 2. b", tuple(range(32))),
+        ],
+    )
+    def test_an_answer_passes(self, whole: str, tokens: tuple[int, ...]) -> None:
+        check_answer("hi", answer(whole, tokens), {1})
 
     @pytest.mark.parametrize(
         ("whole", "tokens", "found"),
         [
             ("", (), "an empty one"),
-            ("  ", (8, 8), "special tokens and white space only"),
-            ("", (1, 1), "special tokens and white space only"),
-            ("<|user|>system", (1, 2), "special tokens and white space only"),
-            ("no no no no no no no no", (5,) * 8, "a repetition: 'no no no no no no no no'"),
-            ("ab" * 6, (5, 6) * 6, "a repetition"),
-            ("abcd" * 3, (5, 6, 7, 8) * 3, "a repetition"),
+            ("  ", (8, 8), "control tokens and white space only"),
+            ("", (1, 1), "control tokens and white space only"),
+            ("<|user|>system", (1, 2), "control tokens and white space only"),
+            ("no" * 32, (5,) * 32, "a repetition: 'nonono"),
+            ("ab" * 16, (5, 6) * 16, "a repetition"),
+            ("abcdefgh" * 4, tuple(range(8)) * 4, "a repetition"),
+            ("Paris" + " la" * 31, (9, *(5,) * 31), "a repetition"),
         ],
     )
     def test_what_no_working_model_answers(self, whole: str, tokens: tuple[int, ...], found: str) -> None:
@@ -94,12 +105,10 @@ class TestAnswers:
         assert caught.value.exit_code == 5
         assert "gate.answers = false" in (caught.value.hint or "")
 
-    @pytest.mark.parametrize(
-        "tokens", [(5,) * 7, (9, *(5,) * 20), (5, 6, 7, 8) * 2, (5, 6, 7, 8, 9) * 4, (*(5,) * 20, 6)]
-    )
-    def test_what_begins_or_ends_otherwise_is_an_answer(self, tokens: tuple[int, ...]) -> None:
-        check_answer("hi", answer("some text", tokens), {1})
+    @pytest.mark.parametrize("tokens", [(8,), (5,) * 8, (1,) * 15])
+    def test_of_a_few_tokens_that_were_cut_off_nothing_is_known(self, tokens: tuple[int, ...]) -> None:
+        check_answer("hi", answer("\n", tokens, most=len(tokens)), {1})
 
 
-def answer(whole: str, tokens: tuple[int, ...]) -> ClearAnswer:
-    return ClearAnswer("", 32, whole, tokens)
+def answer(whole: str, tokens: tuple[int, ...], most: int = 32) -> ClearAnswer:
+    return ClearAnswer("", most, whole, tokens)

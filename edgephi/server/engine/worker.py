@@ -136,7 +136,7 @@ def _open(bundle: Path, opening: Open, channel: Channel) -> Session:
     session.open_ahead()
     if opening.system:
         session.keep_ready(opening.system)
-    session.generate(FIRST_PROMPT, Options(max_tokens=1))
+    session.generate(FIRST_PROMPT, Options(max_tokens=1, system=opening.system or ""))
     give_back_memory()
     engine = session.engine
     channel.send(Ready(engine.name, engine.version, engine.provider, session.context, session.load_seconds))
