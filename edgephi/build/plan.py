@@ -21,7 +21,7 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import exporter as exporter_of
-from edgephi.quantize.tensor_plan import TensorPlans
+from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _STEP = 256  # tokens: the steps in which a context that fits is looked for
 _NOTHING_FITS = "choose a smaller model or a larger device"
@@ -61,6 +61,15 @@ class Plan:
     def undecided(self) -> bool:
         """Whether the build has yet to choose what is kept at more bits."""
         return self.recipe.quant.chooses
+
+    @property
+    def in_smaller_groups(self) -> int:
+        """How many matrices have columns that the recipe's groups do not divide; K-quants have their own."""
+        size, shapes = self.recipe.quant.group_size, self.architecture.tensor_shapes()
+        schemes = quantised_tensors(self.tensors).items()
+        return sum(
+            shapes[tensor][1] % size != 0 for tensor, scheme in schemes if scheme.scales != "superblocks"
+        )
 
 
 def make_plan(

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from edgephi.build.matrix_names import EVERY_LAYER, tensors_named
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
-from edgephi.declared.recipe import Quant
+from edgephi.declared.recipe import GroupSize, Quant
 from edgephi.engines.facts.engine import NativeGroups
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.quantize.k_quants import k_quant
@@ -26,8 +26,8 @@ def plan_tensors(
 
     `native` says what groups the engine has, for formats of that kind. Of what a recipe keeps at more bits
     only the tensors that it names are told apart: the others are chosen later.
-    Raises NotSupportedError when the group size does not divide a matrix's columns, BadDeclarationError for a
-    name that no matrix has.
+    Where the recipe's groups do not divide a matrix's columns it gets the largest smaller ones that do.
+    Raises NotSupportedError when none does, BadDeclarationError for a name that no matrix has.
     """
     embedding_bits, head_bits = quant.embedding_bits, quant.head_bits
     if architecture.tied_embeddings:
@@ -42,22 +42,29 @@ def plan_tensors(
         bits = special.get(tensor, quant.bits)
         if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
             bits = 8
+        size = _dividing(quant.group_size, shape[1])
         if quant.formats == "portable":
-            scheme = Scheme(bits, quant.group_size, quant.symmetric)
+            scheme = Scheme(bits, size, quant.symmetric)
         elif native == "K-quants":
             scheme = k_quant(tensor, shape[1], bits, quant.mixture, kept=tensor in kept)
         else:
-            scheme = _native_scheme(bits, quant.group_size, native)
+            scheme = _native_scheme(bits, size, native)
         if shape[1] % scheme.group_size:
             raise NotSupportedError(
                 f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
-                hint="--group-size 64 or 32 may divide them",
+                hint="every matrix needs a multiple of 32 columns",
             )
         plans[tensor] = TensorPlan(scheme, quant.method)
     return plans
 
 
-def _native_scheme(bits: Literal[4, 8], group_size: Literal[32, 64, 128], native: NativeGroups) -> Scheme:
+def _dividing(group_size: GroupSize, columns: int) -> GroupSize:
+    """The largest size of groups up to this one that divides so many columns; this one where none does."""
+    smaller = (size for size in sorted(get_args(GroupSize), reverse=True) if size <= group_size)
+    return next((size for size in smaller if columns % size == 0), group_size)
+
+
+def _native_scheme(bits: Literal[4, 8], group_size: GroupSize, native: NativeGroups) -> Scheme:
     """The best that an engine has at so many bits. With 8 of them nothing is gained by more than a scale."""
     if bits == 8 or native == "symmetric":
         return Scheme(bits, group_size)

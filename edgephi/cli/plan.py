@@ -287,8 +287,12 @@ def _document(plan: "Plan") -> dict[str, Any]:
 
 
 def _kept(plan: "Plan") -> list[tuple[str, str]]:
-    """What has more bits than other matrices of its kind, if anything has."""
+    """What is stored otherwise than other matrices of its kind, if anything is."""
+    from edgephi.cli.show.built import smaller_groups_line
+
     quant, lines = plan.recipe.quant, []
+    if plan.in_smaller_groups:
+        lines.append(smaller_groups_line(plan))
     if plan.kept:
         names = plan.kept[0] if len(plan.kept) == 1 else f"{len(plan.kept)} of the matrices"
         lines.append(f"{names} at more bits")

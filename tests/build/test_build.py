@@ -390,3 +390,33 @@ def test_a_name_that_no_bundle_may_have(here: Here, tiny: Path, work: Path, name
     done = here("build", tiny, "-t", "cpu", "--name", name, "-o", work / "b")
     assert done.returncode == 2
     assert "--name: expected at most 200 letters" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino", "mlx"])
+def test_groups_that_do_not_divide_every_matrix(here: Here, tmp_path: Path, work: Path, target: str) -> None:
+    """128 columns in the residual stream, and 96, which is three groups of 32, in the feed-forward."""
+    folder = write_tiny_checkpoint(tmp_path / "phi", layers=1, hidden=128, ffn=96)
+    (tmp_path / "own.toml").write_text('name = "own"\nsummary = "x"\n[gate]\nanswers = false\n')
+    words = (
+        folder,
+        "-t",
+        target,
+        "--recipe",
+        tmp_path / "own.toml",
+        "--method",
+        "rtn",
+        "--group-size",
+        "128",
+    )
+    said = "1 matrix in smaller groups: those of 128 do not divide the columns"
+    assert said in here("plan", *words).stdout
+    done = here("build", *words, "-o", work / "b")
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    manifest = read_manifest(work / "b")
+    assert manifest.certificate.export_error is not None
+    assert manifest.certificate.export_error.kl_mean < 1e-3
+    quantisation = read_quantisation(work / "b", manifest)
+    assert quantisation is not None
+    sizes = {tensor.name: tensor.group_size for tensor in quantisation.tensors}
+    assert [name for name, size in sizes.items() if size != 128] == ["model.layers.0.mlp.down_proj"]

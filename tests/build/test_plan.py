@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgephi.build.plan import Plan, architecture_of, make_plan
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, HEAD
+from edgephi.checkpoint.roles import EMBEDDING, HEAD, Role
 from edgephi.declared.quality import Quality, at_quality
 from edgephi.declared.recipe import Keep, Recipe, read_recipe, recipes
 from edgephi.declared.target import Target, read_target
@@ -245,15 +245,21 @@ class TestSchemes:
         untied = plan_tensors(architecture(read_recipe("phi-4"), layers=1), quant)
         assert [untied[tensor].quantised.bits for tensor in (EMBEDDING, HEAD)] == [embedding, head]
 
-    @pytest.mark.parametrize("width", [1000, 8192 + 64])
-    def test_a_group_size_that_does_not_divide(self, width: int) -> None:
-        model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=width)
+    def test_columns_that_no_group_size_divides(self) -> None:
+        model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=1000)
         with pytest.raises(NotSupportedError) as caught:
             plan_tensors(model, portable(group_size=128))
         assert caught.value.exit_code == 3
         assert "down of layer 0" in caught.value.message
-        assert f"group size 128 does not divide its {width} columns" in caught.value.message
-        assert plan_tensors(model, portable(group_size=64)) if width % 64 == 0 else True
+        assert "group size 128 does not divide its 1000 columns" in caught.value.message
+
+    @pytest.mark.parametrize(("width", "size"), [(8192 + 64, 64), (8192 + 32, 32), (8192 + 128, 128)])
+    def test_a_matrix_gets_the_largest_groups_that_divide_it(self, width: int, size: int) -> None:
+        model = architecture(read_recipe("phi-3-mini-4k"), layers=1, intermediate_size=width)
+        plans = plan_tensors(model, portable(group_size=128))
+        for tensor, plan in plans.items():
+            if plan.scheme is not None:
+                assert plan.scheme.group_size == (size if tensor.role is Role.DOWN else 128)
 
     def test_an_engine_that_is_not_there_yet(self) -> None:
         target = dataclasses.replace(CPU, engine="tensorrt")

@@ -10,6 +10,7 @@ from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.build.build import Built
+    from edgephi.build.plan import Plan
 
 _WIDTH = 80
 
@@ -24,6 +25,8 @@ def built_summary(built: "Built") -> str:
     for remark in built.remarks:
         lines += textwrap.wrap(f"checkpoint: {remark}", _WIDTH, subsequent_indent="  ")
     lines += [f"merged: {adapter.described}" for adapter in manifest.model.adapters]
+    if built.plan.in_smaller_groups:
+        lines.append(smaller_groups_line(built.plan))
     if built.quantisation is not None:
         tensors = built.quantisation.tensors
         worst = max(tensors, key=lambda tensor: tensor.relative_squared_error)
@@ -44,3 +47,10 @@ def built_summary(built: "Built") -> str:
         asked = f"probe: {manifest.probe.prompt!r}: {visible(built.answer)!r}"
         lines += textwrap.wrap(asked, _WIDTH, subsequent_indent="  ", max_lines=3)
     return "\n".join([*lines, "", certificate_table(manifest.certificate, manifest)])
+
+
+def smaller_groups_line(plan: "Plan") -> str:
+    """How many matrices the recipe's groups do not divide."""
+    count, size = plan.in_smaller_groups, plan.recipe.quant.group_size
+    matrices = "matrix" if count == 1 else "matrices"
+    return f"{count} {matrices} in smaller groups: those of {size} do not divide the columns"
