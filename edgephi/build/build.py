@@ -253,10 +253,17 @@ def _proven(
         scratch=folder,  # a killed build leaves nothing anywhere else
     )
     check_gate(proof.certificate, recipe.gate)
-    if proof.answer is not None and recipe.gate.answers:
-        check_answer(recipe.probe.prompt, proof.answer, checkpoint.tokenizer.control_ids)
+    said = proof.answer
+    if said is not None and recipe.gate.answers:
+        check_answer(
+            recipe.probe.prompt,
+            said.whole,
+            said.token_ids,
+            most=said.max_tokens,
+            control_ids=checkpoint.tokenizer.control_ids,
+        )
     probe = _at_speed(proof.probe, request.target)
-    answer = "" if proof.answer is None else proof.answer.whole
+    answer = "" if said is None else said.whole
     return dataclasses.replace(manifest, certificate=proof.certificate, probe=probe), answer
 
 

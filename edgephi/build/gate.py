@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from edgephi.bundle.certificate import Certificate, QualityGate
 from edgephi.errors import QualityGateError
 from edgephi.guards.visible import visible
-from edgephi.runtime.proof.clear_answer import ClearAnswer
 
 CERTAIN = 2.0
 """Standard errors that a difference must be away from zero to be more than the text's chance."""
@@ -61,19 +60,21 @@ def check_gate(certificate: Certificate, gate: QualityGate) -> None:
         _check_against_rounding(certificate)
 
 
-def check_answer(question: str, answer: ClearAnswer, control_ids: Collection[int]) -> None:
-    """Raise QualityGateError for an answer that no working model gives.
+def check_answer(
+    question: str, answer: str, tokens: Sequence[int], *, most: int, control_ids: Collection[int]
+) -> None:
+    """Raise QualityGateError for an answer, as text and as tokens, that no working model gives.
 
     That is an empty one, one of control tokens only, and one that would say the same few tokens for ever. Of
-    one that was cut off after a few tokens nothing is known.
+    one that was cut off after a few tokens, because no more than `most` were asked for, nothing is known.
     """
-    is_cut = len(answer.token_ids) >= answer.max_tokens
-    if is_cut and answer.max_tokens < _LEAST_TOKENS:
+    is_cut = len(tokens) >= most
+    if is_cut and most < _LEAST_TOKENS:
         return
-    if not answer.whole.strip() or all(token in control_ids for token in answer.token_ids):
-        found = "an empty one" if not answer.token_ids else "control tokens and white space only"
-    elif is_cut and _ends_in_a_cycle(answer.token_ids):
-        found = f"a repetition: {visible(answer.whole[-_LONGEST_SHOWN:])!r}"
+    if not answer.strip() or all(token in control_ids for token in tokens):
+        found = "an empty one" if not tokens else "control tokens and white space only"
+    elif is_cut and _ends_in_a_cycle(tokens):
+        found = f"a repetition: {visible(answer[-_LONGEST_SHOWN:])!r}"
     else:
         return
     raise QualityGateError(f"probe: {question!r}: expected an answer, found {found}", hint=_ASKED)

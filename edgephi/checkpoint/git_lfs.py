@@ -3,6 +3,7 @@
 Source: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 """
 
+from edgephi.commands import shell_command
 from edgephi.errors import BadCheckpointError
 
 POINTER_START = b"version https://git-lfs"
@@ -14,5 +15,5 @@ def check_no_pointer(start: bytes, where: str, expected: str) -> None:
     if len(start) >= _TOLD_APART and POINTER_START.startswith(start[: len(POINTER_START)]):
         raise BadCheckpointError(
             f"{where}: expected {expected}, found Git LFS's pointer to it",
-            hint="`git lfs pull` in its folder fetches the file itself",
+            hint=f"`{shell_command('git', 'lfs', 'pull')}` in its folder fetches the file itself",
         )

@@ -8,7 +8,6 @@ import pytest
 from edgephi.build.gate import check_answer, check_gate
 from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate
 from edgephi.errors import QualityGateError
-from edgephi.runtime.proof.clear_answer import ClearAnswer
 
 GATE = QualityGate(
     export_error_kl=1.0,
@@ -83,7 +82,7 @@ class TestAnswers:
         ],
     )
     def test_an_answer_passes(self, whole: str, tokens: tuple[int, ...]) -> None:
-        check_answer("hi", answer(whole, tokens), {1})
+        check_answer("hi", whole, tokens, most=32, control_ids={1})
 
     @pytest.mark.parametrize(
         ("whole", "tokens", "found"),
@@ -100,15 +99,11 @@ class TestAnswers:
     )
     def test_what_no_working_model_answers(self, whole: str, tokens: tuple[int, ...], found: str) -> None:
         with pytest.raises(QualityGateError) as caught:
-            check_answer("hi", answer(whole, tokens), {1, 2})
+            check_answer("hi", whole, tokens, most=32, control_ids={1, 2})
         assert caught.value.message.startswith(f"probe: 'hi': expected an answer, found {found}")
         assert caught.value.exit_code == 5
         assert "gate.answers = false" in (caught.value.hint or "")
 
     @pytest.mark.parametrize("tokens", [(8,), (5,) * 8, (1,) * 15])
     def test_of_a_few_tokens_that_were_cut_off_nothing_is_known(self, tokens: tuple[int, ...]) -> None:
-        check_answer("hi", answer("\n", tokens, most=len(tokens)), {1})
-
-
-def answer(whole: str, tokens: tuple[int, ...], most: int = 32) -> ClearAnswer:
-    return ClearAnswer("", most, whole, tokens)
+        check_answer("hi", "\n", tokens, most=len(tokens), control_ids={1})
