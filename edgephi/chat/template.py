@@ -71,10 +71,11 @@ class ChatTemplate:
         except BadInputError:  # some are for conversations without a system message
             try:
                 self.render(_SMALL_TALK[1:2])
+            except BadBundleError:
+                raise  # says what is wrong with the template already
             except BadInputError as refusal:
-                said = refusal.message.removeprefix(f"{self._where}: ").rpartition("found: ")[2]
                 raise BadBundleError(
-                    f"{self._where}: expected a template that renders the prompt, found: {said}",
+                    f"{self._where}: expected a template that renders the prompt, found: {refusal.message}",
                     hint=_HINT,
                 ) from None
 

@@ -120,6 +120,12 @@ def test_requests_without_a_system_message_stand_behind_it(bundles: dict[str, Pa
     assert prompt_tokens("--system", "You are a door.") < prompt_tokens()
 
 
+def recipe_with(folder: Path, chat: str) -> Path:
+    """A recipe in `folder` with these lines under `[chat]`."""
+    (folder / "own.toml").write_text(f'name = "own"\nsummary = "One of my own"\n[chat]\n{chat}')
+    return folder / "own.toml"
+
+
 class TestCommandLine:
     @pytest.fixture
     @staticmethod
@@ -170,8 +176,7 @@ class TestCommandLine:
         tmp_path: Path,
         here: Here,  # noqa: F811
     ) -> None:
-        own = tmp_path / "own.toml"
-        own.write_text('name = "own"\nsummary = "x"\n[chat]\nstop = ["no such token"]\n')
+        own = recipe_with(tmp_path, 'stop = ["no such token"]\n')
         done = here(*words, "--recipe", own)
         assert is_one_error(done, 4)
         assert (
@@ -190,8 +195,7 @@ class TestCommandLine:
         assert is_one_error(done, 4)
         assert done.stderr.startswith("error: --system: expected letters, tabs and line breaks")
         (tmp_path / "own.jinja").write_text(TEMPLATE + letter)
-        own = tmp_path / "own.toml"
-        own.write_text('name = "own"\nsummary = "x"\n[chat]\ntemplate = "own.jinja"\n')
+        own = recipe_with(tmp_path, 'template = "own.jinja"\n')
         done = here(*words, "--recipe", own)
         assert done.returncode == 4
         assert "[chat] template: expected a template of letters" in done.stderr
@@ -216,8 +220,7 @@ class TestCommandLine:
         here: Here,  # noqa: F811
     ) -> None:
         (tmp_path / "own.jinja").write_text(template)
-        own = tmp_path / "own.toml"
-        own.write_text('name = "own"\nsummary = "x"\n[chat]\ntemplate = "own.jinja"\nsystem = "You are."\n')
+        own = recipe_with(tmp_path, 'template = "own.jinja"\nsystem = "You are."\n')
         done = here(*words, "--recipe", own)
         assert is_one_error(done, 4)
         assert f"takes system messages, found one that {what}" in done.stderr
@@ -241,8 +244,7 @@ class TestCommandLine:
         template: str,
         here: Here,  # noqa: F811
     ) -> None:
-        own = tmp_path / "own.toml"
-        own.write_text('name = "own"\nsummary = "x"\n[chat]\ntemplate = "own.jinja"\n')
+        own = recipe_with(tmp_path, 'template = "own.jinja"\n')
         (tmp_path / "own.jinja").write_text(template)
         done = here(*words, "--recipe", own)
         assert is_one_error(done, 4)

@@ -77,7 +77,6 @@ def test_the_same_numbers_in_another_type_are_one(tmp_path: Path) -> None:
     checkpoint = checkpoint_with(tmp_path / "x", {})
     exact = CheckpointWeights(checkpoint).rows(checkpoint.architecture.head, 0, TIED.vocab)
     narrow = exact.astype(np.float16)
-    assert (narrow == exact).sum() > 0  # what float16 holds, both hold
     again = checkpoint_with(
         tmp_path / "y",
         {EMBEDDING: narrow.astype(np.float32), HEAD: narrow},  # type: ignore[dict-item]
