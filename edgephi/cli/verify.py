@@ -56,8 +56,8 @@ def verify(
     Every file is held against the manifest, then the bundle against the checkpoint that it was made from.
     Exit code 4 names the file that is missing, changed or too much, 5 the number that is past the limit.
     """
+    from edgephi.bundle.artifact.foreign_files import check_artifact
     from edgephi.bundle.files import check_files
-    from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
     from edgephi.cli.show.certificate import certificate_details, certificate_table, report_line
     from edgephi.cli.show.progress import step

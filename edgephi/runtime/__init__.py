@@ -45,8 +45,8 @@ def load(
     and NotSupportedError for a bundle of another architecture, without the right engine, or when the provider
     cannot be used here.
     """
+    from edgephi.bundle.artifact.foreign_files import check_artifact
     from edgephi.bundle.files import check_architecture, check_files
-    from edgephi.bundle.foreign_files import check_artifact
     from edgephi.bundle.manifest import read_manifest
     from edgephi.chat.template import ChatTemplate
     from edgephi.machine.memory import available_memory, check_memory

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from edgephi.bundle.artifact.foreign_files import check_artifact
 from edgephi.bundle.chunks import Chunk, chunks_of
-from edgephi.bundle.foreign_files import check_artifact
 from edgephi.errors import BadBundleError
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate

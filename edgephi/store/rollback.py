@@ -9,8 +9,8 @@ flipped, the engine may be another one. Whatever is refused leaves the store as 
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.artifact.foreign_files import check_artifact
 from edgephi.bundle.files import check_files
-from edgephi.bundle.foreign_files import check_artifact
 from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError

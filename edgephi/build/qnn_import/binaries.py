@@ -17,7 +17,7 @@ from typing import Any, Never
 
 import onnx
 
-from edgephi.bundle.qnn_artifact import SCHEMA, QnnArtifact, decode_artifact
+from edgephi.bundle.artifact.qnn_artifact import SCHEMA, QnnArtifact, decode_artifact
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.soc import Soc, read_soc
 from edgephi.engines.qnn import CONFIG_FILE

@@ -11,8 +11,10 @@ import edgephi
 from edgephi.build.manifest import chat_facts, encodes_with, time_of_build
 from edgephi.build.qnn_import.binaries import describe
 from edgephi.build.verify import probe_of, run_engine
+from edgephi.bundle.artifact.foreign_files import check_artifact
+from edgephi.bundle.artifact.onnx_names import named_files
+from edgephi.bundle.artifact.qnn_artifact import QnnArtifact, write_artifact
 from edgephi.bundle.certificate import Certificate
-from edgephi.bundle.foreign_files import check_artifact
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     SCHEMA,
@@ -25,8 +27,6 @@ from edgephi.bundle.manifest import (
     Requires,
     TargetFacts,
 )
-from edgephi.bundle.onnx_names import named_files
-from edgephi.bundle.qnn_artifact import QnnArtifact, write_artifact
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import load_architecture

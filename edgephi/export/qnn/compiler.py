@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle.qnn_artifact import GraphFiles
+from edgephi.bundle.artifact.qnn_artifact import GraphFiles
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.qnn import PLUGIN
 from edgephi.errors import EdgephiError, NotSupportedError

@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from edgephi.bundle import qnn_artifact
-from edgephi.bundle.qnn_artifact import (
+from edgephi.bundle.artifact import qnn_artifact
+from edgephi.bundle.artifact.qnn_artifact import (
     SCHEMA,
     ArtifactSoc,
     Embedding,

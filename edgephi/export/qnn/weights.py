@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgephi.bundle.qnn_artifact import read_artifact
+from edgephi.bundle.artifact.qnn_artifact import read_artifact
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.engines.qnn import GRAPHS_FOLDER

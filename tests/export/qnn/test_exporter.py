@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgephi.build.plan import make_plan
 from edgephi.build.tensor_plans import plan_tensors
-from edgephi.bundle.qnn_artifact import GraphFiles
+from edgephi.bundle.artifact.qnn_artifact import GraphFiles
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights, open_checkpoint
 from edgephi.checkpoint.roles import EMBEDDING
 from edgephi.declared.recipe import Quant, Recipe

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from edgephi.bundle.artifact.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.bundle.manifest import read_manifest
-from edgephi.bundle.qnn_artifact import ArtifactSoc, decode_artifact, read_artifact
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import FACTS
 from edgephi.errors import BadBundleError, EdgephiError, NotSupportedError

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.bundle.artifact.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
-from edgephi.bundle.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgephi.bundle.qnn_artifact import ArtifactSoc
+from edgephi.bundle.artifact.qnn_artifact import ArtifactSoc
 from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.engines.qnn.library import emulates, platform_problem

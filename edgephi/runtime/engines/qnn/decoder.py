@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgephi.bundle.qnn_artifact import GraphFiles, Head, QnnArtifact
+from edgephi.bundle.artifact.qnn_artifact import GraphFiles, Head, QnnArtifact
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 

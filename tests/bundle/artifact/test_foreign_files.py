@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
-from edgephi.bundle.foreign_files import check_artifact
+from edgephi.bundle.artifact.foreign_files import check_artifact
+from edgephi.bundle.artifact.onnx_names import named_files
 from edgephi.bundle.manifest import read_manifest
-from edgephi.bundle.onnx_names import named_files
 from tests.bundle.tiny import tiny_manifest
 
 

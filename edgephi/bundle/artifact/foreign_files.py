@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgephi.bundle.artifact.onnx_names import named_files
+from edgephi.bundle.artifact.qnn_artifact import decode_artifact
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
-from edgephi.bundle.onnx_names import named_files
-from edgephi.bundle.qnn_artifact import decode_artifact
 from edgephi.chat.template import LONGEST_PARSED
 from edgephi.engines import mlx_lm, onnxruntime_genai, qnn
 from edgephi.engines.facts.registry import known_engines
