@@ -21,9 +21,9 @@ from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     WHEELS_FOLDER,
     Manifest,
-    Probe,
     Wheelhouse,
 )
+from edgephi.bundle.probe import Probe
 from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
 from edgephi.chat.template import ChatTemplate

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edgephi.build.rounded import plainly_rounded
 from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest, Probe
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest
+from edgephi.bundle.probe import Probe
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.tokenizer import encoder

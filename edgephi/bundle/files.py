@@ -3,7 +3,7 @@
 import os
 import platform
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Never
 
@@ -16,16 +16,22 @@ _BUFFER_BYTES = 1 << 20
 
 
 def check_files(
-    bundle: Path, manifest: Manifest, *, quick: bool = False, progress: Callable[[int], None] | None = None
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    quick: bool = False,
+    progress: Callable[[int], None] | None = None,
+    entries: Iterable[FileEntry] | None = None,
 ) -> None:
-    """Check that the folder `bundle` holds exactly the files of `manifest`, unchanged.
+    """Check that the folder `bundle` holds exactly the files of `manifest`, or those of `entries`, unchanged.
 
     Every file must be there as a plain file of the right size and sha256, and nothing else may be there but
     signatures. Those are not looked into: see `edgephi.store.trust.authenticate`.
     `quick` leaves the hashes out, so it costs no reading. `progress` is told the number of bytes hashed
     since it was last told. Raises BadBundleError that names the first file that is wrong.
     """
-    declared = {entry.path: entry for entry in manifest.files}
+    files = tuple(manifest.files if entries is None else entries)
+    declared = {entry.path: entry for entry in files}
     found = _plain_files(bundle, folders=_parents(declared))
     for path in sorted(declared.keys() - found.keys()):
         _refuse(bundle, path, f"expected a file of {declared[path].size} bytes, found none")
@@ -36,7 +42,7 @@ def check_files(
             _refuse(bundle, path, f"expected {entry.size} bytes, found {found[path]}")
     if quick:
         return
-    for entry in manifest.files:
+    for entry in files:
         sha256 = _hash(bundle, entry, progress)
         if sha256 != entry.sha256:
             _refuse(bundle, entry.path, f"expected sha256 {entry.sha256}, found {sha256}")

@@ -4,7 +4,6 @@ A bundle is a folder with this manifest and a `model/` folder that the engine's 
 Both sides of the wall read this module, so it needs the standard library only. All sizes are bytes.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry, check_chunks
 from edgephi.bundle.document import HINT, decode_document, encode_document
 from edgephi.bundle.paths import collision, path_problem
+from edgephi.bundle.probe import Probe, check_probe
+from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter, check_adapters
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
@@ -31,8 +32,6 @@ SIGNATURE_NAMES = frozenset({SIGNATURE_NAME, MODEL_SIGNING_NAME})
 
 LARGEST_MANIFEST_BYTES = 16 << 20
 """Enough for the chunks of 200 GB; a device reads no more of what a stranger sends."""
-
-LARGEST_PROBE_TOKENS = 4096
 
 _LARGEST_FILE_BYTES = 1 << 50
 _LARGEST_FILE_WITHOUT_CHUNKS = 1 << 36
@@ -161,21 +160,6 @@ class Requires:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a device asks a new bundle before it trusts it: the greedy answer must begin with `expected`.
-
-    `expected` ends before the first token that was no clear choice, so that another processor's rounding does
-    not change it; it may be empty. At most `max_tokens` are generated, at the speed of
-    `minimum_tokens_per_second` or more.
-    """
-
-    prompt: str
-    expected: str
-    max_tokens: int
-    minimum_tokens_per_second: float = 0.0
-
-
-@dataclass(frozen=True)
 class Provenance:
     """Where the bundle came from: edgephi's version, the command, and the sha256 of every input file.
 
@@ -219,6 +203,7 @@ class Manifest:
 
     A device that has this release, and checks signatures, takes none of that name below `security_floor`.
     `tokenizer` turns text into tokens: the engine's own, or the `tokenizers` library, where that one differs.
+    With `adapters` there is a `base`: without its files, the folder is an artifact that goes beside that one.
     """
 
     schema: str
@@ -238,6 +223,8 @@ class Manifest:
     probe: Probe | None = None
     security_floor: int = 0
     tokenizer: Literal["engine", "tokenizers"] = "engine"
+    adapters: tuple[SwitchedAdapter, ...] = ()
+    base: BaseBundle | None = None
 
     def memory_at(self, context: int) -> int:
         """Bytes of memory that a device needs at a context of so many tokens, at most the full one."""
@@ -256,8 +243,9 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     manifest = decode_document(Manifest, data, SCHEMA, where=where)
     _check_release(manifest, where=where, hint=HINT)
     _check_files(manifest.files, where=where, hint=HINT)
-    _check_probe(manifest.probe, where=where, hint=HINT)
+    check_probe(manifest.probe, where=where)
     _check_wheels(manifest, where=where, hint=HINT)
+    check_adapters(manifest.adapters, manifest.base, manifest.files, where=where)
     return manifest
 
 
@@ -319,24 +307,6 @@ def _check_release(manifest: Manifest, *, where: str, hint: str) -> None:
             raise BadBundleError(
                 f"{where}: requires: expected at most {_LARGEST_FILE_BYTES} bytes, found {needed}", hint=hint
             )
-
-
-def _check_probe(probe: Probe | None, *, where: str, hint: str) -> None:
-    """Raise BadBundleError when no answer could be held against the probe."""
-    if probe is None:
-        return
-    if not probe.prompt:
-        raise BadBundleError(f"{where}: probe: expected a prompt, found an empty one", hint=hint)
-    if not 1 <= probe.max_tokens <= LARGEST_PROBE_TOKENS:
-        raise BadBundleError(
-            f"{where}: probe: expected max_tokens of 1 to {LARGEST_PROBE_TOKENS}, found {probe.max_tokens}",
-            hint=hint,
-        )
-    speed = probe.minimum_tokens_per_second
-    if not (math.isfinite(speed) and speed >= 0):
-        raise BadBundleError(
-            f"{where}: probe: expected a minimum_tokens_per_second of 0 or more, found {speed}", hint=hint
-        )
 
 
 def _check_wheels(manifest: Manifest, *, where: str, hint: str) -> None:

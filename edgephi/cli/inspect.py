@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.bundle.chunks import chunks_of
-from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, Probe, encode_manifest, read_manifest
+from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, encode_manifest, read_manifest
+from edgephi.bundle.probe import Probe
 from edgephi.bundle.quantisation import Quantisation, encode_quantisation, read_quantisation
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import bundle_argument

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgephi.bundle.certificate import QualityGate
-from edgephi.bundle.manifest import LARGEST_PROBE_TOKENS
+from edgephi.bundle.probe import LARGEST_PROBE_TOKENS
 from edgephi.bundle.strict_json import steers_a_terminal
 from edgephi.declared.toml_files import find_file, read_all, read_toml
 from edgephi.errors import BadDeclarationError

@@ -10,6 +10,8 @@ from edgephi.engines.facts.processors import MeasuredProcessor
 CONFIG_FILE = "genai_config.json"
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+ADAPTABLE_GRAPH_FILE = "adaptable.onnx"
+"""The graph with inputs for adapters, of the same data file; only a bundle with adapters has it."""
 
 _CPU = Provider(
     package="onnxruntime-genai",

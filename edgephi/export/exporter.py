@@ -5,16 +5,21 @@ engine, so engines can be held against each other.
 """
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from edgephi.bundle.manifest import TargetFacts
+from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.commands import edgephi_command
 from edgephi.declared.target import Target
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.registry import facts_of
+from edgephi.errors import NotSupportedError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.reference.forward import Weights
@@ -71,6 +76,32 @@ class Exporter(Protocol):
 
     def artifact_weights(self, folder: Path, architecture: Architecture) -> Weights:
         """The weights as a finished artifact holds them, dequantised a few rows at a time."""
+
+
+class AdapterExporter(Protocol):
+    """What `adapter` in the folder of an engine offers that can switch adapters on and off as it runs."""
+
+    def write_adapter(
+        self, folder: Path, name: str, factors: AdapterFactors, base: Path, target: TargetFacts
+    ) -> str:
+        """Write an adapter's files into `folder`, an artifact's, beside those of others.
+
+        `base` is the artifact's folder of the bundle that it is for, and `target` what that was made for.
+        The factors are those of the tensors as they are stored there. Returns the path, within the folder,
+        of the file that the engine opens.
+        """
+
+
+def adapter_exporter(engine: str) -> AdapterExporter:
+    """The writer of an engine's adapters. Raises NotSupportedError when it cannot switch them."""
+    facts = facts_of(engine)
+    module = f"edgephi.export.{facts.exporter}.adapter"
+    if importlib.util.find_spec(module) is None:
+        raise NotSupportedError(
+            f"{engine}: expected an engine that can switch adapters on and off, found one that cannot",
+            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+        )
+    return cast("AdapterExporter", importlib.import_module(module))
 
 
 def exporter(engine: str) -> Exporter:

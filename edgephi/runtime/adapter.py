@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.commands import edgephi_command, pip_command
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.registry import known_engines
@@ -45,10 +46,19 @@ class Adapter(Protocol):
         None, too, when none is installed: that is for `open_engine` to say. May import the engine.
         """
 
-    def open_engine(self, bundle: Path, manifest: Manifest, *, context: int, provider: str) -> Engine:
+    def open_engine(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        context: int,
+        provider: str,
+        adapters: AdapterFiles | None = None,
+    ) -> Engine:
         """Load the model of a bundle for at most `context` tokens on exactly that provider.
 
-        Raises NotSupportedError when the engine is missing, cannot be loaded or has the wrong version.
+        `adapters` are those that caches may be opened with. Raises NotSupportedError when the engine is
+        missing, cannot be loaded or has the wrong version.
         """
 
 
@@ -73,13 +83,20 @@ class Engine(Protocol):
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow the token `before`."""
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
-        """Logits after each of `token_ids`, `step` tokens at a time: arrays of (step, vocabulary)."""
+    def logits(
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits after each of `token_ids`, `step` tokens at a time: arrays of (step, vocabulary).
 
-    def open_cache(self, capacity: int) -> KvCache:
+        Computed with the adapter of that name, where one is named.
+        """
+
+    def open_cache(self, capacity: int, *, adapter: str = "") -> KvCache:
         """An empty cache for at most `capacity` tokens; any number of them can be open side by side.
 
-        Raises DoesNotFitError when that is more than the engine was opened for, or more than memory allows.
+        All that is ever in it is computed with the adapter of that name, or without one. Raises
+        DoesNotFitError when that is more than the engine was opened for, or more than memory allows;
+        BadInputError when there is no such adapter, and BadBundleError when it cannot be read.
         """
 
 
@@ -154,10 +171,16 @@ def adapter_module(facts: EngineFacts) -> ModuleType:
 
 
 def open_engine(
-    bundle: Path, manifest: Manifest, *, context: int | None = None, provider: str | None = None
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int | None = None,
+    provider: str | None = None,
+    beside: Path | None = None,
 ) -> Engine:
     """Load the model of a bundle with its engine.
 
+    The manifest's adapters lie in the folder `beside`, or in the bundle's.
     `context` and `provider` are the manifest's when they are not given; another provider is only ever used
     when it is named here, but for an emulator of it where the device is missing. Raises NotSupportedError
     when the engine is unknown, not installed or of the wrong version or when the provider cannot be used
@@ -181,7 +204,11 @@ def open_engine(
             hint=f"`{edgephi_command('doctor')}` shows what this machine can use{instead}",
         )
     return adapter.open_engine(
-        bundle, manifest, context=context or manifest.limits.context, provider=provider
+        bundle,
+        manifest,
+        context=context or manifest.limits.context,
+        provider=provider,
+        adapters=AdapterFiles(beside or bundle, manifest.adapters),
     )
 
 

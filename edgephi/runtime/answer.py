@@ -68,7 +68,8 @@ OnEnd = Callable[[Generation, list[int] | None], None]
 class Work:
     """All that an answer is made from. `start` is when its prompt came, of `time.perf_counter`.
 
-    `comes_back`: whether a later prompt may go on where this answer ends. `on_end` is told the answer and its
+    `comes_back`: whether a later prompt may go on where this answer ends. `adapter`: the name of the one that
+    it is computed with, or "". `on_end` is told the answer and its
     tokens when it has ended, other than by an error; the tokens are None where they say more than the text.
     """
 
@@ -80,6 +81,7 @@ class Work:
     options: Options
     start: float
     comes_back: bool
+    adapter: str = ""
     constraint: Constraint | None = None
     scorer: Scorer | None = None
     on_prefill: OnPrefill | None = None
@@ -177,7 +179,9 @@ class _Writer:
         work, written = self._work, self._written
         written.prefill_start = time.perf_counter()
         try:
-            with work.caches.take(work.prompt, work.length, comes_back=work.comes_back) as lease:
+            with work.caches.take(
+                work.prompt, work.length, comes_back=work.comes_back, adapter=work.adapter
+            ) as lease:
                 written.reused = lease.reused
                 if self._prefill(lease.cache, lease.reused):
                     yield from self._decode(lease.cache, written)

@@ -24,6 +24,7 @@ class Options:
     first of the texts in `stop`. `logprobs` asks for the log probability of each token, and of so many of
     the most likely ones at its place. `json_schema` is the JSON text of a schema that the answer is to be
     JSON of, like '{"type": "object"}'; an answer that is cut off by `max_tokens` is the beginning of that.
+    `adapter` is the name of the bundle's adapter to answer with, None the session's own and "" none.
     """
 
     max_tokens: int | None = None
@@ -35,6 +36,7 @@ class Options:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         hint = f"see docs/python-api.md, or `{edgephi_command('run', '--help')}`"

@@ -1,8 +1,8 @@
 """What has been computed is kept: the KV caches of several conversations, within a budget of memory.
 
 A request takes the idle cache that shares the longest prefix of tokens with it, and only what comes after
-that is computed. What else the cache holds, its tail, belongs to another conversation, or to another
-continuation of this one. So, in this order:
+that is computed. Caches of another adapter, or of none, share nothing with it. What else the cache holds, its
+tail, belongs to another conversation, or to another continuation of this one. So, in this order:
 
 1. No tail: the request goes on where the cache ends, as the next turn of a conversation does.
 2. The engine can copy a cache, and there is room for the copy: the request gets the copy, and nothing is
@@ -41,13 +41,14 @@ _RESERVE_BYTES = 32 << 20
 
 @dataclass
 class _Entry:
-    """One open cache.
+    """One open cache, computed with `adapter` or, where that is "", without one.
 
     `most_tokens` it has held so far, and its memory never shrinks. `promised` tokens it holds at most when
     the request that uses it has ended. `wanted_again` says whether anybody may come back for its tail.
     """
 
     cache: KvCache
+    adapter: str = ""
     most_tokens: int = 0
     promised: int = 0
     last_used: int = 0
@@ -94,6 +95,7 @@ class PrefixCache:
         self._entries: list[_Entry] = []
         self._clock = 0
         self._ready: list[int] = []
+        self._ready_adapter = ""
 
     def __len__(self) -> int:
         """How many caches are open."""
@@ -105,8 +107,10 @@ class PrefixCache:
         return [list(each.cache.tokens) for each in sorted(self._entries, key=lambda each: each.last_used)]
 
     @contextlib.contextmanager
-    def take(self, tokens: Sequence[int], length: int, *, comes_back: bool = True) -> Iterator[Lease]:
-        """A cache for the prompt `tokens` and an answer, at most `length` tokens together.
+    def take(
+        self, tokens: Sequence[int], length: int, *, comes_back: bool = True, adapter: str = ""
+    ) -> Iterator[Lease]:
+        """A cache for the prompt `tokens` and an answer, at most `length` tokens together, of an adapter.
 
         `comes_back` says whether a later request may go on from there: then a cache for the whole context is
         opened, so that the conversation never has to move to a larger one. Raises DoesNotFitError. When the
@@ -114,7 +118,8 @@ class PrefixCache:
         """
         capacity = self._capacity(length, comes_back=comes_back)
         # A conversation must not begin in a cache that it soon has to leave.
-        entry, shared = self._choose(tokens, length, capacity, least=capacity if comes_back else length)
+        least = capacity if comes_back else length
+        entry, shared = self._choose(tokens, length, capacity, least=least, adapter=adapter)
         entry.in_use = True
         try:
             self._reserve(entry, length)
@@ -132,7 +137,7 @@ class PrefixCache:
             entry.promised = 0
             entry.in_use = False
 
-    def open_ahead(self) -> None:
+    def open_ahead(self, adapter: str = "") -> None:
         """Open a cache for the whole context, unless one is open, where that takes the memory for it.
 
         An engine may take seconds to fill so much, which the first conversation then need not wait for. To
@@ -140,16 +145,16 @@ class PrefixCache:
         takes far longer than to fill memory. Raises DoesNotFitError.
         """
         if self._engine.allocates_ahead and all(
-            entry.cache.capacity < self._context for entry in self._entries
+            entry.cache.capacity < self._context or entry.adapter != adapter for entry in self._entries
         ):
-            self._open(self._context)
+            self._open(self._context, adapter)
 
-    def keep_ready(self, tokens: Sequence[int]) -> None:
+    def keep_ready(self, tokens: Sequence[int], adapter: str = "") -> None:
         """Compute `tokens`, and give up the last cache that has them only when nothing else can be."""
-        with self.take(tokens, len(tokens)) as lease:
+        with self.take(tokens, len(tokens), adapter=adapter) as lease:
             for _ in lease.cache.append(tokens[lease.reused :]):
                 pass
-        self._ready = list(tokens)
+        self._ready, self._ready_adapter = list(tokens), adapter
 
     def close(self) -> None:
         """Close all caches."""
@@ -162,7 +167,9 @@ class PrefixCache:
             return self._context
         return min(self._context, -(-length // _CAPACITY_STEP) * _CAPACITY_STEP)
 
-    def _choose(self, tokens: Sequence[int], length: int, capacity: int, *, least: int) -> tuple[_Entry, int]:
+    def _choose(
+        self, tokens: Sequence[int], length: int, capacity: int, *, least: int, adapter: str
+    ) -> tuple[_Entry, int]:
         """The cache for a request, and how many of its tokens are of use; see the module's docstring.
 
         A new one is opened for `capacity` tokens; one that there is must have been opened for `least`.
@@ -174,11 +181,11 @@ class PrefixCache:
         shared = {
             id(entry): _common(entry.cache.tokens, tokens[:-1])
             for entry in self._idle()
-            if entry.cache.capacity >= least
+            if entry.cache.capacity >= least and entry.adapter == adapter
         }
         fitting = [entry for entry in self._entries if id(entry) in shared]
         if not fitting:
-            return self._open(capacity), 0
+            return self._open(capacity, adapter), 0
 
         def tail(entry: _Entry) -> int:
             return len(entry.cache.tokens) - shared[id(entry)] if entry.wanted_again else 0
@@ -193,17 +200,17 @@ class PrefixCache:
         if tail(best) <= prefix:
             return best, prefix
         if self._has_room(self._new_bytes(capacity, length)):
-            return self._open(capacity), 0
+            return self._open(capacity, adapter), 0
         oldest = min((entry for entry in fitting if entry in self._entries), key=self._worth)
         return oldest, shared[id(oldest)]
 
-    def _open(self, capacity: int) -> _Entry:
+    def _open(self, capacity: int, adapter: str) -> _Entry:
         """A new cache, after idle ones have made room for it. Raises DoesNotFitError."""
         needed = self._new_bytes(capacity, 0)
         while not self._has_room(needed):
             if not self._close_one(but=None):
                 raise self._refusal(needed, capacity)
-        entry = _Entry(self._engine.open_cache(capacity))
+        entry = _Entry(self._engine.open_cache(capacity, adapter=adapter), adapter)
         self._entries.append(entry)
         return entry
 
@@ -226,7 +233,7 @@ class PrefixCache:
         cache = entry.cache.fork()
         if cache is None:
             return None
-        copy = _Entry(cache, most_tokens=len(cache.tokens))
+        copy = _Entry(cache, entry.adapter, most_tokens=len(cache.tokens))
         self._entries.append(copy)
         return copy
 
@@ -289,7 +296,11 @@ class PrefixCache:
     def _is_last_ready(self, entry: _Entry) -> bool:
         """Whether no other cache begins with the tokens that are kept ready."""
         size = len(self._ready)
-        holders = [each for each in self._entries if list(each.cache.tokens[:size]) == self._ready]
+        holders = [
+            each
+            for each in self._entries
+            if each.adapter == self._ready_adapter and list(each.cache.tokens[:size]) == self._ready
+        ]
         return bool(size) and holders == [entry]
 
     def _close_one(self, *, but: _Entry | None) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.bundle.switched_adapter import adapter_named
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
@@ -49,6 +50,8 @@ class Session:
     begins alike starts from there. None is half of the memory that is available once the model is loaded, but
     room for one full context at least and for eight at most.
 
+    A request's options can name one of the bundle's adapters; `adapter` is the one of those that name none.
+
     A message may contain the text of a special token, like `<|end|>`: the model reads it as ordinary letters,
     and the message cannot end its turn. Only `complete` takes such texts for what they stand for.
     """
@@ -61,11 +64,18 @@ class Session:
         context: int | None = None,
         provider: str | None = None,
         cache_bytes: int | None = None,
+        adapter: str = "",
+        beside: Path | None = None,
     ) -> None:
         start = time.perf_counter()
         self.manifest = manifest
+        self.adapter = adapter
+        """The name of the adapter that answers are computed with unless their options name another, or ""."""
+        self._check_adapter(adapter)
         self.context = context or manifest.limits.context
-        self.engine: Engine = open_engine(bundle, manifest, context=self.context, provider=provider)
+        self.engine: Engine = open_engine(
+            bundle, manifest, context=self.context, provider=provider, beside=beside
+        )
         self.load_seconds = time.perf_counter() - start
         self._tokenizer_file = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE
         self._bound = PromptBound(self._tokenizer_file, self.context)
@@ -143,7 +153,7 @@ class Session:
         Else the first conversation waits for it: seconds, where a context takes gigabytes. Raises
         DoesNotFitError.
         """
-        self.caches.open_ahead()
+        self.caches.open_ahead(self.adapter)
 
     def keep_ready(self, system: str) -> None:
         """Compute a system message now, so that requests behind it start from there.
@@ -157,7 +167,7 @@ class Session:
         places = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
         shared = next(places, min(len(one), len(other)))
         self._check_room(shared)
-        self.caches.keep_ready(one[:shared])
+        self.caches.keep_ready(one[:shared], self.adapter)
 
     def render(self, prompt: str, system: str | None = None) -> str:
         """The text that the model reads for `prompt`, special tokens included."""
@@ -201,6 +211,8 @@ class Session:
         on_end: OnEnd | None = None,
     ) -> Answer:
         self._check_room(len(prompt))
+        adapter = self.adapter if options.adapter is None else options.adapter
+        self._check_adapter(adapter)
         scorer = None if options.logprobs is None else Scorer(self._token_bytes, options.logprobs)
         schema = options.json_schema
         return Answer(
@@ -213,6 +225,7 @@ class Session:
                 options=options,
                 start=start,
                 comes_back=comes_back,
+                adapter=adapter,
                 constraint=None if schema is None else self._schemas.compile(schema),
                 scorer=scorer,
                 on_prefill=on_prefill,
@@ -228,6 +241,11 @@ class Session:
                 "prompt and answer together",
                 hint="shorten the prompt, or build the bundle for a target with a larger context",
             )
+
+    def _check_adapter(self, name: str) -> None:
+        """Raise BadInputError when the bundle has no adapter of that name."""
+        if name:
+            adapter_named(self.manifest.adapters, name)
 
     @functools.cached_property
     def _token_bytes(self) -> dict[int, bytes]:

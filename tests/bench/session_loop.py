@@ -46,9 +46,9 @@ def _noted_capacities(session: Session) -> list[int]:
     capacities: list[int] = []
     open_cache = session.engine.open_cache
 
-    def noted(capacity: int) -> Any:
+    def noted(capacity: int, *, adapter: str = "") -> Any:
         capacities.append(capacity)
-        return open_cache(capacity)
+        return open_cache(capacity, adapter=adapter)
 
     session.engine.open_cache = noted  # type: ignore[method-assign]
     return capacities

@@ -14,7 +14,8 @@ import pytest
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.chunks import FileEntry, chunks_of
-from edgephi.bundle.manifest import Manifest, Probe, read_manifest
+from edgephi.bundle.manifest import Manifest, read_manifest
+from edgephi.bundle.probe import Probe
 from edgephi.chat.formats import PHI_3_CHAT
 from edgephi.declared.recipe import Quant, Question, Recipe, read_recipe
 from edgephi.declared.target import Target, read_target

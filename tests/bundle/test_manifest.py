@@ -16,7 +16,6 @@ from edgephi.bundle.manifest import (
     Limits,
     Manifest,
     ModelFacts,
-    Probe,
     Provenance,
     QuantFacts,
     Requires,
@@ -25,6 +24,7 @@ from edgephi.bundle.manifest import (
     encode_manifest,
     read_manifest,
 )
+from edgephi.bundle.probe import Probe
 from edgephi.errors import BadBundleError
 from tests.bundle.tiny import tiny_manifest, write_tiny_bundle
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgephi.bundle.manifest import Probe, Provenance, decode_manifest
+from edgephi.bundle.manifest import Provenance, decode_manifest
+from edgephi.bundle.probe import Probe
 from edgephi.bundle.quantisation import QUANTISATION_NAME, encode_quantisation
 from edgephi.commands import edgephi_command
 from tests.build.conftest import Here, here  # noqa: F401 - a fixture

@@ -21,12 +21,12 @@ from edgephi.bundle.manifest import (
     Limits,
     Manifest,
     ModelFacts,
-    Probe,
     Provenance,
     QuantFacts,
     Requires,
     TargetFacts,
 )
+from edgephi.bundle.probe import Probe
 from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_bundle, write_manifest
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import load_architecture

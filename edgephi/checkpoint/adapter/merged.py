@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from edgephi.checkpoint.adapter.adapter_file import AdapterFile, open_adapter_file
 from edgephi.checkpoint.adapter.low_rank import LowRankChange
-from edgephi.checkpoint.adapter.peft_config import read_peft_config
+from edgephi.checkpoint.adapter.peft_config import PeftConfig, read_peft_config
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint, in_stored_order
 from edgephi.checkpoint.config import family_of
@@ -16,6 +16,7 @@ from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
 from edgephi.checkpoint.weights.safetensors import TensorEntry
 from edgephi.checkpoint.weights.source import Source
+from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
 
 _HEAD_MODULE = "lm_head"
@@ -52,24 +53,55 @@ def _with_adapter(checkpoint: Checkpoint, adapter: StrengthenedAdapter) -> Check
     _check_not_shared(checkpoint.architecture, file, located.id)
     checkpoint = _with_saved(checkpoint, file, located.id)
     changes = dict(checkpoint.changes)
-    modules = _modules(checkpoint)
-    for module, pair in file.pairs.items():
-        tensor, rows = _place(checkpoint, modules, module, located.id)
-        expected = (len(rows), checkpoint.architecture.tensor_shapes()[tensor][-1])
-        if pair.shape != expected:
-            _fail(located.id, module, f"a change of shape {list(expected)}, found {list(pair.shape)}")
-        whole = LowRankChange(
-            rows=rows,
-            own=range(len(rows)),
-            left=pair.left,
-            right=pair.right,
-            factor=adapter.scale * config.factor_of(module),
-            magnitude=pair.magnitude,
-            transposed=pair.transposed,
-        )
+    for tensor, whole in _changes(checkpoint, adapter, config, file).values():
         for name, change in _of_stored(checkpoint.sources[tensor], whole):
             changes[name] = (*changes.get(name, ()), change)
     return dataclasses.replace(checkpoint, changes=changes)
+
+
+def changes_of(
+    checkpoint: Checkpoint, adapter: StrengthenedAdapter
+) -> dict[str, tuple[ModelTensor, LowRankChange]]:
+    """What an adapter of low-rank changes alone changes of the model's tensors, by its modules.
+
+    Raises as `merged` does, and NotSupportedError for an adapter that holds a module's weights whole.
+    """
+    located = adapter.located
+    config = read_peft_config(located.folder)
+    file = open_adapter_file(located.folder, config, owner=located.id)
+    _check_not_shared(checkpoint.architecture, file, located.id)
+    for module in file.saved:
+        raise NotSupportedError(
+            f"{located.id}: {module}: expected low-rank changes alone, found its weights whole",
+            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+        )
+    return _changes(checkpoint, adapter, config, file)
+
+
+def _changes(
+    checkpoint: Checkpoint, adapter: StrengthenedAdapter, config: PeftConfig, file: AdapterFile
+) -> dict[str, tuple[ModelTensor, LowRankChange]]:
+    """The change of rows of a model's tensor that each module's pair of matrices is."""
+    id_, modules, shapes = adapter.located.id, _modules(checkpoint), checkpoint.architecture.tensor_shapes()
+    changes = {}
+    for module, pair in file.pairs.items():
+        tensor, rows = _place(checkpoint, modules, module, id_)
+        expected = (len(rows), shapes[tensor][-1])
+        if pair.shape != expected:
+            _fail(id_, module, f"a change of shape {list(expected)}, found {list(pair.shape)}")
+        changes[module] = (
+            tensor,
+            LowRankChange(
+                rows=rows,
+                own=range(len(rows)),
+                left=pair.left,
+                right=pair.right,
+                factor=adapter.scale * config.factor_of(module),
+                magnitude=pair.magnitude,
+                transposed=pair.transposed,
+            ),
+        )
+    return changes
 
 
 def _names(id_: str) -> Iterator[str]:

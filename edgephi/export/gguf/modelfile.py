@@ -58,6 +58,15 @@ def modelfile(
     return "\n".join(lines) + "\n"
 
 
+def modelfile_with_adapter(text: str, model_file: str, adapter_file: str) -> str:
+    """A bundle's Modelfile for an adapter, from two folders below that of the model's file.
+
+    `adapter_file` lies beside it.
+    """
+    own = f"FROM ./{model_file}\n"
+    return text.replace(own, f"FROM ../../{model_file}\nADAPTER ./{adapter_file}\n", 1)
+
+
 def go_template(chat: ChatFormat, breaks: Mapping[str, bool]) -> str:
     """The chat format as a Go template."""
     after_role = "\n"

@@ -9,7 +9,6 @@ so our weight `(code - zero point) * scale` has the bias `-zero point * scale`. 
 two, so in a symmetric group that is exact in float16 too. An offset is a bias as it is.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,8 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Kernels
-from edgephi.export.stream.packed_tensor import PackedTensor, align, place
+from edgephi.export import safetensors_file
+from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups, NotFiniteError
 from edgephi.quantize.nibbles import pack_nibbles
@@ -66,7 +66,7 @@ def lay_out(
         for name, (dtype, shape, size) in tensor.items():
             entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
             offset += size
-    header = _header(entries)
+    header = safetensors_file.header(entries, made_for="mlx", alignment=_HEADER_ALIGNMENT)
     tensors = []
     position = len(header)
     for each, own in sources.items():
@@ -109,10 +109,3 @@ def _parts(
         f"{prefix}.scales": small,
         f"{prefix}.biases": small,
     }
-
-
-def _header(entries: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The bytes of a safetensors file before its data: a length, then JSON with blanks at its end."""
-    text = json.dumps({"__metadata__": {"format": "mlx"}, **entries}, separators=(",", ":")).encode()
-    size = align(8 + len(text), _HEADER_ALIGNMENT)
-    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.engine import Prefill
-from edgephi.engines.onnxruntime_genai import FACTS
+from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS
 from edgephi.errors import BadInputError, NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
@@ -54,7 +55,14 @@ def provider_problem(provider: str) -> str | None:
     return None if any(not gpu.problem for gpu in gpus) else gpus[0].problem
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> GenaiEngine:
+def open_engine(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int,
+    provider: str,
+    adapters: AdapterFiles | None = None,
+) -> GenaiEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     try:
         import onnxruntime_genai
@@ -71,7 +79,15 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
             hint=install_command(FACTS.provider(provider).extra),
         )
     onnxruntime_genai.disable_telemetry_events()
-    return GenaiEngine(onnxruntime_genai, bundle / ARTIFACT_FOLDER, manifest, context, provider)
+    files = adapters or AdapterFiles(bundle)
+    return GenaiEngine(
+        onnxruntime_genai,
+        bundle / ARTIFACT_FOLDER,
+        manifest,
+        context=context,
+        provider=provider,
+        adapters=files,
+    )
 
 
 class Tokenizer(Protocol):
@@ -91,21 +107,35 @@ class GenaiEngine:
     allocates_ahead = True
     copies_caches = False
 
-    def __init__(self, engine: Any, artifact: Path, manifest: Manifest, context: int, provider: str) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        artifact: Path,
+        manifest: Manifest,
+        *,
+        context: int,
+        provider: str,
+        adapters: AdapterFiles,
+    ) -> None:
         self.version: str = engine.__version__
         self.provider = provider
         self._engine = engine
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._context = context
+        self._adapter_files = adapters
+        self._loaded: set[str] = set()  # adapters that the engine has
         self._long_above = manifest.limits.whole_prefill_above
         with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
+            if adapters.adapters:
+                _take_adaptable_graph(config, adapters.folder / ARTIFACT_FOLDER)
             # Exactly the provider that was asked for, whatever the artifact's own configuration names.
             config.clear_providers()
             if provider != "cpu":
                 config.append_provider(provider)
             self._model = engine.Model(config)
+            self._adapters = engine.Adapters(self._model)
             self._own_tokenizer = engine.Tokenizer(self._model) if manifest.tokenizer == "engine" else None
         self._tokenizer: Tokenizer = (
             _OwnTokenizer(self._own_tokenizer)
@@ -145,13 +175,15 @@ class GenaiEngine:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
+    ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         Memory is `step` x vocabulary floats, twice. For a LongRoPE model a prompt past the original
         context is one prefill only when its first step is past it too.
         """
-        generator = self._generator(len(token_ids))
+        generator = self._generator(len(token_ids), adapter)
         for start in range(0, len(token_ids), step):
             piece = list(token_ids[start : start + step])
             with translated(f"expected to compute {len(piece)} tokens"):
@@ -159,10 +191,10 @@ class GenaiEngine:
                 block = generator.get_output("logits")[0]  # in the type of the graph's activations
             yield block.astype("float32", copy=False)
 
-    def open_cache(self, capacity: int) -> GenaiCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> GenaiCache:
         """An empty KV cache, allocated at once for `capacity` tokens."""
         return GenaiCache(
-            self._generator(capacity),
+            self._generator(capacity, adapter),
             capacity,
             prefill=FACTS.provider(self.provider).prefill,
             long_above=self._long_above,
@@ -172,14 +204,36 @@ class GenaiEngine:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
         return next(self.logits(token_ids, step=len(token_ids)))
 
-    def _generator(self, capacity: int) -> Any:
-        """The engine's empty KV cache, allocated for `capacity` tokens."""
+    def _generator(self, capacity: int, adapter: str) -> Any:
+        """The engine's empty KV cache, allocated for `capacity` tokens, of an adapter or of none."""
         if capacity > self._context:
             raise too_many(capacity, self._context)
         with translated(f"expected a KV cache for {capacity} tokens"):
             parameters = self._engine.GeneratorParams(self._model)
             parameters.set_search_options(max_length=capacity, do_sample=False)
-            return self._engine.Generator(self._model, parameters)
+            generator = self._engine.Generator(self._model, parameters)
+        if adapter:
+            self._switch_on(adapter, generator)
+        return generator
+
+    def _switch_on(self, adapter: str, generator: Any) -> None:
+        """Have what a generator computes be computed with an adapter."""
+        file = self._adapter_files.file(adapter)
+        with translated(f"{file}: expected an adapter for this model"):
+            if adapter not in self._loaded:
+                self._adapters.load(str(file), adapter)
+                self._loaded.add(adapter)
+            generator.set_active_adapter(self._adapters, adapter)
+
+
+def _take_adaptable_graph(config: Any, folder: Path) -> None:
+    """Have the engine read the graph with places for adapters, whose weights are those of the bundle's own.
+
+    That graph may lie in another folder than the weights, which no graph may lead out of its own to find:
+    the engine is given it as bytes.
+    """
+    config.overlay(json.dumps({"model": {"decoder": {"filename": ADAPTABLE_GRAPH_FILE}}}))
+    config.add_model_data(ADAPTABLE_GRAPH_FILE, (folder / ADAPTABLE_GRAPH_FILE).read_bytes())
 
 
 class _OwnTokenizer:

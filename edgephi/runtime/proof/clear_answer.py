@@ -36,17 +36,18 @@ def clear_answer(
     max_tokens: int,
     context: int,
     stop_token_ids: Collection[int],
+    adapter: str = "",
 ) -> ClearAnswer | None:
     """The greedy answer to `question`, and its clear beginning; None when there is no room in the context.
 
-    `system` is the system message before it, or empty.
+    `system` is the system message before it, or empty; `adapter` the one that it is computed with, or "".
     """
     messages = [{"role": "system", "content": system}] if system else []
     prompt = prompts.encode(prompts.render([*messages, {"role": "user", "content": question}]))
     room = min(max_tokens, context - len(prompt))
     if room < 1:
         return None
-    cache = engine.open_cache(len(prompt) + room)
+    cache = engine.open_cache(len(prompt) + room, adapter=adapter)
     stream = engine.decode_stream(prompt[-1])
     text = whole = ""
     is_clear = True

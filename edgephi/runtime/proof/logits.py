@@ -48,13 +48,16 @@ class LogitsQuestion:
     """Write the logits after each token that is wanted to the file `output`, float32 [tokens, vocabulary].
 
     Those of the passages follow one another. Progress is told in bytes of the file. `question` None: only
-    that.
+    that. `adapter` is the name of the one that all is computed with, and `beside` the folder of the artifact
+    that has it, where that is not the bundle.
     """
 
     bundle: str
     output: str
     passages: tuple[AskedPassage, ...]
     question: UserQuestion | None
+    adapter: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,27 +75,28 @@ def compute(asked: LogitsQuestion, done: Done) -> Computed:
     Where the bundle's provider is missing, its stand-in computes the same artifact.
     """
     bundle, output = Path(asked.bundle), Path(asked.output)
-    manifest = read_manifest(bundle)
+    beside = Path(asked.beside) if asked.beside else bundle
+    manifest = read_manifest(beside)
     longest = max(len(passage.tokens) for passage in asked.passages)
     context = min(max(longest + 1, _QUESTION_TOKENS), manifest.limits.context)
-    engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest))
+    engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest), beside=beside)
     try:
         with output.open("wb") as file:
             for passage in asked.passages:
-                for wanted in _wanted(engine, passage):
+                for wanted in _wanted(engine, passage, asked.adapter):
                     file.write(wanted.astype("<f4", copy=False).data)
                     file.flush()
                     done(wanted.size * 4)
     except OSError as cause:
         raise from_os_error(cause, place=output) from None
-    said = None if asked.question is None else _said(bundle, manifest, engine, asked.question, context)
+    said = _said(bundle, manifest, engine, asked, context)
     return Computed(f"{engine.name} {engine.version}", engine.provider, said)
 
 
-def _wanted(engine: Engine, passage: AskedPassage) -> Iterator[NDArray[np.float32]]:
+def _wanted(engine: Engine, passage: AskedPassage, adapter: str) -> Iterator[NDArray[np.float32]]:
     """The logits of a passage that are wanted, in blocks [tokens, vocabulary]; each call starts a context."""
     position = 0
-    for block in engine.logits(list(passage.tokens), step=_STEP):
+    for block in engine.logits(list(passage.tokens), step=_STEP, adapter=adapter):
         wanted = block[max(0, passage.first - position) :]
         position += len(block)
         if len(wanted):
@@ -100,16 +104,19 @@ def _wanted(engine: Engine, passage: AskedPassage) -> Iterator[NDArray[np.float3
 
 
 def _said(
-    bundle: Path, manifest: Manifest, engine: Engine, question: UserQuestion, context: int
+    bundle: Path, manifest: Manifest, engine: Engine, asked: LogitsQuestion, context: int
 ) -> ClearAnswer | None:
+    if asked.question is None:
+        return None
     return clear_answer(
         engine,
         ChatPrompts(engine, added_tokens(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE)),
-        question.prompt,
-        max_tokens=question.max_tokens,
+        asked.question.prompt,
+        max_tokens=asked.question.max_tokens,
         context=context,
         system=manifest.chat.system,
         stop_token_ids=manifest.chat.stop_token_ids,
+        adapter=asked.adapter,
     )
 
 

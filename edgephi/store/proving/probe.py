@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgephi.bundle.manifest import Manifest, Probe
+from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.probe import Probe
 from edgephi.errors import EdgephiError, ProbeFailedError
 from edgephi.machine.memory import available_memory
 from edgephi.processes.ask import Asked, NoAnswerError

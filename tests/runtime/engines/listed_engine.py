@@ -93,10 +93,12 @@ class ListedEngine:
         assert token != END, "a stop token is not text"
         return chr(token) if token else ""
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
+    ) -> Iterator[NDArray[np.float32]]:
         raise NotImplementedError
 
-    def open_cache(self, capacity: int) -> ListedCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> ListedCache:  # noqa: ARG002 - it has none
         self.opened.append(ListedCache(self, capacity))
         return self.opened[-1]
 

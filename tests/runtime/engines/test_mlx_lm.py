@@ -20,8 +20,8 @@ from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.runtime import load
 from edgephi.runtime.adapter import Adapter, open_engine
-from edgephi.runtime.engines import mlx_lm
-from edgephi.runtime.engines.mlx_lm import MlxEngine
+from edgephi.runtime.engines.mlx_lm import adapter as mlx_lm
+from edgephi.runtime.engines.mlx_lm.adapter import MlxEngine
 from edgephi.runtime.session import Options, Session
 from edgephi.steps import silent
 from tests.build.demo import build_demo

@@ -32,7 +32,7 @@ class DoubtfulEngine(ListedEngine):
         super().__init__(answer)
         self.doubts = {ord(letter): margin for letter, margin in doubts.items()}
 
-    def open_cache(self, capacity: int) -> DoubtfulCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> DoubtfulCache:  # noqa: ARG002 - it has none
         cache = DoubtfulCache(self, capacity)
         self.opened.append(cache)
         return cache

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edgephi.bundle.manifest import SIGNATURE_NAME, Probe, Requires, Wheelhouse
+from edgephi.bundle.manifest import SIGNATURE_NAME, Requires, Wheelhouse
+from edgephi.bundle.probe import Probe
 from edgephi.flash.signing.keys import public_half
 from edgephi.flash.signing.sign import sign_bundle
 from edgephi.store.environments.wheels import base_interpreter

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
@@ -58,7 +59,14 @@ def provider_problem(provider: str) -> str | None:
     return None if provider in found else f"{PACKAGE} {version} finds only {', '.join(found)} here"
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> LlamaEngine:
+def open_engine(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int,
+    provider: str,
+    adapters: AdapterFiles | None = None,
+) -> LlamaEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     missing = [name for name in ("jinja2", "tokenizers") if importlib.util.find_spec(name) is None]
     if missing:
@@ -69,7 +77,10 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
     version = installed_version(FACTS)
     if version is not None:
         check_version(PACKAGE, version, manifest.requires.engines.get(NAME, ""))
-    return LlamaEngine(load_library(), bundle / ARTIFACT_FOLDER, manifest, context, provider)
+    files = adapters or AdapterFiles(bundle)
+    return LlamaEngine(
+        load_library(), bundle / ARTIFACT_FOLDER, manifest, context=context, provider=provider, adapters=files
+    )
 
 
 def _provider_of(back_end: str) -> str:
@@ -84,7 +95,14 @@ class LlamaEngine:
     copies_caches = True
 
     def __init__(
-        self, library: ctypes.CDLL, artifact: Path, manifest: Manifest, context: int, provider: str
+        self,
+        library: ctypes.CDLL,
+        artifact: Path,
+        manifest: Manifest,
+        *,
+        context: int,
+        provider: str,
+        adapters: AdapterFiles,
     ) -> None:
         self.version = installed_version(FACTS) or ""
         self.provider = provider
@@ -92,6 +110,8 @@ class LlamaEngine:
         self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._limit = context
+        self._adapter_files = adapters
+        self._adapters: dict[str, int] = {}  # those that were opened; they go with the model
         self.prefill_tokens = FACTS.provider(provider).prefill.tokens
         self.long_above = manifest.limits.whole_prefill_above
         self._model = self._load(artifact / MODEL_FILE)
@@ -116,14 +136,16 @@ class LlamaEngine:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
+    ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         All of them are rotated as one text of that length is. Memory is `step` x vocabulary floats.
         """
         if len(token_ids) > self._limit:
             raise too_many(len(token_ids), self._limit)
-        context = self.make_context(len(token_ids), long=self._needs_long(len(token_ids)))
+        context = self.make_context(len(token_ids), long=self._needs_long(len(token_ids)), adapter=adapter)
         for start in range(0, len(token_ids), step):
             rows = token_ids[start : start + step]
             block, done = float_rows(len(rows), self.vocabulary_size), 0
@@ -135,13 +157,14 @@ class LlamaEngine:
                 done += len(piece)
             yield block
 
-    def open_cache(self, capacity: int) -> LlamaCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> LlamaCache:
         """An empty KV cache, allocated at once for `capacity` tokens."""
         if capacity > self._limit:
             raise too_many(capacity, self._limit)
-        return LlamaCache(self, capacity, self.make_context(capacity, long=False))
+        context = self.make_context(capacity, long=False, adapter=adapter)
+        return LlamaCache(self, capacity, context, adapter=adapter)
 
-    def make_context(self, capacity: int, *, long: bool) -> LlamaContext:
+    def make_context(self, capacity: int, *, long: bool, adapter: str = "") -> LlamaContext:
         """A context whose length makes llama.cpp choose the factors that are wanted."""
         tokens = capacity
         if long:  # llama.cpp takes the long factors for a context that is longer than the file says
@@ -155,6 +178,7 @@ class LlamaEngine:
             window=self._window,
             batch=self.prefill_tokens,
             whole=long,
+            adapter=self._adapter(adapter) if adapter else None,
         )
 
     def most_likely(self, context: LlamaContext) -> int:
@@ -179,6 +203,17 @@ class LlamaEngine:
             refuse(f"{file}: expected a model that {NAME} ({PACKAGE} {self.version}) can read", errors)
         return model
 
+    def _adapter(self, name: str) -> int:
+        """An opened adapter."""
+        if name not in self._adapters:
+            file = self._adapter_files.file(name)
+            with collected_errors(self._library) as errors:
+                adapter: int | None = self._library.llama_adapter_lora_init(self._model, os.fsencode(file))
+            if not adapter:
+                refuse(f"{file}: expected an adapter for this model", errors)
+            self._adapters[name] = adapter
+        return self._adapters[name]
+
     def _number(self, key: bytes) -> int:
         """A number of the file's header; 0 when it is not there."""
         text = ctypes.create_string_buffer(32)
@@ -194,12 +229,19 @@ class LlamaCache(SequenceCache):
     """The KV cache of one context of llama.cpp."""
 
     def __init__(
-        self, engine: LlamaEngine, capacity: int, context: LlamaContext | None, *, long: bool = False
+        self,
+        engine: LlamaEngine,
+        capacity: int,
+        context: LlamaContext | None,
+        *,
+        adapter: str,
+        long: bool = False,
     ) -> None:
         super().__init__(capacity, piece_tokens=engine.prefill_tokens, long_above=engine.long_above)
         self._engine = engine
         self._context = context
         self._context_is_long = long
+        self._adapter = adapter
 
     def next_greedy(self) -> int:
         """See KvCache."""
@@ -210,7 +252,7 @@ class LlamaCache(SequenceCache):
         """The context with the factors that are wanted. The other one goes first: never the memory of two."""
         if self._context is None or self._context_is_long != self._long:
             self._free()
-            self._context = self._engine.make_context(self.capacity, long=self._long)
+            self._context = self._engine.make_context(self.capacity, long=self._long, adapter=self._adapter)
             self._context_is_long = self._long
         return self._context
 
@@ -232,7 +274,9 @@ class LlamaCache(SequenceCache):
 
     def _copy(self) -> LlamaCache:
         context = None if self._context is None else self._context.copy()
-        return LlamaCache(self._engine, self.capacity, context, long=self._context_is_long)
+        return LlamaCache(
+            self._engine, self.capacity, context, adapter=self._adapter, long=self._context_is_long
+        )
 
     def _free(self) -> None:
         if self._context is not None:

@@ -40,10 +40,19 @@ class LlamaContext:
 
     `window` is how many tokens each one sees, itself included; 0 for all of them. With one, the context has
     room for little more than that, unless `whole`. `batch` is the most that are computed in one call.
+    All is computed with `adapter`, an opened one, or without any.
     """
 
     def __init__(
-        self, library: ctypes.CDLL, model: int, *, tokens: int, window: int, batch: int, whole: bool
+        self,
+        library: ctypes.CDLL,
+        model: int,
+        *,
+        tokens: int,
+        window: int,
+        batch: int,
+        whole: bool,
+        adapter: int | None = None,
     ) -> None:
         if window and not whole:
             tokens = min(tokens, window + KEPT_PAST_WINDOW)
@@ -52,6 +61,7 @@ class LlamaContext:
         self._tokens = tokens
         self._window = window
         self._batch = batch
+        self._adapter = adapter
         self._gone = self._out_of_sight = 0  # the first so many tokens, and the first so many with those
         parameters = library.llama_context_default_params()
         parameters.n_ctx = tokens
@@ -70,6 +80,10 @@ class LlamaContext:
                 f"found {allocated}",
                 hint=f"`{install_command('gguf')}` brings a version that this edgephi knows",
             )
+        if adapter is not None:
+            one, strength = (ctypes.c_void_p * 1)(adapter), (ctypes.c_float * 1)(1.0)
+            if library.llama_set_adapters_lora(pointer, one, 1, strength):
+                refuse("expected to switch an adapter on", [])
         threads = computing_threads()
         library.llama_set_n_threads(pointer, threads, threads)
 
@@ -125,6 +139,7 @@ class LlamaContext:
             window=self._window,
             batch=self._batch,
             whole=True,
+            adapter=self._adapter,
         )
         self._move(_OUT_OF_SIGHT, _SEEN, 0, self._out_of_sight)
         try:

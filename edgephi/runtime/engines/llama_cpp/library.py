@@ -99,6 +99,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "llama_model_get_vocab": (c_void_p, c_void_p),
     "llama_model_meta_val_str": (c_int32, c_void_p, c_char_p, c_char_p, c_size_t),
     "llama_vocab_n_tokens": (c_int32, c_void_p),
+    "llama_adapter_lora_init": (c_void_p, c_void_p, c_char_p),
+    "llama_set_adapters_lora": (c_int32, c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)),
     "llama_init_from_model": (c_void_p, c_void_p, ContextParameters),
     "llama_free": (None, c_void_p),
     "llama_n_ctx": (c_uint32, c_void_p),

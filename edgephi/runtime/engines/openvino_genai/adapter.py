@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command
 from edgephi.engines.facts.packages import installed_version
@@ -54,7 +55,14 @@ def provider_problem(provider: str) -> str | None:
     return f"OpenVINO finds only {', '.join(devices)} (a GPU needs Intel's driver: intel-opencl-icd)"
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> OpenvinoEngine:
+def open_engine(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int,
+    provider: str,
+    adapters: AdapterFiles | None = None,
+) -> OpenvinoEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     version = installed_version(FACTS)
     try:
@@ -65,7 +73,13 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return OpenvinoEngine(
-        engine, bundle / ARTIFACT_FOLDER, manifest, context=context, provider=provider, version=version
+        engine,
+        bundle / ARTIFACT_FOLDER,
+        manifest,
+        context=context,
+        provider=provider,
+        version=version,
+        adapters=adapters or AdapterFiles(bundle),
     )
 
 
@@ -85,8 +99,10 @@ class OpenvinoEngine:
         context: int,
         provider: str,
         version: str,
+        adapters: AdapterFiles,
     ) -> None:
         openvino, genai = engine
+        self._adapter_files = adapters
         self.version = version
         self.provider = provider
         self._limit = context
@@ -124,7 +140,13 @@ class OpenvinoEngine:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return _TextStream(self._tokenizer, before)
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        *,
+        step: int,
+        adapter: str = "",  # noqa: ARG002 - none yet
+    ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         They are those of one prefill of all the tokens, however many are computed at once.
@@ -141,7 +163,7 @@ class OpenvinoEngine:
                     block = cache.compute(piece, past=start, total=total, kept=len(piece)).copy()
                 yield block
 
-    def open_cache(self, capacity: int) -> OpenvinoCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> OpenvinoCache:  # noqa: ARG002 - none yet
         """An empty KV cache for at most `capacity` tokens."""
         if capacity > self._limit:
             raise too_many(capacity, self._limit)

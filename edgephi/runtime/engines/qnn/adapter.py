@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.artifact.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
-from edgephi.commands import install_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import EMULATION, FACTS, NPU
 from edgephi.errors import NotSupportedError
@@ -65,8 +66,20 @@ def details() -> str:
     return f"QAIRT {qairt_version() or 'of an unknown version'}, {found}"
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> QnnEngine:
+def open_engine(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int,
+    provider: str,
+    adapters: AdapterFiles | None = None,
+) -> QnnEngine:
     """Load the model in `bundle` after all that can be checked before. Raises EdgephiError."""
+    if adapters is not None and adapters.adapters:
+        raise NotSupportedError(
+            f"{manifest.name}: expected no adapters to switch: the weights lie inside of context binaries",
+            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'qnn', '--adapter', 'A')}`",
+        )
     version = installed_version(FACTS)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if version is not None and missing:
@@ -150,7 +163,13 @@ class QnnEngine:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        *,
+        step: int,
+        adapter: str = "",  # noqa: ARG002 - there are none
+    ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
         The head computes one position a call, and the layers a chunk.
@@ -170,7 +189,7 @@ class QnnEngine:
                     block += [self.decoder.logits(row) for row in hidden]
             yield np.stack(block)
 
-    def open_cache(self, capacity: int) -> QnnCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> QnnCache:  # noqa: ARG002 - there are none
         """An empty KV cache. It has the graphs' slots whatever its capacity; memory is taken as they fill."""
         if capacity > self._limit:
             raise too_many(capacity, self._limit)

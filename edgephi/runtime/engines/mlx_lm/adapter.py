@@ -9,9 +9,9 @@ takes seconds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +19,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
+from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.engines.facts.packages import installed_version
-from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS
+from edgephi.engines.mlx_lm import FACTS
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
+from edgephi.runtime.engines.mlx_lm.model import load_model, with_adapter
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
@@ -52,7 +54,14 @@ def provider_problem(provider: str) -> str | None:
     return None
 
 
-def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str) -> MlxEngine:
+def open_engine(
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    context: int,
+    provider: str,
+    adapters: AdapterFiles | None = None,
+) -> MlxEngine:
     """Load the model in `bundle` after checking the engine's version. Raises EdgephiError."""
     try:
         import mlx.core
@@ -72,6 +81,7 @@ def open_engine(bundle: Path, manifest: Manifest, *, context: int, provider: str
         version=version,
         provider=provider,
         context=context,
+        adapters=adapters or AdapterFiles(bundle),
     )
 
 
@@ -110,18 +120,21 @@ class MlxEngine:
         version: str,
         provider: str,
         context: int,
+        adapters: AdapterFiles,
     ) -> None:
         self.version = version
         self.provider = provider
         self._limit = context
+        self._adapter_files = adapters
         self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
         phi3, self._cache = modules
+        self._with_adapter = functools.partial(with_adapter, mlx, phi3, artifact, provider)
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
             with mlx.core.stream(self._device):
-                self._model = _load_model(mlx, phi3, artifact, provider)
+                self._models = {"": load_model(mlx, phi3, artifact, provider)}
         if provider == "metal":
             # As mlx-lm does: weights that are to be read for every token are not paged out.
             mlx.core.set_wired_limit(mlx.core.device_info()["max_recommended_working_set_size"])
@@ -138,30 +151,40 @@ class MlxEngine:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
         return self._tokenizer.decode_stream(before)
 
-    def logits(self, token_ids: Sequence[int], *, step: int) -> Iterator[NDArray[np.float32]]:
+    def logits(
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
+    ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter."""
         import numpy as np
 
         if len(token_ids) > self._limit:
             raise too_many(len(token_ids), self._limit)
-        mx = self.mx
+        mx, model = self.mx, self.model(adapter)
         layers = self.empty_layers()
         for start in range(0, len(token_ids), step):
             with _translated("expected logits"), self.computing():
                 piece = mx.array([list(token_ids[start : start + step])])
-                block = self._model(piece, cache=layers)[0].astype(mx.float32)
+                block = model(piece, cache=layers)[0].astype(mx.float32)
                 array = np.array(block)  # (step, vocabulary)
             yield array
 
-    def open_cache(self, capacity: int) -> MlxCache:
+    def open_cache(self, capacity: int, *, adapter: str = "") -> MlxCache:
         """An empty KV cache; nothing is set aside for its `capacity`."""
         if capacity > self._limit:
             raise too_many(capacity, self._limit)
-        return MlxCache(self, self.empty_layers(), capacity)
+        return MlxCache(self, self.model(adapter), self.empty_layers(), capacity)
+
+    def model(self, adapter: str) -> Any:
+        """The model with an adapter, or without one: all of them have the same weights."""
+        if adapter not in self._models:
+            file = self._adapter_files.file(adapter)
+            with _translated(f"{file}: expected an adapter for this model"), self.computing():
+                self._models[adapter] = self._with_adapter(model=self._models[""], file=file)
+        return self._models[adapter]
 
     def empty_layers(self) -> list[Any]:
         """An empty KVCache of mlx-lm's for each layer."""
-        layers: list[Any] = self._cache.make_prompt_cache(self._model)
+        layers: list[Any] = self._cache.make_prompt_cache(self._models[""])
         return layers
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
@@ -169,12 +192,11 @@ class MlxEngine:
         stream: contextlib.AbstractContextManager[Any] = self.mx.stream(self._device)
         return stream
 
-    def last_logits(self, tokens: Any, layers: list[Any]) -> Any:
+    def last_logits(self, model: Any, tokens: Any, layers: list[Any]) -> Any:
         """Logits after the last of `tokens` [count], [1, vocabulary]. Nothing is computed yet.
 
         `layers` take the keys and values. The head is not asked about the other tokens.
         """
-        model = self._model
         hidden = model.model(tokens[None], layers)[:, -1, :]  # [1, hidden]
         if model.args.tie_word_embeddings:
             return model.model.embed_tokens.as_linear(hidden)
@@ -189,10 +211,11 @@ class MlxCache(SequenceCache):
     what is computed in vain at the end of an answer does.
     """
 
-    def __init__(self, engine: MlxEngine, layers: list[Any], capacity: int) -> None:
+    def __init__(self, engine: MlxEngine, model: Any, layers: list[Any], capacity: int) -> None:
         prefill = FACTS.provider(engine.provider).prefill
         super().__init__(capacity, piece_tokens=prefill.tokens, long_above=None)
         self._engine = engine
+        self._model = model
         self._layers = layers
         self.begins_ahead = engine.provider == "metal"
         self._step: _Step | None = None  # of the last token
@@ -227,7 +250,7 @@ class MlxCache(SequenceCache):
         """Begin to compute `tokens`, [count]. What comes after more than one waits until it is asked for."""
         mx = self._engine.mx
         with self._engine.computing():
-            logits = self._engine.last_logits(tokens, self._layers)
+            logits = self._engine.last_logits(self._model, tokens, self._layers)
             step = _Step(logits, mx.argmax(logits, axis=-1))
             if tokens.size == 1:
                 mx.async_eval(step.most_likely)
@@ -254,7 +277,7 @@ class MlxCache(SequenceCache):
                 # Arrays of their own, over the same memory: MLX copies that when one of the two is written.
                 copied.keys, copied.values = layer.keys[..., :, :], layer.values[..., :, :]
                 copied.offset = self._computed
-        return MlxCache(self._engine, layers, self.capacity)
+        return MlxCache(self._engine, self._model, layers, self.capacity)
 
     def _free(self) -> None:
         self._layers.clear()
@@ -267,33 +290,6 @@ class _Step(NamedTuple):
 
     logits: Any
     most_likely: Any
-
-
-def _load_model(mlx: Any, phi3: ModuleType, artifact: Path, provider: str) -> Any:
-    """What `mlx_lm.load` makes of the artifact.
-
-    On a CPU everything that is float16 becomes float32 first, which changes no weight: outside of Apple's
-    processors MLX computes float16 in software, 37 times slower.
-    """
-    mx = mlx.core
-    config = json.loads((artifact / CONFIG_FILE).read_bytes())
-    model = phi3.Model(phi3.ModelArgs.from_dict(config))
-    weights = mx.load(str(artifact / DATA_FILE))
-    quantization = config["quantization"]
-    mlx.nn.quantize(
-        model,
-        group_size=quantization["group_size"],
-        bits=quantization["bits"],
-        class_predicate=lambda path, _: quantization.get(path, f"{path}.scales" in weights),
-    )
-    if provider == "cpu":
-        weights = {
-            name: array.astype(mx.float32) if array.dtype == mx.float16 else array
-            for name, array in weights.items()
-        }
-    model.load_weights(list(weights.items()), strict=True)
-    mx.eval(model.parameters())
-    return model
 
 
 def _translated(doing: str) -> contextlib.AbstractContextManager[None]:

@@ -1,0 +1,107 @@
+"""The artifact of adapters: a folder with the manifest of base and adapters, and the adapters' files alone.
+
+Its manifest is that of a whole bundle. On a device the base's files are there already, and everywhere else
+the artifact is read beside the folder of its base, whose digest it names.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.files import check_files
+from edgephi.bundle.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgephi.bundle.switched_adapter import adapter_named
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError, BadInputError
+
+
+@dataclass(frozen=True)
+class OpenedBundle:
+    """A bundle whose files were looked at, and its adapters, which lie in the folder `beside`.
+
+    `adapter` is the name of the one that was asked for, or "".
+    """
+
+    folder: Path
+    manifest: Manifest
+    beside: Path
+    adapter: str = ""
+
+    def place(self, entry: FileEntry) -> Path:
+        """Where a file of the manifest lies."""
+        base = self.manifest.base
+        folder = self.folder if base is None or entry.path in base.files else self.beside
+        return folder / entry.path
+
+
+def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> OpenedBundle:
+    """Check that the files of a bundle are there, and those of the adapter that is asked for.
+
+    `adapter` is the name of one of its adapters, or the folder of an artifact for this bundle, whose first
+    adapter is meant. Raises BadBundleError, and BadInputError when there is no such adapter.
+    """
+    manifest = read_manifest(folder)
+    check_whole(folder, manifest)
+    check_files(folder, manifest, quick=True)
+    if adapter is None:
+        return OpenedBundle(folder, manifest, folder)
+    name, beside = os.fspath(adapter), Path(adapter)
+    if any(each.name == name for each in manifest.adapters) or not (beside / MANIFEST_NAME).is_file():
+        if beside.is_dir():
+            raise BadInputError(
+                f"{beside}: expected an artifact with adapters, found no {MANIFEST_NAME}",
+                hint=f"`{edgephi_command('adapter', 'build', folder, beside)}` makes one of a PEFT adapter",
+            )
+        adapter_named(manifest.adapters, name)
+        return OpenedBundle(folder, manifest, folder, name)
+    adapted = read_manifest(beside)
+    check_base(adapted, beside, folder)
+    check_files(beside, adapted, quick=True, entries=entries_in(beside, adapted))
+    return OpenedBundle(folder, adapted, beside, adapted.adapters[0].name)
+
+
+def entries_in(folder: Path, manifest: Manifest) -> tuple[FileEntry, ...]:
+    """The files that the folder must hold: all of them, or the adapters' alone where it is their artifact."""
+    base = manifest.base
+    if base is None or not is_artifact(folder, manifest):
+        return manifest.files
+    own = set(base.files)
+    return tuple(entry for entry in manifest.files if entry.path not in own)
+
+
+def is_artifact(folder: Path, manifest: Manifest) -> bool:
+    """Whether the folder holds adapters alone, and none of the files of the base that they go beside."""
+    base = manifest.base
+    return base is not None and not any(os.path.lexists(folder / path) for path in base.files)
+
+
+def check_whole(folder: Path, manifest: Manifest) -> None:
+    """Raise BadBundleError for a folder that holds adapters alone."""
+    if manifest.base is not None and is_artifact(folder, manifest):
+        base = manifest.base
+        raise BadBundleError(
+            f"{folder}: expected a bundle, found adapters for {base.name} {base.sequence} "
+            f"({base.sha256[:12]}) without it",
+            hint=f"give that bundle, and this folder as its adapter: "
+            f"`{edgephi_command('run', 'BUNDLE', '--adapter', folder, 'your question')}`",
+        )
+
+
+def check_base(adapted: Manifest, artifact: Path, bundle: Path) -> None:
+    """Raise BadBundleError unless the artifact's adapters were made for exactly the bundle in a folder."""
+    base = adapted.base
+    if base is None:
+        raise BadBundleError(
+            f"{artifact}: expected an artifact with adapters, found a bundle without any",
+            hint=f"`{edgephi_command('adapter', 'build', bundle, 'ADAPTER')}` makes one of a PEFT adapter",
+        )
+    found = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
+    if found != base.sha256:
+        raise BadBundleError(
+            f"{artifact}: made for {base.name} {base.sequence} ({base.sha256[:12]}), found {bundle}, "
+            f"which is {found[:12]}",
+            hint="give the bundle that it was made for, or make the adapter again for this one: "
+            f"`{edgephi_command('adapter', 'build', bundle, 'ADAPTER')}`",
+        )

@@ -1,0 +1,120 @@
+"""LoRA adapters beside a bundle's weights, which are switched on for what is asked with their name.
+
+A folder with a manifest that names a `base` and without the base's files is an adapter's artifact: some tens
+of megabytes, which go beside that bundle on a device, and beside its folder anywhere else.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgephi.bundle.certificate import Certificate
+from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.document import HINT
+from edgephi.bundle.probe import Probe, check_probe
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError, BadInputError
+
+ADAPTERS_FOLDER = "adapters"
+"""Within the artifact's folder."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class SwitchedAdapter:
+    """An adapter beside the weights: what is asked with its name is computed with it, and all else without.
+
+    The engine opens `file`, one of the bundle's files. `scale` is by how much it was strengthened. The
+    certificate is about the model with it, against the checkpoint with it; the probe is asked with it.
+    """
+
+    name: str
+    id: str
+    revision: str
+    file: str
+    scale: float = 1.0
+    certificate: Certificate = field(default_factory=lambda: Certificate("off"))
+    probe: Probe | None = None
+
+    @property
+    def described(self) -> str:
+        """As people are told of it."""
+        strength = "" if self.scale == 1 else f", {self.scale:g} times as strong"
+        return f"{self.name}: {self.id} at {self.revision}{strength}"
+
+
+@dataclass(frozen=True)
+class BaseBundle:
+    """The bundle that adapters were made for: its release, the sha256 of its `bundle.json`, its files."""
+
+    name: str
+    sequence: int
+    sha256: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The adapters of an opened bundle: the file of each, by its name, and the folder that `lie` in.
+
+    `folder` is the bundle's own, or that of an artifact which goes beside it.
+    """
+
+    folder: Path
+    adapters: tuple[SwitchedAdapter, ...] = ()
+
+    def file(self, name: str) -> Path:
+        """What the engine opens for an adapter. Raises BadInputError when there is none of that name."""
+        return self.folder / adapter_named(self.adapters, name).file
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may have this name: it is part of a file's name and of a model's in the API."""
+    return _NAME.fullmatch(name) is not None
+
+
+def adapter_named(adapters: Iterable[SwitchedAdapter], name: str) -> SwitchedAdapter:
+    """The adapter of that name. Raises BadInputError."""
+    adapters = tuple(adapters)
+    for adapter in adapters:
+        if adapter.name == name:
+            return adapter
+    names = ", ".join(adapter.name for adapter in adapters) or "none"
+    raise BadInputError(
+        f"expected the name of an adapter of this bundle, which has {names}; found {name[:100]!r}",
+        hint=f"`{edgephi_command('adapter', 'build', '--help')}` says how one is made for it",
+    )
+
+
+def check_adapters(
+    adapters: tuple[SwitchedAdapter, ...],
+    base: BaseBundle | None,
+    files: tuple[FileEntry, ...],
+    *,
+    where: str,
+) -> None:
+    """Raise BadBundleError when adapters cannot be told apart, or lead to what is not the bundle's."""
+    paths = {entry.path for entry in files}
+    if bool(adapters) != (base is not None):
+        raise BadBundleError(f"{where}: expected adapters and their base, found one of the two", hint=HINT)
+    names = set()
+    for adapter in adapters:
+        if not is_adapter_name(adapter.name) or adapter.name.casefold() in names:
+            raise BadBundleError(
+                f"{where}: adapters: expected names of their own, found {adapter.name[:100]!a}", hint=HINT
+            )
+        names.add(adapter.name.casefold())
+        if adapter.file not in paths or (base is not None and adapter.file in base.files):
+            raise BadBundleError(
+                f"{where}: adapters: {adapter.name}: expected one of the bundle's own files, "
+                f"found {adapter.file[:100]!a}",
+                hint=HINT,
+            )
+        check_probe(adapter.probe, where=f"{where}: adapters: {adapter.name}")
+    if base is not None and (_SHA256.fullmatch(base.sha256) is None or not set(base.files) < paths):
+        raise BadBundleError(
+            f"{where}: base: expected a sha256 and some of the bundle's files, found others", hint=HINT
+        )
