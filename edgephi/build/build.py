@@ -1,7 +1,6 @@
 """`edgephi build`: plan, export in one pass, verify, seal. A build that fails leaves nothing behind."""
 
 import dataclasses
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,14 @@ from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.mixed_precision import decided
 from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
 from edgephi.build.request import BuildRequest
+from edgephi.build.switched_adapters.folded_scales import write_folded_scales
 from edgephi.build.verify import certify, logits_bytes
 from edgephi.build.weighing import Weighed, weighed
+from edgephi.build.wheels.wheelhouses import collect_wheels
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
-    WHEELS_FOLDER,
     Manifest,
-    Wheelhouse,
 )
 from edgephi.bundle.probe import Probe
 from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
@@ -42,6 +41,7 @@ from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError, DoesNotFitError, UsageError
 from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.quantisation import quantisation_of
+from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import UpstreamExporter, upstream
 from edgephi.guards.visible import visible
 from edgephi.reference.evaluation_text import EvaluationLevel
@@ -164,7 +164,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         unfinished_bundle(request.output, needs_bytes=needs_bytes + calibrating_bytes) as folder,
         kept_beside(request.output, wanted=bool(passages)) as kept,
     ):
-        wheelhouses = _collect_wheels(request, folder, step)
+        wheelhouses = () if request.wheels is None else collect_wheels(request.wheels, folder, step)
         check_disk_space(request.output, needs_bytes + calibrating_bytes)
         knowing = Weighed(plan, None)
         if not request.upstream:
@@ -180,12 +180,8 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         report = _exporter(request, plan).write_artifact(
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
-        for name, sha256 in _expected_hashes(located, request.adapters).items():
-            if report.input_sha256.get(name, sha256) != sha256:
-                raise BadCheckpointError(
-                    f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
-                    hint="the file in the cache is damaged: delete it there and build again",
-                )
+        _check_hashes(report, located, request.adapters)
+        write_folded_scales(folder, plan.tensors)
         quantisation = quantisation_of(report.errors, plan.tensors)
         if quantisation is not None:
             (folder / QUANTISATION_NAME).write_bytes(encode_quantisation(quantisation))
@@ -275,13 +271,18 @@ def _check_no_adapters(request: BuildRequest) -> None:
         )
 
 
-def _expected_hashes(located: Located, adapters: Sequence[StrengthenedAdapter]) -> dict[str, str]:
-    """The hub's hashes of files, by their names in the report."""
+def _check_hashes(report: StreamReport, located: Located, adapters: Sequence[StrengthenedAdapter]) -> None:
+    """Raise BadCheckpointError when a file that was read is not what the hub says of it."""
     expected = dict(located.expected_sha256)
     for adapter in adapters:
         for name, sha256 in adapter.located.expected_sha256.items():
             expected[f"{adapter.located.id}/{name}"] = sha256
-    return expected
+    for name, sha256 in expected.items():
+        if report.input_sha256.get(name, sha256) != sha256:
+            raise BadCheckpointError(
+                f"{name}: expected sha256 {sha256} by the hub, found {report.input_sha256[name]}",
+                hint="the file in the cache is damaged: delete it there and build again",
+            )
 
 
 def _for_first_layers(recipe: Recipe, whole: Architecture, part: Architecture) -> Recipe:
@@ -297,31 +298,6 @@ def _at_speed(probe: Probe | None, target: Target) -> Probe | None:
     """The probe with the speed that the target's device must reach."""
     speed = target.limits.minimum_tokens_per_second
     return None if probe is None else dataclasses.replace(probe, minimum_tokens_per_second=speed)
-
-
-def _collect_wheels(request: BuildRequest, folder: Path, step: Step) -> tuple[Wheelhouse, ...]:
-    """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail."""
-    if request.wheels is None:
-        return ()
-    from edgephi.build.wheels.collect import collect
-    from edgephi.build.wheels.own_wheel import write_own_wheel
-
-    wheelhouses = []
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        scratch = Path(name)
-        with step("edgephi's own wheel", 0):
-            own_wheel = write_own_wheel(scratch)
-        for platform in request.wheels.platforms:
-            with step(f"wheels {platform.name.removeprefix('linux-')}", 0):
-                wheelhouse = collect(
-                    folder / WHEELS_FOLDER / platform.name,
-                    platform,
-                    request.wheels.extras,
-                    own_wheel=own_wheel,
-                    scratch=scratch,
-                )
-            wheelhouses.append(wheelhouse)
-    return tuple(wheelhouses)
 
 
 def _exporter(request: BuildRequest, plan: Plan) -> Exporter:

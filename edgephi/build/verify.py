@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.build.rounded import plainly_rounded
+from edgephi.build.switched_adapters.adapted_weights import AdaptedWeights
 from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest
 from edgephi.bundle.probe import Probe
+from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.tokenizer import encoder
@@ -49,6 +51,18 @@ _ENGINE, _ORIGINAL, _QUANTISED, _ROUNDED = "engine", "original", "quantised", "r
 
 
 @dataclass(frozen=True)
+class SwitchedOn:
+    """The adapter that a bundle is measured with: its name, its matrices, and the artifact's folder.
+
+    The matrices are those of the bundle's tensors, as they are stored.
+    """
+
+    name: str
+    factors: AdapterFactors
+    artifact: Path
+
+
+@dataclass(frozen=True)
 class Proof:
     """What was measured of a bundle, and what it must answer on a device; None where it was not asked.
 
@@ -71,8 +85,11 @@ def certify(
     step: Step,
     question: Question | None = None,
     scratch: Path | None = None,
+    adapter: SwitchedOn | None = None,
 ) -> Proof:
     """Measure the bundle in the folder `bundle` against the checkpoint that it was made from.
+
+    With an `adapter` that is switched on, and the checkpoint is the one that it was merged into.
 
     The engine also answers `question`, whose beginning becomes the bundle's probe. `gate` is written into the
     certificate; `check_gate` holds it against that. Level "full" measures plain rounding as well.
@@ -90,13 +107,13 @@ def certify(
         domain=domain,
     )
     text = counted_text([passage.ids for passage in passages])
-    versions = _versions(checkpoint, bundle, manifest, level)
+    versions = _versions(checkpoint, bundle, manifest, level, adapter)
     with tempfile.TemporaryDirectory(prefix="edgephi-verify-", dir=scratch) as folder:
         engine_logits = Path(folder) / "logits"
         logits_size = len(text.rows) * checkpoint.architecture.vocabulary_size * _LOGIT_BYTES
         with step("verify: engine", logits_size) as done:
             asked = [AskedPassage(passage.ids, first_counted(len(passage.ids))) for passage in passages]
-            computed = run_engine(bundle, asked, question, engine_logits, done)
+            computed = run_engine(bundle, asked, question, engine_logits, done, adapter=adapter)
         measured = _measured(passages, text, versions, engine_logits, step)
     end_to_end, passage = measured[_ORIGINAL, _ENGINE], text.passage
     loss, rounding = measured.get((_ORIGINAL, _QUANTISED)), measured.get((_ORIGINAL, _ROUNDED))
@@ -121,14 +138,21 @@ def certify(
 
 
 def _versions(
-    checkpoint: Checkpoint, bundle: Path, manifest: Manifest, level: EvaluationLevel
+    checkpoint: Checkpoint,
+    bundle: Path,
+    manifest: Manifest,
+    level: EvaluationLevel,
+    adapter: SwitchedOn | None,
 ) -> dict[str, Weights]:
     """The weights to compare: the original ones and, where the codes are ours, what became of them."""
     versions: dict[str, Weights] = {_ORIGINAL: CheckpointWeights(checkpoint)}
     if manifest.provenance.exporter == OWN_EXPORTER:
-        versions[_QUANTISED] = exporter(manifest.target.engine).artifact_weights(
+        stored = exporter(manifest.target.engine).artifact_weights(
             bundle / ARTIFACT_FOLDER, checkpoint.architecture
         )
+        versions[_QUANTISED] = stored if adapter is None else AdaptedWeights(stored, adapter.factors)
+        if adapter is not None:
+            return versions
         rounded = plainly_rounded(versions[_ORIGINAL], manifest) if level == "full" else None
         if rounded is not None:
             versions[_ROUNDED] = rounded
@@ -203,6 +227,8 @@ def run_engine(
     question: Question | None,
     output: Path,
     done: Callable[[int], None],
+    *,
+    adapter: SwitchedOn | None = None,
 ) -> Computed:
     """Have the engine write its logits for the passages to `output`, and answer the question.
 
@@ -211,7 +237,14 @@ def run_engine(
     """
     asked = None if question is None else UserQuestion(question.prompt, question.max_tokens)
     return ask(
-        LogitsQuestion(str(bundle), str(output), tuple(passages), asked),
+        LogitsQuestion(
+            str(bundle),
+            str(output),
+            tuple(passages),
+            asked,
+            adapter="" if adapter is None else adapter.name,
+            beside="" if adapter is None else str(adapter.artifact),
+        ),
         Computed,
         who="the engine's process, which computes logits,",
         hint="free some memory, or build with --verify off and verify on a larger machine",

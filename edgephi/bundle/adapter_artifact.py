@@ -48,14 +48,15 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
     if adapter is None:
         return OpenedBundle(folder, manifest, folder)
     name, beside = os.fspath(adapter), Path(adapter)
-    if any(each.name == name for each in manifest.adapters) or not (beside / MANIFEST_NAME).is_file():
+    if any(each.name == name for each in manifest.adapters):
+        return OpenedBundle(folder, manifest, folder, name)
+    if not (beside / MANIFEST_NAME).is_file():
         if beside.is_dir():
             raise BadInputError(
                 f"{beside}: expected an artifact with adapters, found no {MANIFEST_NAME}",
-                hint=f"`{edgephi_command('adapter', 'build', folder, beside)}` makes one of a PEFT adapter",
+                hint=f"`{_build_command(folder, beside)}` makes one of what PEFT saved",
             )
         adapter_named(manifest.adapters, name)
-        return OpenedBundle(folder, manifest, folder, name)
     adapted = read_manifest(beside)
     check_base(adapted, beside, folder)
     check_files(beside, adapted, quick=True, entries=entries_in(beside, adapted))
@@ -95,7 +96,7 @@ def check_base(adapted: Manifest, artifact: Path, bundle: Path) -> None:
     if base is None:
         raise BadBundleError(
             f"{artifact}: expected an artifact with adapters, found a bundle without any",
-            hint=f"`{edgephi_command('adapter', 'build', bundle, 'ADAPTER')}` makes one of a PEFT adapter",
+            hint=f"`{_build_command(bundle, 'ADAPTER')}` makes one of what PEFT saved",
         )
     found = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
     if found != base.sha256:
@@ -103,5 +104,9 @@ def check_base(adapted: Manifest, artifact: Path, bundle: Path) -> None:
             f"{artifact}: made for {base.name} {base.sequence} ({base.sha256[:12]}), found {bundle}, "
             f"which is {found[:12]}",
             hint="give the bundle that it was made for, or make the adapter again for this one: "
-            f"`{edgephi_command('adapter', 'build', bundle, 'ADAPTER')}`",
+            f"`{_build_command(bundle, 'ADAPTER')}`",
         )
+
+
+def _build_command(bundle: Path, adapter: Path | str) -> str:
+    return edgephi_command("adapter", "build", bundle, adapter, "-o", "DIR")

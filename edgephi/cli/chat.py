@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
+from edgephi.cli.options import (
+    answer_options,
+    bundle_argument,
+    device_context_option,
+    provider_option,
+    switched_adapter_option,
+)
 from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.chat_commands import (
@@ -43,6 +49,7 @@ _SHOW_READING_SECONDS = 1.0
 @answer_options
 @device_context_option
 @provider_option
+@switched_adapter_option
 @click.option("--verbose", is_flag=True, help="Show the numbers of each answer below it.")
 @click.option("--no-history", is_flag=True, help="Neither read nor keep the lines that are typed.")
 def chat(
@@ -55,6 +62,7 @@ def chat(
     seed: int | None,
     context: int | None,
     provider: str | None,
+    adapter: str | None,
     verbose: bool,
     no_history: bool,
 ) -> None:
@@ -83,6 +91,7 @@ def chat(
             bundle,
             context=context,
             provider=provider,
+            adapter=adapter,
             warn=lambda text: say(f"warning: {text}", err=True),
         )
         session.open_ahead()

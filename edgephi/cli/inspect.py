@@ -98,7 +98,7 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
 
 
 _LONGEST_TEXT = 200
-_WHERE_THERE = ("merged", "system")
+_WHERE_THERE = ("merged", "adapters", "base", "system")
 """What most bundles do not have."""
 
 
@@ -106,13 +106,15 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
     """The manifest in at most 80 columns, but for what is to be copied to a shell."""
     model, target, quant, requires = manifest.model, manifest.target, manifest.quant, manifest.requires
     engines = ", ".join(f"{name} {allowed}" for name, allowed in requires.engines.items())
-    certificate = manifest.certificate
+    certificate, base = manifest.certificate, manifest.base
     measured = f", {certificate.tokens:,} tokens of {certificate.text!r}" if certificate.tokens else ""
     facts = {
         "bundle": f"{manifest.name}, release {manifest.sequence} of {manifest.created}",
         "model": f"{model.id} at {model.revision} ({model.variant})",
         "": f"{model.parameters:,} parameters, trained for {model.context:,} tokens",
         "merged": "; ".join(adapter.described for adapter in model.adapters),
+        "adapters": "; ".join(adapter.described for adapter in manifest.adapters),
+        "base": "" if base is None else f"{base.name}, release {base.sequence}, {base.sha256[:12]}",
         "target": f"{target.name}: {target.engine} on {target.provider}, {', '.join(target.arch)}",
         "weights": f"{quant.bits_per_weight:.2f} bits per weight: {_scheme(manifest)}",
         "context": f"{manifest.limits.context:,} tokens, prompt and answer together",
@@ -138,7 +140,12 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         f"{wheels_summary(manifest, wheelhouse)}\n{wheels_command(bundle, wheelhouse)}"
         for wheelhouse in manifest.wheels
     ]
-    return "\n\n".join(["\n".join(lines), certificate_table(certificate, manifest), listing, *wheels])
+    tables = [certificate_table(certificate, manifest)]
+    tables += [
+        f"with {adapter.name}:\n{certificate_table(adapter.certificate, manifest)}"
+        for adapter in manifest.adapters
+    ]
+    return "\n\n".join(["\n".join(lines), *tables, listing, *wheels])
 
 
 def _probe(probe: Probe | None) -> str:

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "plan": "Print all that a build would do, and write nothing.",
     "pull": "Download a model into the cache, or a bundle into a folder.",
     "build": "Build a model for a target: quantise, export, verify, seal.",
+    "adapter": "Make LoRA adapters that a device switches on and off.",
     "import": "Make a bundle of what somebody else has compiled.",
     "inspect": "Show what a bundle is, what it needs and how good it is.",
     "verify": "Check a bundle's files; with --against, its quality too.",

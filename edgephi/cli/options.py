@@ -129,6 +129,14 @@ provider_option: Decorator = click.option(
     help="Run on another provider of the bundle's engine than its own, such as cpu.",
 )
 
+switched_adapter_option: Decorator = click.option(
+    "--adapter",
+    type=NAME,
+    metavar="NAME",
+    help="Answer with this adapter of the bundle's, or with that of a folder which `edgephi adapter build` "
+    "made for it.",
+)
+
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document and nothing else."
 )

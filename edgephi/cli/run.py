@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.options import answer_options, bundle_argument, device_context_option, provider_option
+from edgephi.cli.options import (
+    answer_options,
+    bundle_argument,
+    device_context_option,
+    provider_option,
+    switched_adapter_option,
+)
 from edgephi.cli.show.say import SaidAnswer, say, say_document
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.utf8 import checked_utf8
@@ -19,6 +25,7 @@ from edgephi.errors import UsageError
 @answer_options
 @device_context_option
 @provider_option
+@switched_adapter_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document with the answer and its numbers."
 )
@@ -33,6 +40,7 @@ def run(
     system: str | None,
     context: int | None,
     provider: str | None,
+    adapter: str | None,
     as_json: bool,
 ) -> None:
     """Answer one prompt with a bundle.
@@ -57,6 +65,7 @@ def run(
         bundle,
         context=context,
         provider=provider,
+        adapter=adapter,
         warn=lambda text: say(f"warning: {text}", err=True),
     )
     engine = session.engine
@@ -85,6 +94,7 @@ def run(
             "decode_tokens_per_second": round(generation.decode_tokens_per_second, 2),
         },
         "model": session.manifest.model.id,
+        "adapter": session.adapter or None,
         "engine": {"name": engine.name, "version": engine.version},
         "provider": engine.provider,
         "emulated": is_emulated(engine.provider),

@@ -17,6 +17,7 @@ from edgephi.cli.options import (
     port_option,
     provider_option,
     served_system_option,
+    switched_adapter_option,
 )
 from edgephi.cli.show.say import say
 from edgephi.cli.system_message import system_message, utf8_text
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 @served_system_option
 @device_context_option
 @provider_option
+@switched_adapter_option
 @click.option(
     "--cache-memory",
     callback=read_size,
@@ -114,6 +116,7 @@ def serve(
     system: str | None,
     context: int | None,
     provider: str | None,
+    adapter: str | None,
     cache_memory: int | None,
     queue: int,
     deadline: float,
@@ -128,11 +131,12 @@ def serve(
     """Answer over HTTP, by OpenAI's API.
 
     When the model is loaded and has generated its first token, one line on standard output says where. The
-    log goes to standard error. SIGTERM and Ctrl-C end it after what is begun is answered.
+    log goes to standard error. With each of the bundle's adapters it is a model of its own, BUNDLE:ADAPTER.
+    SIGTERM and Ctrl-C end it after what is begun is answered.
     """
-    from edgephi.bundle.manifest import read_manifest
+    from edgephi.bundle.adapter_artifact import open_bundle
 
-    manifest = read_manifest(bundle)
+    manifest = open_bundle(bundle, adapter).manifest
     _check_packages(manifest.target.engine, provider or manifest.target.provider)
     # Before any of this is imported, so that the packages can be missing.
     from edgephi.server.engine.messages import Open
@@ -158,6 +162,7 @@ def serve(
                 provider=provider,
                 cache_bytes=cache_memory,
                 system=_served_system(system, manifest),
+                adapter=adapter,
             ),
             queue=queue,
             deadline=deadline or None,

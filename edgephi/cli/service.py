@@ -23,6 +23,7 @@ from edgephi.cli.options import (
     port_option,
     provider_option,
     served_system_option,
+    switched_adapter_option,
 )
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import say, say_exactly
@@ -50,6 +51,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 @served_system_option
 @device_context_option
 @provider_option
+@switched_adapter_option
 @click.option(
     "--name",
     default="edgephi",
@@ -74,6 +76,7 @@ def service(
     system: str | None,
     context: int | None,
     provider: str | None,
+    adapter: str | None,
     name: str,
     output: Path | None,
 ) -> None:
@@ -82,10 +85,11 @@ def service(
     The service has a user of its own, and can read the bundle and this Python environment, listen on its
     port and do nothing else. What to do with the unit is said on standard error.
     """
-    from edgephi.bundle.manifest import read_manifest
+    from edgephi.bundle.adapter_artifact import open_bundle
 
     generation = opened(bundle)
-    manifest = read_manifest(generation)
+    found = open_bundle(generation, adapter)
+    manifest = found.manifest
     root = None
     if in_store(bundle):
         from edgephi.store.opening import followed_store
@@ -111,11 +115,12 @@ def service(
         system_file=_existing(system_file),
         context=context,
         provider=provider,
+        adapter=adapter if found.beside == generation else found.beside.resolve(),
         name=name,
         groups=tuple(_groups_here()),
     )
     text = service_unit(manifest, options)
-    files = [options.bundle, *(generation.resolve() / entry.path for entry in manifest.files)]
+    files = [options.bundle, *(found.place(entry).resolve() for entry in manifest.files)]
     for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
         opened_up = shell_command("chmod", "o+rX", path)
         say(f"warning: the service's user cannot read {path}: `{opened_up}` lets it", err=True)

@@ -26,6 +26,7 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
     Every file is first held against the manifest, then the manifest is signed: bundle.dsse.json. Devices
     that trust the key take the bundle, see `edgephi trust`. Signatures of other keys stay beside it.
     """
+    from edgephi.bundle.adapter_artifact import entries_in
     from edgephi.bundle.files import check_files
     from edgephi.bundle.manifest import MODEL_SIGNING_NAME, SIGNATURE_NAME, read_manifest
     from edgephi.cli.show.progress import step
@@ -40,8 +41,9 @@ def sign(bundle: Path, *, key: Path | None, model_signing_key: Path | None, as_j
     if model_signing_key is not None:
         check_model_signing_key(model_signing_key)
     manifest = read_manifest(bundle)
-    with step("check files", sum(entry.size for entry in manifest.files)) as done:
-        check_files(bundle, manifest, progress=done)
+    entries = entries_in(bundle, manifest)
+    with step("check files", sum(entry.size for entry in entries)) as done:
+        check_files(bundle, manifest, progress=done, entries=entries)
     written = []
     fingerprint = None
     if model_signing_key is not None:

@@ -56,6 +56,7 @@ def verify(
     Every file is held against the manifest, then the bundle against the checkpoint that it was made from.
     Exit code 4 names the file that is missing, changed or too much, 5 the number that is past the limit.
     """
+    from edgephi.bundle.adapter_artifact import check_whole, entries_in
     from edgephi.bundle.artifact.foreign_files import check_artifact
     from edgephi.bundle.files import check_files
     from edgephi.bundle.manifest import read_manifest
@@ -65,9 +66,12 @@ def verify(
 
     manifest = read_manifest(bundle)
     signer = None if key_file is None else _signer(bundle, key_file)
-    with step("check files", sum(entry.size for entry in manifest.files)) as done:
-        check_files(bundle, manifest, progress=done)
-    check_artifact(manifest, lambda entry: bundle / entry.path)
+    entries = entries_in(bundle, manifest)
+    if model is not None:
+        check_whole(bundle, manifest)
+    with step("check files", sum(entry.size for entry in entries)) as done:
+        check_files(bundle, manifest, progress=done, entries=entries)
+    check_artifact(manifest, lambda entry: bundle / entry.path, entries=entries)
     certificate = manifest.certificate
     if model is not None:
         from edgephi.build.build import verify_against
@@ -82,7 +86,7 @@ def verify(
     if as_json:
         document = {
             "bundle": str(bundle),
-            "files": len(manifest.files),
+            "files": len(entries),
             "signer": signer,
             "measured_now": model is not None,
             "certificate": write_record(certificate),
@@ -90,7 +94,7 @@ def verify(
         }
         say_document(document)
         return
-    say(f"{bundle}: {len(manifest.files)} files as the manifest says")
+    say(f"{bundle}: {len(entries)} files as the manifest says")
     if signer is not None:
         say(f"signed by {signer}")
     say("\nmeasured now:" if model is not None else "\nmeasured when it was built:")
@@ -98,6 +102,9 @@ def verify(
     if certificate.end_to_end is not None:
         say(f"\n{certificate_details(certificate)}")
         say(f"\nto compare with others:\n{report_line(certificate, manifest)}")
+    for adapter in manifest.adapters:
+        say(f"\nwith {adapter.described}")
+        say(certificate_table(adapter.certificate, manifest))
 
 
 def _signer(bundle: Path, key_file: Path) -> str:

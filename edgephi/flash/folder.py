@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from edgephi.bundle.adapter_artifact import entries_in, is_artifact
 from edgephi.bundle.files import check_files
-from edgephi.bundle.manifest import LARGEST_MANIFEST_BYTES, MANIFEST_NAME, SIGNATURE_NAME, read_manifest
+from edgephi.bundle.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    decode_manifest,
+    read_manifest,
+)
 from edgephi.errors import BadBundleError, EdgephiError, UsageError
-from edgephi.flash.source import BundleSource
+from edgephi.flash.source import BundleSource, check_has
 from edgephi.steps import Step, silent
 from edgephi.store.disk.layout import Layout, is_store
+from edgephi.store.disk.objects import plain_size
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
 
@@ -29,8 +37,10 @@ def flash_source(
     source: BundleSource, root: Path, options: InstallOptions, *, step: Step = silent
 ) -> Outcome:
     """Install a bundle, wherever it comes from, into the store at `root`, and make it the active one."""
+    check_base_in(source, root)
     with Install.begin(root, source.manifest, source.signature, options=options, step=step) as install:
         if install.wanted:
+            check_has(source, install.wanted, where=str(root))
             with step("copy", install.wanted_bytes) as done:
                 for sent in _copied(source, install):
                     done(sent)
@@ -40,7 +50,24 @@ def flash_source(
 def folder_source(bundle: Path) -> BundleSource:
     """The bundle in a folder. Raises BadBundleError when there is none."""
     data, signature = read_identity(bundle)
-    return BundleSource(str(bundle), data, signature, functools.partial(read_chunks, bundle), is_local=True)
+    manifest = read_manifest(bundle)
+    return BundleSource(
+        str(bundle),
+        data,
+        signature,
+        functools.partial(read_chunks, bundle),
+        is_local=True,
+        base=manifest.base if is_artifact(bundle, manifest) else None,
+    )
+
+
+def check_base_in(source: BundleSource, root: Path) -> None:
+    """Refuse adapters whose base the store at `root` has not, and leave nothing. Raises BadBundleError."""
+    if source.base is not None:
+        layout, own = Layout(root), set(source.base.files)
+        files = [each for each in decode_manifest(source.manifest).files if each.path in own]
+        missing = [each for each in files if plain_size(layout.object(each.sha256)) is None]
+        check_has(source, [WantedFile(each.sha256, each.path, ()) for each in missing], where=str(root))
 
 
 def check_apart(source: BundleSource, root: Path) -> None:
@@ -61,7 +88,8 @@ def check_apart(source: BundleSource, root: Path) -> None:
 def read_identity(bundle: Path) -> tuple[bytes, bytes | None]:
     """The bytes of a bundle's manifest and of its signature, None without one. Raises BadBundleError."""
     manifest = read_manifest(bundle)  # says what is wrong with it, in words about this folder
-    check_files(bundle, manifest, quick=True)  # a pipe would wait forever, a link lead anywhere
+    # A pipe would wait forever, a link lead anywhere.
+    check_files(bundle, manifest, quick=True, entries=entries_in(bundle, manifest))
     signature = bundle / SIGNATURE_NAME
     return (bundle / MANIFEST_NAME).read_bytes(), _read(signature)
 

@@ -88,17 +88,27 @@ def weigh(
     weighed = {
         tensor: replace(plan, importance=_damped(importance.get(tensor))) for tensor, plan in plans.items()
     }
-    shapes = weights.architecture.tensor_shapes()
-    for fold, scale in zip(folds, scales, strict=True):
-        if scale is None:
-            continue
-        matrix, before = weighed[fold.matrix], weighed[fold.before]
-        damped = _damped(_divided(importance[fold.matrix], scale))
-        weighed[fold.matrix] = replace(matrix, column_factors=scale, importance=damped)
-        factors = np.ones(shapes[fold.before][0], np.float32)
-        factors[fold.first : fold.first + len(scale)] = 1 / scale
-        weighed[fold.before] = replace(before, row_factors=factors)
+    found = {fold.matrix: scale for fold, scale in zip(folds, scales, strict=True) if scale is not None}
+    for matrix, scale in found.items():
+        damped = _damped(_divided(importance[matrix], scale))
+        weighed[matrix] = replace(weighed[matrix], column_factors=scale, importance=damped)
+    for before, factors in row_factors(found, weights.architecture).items():
+        weighed[before] = replace(weighed[before], row_factors=factors)
     return weighed
+
+
+def row_factors(
+    column_factors: Mapping[ModelTensor, Floats], architecture: Architecture
+) -> dict[ModelTensor, Floats]:
+    """What the tensors before are multiplied by, float32 [rows], when matrices are by `column_factors`."""
+    shapes, rows = architecture.tensor_shapes(), {}
+    for fold in _folds(architecture):
+        scale = column_factors.get(fold.matrix)
+        if scale is not None:
+            factors = np.ones(shapes[fold.before][0], np.float32)
+            factors[fold.first : fold.first + len(scale)] = 1 / scale
+            rows[fold.before] = factors
+    return rows
 
 
 def fold_count(architecture: Architecture) -> int:

@@ -76,8 +76,13 @@ class Service:
         ready = self.supervisor.ready
         return self.manifest.limits.context if ready is None else ready.context
 
-    def model(self) -> Model:
-        """The one model."""
+    def models(self) -> tuple[Model, ...]:
+        """The bundle's model and, as models of their own, that with each of its adapters."""
+        names = ("", *(adapter.name for adapter in self.manifest.adapters))
+        return tuple(map(self.model, names))
+
+    def model(self, adapter: str) -> Model:
+        """The model with an adapter or, without a name, the one that answers where none is named."""
         manifest, ready = self.manifest, self.supervisor.ready
         facts = ServedFacts(
             context=self.context,
@@ -86,18 +91,25 @@ class Service:
             parameters=manifest.model.parameters,
             bundle=manifest.name,
         )
-        return Model(manifest.name, _unix_time(manifest.created), facts)
+        return Model(self.model_name(adapter), _unix_time(manifest.created), facts)
 
-    def check_model(self, asked: str | None) -> None:
-        """Raise Refusal (404) when a request is for another model."""
-        known = (self.manifest.name, self.manifest.model.id)
-        if asked and asked not in known:
-            raise Refusal(
-                404,
-                f"expected the model {known[0]!r}, found {asked[:100]!r}",
-                param="model",
-                code="model_not_found",
-            )
+    def model_name(self, adapter: str) -> str:
+        """What the model with an adapter is called, or without one."""
+        return f"{self.manifest.name}:{adapter}" if adapter else self.manifest.name
+
+    def asked_adapter(self, asked: str | None) -> str:
+        """The adapter that the name of a model asks for, or "". Raises Refusal (404) for another model."""
+        manifest = self.manifest
+        if not asked:
+            return ""
+        for name in (manifest.name, manifest.model.id):
+            adapters = {f"{name}:{adapter.name}": adapter.name for adapter in manifest.adapters}
+            if asked in {name, *adapters}:
+                return adapters.get(asked, "")
+        known = " or ".join(repr(each.id) for each in self.models())
+        raise Refusal(
+            404, f"expected the model {known}, found {asked[:100]!r}", param="model", code="model_not_found"
+        )
 
     def check_open(self) -> None:
         """Raise Refusal (503) when nothing can be answered yet, or no more."""
@@ -115,18 +127,24 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
     """The whole application, for uvicorn."""
 
     async def models(_request: Request) -> Response:
-        return json_response(ModelList((service.model(),)))
+        return json_response(ModelList(service.models()))
 
     async def one_model(request: Request) -> Response:
-        service.check_model(request.path_params["model"])
-        return json_response(service.model())
+        return json_response(service.model(service.asked_adapter(request.path_params["model"])))
 
     async def chat(request: Request) -> Response:
         body = await _read(request, ChatRequest, service)
-        ask = chat_ask(body, service.next_number(), context=service.context, system=service.options.system)
+        adapter = service.asked_adapter(body.model)
+        ask = chat_ask(
+            body,
+            service.next_number(),
+            context=service.context,
+            system=service.options.system,
+            adapter=adapter,
+        )
         await service.schemas.check(ask.options.json_schema, request.receive)
         writer = ChatWriter(
-            model=service.manifest.name,
+            model=service.model_name(adapter),
             context=service.context,
             scored=ask.options.logprobs is not None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
@@ -135,9 +153,10 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
 
     async def completions(request: Request) -> Response:
         body = await _read(request, CompletionRequest, service)
-        ask = completion_ask(body, service.next_number(), context=service.context)
+        adapter = service.asked_adapter(body.model)
+        ask = completion_ask(body, service.next_number(), context=service.context, adapter=adapter)
         writer = TextWriter(
-            model=service.manifest.name,
+            model=service.model_name(adapter),
             context=service.context,
             scored=ask.options.logprobs is not None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
@@ -218,7 +237,7 @@ async def _read(request: Request, kind: type[Body], service: Service) -> Body:
         raise Refusal(400, f"{param}: {message}" if place else message, param=param or None) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as cause:
         raise Refusal(400, f"expected JSON in UTF-8, found {cause}", code="invalid_json") from None
-    service.check_model(body.model)
+    service.asked_adapter(body.model)
     return body
 
 

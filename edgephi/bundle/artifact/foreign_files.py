@@ -9,7 +9,7 @@ import json
 import posixpath
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ _GGUF_HEAD = struct.Struct("<4sIQQ")
 _SMALLEST_GGUF_TENSOR_BYTES, _SMALLEST_GGUF_PAIR_BYTES = 24, 13
 
 
-def check_artifact(manifest: Manifest, locate: Locate) -> None:
+def check_artifact(manifest: Manifest, locate: Locate, *, entries: Iterable[FileEntry] | None = None) -> None:
     """Raise BadBundleError when an artifact names a file that is not the bundle's, or loads code.
 
-    `locate` says where the content of a file is now; each is what the manifest says it is.
+    `locate` says where the content of a file is now; each is what the manifest says it is. `entries` are the
+    files to look into, None all.
     """
     files = {entry.path for entry in manifest.files}
-    for entry in manifest.files:
+    for entry in manifest.files if entries is None else entries:
         name = posixpath.basename(entry.path)
         try:
             if name.endswith(".onnx"):

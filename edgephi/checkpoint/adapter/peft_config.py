@@ -105,6 +105,17 @@ def read_peft_config(folder: Path) -> PeftConfig:
     )
 
 
+def base_model_of(folder: Path) -> str:
+    """The model that the adapter in `folder` was trained on, as it says; "" if it does not.
+
+    A hint only: what is there now may be another.
+    """
+    name = read_json_object(folder / CONFIG_FILE, where=str(folder / CONFIG_FILE)).get(
+        "base_model_name_or_path"
+    )
+    return name if isinstance(name, str) else ""
+
+
 def _check_kind(data: Mapping[str, Any], where: str) -> None:
     kind = data.get("peft_type")
     if not isinstance(kind, str):

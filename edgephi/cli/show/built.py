@@ -1,4 +1,4 @@
-"""What `edgephi build` says of a bundle that is done."""
+"""What `edgephi build` says of a bundle that is done, and `edgephi adapter build` of adapters."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from edgephi.guards.visible import visible
 if TYPE_CHECKING:
     from edgephi.build.build import Built
     from edgephi.build.plan import Plan
+    from edgephi.build.switched_adapters.build_adapters import BuiltAdapters
 
 _WIDTH = 80
 
@@ -54,3 +55,24 @@ def smaller_groups_line(plan: "Plan") -> str:
     count, size = plan.in_smaller_groups, plan.recipe.quant.group_size
     matrices = "matrix" if count == 1 else "matrices"
     return f"{count} {matrices} in smaller groups: those of {size} do not divide the columns"
+
+
+def built_adapters_summary(built: "BuiltAdapters") -> str:
+    """What was built for which bundle, and of each adapter its answer and its certificate."""
+    manifest, base = built.manifest, built.manifest.base
+    assert base is not None  # noqa: S101 - for the type checker
+    count = len(manifest.adapters)
+    lines = [
+        f"{count} {'adapter' if count == 1 else 'adapters'} for {base.name} {base.sequence} "
+        f"({base.sha256[:12]}): {human_bytes(built.own_bytes)}",
+    ]
+    for adapter in manifest.adapters:
+        lines += ["", *textwrap.wrap(adapter.described, _WIDTH, subsequent_indent="  ")]
+        if adapter.probe is not None:
+            asked = f"probe: {adapter.probe.prompt!r}: {visible(built.answers[adapter.name])!r}"
+            lines += textwrap.wrap(asked, _WIDTH, subsequent_indent="  ", max_lines=3)
+        loss, own = adapter.certificate.quantisation_loss, manifest.certificate.quantisation_loss
+        if loss is not None and own is not None and own.kl_mean > 0:
+            lines.append(f"quantisation loss: {loss.kl_mean / own.kl_mean:.2f} times that of the base")
+        lines.append(certificate_table(adapter.certificate, manifest))
+    return "\n".join(lines)

@@ -4,9 +4,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgephi.bundle.adapter_artifact import entries_in
 from edgephi.bundle.files import check_files
-from edgephi.bundle.manifest import read_manifest
-from edgephi.errors import UsageError
+from edgephi.bundle.manifest import Manifest, read_manifest
+from edgephi.commands import edgephi_command
+from edgephi.errors import BadBundleError, UsageError
 from edgephi.flash.oci.blobs import has_blob
 from edgephi.flash.oci.connection import RegistryConnection, connect
 from edgephi.flash.oci.manifests import digest_of, has_manifest, write_manifest
@@ -41,19 +43,21 @@ def push_bundle(bundle: Path, reference: Reference, step: Step, *, insecure: boo
             f"{reference}: expected a tag to push to, found a digest", hint="write REGISTRY/NAME:TAG"
         )
     manifest = read_manifest(bundle)
-    check_files(bundle, manifest, quick=True)
+    check_files(bundle, manifest, quick=True, entries=entries_in(bundle, manifest))
     artifact = make_artifact(bundle, manifest)
     blobs = {layer.digest: layer.size for layer in artifact.layers}  # equal files are one blob
     total = len(artifact.config) + sum(blobs.values())
     with connect(reference, insecure=insecure) as connection:
         if has_manifest(connection, artifact.digest):
             return Pushed(reference, artifact.digest, 0, total)
-        sent = _send_missing(connection, bundle, artifact, step)
+        sent = _send_missing(connection, bundle, manifest, artifact, step)
         write_manifest(connection, artifact.manifest)
     return Pushed(reference, artifact.digest, sent, total - sent)
 
 
-def _send_missing(connection: RegistryConnection, bundle: Path, artifact: Artifact, step: Step) -> int:
+def _send_missing(
+    connection: RegistryConnection, bundle: Path, manifest: Manifest, artifact: Artifact, step: Step
+) -> int:
     """Send the files that the registry has not; returns their bytes."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
@@ -61,6 +65,15 @@ def _send_missing(connection: RegistryConnection, bundle: Path, artifact: Artifa
         files = {layer.digest: bundle / layer.path for layer in artifact.layers}
         files[digest_of(artifact.config)] = config
         missing = {digest: file for digest, file in files.items() if not has_blob(connection, digest)}
+        for file in missing.values():
+            if manifest.base is not None and not file.is_file():
+                base = manifest.base
+                raise BadBundleError(
+                    f"{bundle}: adapters for {base.name} {base.sequence} ({base.sha256[:12]}), expected that "
+                    f"bundle in the registry, found none of its {file.relative_to(bundle).as_posix()}",
+                    hint="push that one into the same repository first: "
+                    f"`{edgephi_command('push', 'BUNDLE', 'REGISTRY/NAME:TAG')}`",
+                )
         total = sum(file.stat().st_size for file in missing.values())
         if missing:
             with step("push", total) as progress:

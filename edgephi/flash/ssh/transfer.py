@@ -14,7 +14,7 @@ from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import Manifest, decode_manifest
 from edgephi.errors import EdgephiError, TransportError
 from edgephi.flash.destination import Box
-from edgephi.flash.source import BundleSource
+from edgephi.flash.source import BundleSource, check_has
 from edgephi.flash.ssh.agent import Agent, agent_on
 from edgephi.flash.ssh.connection import is_worth_another_try
 from edgephi.flash.ssh.rate_limit import RateLimit
@@ -189,6 +189,7 @@ class BoxFlash:
                 self._watcher.count(size)
             elif kind == Kind.WANTED and not wanted.done():
                 files = tuple(_wanted_files(self._box, self._manifest, self._total_bytes, value))
+                check_has(self._source, files, where=str(self._box))
                 size = sum(chunk.size for file in files for chunk in file.chunks)
                 if self._saved_bytes is None:
                     self._saved_bytes = self._total_bytes - size

@@ -129,7 +129,11 @@ class GenaiEngine:
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
             if adapters.adapters:
-                _take_adaptable_graph(config, adapters.folder / ARTIFACT_FOLDER)
+                # That graph may lie in another folder than the weights, which no graph may lead out of its
+                # own to find. So the engine is given it as bytes; they must live until it has read them.
+                graph = (adapters.folder / ARTIFACT_FOLDER / ADAPTABLE_GRAPH_FILE).read_bytes()
+                config.overlay(json.dumps({"model": {"decoder": {"filename": ADAPTABLE_GRAPH_FILE}}}))
+                config.add_model_data(ADAPTABLE_GRAPH_FILE, graph)
             # Exactly the provider that was asked for, whatever the artifact's own configuration names.
             config.clear_providers()
             if provider != "cpu":
@@ -224,16 +228,6 @@ class GenaiEngine:
                 self._adapters.load(str(file), adapter)
                 self._loaded.add(adapter)
             generator.set_active_adapter(self._adapters, adapter)
-
-
-def _take_adaptable_graph(config: Any, folder: Path) -> None:
-    """Have the engine read the graph with places for adapters, whose weights are those of the bundle's own.
-
-    That graph may lie in another folder than the weights, which no graph may lead out of its own to find:
-    the engine is given it as bytes.
-    """
-    config.overlay(json.dumps({"model": {"decoder": {"filename": ADAPTABLE_GRAPH_FILE}}}))
-    config.add_model_data(ADAPTABLE_GRAPH_FILE, (folder / ADAPTABLE_GRAPH_FILE).read_bytes())
 
 
 class _OwnTokenizer:

@@ -26,6 +26,7 @@ class Open:
     provider: str | None = None
     cache_bytes: int | None = None
     system: str | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

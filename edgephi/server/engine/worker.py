@@ -131,6 +131,7 @@ def _open(bundle: Path, opening: Open, channel: Channel) -> Session:
         context=opening.context,
         provider=opening.provider,
         cache_bytes=opening.cache_bytes,
+        adapter=opening.adapter,
         warn=lambda text: channel.send(Warned(text)),
     )
     session.open_ahead()

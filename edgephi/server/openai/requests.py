@@ -160,7 +160,9 @@ UNSUPPORTED_IN_MESSAGES = ("tool_calls", "tool_call_id", "function_call", "audio
 ROLES = ("system", "developer", "user", "assistant")
 
 
-def chat_ask(request: ChatRequest, number: int, *, context: int, system: str | None) -> Ask:
+def chat_ask(
+    request: ChatRequest, number: int, *, context: int, system: str | None, adapter: str = ""
+) -> Ask:
     """What the engine is asked. `system` is the message for requests that bring none. Raises Refusal."""
     _refuse_unsupported(request)
     limits = {request.max_tokens, request.max_completion_tokens} - {None}
@@ -181,11 +183,12 @@ def chat_ask(request: ChatRequest, number: int, *, context: int, system: str | N
         max_tokens=min(limits.pop() or context, context) if limits else context,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         json_schema=_schema(request.response_format),
+        adapter=adapter,
     )
     return Ask(number, options, messages=messages)
 
 
-def completion_ask(request: CompletionRequest, number: int, *, context: int) -> Ask:
+def completion_ask(request: CompletionRequest, number: int, *, context: int, adapter: str = "") -> Ask:
     """What the engine is asked. Raises Refusal."""
     _refuse_unsupported(request)
     prompt = request.prompt
@@ -196,11 +199,17 @@ def completion_ask(request: CompletionRequest, number: int, *, context: int) -> 
     if not prompt:
         raise Refusal(400, "expected a prompt, found an empty one", param="prompt")
     max_tokens = min(request.max_tokens or _COMPLETION_TOKENS, context)
-    return Ask(number, _options(request, max_tokens=max_tokens, logprobs=request.logprobs), text=prompt)
+    options = _options(request, max_tokens=max_tokens, logprobs=request.logprobs, adapter=adapter)
+    return Ask(number, options, text=prompt)
 
 
 def _options(
-    request: Request, *, max_tokens: int, logprobs: int | None, json_schema: str | None = None
+    request: Request,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    adapter: str,
+    json_schema: str | None = None,
 ) -> Options:
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return Options(
@@ -212,6 +221,7 @@ def _options(
         stop=stop,
         logprobs=logprobs,
         json_schema=json_schema,
+        adapter=adapter or None,
     )
 
 

@@ -168,7 +168,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class ModelList(msgspec.Struct, frozen=True):
-    """The one model."""
+    """The bundle's model, and it with each of its adapters."""
 
     data: tuple[Model, ...]
     object: str = "list"

@@ -51,7 +51,7 @@ class UnitOptions:
     """What a unit says beside the bundle. Paths are absolute; `grace` in seconds.
 
     `loopback`: only this machine can reach `host`, which is an IPv6 address when `ipv6` is set. `groups` own
-    the GPU's device files.
+    the GPU's device files. `adapter` is the name of one of the bundle's, or the folder of an artifact.
     """
 
     bundle: Path
@@ -66,6 +66,7 @@ class UnitOptions:
     system_file: Path | None = None
     context: int | None = None
     provider: str | None = None
+    adapter: str | Path | None = None
     name: str = "edgephi"
     groups: tuple[str, ...] = ()
 
@@ -186,6 +187,8 @@ def _exec_start(options: UnitOptions) -> str:
         words += ["--context", str(options.context)]
     if options.provider is not None:
         words += ["--provider", options.provider]
+    if options.adapter is not None:
+        words += ["--adapter", str(options.adapter)]
     if options.system is not None:
         words += ["--system", options.system]
     if _ODD_PROGRAM.search(words[0]):
@@ -205,7 +208,8 @@ def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
         yield "LoadCredential", f"api-key:{plain(str(options.api_key_file))}"
     if options.system_file is not None:
         yield "LoadCredential", f"system:{plain(str(options.system_file))}"
-    bound = bound_paths([options.bundle, options.python.executable, *options.python.folders])
+    adapters = [options.adapter] if isinstance(options.adapter, Path) else []
+    bound = bound_paths([options.bundle, *adapters, options.python.executable, *options.python.folders])
     yield "ProtectSystem", "strict"
     yield "ProtectHome", "tmpfs" if bound else "yes"
     yield "PrivateTmp", "yes"

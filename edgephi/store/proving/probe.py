@@ -18,15 +18,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.probe import Probe
 from edgephi.errors import EdgephiError, ProbeFailedError
 from edgephi.machine.memory import available_memory
 from edgephi.processes.ask import Asked, NoAnswerError
+from edgephi.runtime.proof.adapter_answers import AdapterAnswers, AdapterProbe, AdapterQuestions
 from edgephi.runtime.proof.first_answer import FirstAnswer, FirstQuestion
 from edgephi.store.proving.by_command import AskedByCommand
 from edgephi.store.proving.memory_group import limited_memory
+
+Answer = TypeVar("Answer")
+Process = TypeVar("Process", Asked, AskedByCommand)
+Look = Callable[[], None]
 
 # A bundle of an older edgephi says nothing about its answers: any answer proves that it loads and generates.
 _ANY_ANSWER = Probe(prompt="Say hello.", expected="", max_tokens=8)
@@ -71,17 +77,7 @@ def prove(
     )
     question = FirstQuestion(str(bundle.absolute()), probe.prompt, probe.max_tokens)
     limit = memory_limit(manifest)
-    try:
-        run = _run(question, interpreter, limit, seconds)
-    except _TooMuchMemoryError:
-        raise _failed(
-            manifest, f"expected at most {limit.size / 1e6:,.0f} MB of memory, {limit.reason}, found more"
-        ) from None
-    except NoAnswerError as cause:
-        by_kernel = ", most likely because memory ran out" if cause.code == -signal.SIGKILL else ""
-        raise _failed(manifest, f"its process {cause.how}{by_kernel}") from None
-    except EdgephiError as error:
-        raise _failed(manifest, error.message) from None
+    run = _answered(manifest, limit, lambda: _run(question, interpreter, limit, seconds))
     answer = run.answer
     text, speed = answer.text, answer.decode_tokens_per_second
     if answer.generated_tokens < 1:
@@ -98,7 +94,41 @@ def prove(
             f"expected {probe.minimum_tokens_per_second:.1f} tokens/s or more, found {speed:.1f}",
             hint="stop what else runs on the device, then try again; or build it smaller",
         )
-    return ProbeResult(text, speed, run.memory_bytes, run.seconds, answer.emulated)
+    memory, also = _prove_adapters(bundle, manifest, interpreter, limit, seconds)
+    peak = max(run.memory_bytes, memory)
+    return ProbeResult(text, speed, peak, run.seconds + also, answer.emulated)
+
+
+def _prove_adapters(
+    bundle: Path, manifest: Manifest, interpreter: str, limit: "MemoryLimit", seconds: float
+) -> tuple[int, float]:
+    """Have the bundle answer with each of its adapters. Returns the most bytes it held, and seconds."""
+    known = [(adapter, adapter.probe) for adapter in manifest.adapters if adapter.probe is not None]
+    if not known:
+        return 0, 0.0
+    question = AdapterQuestions(
+        str(bundle.absolute()),
+        tuple(AdapterProbe(adapter.name, probe.prompt, probe.max_tokens) for adapter, probe in known),
+    )
+    run = _answered(
+        manifest,
+        limit,
+        lambda: _watched(
+            lambda: Asked(question, interpreter=interpreter, own_session=True),
+            lambda asked, look: asked.answer(
+                AdapterAnswers, seconds=seconds * len(known), look=look, look_seconds=_WATCH_SECONDS
+            ),
+            limit,
+        ),
+    )
+    for (adapter, probe), text in zip(known, run.answer.texts, strict=True):
+        if not text.startswith(probe.expected):
+            raise _failed(
+                manifest,
+                f"adapter {adapter.name}: expected an answer that begins {_shown(probe.expected)}, "
+                f"found {_shown(text)}",
+            )
+    return run.memory_bytes, run.seconds
 
 
 @dataclass(frozen=True)
@@ -119,10 +149,10 @@ def memory_limit(manifest: Manifest) -> MemoryLimit:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(Generic[Answer]):
     """What the runner answered; the most memory that it was seen to hold, and how long it ran."""
 
-    answer: FirstAnswer
+    answer: Answer
     memory_bytes: int
     seconds: float
 
@@ -131,18 +161,48 @@ class _TooMuchMemoryError(Exception):
     """The runner takes more than it may."""
 
 
-def _run(question: FirstQuestion, interpreter: str, limit: MemoryLimit, seconds: float) -> _Run:
+def _answered(manifest: Manifest, limit: MemoryLimit, run: Callable[[], _Run[Answer]]) -> _Run[Answer]:
+    """What a run comes to. Raises ProbeFailedError when it comes to no answer."""
+    try:
+        return run()
+    except _TooMuchMemoryError:
+        raise _failed(
+            manifest, f"expected at most {limit.size / 1e6:,.0f} MB of memory, {limit.reason}, found more"
+        ) from None
+    except NoAnswerError as cause:
+        by_kernel = ", most likely because memory ran out" if cause.code == -signal.SIGKILL else ""
+        raise _failed(manifest, f"its process {cause.how}{by_kernel}") from None
+    except EdgephiError as error:
+        raise _failed(manifest, error.message) from None
+
+
+def _run(question: FirstQuestion, interpreter: str, limit: MemoryLimit, seconds: float) -> _Run[FirstAnswer]:
     """Have the runner answer, within limits. Raises NoAnswerError, its own error or _TooMuchMemoryError."""
     try:
-        return _watched(lambda: Asked(question, interpreter=interpreter, own_session=True), limit, seconds)
+        return _watched(
+            lambda: Asked(question, interpreter=interpreter, own_session=True),
+            lambda asked, look: asked.answer(
+                FirstAnswer, seconds=seconds, look=look, look_seconds=_WATCH_SECONDS
+            ),
+            limit,
+        )
     except NoAnswerError as cause:
         ended_by_itself = cause.code is not None and cause.code >= 0
         if cause.is_understood or not ended_by_itself:
             raise
-    return _watched(lambda: AskedByCommand(question, interpreter=interpreter), limit, seconds)
+    return _watched(
+        lambda: AskedByCommand(question, interpreter=interpreter),
+        lambda asked, look: asked.answer(
+            FirstAnswer, seconds=seconds, look=look, look_seconds=_WATCH_SECONDS
+        ),
+        limit,
+    )
 
 
-def _watched(start: Callable[[], Asked | AskedByCommand], limit: MemoryLimit, seconds: float) -> _Run:
+def _watched(
+    start: Callable[[], Process], wait: Callable[[Process, Look], Answer], limit: MemoryLimit
+) -> _Run[Answer]:
+    """Start a process and wait for its answer, looking at its memory. Raises what waiting raises."""
     begin, peak = time.monotonic(), 0
     with limited_memory(limit.size) as group, start() as asked:
         pid = asked.process.pid
@@ -157,7 +217,7 @@ def _watched(start: Callable[[], Asked | AskedByCommand], limit: MemoryLimit, se
             group.take(pid)
         _offer_to_the_kernel(pid)
         try:
-            answer = asked.answer(FirstAnswer, seconds=seconds, look=look, look_seconds=_WATCH_SECONDS)
+            answer = wait(asked, look)
         except (NoAnswerError, EdgephiError):
             if group is not None and group.has_killed:
                 raise _TooMuchMemoryError from None

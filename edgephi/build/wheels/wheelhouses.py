@@ -1,0 +1,30 @@
+"""The wheels that were asked for, in an unfinished bundle."""
+
+import tempfile
+from pathlib import Path
+
+from edgephi.build.request import WheelsRequest
+from edgephi.build.wheels.collect import collect
+from edgephi.build.wheels.own_wheel import write_own_wheel
+from edgephi.bundle.manifest import WHEELS_FOLDER, Wheelhouse
+from edgephi.steps import Step
+
+
+def collect_wheels(wanted: WheelsRequest, folder: Path, step: Step) -> tuple[Wheelhouse, ...]:
+    """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail."""
+    wheelhouses = []
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        scratch = Path(name)
+        with step("edgephi's own wheel", 0):
+            own_wheel = write_own_wheel(scratch)
+        for platform in wanted.platforms:
+            with step(f"wheels {platform.name.removeprefix('linux-')}", 0):
+                wheelhouse = collect(
+                    folder / WHEELS_FOLDER / platform.name,
+                    platform,
+                    wanted.extras,
+                    own_wheel=own_wheel,
+                    scratch=scratch,
+                )
+            wheelhouses.append(wheelhouse)
+    return tuple(wheelhouses)
