@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.quantisation import Quantisation
 from edgephi.cli.main import cli
@@ -164,8 +165,9 @@ def manifest_keys(kind: type, prefix: str = "") -> Iterator[str]:
             (each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)), None
         )
         yield f"{prefix}{name}"
-        # The three divergences share one table of keys.
-        if isinstance(inner, type) and not isinstance(hint, types.UnionType):
+        # The three divergences share one table of keys, and so do all certificates.
+        is_told = inner is Certificate and prefix != ""
+        if isinstance(inner, type) and not isinstance(hint, types.UnionType) and not is_told:
             yield from manifest_keys(inner, f"{prefix}{name}.")
 
 
