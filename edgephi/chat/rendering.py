@@ -25,7 +25,7 @@ _HINT = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
 
 def render_chat(
     template: str,
-    messages: Sequence[dict[str, str]],
+    messages: Sequence[dict[str, Any]],
     variables: Mapping[str, str] | None = None,
     *,
     tools: Sequence[Any] | None = None,

@@ -56,8 +56,13 @@ class ChatTemplate:
 
     @property
     def is_own(self) -> bool:
-        """Whether edgephi wrote it: then an engine's renderer may have it."""
+        """Whether edgephi wrote it: then it is rendered here, without a process."""
         return self.text in _OWN
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether it says anything of tools: one that does not could only leave them out."""
+        return "tool" in self.text
 
     def check(self) -> None:
         """Render a small conversation with a stranger's template, and if it refuses that a single question.
@@ -81,20 +86,22 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[dict[str, Any]],
         *,
         tools: Sequence[Any] | None = None,
         answer_follows: bool = True,
     ) -> str:
         """The prompt of a conversation, ready for the answer; or the text of a whole one, without that.
 
-        `tools` are JSON schemas of functions.
+        Messages may have more than `role` and `content`, such as `tool_calls`: whatever is JSON. `tools` are
+        JSON schemas of functions.
 
         Raises BadInputError for a conversation that the template refuses; BadBundleError when it cannot be
         rendered, or takes too much; NotSupportedError without Jinja.
         """
+        self._check_jinja()
         if self.is_own:
-            return render_chat(self.text, messages, answer_follows=answer_follows)
+            return render_chat(self.text, messages, tools=tools, answer_follows=answer_follows)
         question = {
             "template": self.text,
             "messages": list(messages),
@@ -115,11 +122,12 @@ class ChatTemplate:
 
     def _renderer(self) -> LimitedProcess:
         if self._process is None or not self._process.is_alive:
-            if importlib.util.find_spec("jinja2") is None:
-                raise NotSupportedError(
-                    f"{self._where}: a template that is not edgephi's own is rendered with jinja2, "
-                    "which is not installed",
-                    hint=pip_command("install", "jinja2>=3.1"),
-                )
             self._process = LimitedProcess("edgephi.chat.rendering_process", memory_bytes=RENDER_MEMORY_BYTES)
         return self._process
+
+    def _check_jinja(self) -> None:
+        if importlib.util.find_spec("jinja2") is None:
+            raise NotSupportedError(
+                f"{self._where}: a template is rendered with jinja2, which is not installed",
+                hint=pip_command("install", "jinja2>=3.1"),
+            )

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
@@ -74,8 +74,8 @@ class Engine(Protocol):
     copies_caches: bool
     """Whether `KvCache.fork` gives copies."""
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt text of a conversation, ready for the model's answer."""
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """The prompt text of a conversation, ready for the model's answer. `tools` are JSON schemas."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""

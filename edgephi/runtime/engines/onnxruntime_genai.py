@@ -73,9 +73,11 @@ def open_engine(
         onnxruntime_genai.__version__,
         manifest.requires.engines.get(NAME, ""),
     )
-    if manifest.tokenizer == "tokenizers" and importlib.util.find_spec("tokenizers") is None:
+    needed = ("jinja2", "tokenizers") if manifest.tokenizer == "tokenizers" else ("jinja2",)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
         raise NotSupportedError(
-            f"this bundle runs on {NAME} with tokenizers, not installed",
+            f"this bundle runs on {NAME} with {' and '.join(missing)}, not installed",
             hint=install_command(FACTS.provider(provider).extra),
         )
     onnxruntime_genai.disable_telemetry_events()
@@ -140,12 +142,11 @@ class GenaiEngine:
                 config.append_provider(provider)
             self._model = engine.Model(config)
             self._adapters = engine.Adapters(self._model)
-            self._own_tokenizer = engine.Tokenizer(self._model) if manifest.tokenizer == "engine" else None
-        self._tokenizer: Tokenizer = (
-            _OwnTokenizer(self._own_tokenizer)
-            if self._own_tokenizer is not None
-            else CheckpointTokenizer(artifact / TOKENIZER_FILE)
-        )
+            self._tokenizer: Tokenizer = (
+                _OwnTokenizer(engine.Tokenizer(self._model))
+                if manifest.tokenizer == "engine"
+                else CheckpointTokenizer(artifact / TOKENIZER_FILE)
+            )
         device: str = self._model.device_type.lower()
         if device != provider:
             raise NotSupportedError(
@@ -153,23 +154,12 @@ class GenaiEngine:
                 hint=f"`{edgephi_command('doctor')}` shows what this machine can use",
             )
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt text of a conversation, rendered with the template of the manifest."""
-        for message in messages:
-            # The engine takes C strings: everything after a NUL would be lost without a word.
-            if "\0" in message["content"]:
-                raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
-        if not self._template.is_own or self._own_tokenizer is None:
-            return self._template.render(messages)
-        with translated("bundle.json: chat: expected a template that renders the prompt"):
-            return cast(
-                "str",
-                self._own_tokenizer.apply_chat_template(
-                    messages=json.dumps(messages),
-                    template_str=self._template.text,
-                    add_generation_prompt=True,
-                ),
-            )
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """The prompt text of a conversation, rendered with the template of the manifest.
+
+        Not by the engine's own renderer, which takes the members of a message for JSON.
+        """
+        return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
@@ -237,6 +227,9 @@ class _OwnTokenizer:
         self._tokenizer = tokenizer
 
     def encode(self, text: str) -> list[int]:
+        # The engine takes C strings: everything after a NUL would be lost without a word.
+        if "\0" in text:
+            raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
         with translated("expected text that the tokenizer can encode"):
             return [int(token) for token in self._tokenizer.encode(text)]
 

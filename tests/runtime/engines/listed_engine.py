@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,7 +79,11 @@ class ListedEngine:
         """All tokens that were computed, one after the other."""
         return [*itertools.chain.from_iterable(self.computed)]
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[Any] | None = None,  # noqa: ARG002 - of the protocol
+    ) -> str:
         return "".join(f"<{message['role']}>{message['content']}" for message in messages)
 
     def encode(self, text: str) -> list[int]:

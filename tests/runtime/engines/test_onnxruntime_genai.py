@@ -133,7 +133,7 @@ class TestWindowedCache(WindowBehaviour):
 
 def test_a_nul_would_cut_the_prompt(session: Session) -> None:
     with pytest.raises(BadInputError, match="NUL"):
-        session.render("before\0after")
+        session.generate("before\0after")
 
 
 def test_another_engine_version(demo_bundle: Path) -> None:

@@ -155,10 +155,10 @@ class TestText:
 
     def test_a_nul_would_cut_the_prompt(self, session: Session) -> None:
         with pytest.raises(BadInputError, match="NUL"):
-            session.render("before\0after")
+            session.generate("before\0after")
 
     def test_half_a_surrogate_pair(self, session: Session) -> None:
-        for ask in (session.engine.encode, session.render):
+        for ask in (session.engine.encode, session.generate):
             with pytest.raises(BadInputError, match="surrogate"):
                 ask("half \ud800 of a pair")
 

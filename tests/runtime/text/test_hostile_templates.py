@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgephi.chat.formats import PHI_3_CHAT
-from edgephi.errors import BadBundleError
+from edgephi.errors import BadBundleError, NotSupportedError
 from tests.cli.conftest import MAIN
 from tests.cli.terminal import CTRL_C, Terminal
 from tests.runtime.conftest import DemoFor
@@ -149,25 +149,31 @@ def test_a_harmless_one_of_somebody_else_is_rendered_as_edgephis_own(
     assert other.generate("turn on the kitchen light").text == own.generate("turn on the kitchen light").text
 
 
-def test_edgephis_own_need_no_process_and_no_jinja() -> None:
+def test_edgephis_own_need_no_process() -> None:
     from edgephi.chat.formats import CHAT_FORMATS
     from edgephi.chat.template import ChatTemplate
 
     code = (
-        "import sys; sys.modules['jinja2'] = None\n"
-        "from edgephi.errors import NotSupportedError\n"
+        "import sys\n"
         "from edgephi.chat.formats import CHAT_FORMATS\n"
         "from edgephi.chat.template import ChatTemplate\n"
-        "for chat in CHAT_FORMATS: ChatTemplate(chat.template).check()\n"
-        "try: ChatTemplate('{{ messages }}').check()\n"
-        "except NotSupportedError as error: print(error.hint)\n"
+        "asked = [{'role': 'user', 'content': 'hello'}]\n"
+        "for chat in CHAT_FORMATS: assert 'hello' in ChatTemplate(chat.template).render(asked)\n"
         "print('multiprocessing' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    hint, loaded = done.stdout.splitlines()
-    assert hint.endswith("pip install 'jinja2>=3.1'")
-    assert loaded == "False"
+    assert done.stdout.split() == ["False"]
     assert all(ChatTemplate(chat.template).is_own for chat in CHAT_FORMATS)
+
+
+@pytest.mark.parametrize("template", [GOOD, "{{ messages }}"])
+def test_without_jinja_what_is_missing_is_said(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgephi.chat.template import ChatTemplate
+
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(NotSupportedError, match="rendered with jinja2, which is not installed") as caught:
+        ChatTemplate(template).render([{"role": "user", "content": "hello"}])
+    assert caught.value.hint.endswith("pip install 'jinja2>=3.1'")
 
 
 @pytest.mark.parametrize("name", ["attributes of what is given", "a wide document"])

@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
@@ -121,9 +121,9 @@ class LlamaEngine:
         self._greedy = library.llama_sampler_init_greedy()
         self._free_greedy = finalizer(self, library.llama_sampler_free, self._greedy)
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return self._template.render(messages)
+        return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids.

@@ -139,9 +139,9 @@ class MlxEngine:
             # As mlx-lm does: weights that are to be read for every token are not paged out.
             mlx.core.set_wired_limit(mlx.core.device_info()["max_recommended_working_set_size"])
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return self._template.render(messages)
+        return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
-from edgephi.commands import edgephi_command
+from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
 from edgephi.errors import BadInputError, NotSupportedError
@@ -72,6 +73,11 @@ def open_engine(
     except ImportError as cause:
         raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
+    if importlib.util.find_spec("jinja2") is None:
+        raise NotSupportedError(
+            f"this bundle runs on {NAME} with jinja2, not installed",
+            hint=install_command(FACTS.provider(provider).extra),
+        )
     return OpenvinoEngine(
         engine,
         bundle / ARTIFACT_FOLDER,
@@ -110,8 +116,6 @@ class OpenvinoEngine:
         self._long_above = manifest.limits.whole_prefill_above
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = genai.Tokenizer(str(artifact))
-            if self._template.is_own:
-                self._tokenizer.set_chat_template(self._template.text)
             self._decoder = open_decoder(openvino, artifact / GRAPH_FILE, device=provider.upper())
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
@@ -119,15 +123,12 @@ class OpenvinoEngine:
                 hint=f"`{edgephi_command('doctor')}` shows what this machine can use",
             )
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """The prompt text of a conversation, rendered with the template of the manifest."""
-        for message in messages:
-            _check_text(message["content"])
-        if not self._template.is_own:
-            return self._template.render(messages)
-        with _translated("bundle.json: chat: expected a template that renders the prompt"):
-            text: str = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True)
-            return text
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """The prompt text of a conversation, rendered with the template of the manifest.
+
+        Not by the engine's own renderer, which writes messages with the role of a tool in a way of its own.
+        """
+        return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""

@@ -151,9 +151,9 @@ class QnnEngine:
 
             self.decoder = QnnDecoder(folder, artifact, open_graph)
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The prompt text of a conversation, rendered with the template of the manifest."""
-        return self._template.render(messages)
+        return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
