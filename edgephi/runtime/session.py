@@ -6,10 +6,11 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
+from edgephi.chat.template import ChatTemplate
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
@@ -20,7 +21,7 @@ from edgephi.runtime.prefix_cache import PrefixCache
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.prompt_bound import PromptBound
 from edgephi.runtime.text.scores import Alternative, Scorer, TokenScore
-from edgephi.runtime.text.tokenizer_file import added_tokens, token_bytes
+from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens, token_bytes
 
 if TYPE_CHECKING:
     from edgephi.runtime.text.constraint import SchemaCompiler
@@ -111,19 +112,23 @@ class Session:
 
     def answer(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         options: Options = GREEDY,
         *,
+        tools: Sequence[Any] | None = None,
         on_prefill: OnPrefill | None = None,
     ) -> Answer:
         """The answer that follows `messages`: dictionaries of `role` (system, user, assistant) and `content`.
+
+        Where the template knows them, `tools` are JSON schemas of functions, messages may have the role tool
+        and `tool_calls`, and whatever else the template reads.
 
         `on_prefill` is told after each piece of the prompt how many of its tokens are computed, and how many
         there are. Raises as `stream` does, and BadInputError for messages that are none.
         """
         start = time.perf_counter()
         _check_no_system(options)
-        return self._answer(self.encode_chat(messages), options, start, on_prefill=on_prefill)
+        return self._answer(self.encode_chat(messages, tools), options, start, on_prefill=on_prefill)
 
     def complete(
         self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
@@ -184,14 +189,22 @@ class Session:
         messages = [{"role": "system", "content": system}] if system else []
         return [*messages, {"role": "user", "content": prompt}]
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The tokens that the model reads for the answer that follows `messages`."""
-        return self.prompts.encode(self.prompts.render(messages))
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
+    ) -> list[int]:
+        """The tokens that the model reads for the answer that follows `messages`; `tools` as for `answer`."""
+        return self.prompts.encode(self.prompts.render(messages, tools))
 
     @functools.cached_property
     def prompts(self) -> ChatPrompts:
         """What renders and encodes conversations."""
-        return ChatPrompts(self.engine, added_tokens(self._tokenizer_file), self._bound)
+        return ChatPrompts(
+            self.engine,
+            added_tokens(self._tokenizer_file),
+            self._bound,
+            ordinary_tokens=ordinary_tokens(self._tokenizer_file),
+            knows_tools=ChatTemplate(self.manifest.chat.template).knows_tools,
+        )
 
     def _answer_turn(
         self, prompt: list[int], options: Options, start: float, on_prefill: OnPrefill | None, on_end: OnEnd

@@ -5,50 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, UndefinedError
 from transformers import PreTrainedTokenizerFast
 
 import edgephi as package
 from edgephi.chat.template import ChatTemplate
-from edgephi.errors import BadInputError
+from edgephi.errors import BadBundleError, BadInputError
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
+from tests.chat.conversations import CONVERSATIONS, TOOL_CONVERSATIONS, TOOLS
 from tests.chat.shapes import GEMMA, LLAMA_2, SHAPES
 
 TOKENIZER = Path(package.__file__).parent / "demo/tokenizer.json"
 VARIABLES = {"bos_token": "<s>", "eos_token": "<|end|>", "unk_token": "<unk>"}
-SYSTEM = {"role": "system", "content": ' You are\n a "box" & <b>no</b> cloud. '}
-CONVERSATIONS: dict[str, list[dict[str, str]]] = {
-    "a question": [{"role": "user", "content": "Hello"}],
-    "white space": [{"role": "user", "content": "\n  Hello \t\n"}],
-    "several turns": [
-        {"role": "user", "content": "Where is it?"},
-        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nIn the hall. "},
-        {"role": "user", "content": "Turn it öff 🎉"},
-    ],
-    "a system message": [SYSTEM, {"role": "user", "content": "Hello"}],
-    "a system message and turns": [
-        SYSTEM,
-        {"role": "user", "content": "{{ messages }} {% if %}"},
-        {"role": "assistant", "content": ""},
-        {"role": "user", "content": "你好"},
-    ],
-    "two questions": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
-}
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": "Würde <b>it</b> & 'him'",
-            "parameters": {
-                "type": "object",
-                "properties": {"room": {"type": "string"}},
-                "required": ["room"],
-            },
-        },
-    }
-    for name in ("light", "heating", "door")
-]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +37,7 @@ def shape(request: pytest.FixtureRequest) -> ChatTemplate:
 
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("answer_follows", [True, False], ids=["prompt", "whole"])
-@pytest.mark.parametrize("name", CONVERSATIONS)
+@pytest.mark.parametrize("name", [*CONVERSATIONS, *TOOL_CONVERSATIONS])
 def test_text_and_ids_are_those_of_transformers(
     shape: ChatTemplate,
     name: str,
@@ -78,7 +46,7 @@ def test_text_and_ids_are_those_of_transformers(
     answer_follows: bool,
     tools: Sequence[Any] | None,
 ) -> None:
-    messages = CONVERSATIONS[name]
+    messages = (CONVERSATIONS | TOOL_CONVERSATIONS)[name]
 
     def wanted(*, tokenize: bool) -> Any:
         return theirs.apply_chat_template(
@@ -91,6 +59,10 @@ def test_text_and_ids_are_those_of_transformers(
 
     try:
         text = wanted(tokenize=False)
+    except (TypeError, UndefinedError):  # a message without content, for a template that knows none such
+        with pytest.raises(BadBundleError, match="expected a template that renders the prompt"):
+            shape.render(messages, tools=tools, answer_follows=answer_follows)
+        return
     except TemplateError as refusal:
         with pytest.raises(BadInputError, match="the model's chat template refuses") as caught:
             shape.render(messages, tools=tools, answer_follows=answer_follows)

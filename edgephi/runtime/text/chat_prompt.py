@@ -5,6 +5,12 @@ text into its token wherever it stands: whoever writes one into a message could 
 conversation as well. So where a message has one, the text is taken apart behind its first letter, and both
 parts are encoded by themselves. The model reads the same letters, as ordinary tokens.
 
+So are the texts in the schemas of tools, and in the calls of tools that a message has.
+
+A template may look for such a text in what was said: many leave out what a model has thought before its
+answer, up to `</think>`. Where one finds another text in parts than it finds whole, the tokens that the
+tokenizer does not call special stay whole: those end no turn.
+
 A rendered prompt here is a text with a mark wherever it is to be taken apart. All parts go through the
 tokenizer in one call, with a special token between them that stands nowhere else: that takes parts apart as
 well, and a call for each of ten thousand parts would take a minute with some engines.
@@ -15,18 +21,22 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from edgephi.errors import BadInputError
 from edgephi.runtime.adapter import Engine
 from edgephi.runtime.text.prompt_bound import PromptBound
 
 ROLES = ("system", "user", "assistant")
+TOOL_ROLE = "tool"  # where the template knows tools
 
 # Unicode keeps these two out of all texts, for uses like this one.
 _MARK = "\ufdd0\ufdd1"
 # In front of a part's text, so that no tokenizer takes that for the start of a text: some put a space there.
 _GUARD = "\n"
+_FORM = "a message is {'role': …, 'content': …}"
+_DEEPEST = 64  # lists and objects inside each other, in schemas and calls
 
 
 class ChatPrompts:
@@ -34,31 +44,77 @@ class ChatPrompts:
 
     `added_tokens` are the texts that its tokenizer turns into one token wherever they stand, with its id.
     With a `bound`, texts that cannot fit into the context are refused before the tokenizer sees them.
+    `ordinary_tokens` are the texts among them of tokens that are not special; `knows_tools` says whether the
+    template knows tools.
     """
 
     def __init__(
-        self, engine: Engine, added_tokens: Mapping[str, int], bound: PromptBound | None = None
+        self,
+        engine: Engine,
+        added_tokens: Mapping[str, int],
+        bound: PromptBound | None = None,
+        *,
+        ordinary_tokens: Collection[str] = (),
+        knows_tools: bool = False,
     ) -> None:
         self._engine = engine
+        self._knows_tools = knows_tools
         self._added = added_tokens
         self._bound = bound
         self._special = frozenset(added_tokens.values())
-        # Matches without taking up a letter, so that texts that overlap are all found.
-        texts = "|".join(map(re.escape, added_tokens)) or "(?!)"
-        self._places = re.compile(f"(?={texts})")
+        self._places = _places_of(added_tokens)
+        self._special_places = _places_of(added_tokens.keys() - set(ordinary_tokens))
+        self._has_ordinary = bool(ordinary_tokens)
         self._guard: list[int] | None = None
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt for the answer that follows `messages`, with marks.
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        """The prompt for the answer that follows `messages`, with marks. `tools` are JSON schemas.
 
-        Raises BadInputError for a message that is none, and for a special token that cannot be taken apart;
-        PastContextError for messages that cannot fit into the context.
+        Raises BadInputError for a message that is none, for tools that the template does not know, and for a
+        special token that cannot be taken apart; PastContextError for messages that cannot fit into the
+        context.
         """
         if self._bound is not None:
             self._bound.check_messages(len(messages))
+        if tools and not self._knows_tools:
+            raise BadInputError(
+                "expected a model whose chat template knows tools, found one that would leave them out",
+                hint="describe them in the system message, in the words that the model was trained on",
+            )
+        rendered = self._render(messages, tools, self.marked)
+        if _MARK in rendered and self._has_ordinary:
+            written = self._render(messages, tools, str)
+            if rendered.replace(_MARK, "") != written:
+                other = self._render(messages, tools, functools.partial(_marked_at, self._special_places))
+                if other.replace(_MARK, "") == written:
+                    return other
+        return rendered
+
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, mark: Callable[[str], str]
+    ) -> str:
+        """The prompt with whatever `mark` does to each text in it."""
         return self._engine.render_chat(
-            [{"role": _role(message), "content": self.marked(_content(message))} for message in messages]
+            [self._message(message, mark) for message in messages],
+            _each_text(list(tools), mark) if tools else None,
         )
+
+    def _message(self, message: Mapping[str, Any], mark: Callable[[str], str]) -> dict[str, Any]:
+        """A message as the template gets it: with all that it has."""
+        role = message.get("role")
+        roles = (*ROLES, TOOL_ROLE) if self._knows_tools else ROLES
+        if role not in roles:
+            raise BadInputError(
+                f"expected a message of the role {', '.join(roles[:-1])} or {roles[-1]}, found {role!r}",
+                hint=_FORM,
+            )
+        content = message.get("content")
+        if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
+            raise BadInputError(
+                f"expected text as content of a message, found {type(content).__name__}", hint=_FORM
+            )
+        others = {key: value for key, value in message.items() if key not in ("role", "content")}
+        return {"role": role, "content": content and mark(content), **_each_text(others, mark)}
 
     def marked(self, content: str) -> str:
         """A message's text with a mark in each special token that is written in it."""
@@ -69,14 +125,9 @@ class ChatPrompts:
             )
         if self._bound is not None:
             self._bound.check_text(content.strip())  # the template's tokens may take the space at its ends
-        places = [match.start() + 1 for match in self._places.finditer(content)]
-        if not places:
-            return content
-        bounds = [0, *places, len(content)]
-        parts = [content[start:end] for start, end in itertools.pairwise(bounds)]
-        marked = _MARK.join(parts)
-        if not self._special.isdisjoint(self.encode(marked.strip())):
-            raise _not_apart(content[places[0] - 1 :])
+        marked = _marked_at(self._places, content)
+        if marked != content and not self._special.isdisjoint(self.encode(marked.strip())):
+            raise _not_apart(content[marked.index(_MARK) - 1 :])
         return marked
 
     def begins_special(self, text: str) -> bool:
@@ -140,24 +191,33 @@ class ChatPrompts:
         return token_ids[len(self._guard) :]
 
 
-def _role(message: Mapping[str, str]) -> str:
-    role = message.get("role")
-    if role not in ROLES:
-        raise BadInputError(
-            f"expected a message of the role {', '.join(ROLES[:-1])} or {ROLES[-1]}, found {role!r}",
-            hint="a message is {'role': …, 'content': …}",
-        )
-    return role
+def _places_of(texts: Collection[str]) -> re.Pattern[str]:
+    """Matches in front of each text without taking up a letter, so that texts that overlap are all found."""
+    return re.compile(f"(?={'|'.join(map(re.escape, texts)) or '(?!)'})")
 
 
-def _content(message: Mapping[str, str]) -> str:
-    content: object = message.get("content")
-    if not isinstance(content, str):
-        raise BadInputError(
-            f"expected text as content of a message, found {type(content).__name__}",
-            hint="a message is {'role': …, 'content': …}",
-        )
-    return content
+def _marked_at(places: re.Pattern[str], content: str) -> str:
+    bounds = [0, *(match.start() + 1 for match in places.finditer(content)), len(content)]
+    return _MARK.join(content[start:end] for start, end in itertools.pairwise(bounds))
+
+
+def _each_text(value: Any, mark: Callable[[str], str], depth: int = 0) -> Any:
+    """A value of JSON with whatever `mark` does to each text in it. Raises BadInputError when it is none."""
+    if isinstance(value, str):
+        return mark(value)
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            inside = ((_each_text(key, mark, _DEEPEST), each) for key, each in value.items())
+            return {key: _each_text(each, mark, depth + 1) for key, each in inside}
+        if isinstance(value, list | tuple):
+            return [_each_text(each, mark, depth + 1) for each in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise BadInputError(
+        f"expected JSON of at most {_DEEPEST} levels beside the content of messages, "
+        f"found {type(value).__name__}",
+        hint=_FORM,
+    )
 
 
 def _not_apart(text: str) -> BadInputError:

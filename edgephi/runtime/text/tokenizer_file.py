@@ -30,6 +30,16 @@ def added_tokens(file: Path) -> dict[str, int]:
 
     Raises BadBundleError when the file cannot be read as a tokenizer.
     """
+    return {text: id_ for text, id_, _ in _entries(file, _added(file))}
+
+
+def ordinary_tokens(file: Path) -> frozenset[str]:
+    """Those added tokens that the file does not call special, like `<think>`. Raises BadBundleError."""
+    return frozenset(text for text, _, special in _entries(file, _added(file)) if not special)
+
+
+def _added(file: Path) -> Any:
+    """The file's list of added tokens."""
     # The list stands in front of the vocabulary, which takes longer to read than a small model to load.
     _, _, after = _read(file, _MOST_ADDED_BYTES).partition(_ADDED)
     entries: Any = None
@@ -37,7 +47,7 @@ def added_tokens(file: Path) -> dict[str, int]:
         entries, _ = json.JSONDecoder().raw_decode(after.decode(errors="replace").lstrip(" \t\r\n:"))
     if not isinstance(entries, list):
         entries = _parse(file, _read(file)).get("added_tokens")
-    return dict(_entries(file, entries))
+    return entries
 
 
 def token_bytes(file: Path) -> dict[int, bytes]:
@@ -53,7 +63,7 @@ def token_bytes(file: Path) -> dict[int, bytes]:
         found = {id_: _bytes_of(token, table) for token, id_ in vocabulary.items()}
     except (AttributeError, KeyError, TypeError, UnicodeEncodeError) as cause:
         raise _broken(file, f"{type(cause).__name__}: {cause}") from None
-    for text, id_ in _entries(file, content.get("added_tokens", [])):
+    for text, id_, _ in _entries(file, content.get("added_tokens", [])):
         found[id_] = text.encode()
     return found
 
@@ -92,14 +102,14 @@ def coverage(file: Path) -> Coverage | None:
     try:
         steps = [*_steps(content.get("normalizer")), *_steps(content.get("pre_tokenizer"))]
         model, added = content["model"], content.get("added_tokens", [])
-        if any(_SPACES.search(text) for text, _ in _entries(file, added)):
+        if any(_SPACES.search(text) for text, *_ in _entries(file, added)):
             return None  # one that is white space itself could end in more of it
         by_letter = any(step["type"] == "ByteLevel" for step in steps)
         if not all(map(_keeps_all_bytes, steps)) or not (by_letter or model.get("byte_fallback")):
             return None
         # In byte-level vocabularies each letter is a byte; in others the sign for a space may be a letter.
         longest = max(len(token) if by_letter else len(token.encode()) for token in model["vocab"])
-        longest = max([longest, *(len(text.encode()) for text, _ in _entries(file, added))])
+        longest = max([longest, *(len(text.encode()) for text, *_ in _entries(file, added))])
         return Coverage(
             longest,
             end_in_space=tuple(token["content"] for token in added if token.get("rstrip")),
@@ -142,8 +152,8 @@ def _parse(file: Path, data: bytes) -> dict[str, Any]:
     return content
 
 
-def _entries(file: Path, entries: Any) -> Iterator[tuple[str, int]]:
-    """Text and id of each added token."""
+def _entries(file: Path, entries: Any) -> Iterator[tuple[str, int, bool]]:
+    """Text and id of each added token, and whether it is special."""
     for entry in entries if isinstance(entries, list) else [entries]:
         try:
             text, id_ = entry["content"], entry["id"]
@@ -151,7 +161,7 @@ def _entries(file: Path, entries: Any) -> Iterator[tuple[str, int]]:
             text = id_ = None
         if not isinstance(text, str) or not text or not isinstance(id_, int):
             raise _broken(file, f"an added token {entry!r}")
-        yield text, id_
+        yield text, id_, entry.get("special") is True
 
 
 def _steps(step: Any) -> Iterator[dict[str, Any]]:

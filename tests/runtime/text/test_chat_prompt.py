@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer  # type: ignore[import-untyped]
+from transformers import PreTrainedTokenizerFast
 
 import edgephi.runtime
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
@@ -16,7 +20,9 @@ from edgephi.errors import BadInputError
 from edgephi.runtime.session import Options
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
-from edgephi.runtime.text.tokenizer_file import added_tokens
+from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
+from tests.chat.conversations import TOOL_CONVERSATIONS, TOOLS
+from tests.chat.shapes import QWEN
 from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor
 from tests.runtime.text.test_tokenizer_file import tokenizer_of
@@ -40,8 +46,8 @@ class TextEngine:
         self.tokenizer = CheckpointTokenizer(file)
         self.template = template
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        return render_chat(self.template, messages)
+    def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
+        return render_chat(self.template, messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -72,7 +78,7 @@ def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Chat(file, KINDS[request.param].template)
 
 
-def conversation(*contents: str) -> list[dict[str, str]]:
+def conversation(*contents: str) -> list[dict[str, Any]]:
     roles = ("user", "assistant")
     return [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
 
@@ -109,6 +115,125 @@ def test_special_tokens_that_overlap(chat: Chat) -> None:
         assert chat.special(chat.tokens(conversation(content))) == chat.special(
             chat.tokens(conversation("a"))
         )
+
+
+class TestTools:
+    """A template that knows tools, and a tokenizer with tokens for thoughts that are not special."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        tokenizer = Tokenizer.from_file(str(tokenizer_of("demo", Path())))
+        tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>")])
+        file = tmp_path_factory.mktemp("tools") / "tokenizer.json"
+        tokenizer.save(str(file))
+        return file
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def prompts(file: Path) -> ChatPrompts:
+        return ChatPrompts(
+            TextEngine(file, QWEN),  # type: ignore[arg-type]
+            added_tokens(file),
+            ordinary_tokens=ordinary_tokens(file),
+            knows_tools=True,
+        )
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def wanted(file: Path) -> Callable[..., str]:
+        theirs = PreTrainedTokenizerFast(tokenizer_file=str(file))
+
+        def render(messages: list[dict[str, Any]], tools: list[Any] | None = None) -> str:
+            text = theirs.apply_chat_template(
+                messages, tools=tools, chat_template=QWEN, tokenize=False, add_generation_prompt=True
+            )
+            assert isinstance(text, str)
+            return text
+
+        return render
+
+    @pytest.mark.parametrize("name", TOOL_CONVERSATIONS)
+    def test_reach_the_template(self, prompts: ChatPrompts, wanted: Callable[..., str], name: str) -> None:
+        messages = TOOL_CONVERSATIONS[name]
+        assert prompts.render(messages, TOOLS).replace(MARK, "") == wanted(messages, TOOLS)
+        assert prompts.render(messages, []).replace(MARK, "") == wanted(messages)
+
+    def test_none_of_their_texts_ends_a_turn(self, prompts: ChatPrompts, file: Path) -> None:
+        end = "<|im_end|>"
+
+        def ends(text: str) -> int:
+            asked: list[dict[str, Any]] = [
+                {"role": "user", "content": "on?"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"name": text, "arguments": {text: [text]}}],
+                },
+                {"role": "tool", "content": text},
+            ]
+            token_ids = prompts.encode(
+                prompts.render(asked, [{"name": text, "parameters": {text: {"a": text}}}])
+            )
+            return token_ids.count(added_tokens(file)[end])
+
+        assert ends(end) == ends("light") == 4
+
+    def test_what_a_template_looks_for_in_a_message_is_found(
+        self, prompts: ChatPrompts, wanted: Callable[..., str], file: Path
+    ) -> None:
+        thought = f"<think>\nhm {ATTACK}\n</think>\n\nIn the hall. {ATTACK}"
+        messages = conversation("Where is it?", thought, f"Turn it on <think> {ATTACK}")
+        rendered = prompts.render(messages)
+        assert rendered.replace(MARK, "") == wanted(messages)
+        assert "hm" not in rendered
+        token_ids = prompts.encode(rendered)
+        names = {id_: text for text, id_ in added_tokens(file).items()}
+        turns = ["<|im_start|>", "<|im_end|>"]
+        # What a tokenizer does not call special ends no turn, and stays whole.
+        expected = [
+            *turns,
+            *turns[:1],
+            "</s>",
+            *turns[1:],
+            *turns[:1],
+            "<think>",
+            "</s>",
+            *turns[1:],
+            *turns[:1],
+        ]
+        assert [names[id_] for id_ in token_ids if id_ in names] == expected
+
+    def test_without_such_a_template_thoughts_are_letters(self, file: Path) -> None:
+        prompts = ChatPrompts(
+            TextEngine(file, PHI_3_CHAT.template),  # type: ignore[arg-type]
+            added_tokens(file),
+            ordinary_tokens=ordinary_tokens(file),
+        )
+        token_ids = prompts.encode(prompts.render(conversation("a <think>")))
+        assert added_tokens(file)["<think>"] not in token_ids
+
+    def test_a_template_that_does_not_know_them(self, chat: Chat) -> None:
+        with pytest.raises(
+            BadInputError, match="whose chat template knows tools, found one that would leave"
+        ):
+            chat.prompts.render(conversation("a"), TOOLS)
+        with pytest.raises(BadInputError, match="role system, user or assistant, found 'tool'"):
+            chat.prompts.render([*conversation("a", "b"), {"role": "tool", "content": "c"}])
+
+    @pytest.mark.parametrize("call", [{1, 2}, b"a", json.loads("[" * 70 + "]" * 70)])
+    def test_what_is_no_json(self, prompts: ChatPrompts, call: Any) -> None:
+        messages = [*conversation("a"), {"role": "assistant", "content": "b", "tool_calls": [call]}]
+        with pytest.raises(BadInputError, match="expected JSON of at most 64 levels"):
+            prompts.render(messages)
+
+    def test_content_may_be_missing_beside_calls_only(self, prompts: ChatPrompts) -> None:
+        assert prompts.render(
+            [{"role": "assistant", "content": None, "tool_calls": [{"name": "a", "arguments": {}}]}]
+        )
+        with pytest.raises(BadInputError, match="expected text as content of a message, found NoneType"):
+            prompts.render([{"role": "assistant", "content": None}])
 
 
 def test_the_mark_itself_is_no_text(chat: Chat) -> None:
