@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class ChatFormat:
     """How one branch of the family writes a conversation.
 
-    `template` is Jinja and, unlike the one some checkpoints publish, never drops the system message.
+    `template` is Jinja and, unlike the one some checkpoints publish, never drops the system message. A system
+    message of Phi-4-mini may have `tools`: a text, the JSON of their schemas.
     `stop_tokens` are the special tokens that end an answer; those in the vocabulary all become stop ids.
     """
 
@@ -36,8 +37,10 @@ PHI_4_MINI_CHAT = ChatFormat(
     name="phi-4-mini",
     template=(
         "{% for message in messages %}"
-        "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
-        "{% endfor %}"
+        "{{ '<|' + message['role'] + '|>' + message['content'] }}"
+        "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
+        "{{ '<|tool|>' + message['tools'] + '<|/tool|>' }}{% endif %}"
+        "{{ '<|end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     ),
     stop_tokens=("<|endoftext|>", "<|assistant|>", "<|end|>"),

@@ -3,7 +3,8 @@
 The checkpoint's own is what it was trained with, so that is what a bundle takes. One of edgephi's stands in
 where there is none; and for the templates that the family was published with, some of which leave out the
 system message. Those are known by what they write, not by their text, of which there are many: without a
-system message the same as ours, letter by letter, whatever the messages look like.
+system message the same as ours, letter by letter, whatever the messages look like; and where they know tools,
+with those.
 
 Source of where a template may lie: `chat_template_utils.py` and `tokenization_utils_base.py` of transformers.
 """
@@ -56,6 +57,21 @@ _CONVERSATIONS = (
     _turns(" Hello\n\n", "\n Hello yourself. ", "Who are you?"),
     _turns("a", "<think>\nb\n</think>\n\nc", "d", "<think>e</think>f", "g\n"),
     _turns("", "", "<|end|> <|user|> [INST] {{ x }} {% y %}"),
+)
+# What a template that knows tools may do with them, in each of the places in which they can be given.
+_TOOLS = [{"type": "function", "function": {"name": "light", "parameters": {}}}]
+_TOOL_CONVERSATIONS: tuple[list[dict[str, Any]], ...] = (
+    [_SYSTEM, *_turns("Hello")],
+    [{**_SYSTEM, "tools": '[{"name": "light"}]'}, *_turns("Hello")],
+    [
+        *_turns("Is it on?"),
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "light", "arguments": {}}}],
+        },
+        {"role": "tool", "content": "on"},
+    ],
 )
 
 
@@ -199,6 +215,8 @@ def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, 
         found = _rendered_or_refused(own, [_SYSTEM, *asked])
         if found not in (with_system, start + built_in.render(asked), None):
             return None
+        if own.knows_tools and not _same_with_tools(own, start, built_in):
+            return None
         same = found == with_system
         remarks = ("the checkpoint's own template writes the same" + ("" if same else _BUT_SYSTEM),)
         if not start:
@@ -218,9 +236,21 @@ def _remarks(own: ChatTemplate) -> tuple[str, ...]:
     return () if _SYSTEM["content"].strip() in found else ("it leaves out system messages",)
 
 
-def _rendered_or_refused(template: ChatTemplate, messages: list[dict[str, str]]) -> str | None:
+def _same_with_tools(own: ChatTemplate, start: str, ours: ChatTemplate) -> bool:
     try:
-        return template.render(messages)
+        return all(
+            _rendered_or_refused(own, each, _TOOLS) == start + ours.render(each, tools=_TOOLS)
+            for each in _TOOL_CONVERSATIONS
+        )
+    except BadBundleError:  # it cannot render them
+        return False
+
+
+def _rendered_or_refused(
+    template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None
+) -> str | None:
+    try:
+        return template.render(messages, tools=tools)
     except BadInputError:
         return None
 

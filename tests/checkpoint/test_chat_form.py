@@ -7,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT
+from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.checkpoint.chat_form import ChatForm, read_chat_form
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import read_tokenizer
 from edgephi.errors import BadCheckpointError
-from tests.chat.shapes import ALPACA, CHATML, GEMMA, LLAMA_2, PHI_3, PHI_3_WITHOUT_SYSTEM, PHI_4, ZEPHYR
+from tests.chat.shapes import (
+    ALPACA,
+    CHATML,
+    GEMMA,
+    LLAMA_2,
+    PHI_3,
+    PHI_3_WITHOUT_SYSTEM,
+    PHI_4,
+    PHI_4_MINI,
+    ZEPHYR,
+)
 from tests.tiny_checkpoint import PHI_3_TOKENS, PHI_4_TOKENS
 
 PHI_3_NAMES = ("<s>", "</s>", *PHI_3_TOKENS)
@@ -122,6 +132,16 @@ class TestOurs:
         form = read(template, names)
         assert form.built_in is ours
         assert form.remarks == ("the checkpoint's own template writes the same",)
+
+    def test_is_phi_4_minis_with_the_tools_that_its_system_messages_may_have(self, tmp_path: Path) -> None:
+        def form(template: str) -> ChatForm:
+            (tmp_path / "chat_template.jinja").write_text(template)
+            return read_chat_form(tmp_path, 200_064, PHI_3_NAMES)
+
+        assert form(PHI_4_MINI).built_in is PHI_4_MINI_CHAT
+        assert form(PHI_4_MINI.replace("<|tool|>", "<|tools|>")).built_in is None
+        assert form(PHI_4_MINI + "{% if tools %}{{ tools }}{% endif %}").built_in is None
+        assert form("{% set x = tools[0].name.letters if tools %}" + PHI_4_MINI).built_in is None
 
     def test_mends_one_that_leaves_out_system_messages(self, read: Read) -> None:
         form = read(PHI_3_WITHOUT_SYSTEM)
