@@ -91,7 +91,7 @@ WITH_TOOLS = """\
 """
 PHI_4_MINI = (
     "{% for message in messages %}{% set tools = message.get('tools') %}"
-    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{% if message['role'] == 'system' and tools is not none %}{{ '<|tool|>' ~ tools ~ '<|/tool|>' }}"
     "{% endif %}{{ '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
