@@ -3,6 +3,8 @@
 # ruff: noqa: RUF001 - letters that look like others are what makes a text hard
 
 import json
+import random
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from tokenizers import (  # type: ignore[import-untyped]
     trainers,
 )
 
+import edgephi.reference
 from edgephi.reference.evaluation_text import passages
+from edgephi.reference.passages import in_words, shipped_passages
 from tests.phi_3_chat import as_phi_3
 
 PUBLISHED = Path(__file__).parents[2] / "shared/tokenizers"
@@ -38,6 +42,16 @@ SPLITS = {
 }
 """The patterns by which the published models cut a text into words."""
 
+KINDS = {
+    "SentencePiece, byte fallback": "demo",
+    "byte-level, GPT-2": "gpt-2",
+    "digits one by one": "digits",
+    "cl100k": "phi-4",
+    "o200k": "phi-4-mini",
+}
+"""The kinds of tokenizers in use, and one of each for `tokenizer_of_kind`."""
+
+GPT_2_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PHI_4_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
 PHI_4_MINI_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
@@ -102,6 +116,28 @@ HARD = (
 WORDS = tuple(word for passage in passages(as_phi_3) for word in passage.text.split(" ")[:80])
 
 
+def random_texts(count: int) -> list[str]:
+    """Joins of hard pieces, words and characters out of the whole of Unicode; the same in every run."""
+    chance = random.Random(1)
+    pools = (WORDS, HARD, SPACES, OTHER_SPACES, SPECIAL)
+    spans = ((0x20, 0x7E), (0xA0, 0x2FF), (0x300, 0xD7FF), (0xE000, 0x1FFFF))
+
+    def part() -> str:
+        if chance.random() < 0.75:
+            return chance.choice(chance.choice(pools))
+        return "".join(chr(chance.randint(*chance.choice(spans))) for _ in range(chance.randint(1, 4)))
+
+    return ["".join(part() for _ in range(chance.randint(1, 14))) for _ in range(count)]
+
+
+def real_texts() -> list[str]:
+    """The lines of all passages that edgephi measures and calibrates on: prose, code, talk; 27 languages."""
+    shipped = resources.files(edgephi.reference)
+    stored = [each for part in ("evaluation", "calibration") for each in shipped_passages(shipped / part)]
+    lines = (line for each in stored for line in in_words(each, as_phi_3).text.splitlines())
+    return [*dict.fromkeys(line for line in lines if line.strip())]
+
+
 def texts(*pools: tuple[str, ...]) -> st.SearchStrategy[str]:
     """Texts that join pieces of the pools with any other characters."""
     parts = st.one_of([*(st.sampled_from(pool) for pool in pools), st.text(max_size=3)])
@@ -121,21 +157,37 @@ def published_tokenizer(name: str) -> Path:
     return file
 
 
+def tokenizer_of_kind(folder: Path, kind: str) -> Path:
+    """One of KINDS."""
+    return demo_tokenizer() if KINDS[kind] == "demo" else byte_level_tokenizer(folder, KINDS[kind])
+
+
 def byte_level_tokenizer(folder: Path, kind: str) -> Path:
-    """A small one, made like the published "phi-4" or "phi-4-mini": byte-level BPE behind a pattern."""
+    """A small one: byte-level BPE behind a pattern.
+
+    It is made like the published "phi-4" or "phi-4-mini", like "gpt-2"'s, or like those that have such a
+    pattern behind "digits" one by one.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLITS[kind]), "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    with_regex = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if kind == "gpt-2":
+        tokenizer.pre_tokenizer = with_regex
+    elif kind == "digits":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, with_regex])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLITS[kind]), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([passage.text for passage in passages(as_phi_3)], trainer)
     strips = kind == "phi-4"  # as its makers have it
-    special = PHI_4_TOKENS if kind == "phi-4" else PHI_4_MINI_TOKENS
+    special = {"phi-4": PHI_4_TOKENS, "phi-4-mini": PHI_4_MINI_TOKENS}.get(kind, GPT_2_TOKENS)
     tokenizer.add_special_tokens(
         [AddedToken(text, normalized=False, lstrip=strips, rstrip=strips) for text in special]
     )

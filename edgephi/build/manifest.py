@@ -4,7 +4,6 @@ import dataclasses
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import edgephi
 from edgephi.build.plan import Plan
@@ -34,8 +33,6 @@ from edgephi.checkpoint.locate import DEMO, DEMO_ID
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import DEFAULT
-from edgephi.engines.facts.engine import EngineFacts
-from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import UsageError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import upstream
@@ -128,7 +125,6 @@ def manifest_of(
             exporter=exporter_name,
         ),
         security_floor=request.security_floor,
-        tokenizer=encodes_with(facts_of(target.engine), checkpoint.tokenizer),
     )
 
 
@@ -136,11 +132,6 @@ def chat_facts(tokenizer: TokenizerFacts) -> ChatFacts:
     """What a manifest says of the conversations of a checkpoint with this tokenizer."""
     chat = tokenizer.chat
     return ChatFacts(chat.template, tokenizer.stop_token_ids, chat.source, dict(chat.variables), chat.system)
-
-
-def encodes_with(engine: EngineFacts, tokenizer: TokenizerFacts) -> Literal["engine", "tokenizers"]:
-    """Who turns text into tokens on the device."""
-    return "engine" if tokenizer.kind in engine.encodes else "tokenizers"
 
 
 def _known_files(report: StreamReport) -> list[FileEntry]:

@@ -7,7 +7,6 @@ Both sides of the wall read this module, so it needs the standard library only. 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry, check_chunks
@@ -202,7 +201,6 @@ class Manifest:
     """The whole of `bundle.json`. `sequence` orders the releases of one `name`, `created` is ISO 8601 UTC.
 
     A device that has this release, and checks signatures, takes none of that name below `security_floor`.
-    `tokenizer` turns text into tokens: the engine's own, or the `tokenizers` library, where that one differs.
     With `adapters` there is a `base`: without its files, the folder is an artifact that goes beside that one.
     """
 
@@ -222,7 +220,6 @@ class Manifest:
     wheels: tuple[Wheelhouse, ...] = ()
     probe: Probe | None = None
     security_floor: int = 0
-    tokenizer: Literal["engine", "tokenizers"] = "engine"
     adapters: tuple[SwitchedAdapter, ...] = ()
     base: BaseBundle | None = None
 

@@ -6,7 +6,7 @@ The real parser (the `tokenizers` library) reads the file, so that what passes h
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import (
@@ -19,7 +19,6 @@ from edgephi.checkpoint.chat_form import (
 from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
-from edgephi.engines.facts.engine import TokenizerKind
 from edgephi.errors import BadCheckpointError, BadDeclarationError
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ TOKENIZER_FILES = (
     TEMPLATE_FILE,
 )
 """The files a tokenizer may have; the first one is required."""
+
+TokenizerKind = Literal["sentencepiece", "byte-level"]
 
 _OLDER_FORMS = ("tokenizer.model", "spiece.model", "vocab.json")
 _HINT = "copy tokenizer.json and tokenizer_config.json from the model that these weights come from"

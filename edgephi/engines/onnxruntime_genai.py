@@ -59,6 +59,5 @@ FACTS = EngineFacts(
     build_modules={"onnx": "build"},
     parsed_templates=("tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
     # Not those of the byte-level kind: it cuts "Ankara'da" as if the 'd of "I'd" were in it.
-    encodes=("sentencepiece",),
     native_groups="zero points",
 )

@@ -48,6 +48,5 @@ FACTS = EngineFacts(
     exporter="openvino",
     artifact_format="openvino",
     providers={"cpu": _CPU, "gpu": _GPU, "npu": _GPU},
-    encodes=("sentencepiece", "byte-level"),
     native_groups="zero points",
 )

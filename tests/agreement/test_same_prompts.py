@@ -7,7 +7,6 @@ each template it gets the facts that a build would have read out of the checkpoi
 import dataclasses
 import functools
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,10 @@ from edgephi.checkpoint.tokenizer import read_tokenizer
 from edgephi.errors import EdgephiError
 from edgephi.runtime.session import Session
 from tests.agreement.conftest import build_for
+from tests.agreement.text_paths import ENGINES, can_open, open_for_text
 from tests.chat.conversations import CONVERSATIONS, TOOL_CONVERSATIONS, TOOLS
 from tests.chat.shapes import SHAPES
 from tests.tiny_checkpoint import TinyShape, tiny_tokenizer, write_tiny_checkpoint
-
-ENGINES = {
-    "cpu": "onnxruntime_genai",
-    "openvino": "openvino_genai",
-    "mlx": "mlx.core",
-    "gguf": "xllamacpp",
-    "qnn": "onnxruntime_qnn",
-}
-"""A target of each engine, and the engine's module."""
 
 SPECIAL = (
     *("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"),
@@ -111,9 +102,8 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.fixture(scope="module", params=ENGINES)
 def bundle(request: pytest.FixtureRequest, bundles: Callable[[str], Path]) -> Path:
     """The bundle for an engine."""
-    pytest.importorskip(ENGINES[request.param])
-    if request.param == "qnn" and platform.machine() != "x86_64":
-        pytest.skip("the emulator is for x86-64")
+    if not can_open(request.param):
+        pytest.skip(f"no {ENGINES[request.param]} here")
     return bundles(request.param)
 
 
@@ -145,10 +135,7 @@ def shape(request: pytest.FixtureRequest) -> str:
 def session(bundle: Path, shape: str, published: Callable[[str], Published]) -> Session:
     """The engine with the facts that a build reads out of a checkpoint with this template."""
     manifest = dataclasses.replace(read_manifest(bundle), chat=published(shape).chat)
-    with pytest.MonkeyPatch.context() as patch:
-        # Its graphs take a second to compile, and no text goes through them.
-        patch.setattr("edgephi.runtime.engines.qnn.decoder.QnnDecoder", lambda *_: None)
-        return Session(bundle, manifest, provider=None if manifest.target.engine == "qnn" else "cpu")
+    return open_for_text(bundle, manifest)
 
 
 def as_asked(shape: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import edgephi
-from edgephi.build.manifest import chat_facts, encodes_with, time_of_build
+from edgephi.build.manifest import chat_facts, time_of_build
 from edgephi.build.qnn_import.binaries import describe
 from edgephi.build.verify import probe_of, run_engine
 from edgephi.bundle.artifact.foreign_files import check_artifact
@@ -178,7 +178,6 @@ def _manifest(
         files=files,
         certificate=Certificate(level="off"),
         provenance=Provenance(edgephi.__version__, "", {}, EXPORTER),
-        tokenizer=encodes_with(FACTS, tokenizer),
     )
 
 

@@ -9,7 +9,6 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.processors import MeasuredProcessor
 from edgephi.errors import NotSupportedError
 
-TokenizerKind = Literal["sentencepiece", "byte-level"]
 """Pieces of letters, and bytes for what is in none of them; or words of bytes, as GPT-2 has them."""
 
 
@@ -71,8 +70,6 @@ class EngineFacts:
     file_copies: how many times an artifact's files hold the weights
     unloaded_folders: of the artifact, whose files no device loads
     parsed_templates: files of the artifact whose chat template the engine parses as soon as it is opened
-    encodes: the kinds of tokenizers for which the engine's own gives the ids of the `tokenizers` library, for
-    every text; for the others the library itself runs beside the engine
     row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
     native_groups: what its own format of 4 bits can say of a group beside its scale
     """
@@ -85,7 +82,6 @@ class EngineFacts:
     file_copies: int = 1
     unloaded_folders: tuple[str, ...] = ()
     parsed_templates: tuple[str, ...] = ()
-    encodes: tuple[TokenizerKind, ...] = ()
     row_scales: bool = False
     native_groups: NativeGroups = "symmetric"
 

@@ -10,7 +10,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
@@ -18,7 +18,7 @@ from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS
-from edgephi.errors import BadInputError, NotSupportedError
+from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
@@ -73,8 +73,7 @@ def open_engine(
         onnxruntime_genai.__version__,
         manifest.requires.engines.get(NAME, ""),
     )
-    needed = ("jinja2", "tokenizers") if manifest.tokenizer == "tokenizers" else ("jinja2",)
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("jinja2", "tokenizers") if importlib.util.find_spec(name) is None]
     if missing:
         raise NotSupportedError(
             f"this bundle runs on {NAME} with {' and '.join(missing)}, not installed",
@@ -90,16 +89,6 @@ def open_engine(
         provider=provider,
         adapters=files,
     )
-
-
-class Tokenizer(Protocol):
-    """What text goes through."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens written in it become their ids."""
-
-    def decode_stream(self, before: int) -> TextStream:
-        """A decoder for the tokens that follow the token `before`."""
 
 
 class GenaiEngine:
@@ -142,11 +131,7 @@ class GenaiEngine:
                 config.append_provider(provider)
             self._model = engine.Model(config)
             self._adapters = engine.Adapters(self._model)
-            self._tokenizer: Tokenizer = (
-                _OwnTokenizer(engine.Tokenizer(self._model))
-                if manifest.tokenizer == "engine"
-                else CheckpointTokenizer(artifact / TOKENIZER_FILE)
-            )
+        self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
         device: str = self._model.device_type.lower()
         if device != provider:
             raise NotSupportedError(
@@ -162,7 +147,11 @@ class GenaiEngine:
         return self._template.render(messages, tools=tools)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens written in it become their ids."""
+        """Token ids of `text`; special tokens written in it become their ids.
+
+        The checkpoint's own tokenizer: the engine's cuts byte-level words at English contractions, and merges
+        the pieces of a word in another order.
+        """
         return self._tokenizer.encode(text)
 
     def decode_stream(self, before: int) -> TextStream:
@@ -218,25 +207,6 @@ class GenaiEngine:
                 self._adapters.load(str(file), adapter)
                 self._loaded.add(adapter)
             generator.set_active_adapter(self._adapters, adapter)
-
-
-class _OwnTokenizer:
-    """The engine's own tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def encode(self, text: str) -> list[int]:
-        # The engine takes C strings: everything after a NUL would be lost without a word.
-        if "\0" in text:
-            raise BadInputError("expected text as prompt, found a NUL character in it", hint="remove it")
-        with translated("expected text that the tokenizer can encode"):
-            return [int(token) for token in self._tokenizer.encode(text)]
-
-    def decode_stream(self, before: int) -> TextStream:
-        stream = self._tokenizer.create_stream()
-        stream.decode(before)
-        return cast("TextStream", stream)
 
 
 class GenaiCache(SequenceCache):

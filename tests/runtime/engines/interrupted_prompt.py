@@ -42,7 +42,7 @@ def _seconds_until_heeded(cache: KvCache) -> float:
 def main() -> None:
     """Interrupt one prompt of the bundle that the command line names."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is started with it ignored
-    openvino, _ = adapter._import_engine()
+    openvino = adapter._import_engine()
     openvino.Core = float32_core(openvino)
     engine = edgephi.runtime.load(Path(sys.argv[1])).engine
     cache = engine.open_cache(_ROOM)

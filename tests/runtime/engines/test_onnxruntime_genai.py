@@ -13,7 +13,7 @@ import edgephi.runtime
 from edgephi.bundle.manifest import Requires, read_manifest
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.onnxruntime_genai import FACTS
-from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
+from edgephi.errors import BadBundleError, NotSupportedError
 from edgephi.machine import accelerators
 from edgephi.runtime.adapter import Adapter, Engine, open_engine
 from edgephi.runtime.engines import onnxruntime_genai as adapter
@@ -42,6 +42,7 @@ PROMPTS = [
     "ünïcödé — 你好世界 العربية",
     "😀 👩\u200d👩\u200d👧",
     "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
+    "before\0after",
 ]
 
 
@@ -131,11 +132,6 @@ class TestWindowedCache(WindowBehaviour):
         return open_windowed("cpu", tmp_path_factory.mktemp("window"))
 
 
-def test_a_nul_would_cut_the_prompt(session: Session) -> None:
-    with pytest.raises(BadInputError, match="NUL"):
-        session.generate("before\0after")
-
-
 def test_another_engine_version(demo_bundle: Path) -> None:
     manifest = read_manifest(demo_bundle)
     object.__setattr__(manifest, "requires", Requires(1, 1, {"onnxruntime-genai": ">=99,<100"}))
@@ -148,7 +144,7 @@ def test_another_engine_version(demo_bundle: Path) -> None:
     [
         ("model.onnx", "model.onnx: expected an ONNX graph"),
         ("genai_config.json", "genai_config.json: expected a configuration in JSON"),
-        ("tokenizer.json", "expected a model that onnxruntime-genai"),
+        ("tokenizer.json", "tokenizer.json: expected a tokenizer"),
     ],
 )
 def test_a_model_that_cannot_be_read(demo_bundle: Path, tmp_path: Path, name: str, expected: str) -> None:

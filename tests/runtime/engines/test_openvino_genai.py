@@ -60,12 +60,13 @@ PROMPTS = [
     "ünïcödé — 你好世界 العربية",
     "😀 👩\u200d👩\u200d👧",
     "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
+    "before\0after",
 ]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _float32() -> Iterator[None]:
-    openvino, _ = adapter._import_engine()
+    openvino = adapter._import_engine()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino, "Core", float32_core(openvino))
         yield
@@ -152,10 +153,6 @@ class TestText:
         assert (
             engine._tokenizer.decode([first]) + "".join(map(stream.decode, others))
         ) == "turn on the light"
-
-    def test_a_nul_would_cut_the_prompt(self, session: Session) -> None:
-        with pytest.raises(BadInputError, match="NUL"):
-            session.generate("before\0after")
 
     def test_half_a_surrogate_pair(self, session: Session) -> None:
         for ask in (session.engine.encode, session.generate):
@@ -285,7 +282,7 @@ class TestLogits:
         np.testing.assert_array_equal(first, next(engine.logits(some_ids(6), step=2)))
 
     def test_both_kinds_of_cache_agree(self, bundle: Path, engine: OpenvinoEngine) -> None:
-        openvino, _ = adapter._import_engine()
+        openvino = adapter._import_engine()
         core = openvino.Core()
         file = bundle / ARTIFACT_FOLDER / GRAPH_FILE
         stateful = _StatefulDecoder(openvino, core, core.read_model(file), "CPU")
@@ -302,7 +299,7 @@ class TestLogits:
 
     def test_a_graph_without_paged_attention(self, bundle: Path, tmp_path: Path) -> None:
         # With attention written out nothing tells where it is; the state of the request still works.
-        openvino, _ = adapter._import_engine()
+        openvino = adapter._import_engine()
         file = bundle / ARTIFACT_FOLDER / GRAPH_FILE
         model = openvino.Core().read_model(file)
         o = openvino.opset13
@@ -436,18 +433,30 @@ class TestOpening:
         assert "pip install 'openvino-genai>=2030,<2031'" in caught.value.hint
 
     @pytest.mark.parametrize(
-        "name", ["openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml"]
+        ("name", "expected"),
+        [
+            ("openvino_model.xml", "expected a model that openvino-genai 2026"),
+            ("tokenizer.json", r"tokenizer\.json: expected a tokenizer"),
+        ],
     )
-    def test_a_model_the_engine_cannot_read(self, bundle: Path, tmp_path: Path, name: str) -> None:
+    def test_a_model_the_engine_cannot_read(
+        self, bundle: Path, tmp_path: Path, name: str, expected: str
+    ) -> None:
         copy = tmp_path / "bundle"
         shutil.copytree(bundle, copy)
         (copy / "model" / name).write_bytes(b"{" * (copy / "model" / name).stat().st_size)
-        with pytest.raises(BadBundleError, match="expected a model that openvino-genai 2026") as caught:
+        with pytest.raises(BadBundleError, match=expected) as caught:
             edgephi.runtime.load(copy)
         assert "\n" not in caught.value.message
 
-    @pytest.mark.parametrize("module", ["openvino", "openvino_genai"])
-    def test_an_engine_that_is_not_installed(self, bundle: Path, module: str) -> None:
+    @pytest.mark.parametrize(
+        ("module", "expected"),
+        [
+            ("openvino", "this bundle runs on openvino-genai, which is not installed"),
+            ("tokenizers", "this bundle runs on openvino-genai with tokenizers, not installed"),
+        ],
+    )
+    def test_an_engine_that_is_not_installed(self, bundle: Path, module: str, expected: str) -> None:
         # A fresh Python: here the modules are loaded already.
         code = (
             f"import sys; sys.modules[{module!r}] = None\n"
@@ -461,11 +470,11 @@ class TestOpening:
         )
         code_, message, hint = done.stdout.strip().split("|")
         assert code_ == "3"
-        assert message == "this bundle runs on openvino-genai, which is not installed"
+        assert message == expected
         assert installs(hint, "openvino")
 
     def test_no_gpu_no_npu(self, bundle: Path) -> None:
-        openvino, _ = adapter._import_engine()
+        openvino = adapter._import_engine()
         if any(device.startswith("GPU") for device in openvino.Core().available_devices):
             pytest.skip("this machine has a GPU that OpenVINO drives")
         with pytest.raises(NotSupportedError, match="on gpu: OpenVINO finds only CPU") as caught:
@@ -491,7 +500,7 @@ class TestOpening:
         assert "demo" in text
         assert done.stderr == ""
         assert not [name for name in modules if name.startswith(("openvino_telemetry", "openvino.tools"))]
-        assert not {"torch", "transformers", "tokenizers", "edgephi.export"} & set(modules)
+        assert not {"torch", "transformers", "openvino_genai", "edgephi.export"} & set(modules)
 
     def test_the_converter_can_be_had_afterwards(self) -> None:
         adapter._import_engine()

@@ -1,8 +1,9 @@
 """The adapter of OpenVINO GenAI (extra `openvino`), checked against its version 2026.4.
 
-The tokenizer is openvino-genai's. The model is driven by `decoder` and not by `LLMPipeline`: that
-keeps its cache across the length where LongRoPE's factors change, computes a prompt in one piece, and shows
-no logits. Both compile the same graph for the same kernels.
+What computes is `openvino`, which comes with it. The model is driven by `decoder` and not by `LLMPipeline`:
+that keeps its cache across the length where LongRoPE's factors change, computes a prompt in one piece, and
+shows no logits. Both compile the same graph for the same kernels. Text goes through the `tokenizers` library:
+to the engine's own tokenizer other characters are letters, those of a later Unicode.
 """
 
 from __future__ import annotations
@@ -15,27 +16,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgephi.bundle.manifest import ARTIFACT_FOLDER, Manifest
+from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
-from edgephi.errors import BadInputError, NotSupportedError
+from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
 from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 NAME = FACTS.name
-
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-# Tokens that are decoded at once while text is streamed; a call takes longer to make than to answer.
-_DECODED_TOKENS = 32
 
 
 def provider_problem(provider: str) -> str | None:
@@ -45,7 +43,7 @@ def provider_problem(provider: str) -> str | None:
     if provider == "npu":
         return "edgephi does not drive NPUs yet (openvino_genai.LLMPipeline(folder, 'NPU') may)"
     try:
-        openvino, _ = _import_engine()
+        openvino = _import_engine()
     except ModuleNotFoundError:
         return None  # what to install is for `open_engine` to say
     except ImportError as cause:
@@ -73,9 +71,10 @@ def open_engine(
     except ImportError as cause:
         raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
-    if importlib.util.find_spec("jinja2") is None:
+    missing = [name for name in ("jinja2", "tokenizers") if importlib.util.find_spec(name) is None]
+    if missing:
         raise NotSupportedError(
-            f"this bundle runs on {NAME} with jinja2, not installed",
+            f"this bundle runs on {NAME} with {' and '.join(missing)}, not installed",
             hint=install_command(FACTS.provider(provider).extra),
         )
     return OpenvinoEngine(
@@ -98,7 +97,7 @@ class OpenvinoEngine:
 
     def __init__(
         self,
-        engine: tuple[Any, Any],
+        engine: Any,
         artifact: Path,
         manifest: Manifest,
         *,
@@ -107,16 +106,15 @@ class OpenvinoEngine:
         version: str,
         adapters: AdapterFiles,
     ) -> None:
-        openvino, genai = engine
         self._adapter_files = adapters
         self.version = version
         self.provider = provider
         self._limit = context
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._long_above = manifest.limits.whole_prefill_above
+        self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
-            self._tokenizer = genai.Tokenizer(str(artifact))
-            self._decoder = open_decoder(openvino, artifact / GRAPH_FILE, device=provider.upper())
+            self._decoder = open_decoder(engine, artifact / GRAPH_FILE, device=provider.upper())
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
@@ -132,14 +130,11 @@ class OpenvinoEngine:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; special tokens written in it become their ids."""
-        _check_text(text)
-        with _translated("expected text that the tokenizer can encode"):
-            ids = self._tokenizer.encode(text, add_special_tokens=False).input_ids.data
-            return [int(token) for token in ids.reshape(-1)]
+        return self._tokenizer.encode(text)
 
     def decode_stream(self, before: int) -> TextStream:
         """A decoder for the tokens that follow `before`, which decides about a space at the start."""
-        return _TextStream(self._tokenizer, before)
+        return self._tokenizer.decode_stream(before)
 
     def logits(
         self,
@@ -231,49 +226,8 @@ class OpenvinoCache(SequenceCache):
         self._cache.close()
 
 
-class _TextStream:
-    """Turns tokens into text by decoding the last few: what one becomes depends on those before it."""
-
-    def __init__(self, tokenizer: Any, before: int) -> None:
-        self._tokenizer = tokenizer
-        self._tokens = [before]
-        self._text = self._decode()
-
-    def decode(self, token: int) -> str:
-        """The text that is complete after `token`."""
-        self._tokens.append(token)
-        text = self._decode()
-        # Half of a character decodes to a stand-in: the rest is still to come.
-        if text.endswith(_UNFINISHED) or len(text) <= len(self._text):
-            return ""
-        new = text[len(self._text) :]
-        self._text = text
-        if len(self._tokens) > _DECODED_TOKENS:
-            # No token that ends a piece of text can change what follows, except whether it is the first one.
-            self._tokens = [token]
-            self._text = self._decode()
-        return new
-
-    def _decode(self) -> str:
-        with _translated("expected tokens that the tokenizer can decode"):
-            text: str = self._tokenizer.decode(self._tokens)
-            return text
-
-
-def _check_text(text: str) -> None:
-    """Raise BadInputError for what the engine, which takes UTF-8, cannot be given."""
-    if "\0" in text:
-        raise BadInputError("expected text, found a NUL character in it", hint="remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadInputError(
-            "expected Unicode text, found half of a surrogate pair", hint="remove it from the text"
-        ) from None
-
-
-def _import_engine() -> tuple[Any, Any]:
-    """The modules openvino and openvino_genai.
+def _import_engine() -> Any:
+    """The module openvino.
 
     On import, `openvino` brings in its model converter, which reports to its makers' analytics over the
     network. Nothing here converts models, so that part is kept out; importing gets faster by a third, too.
@@ -283,7 +237,7 @@ def _import_engine() -> tuple[Any, Any]:
     if blocked:
         sys.modules[converter] = None  # type: ignore[assignment]
     try:
-        return importlib.import_module("openvino"), importlib.import_module("openvino_genai")
+        return importlib.import_module("openvino")
     finally:
         if blocked:
             del sys.modules[converter]
