@@ -17,10 +17,14 @@ from tests.chat.shapes import (
     CHATML,
     GEMMA,
     LLAMA_2,
+    LLAMA_3,
+    MISTRAL,
     PHI_3,
     PHI_3_WITHOUT_SYSTEM,
     PHI_4,
     PHI_4_MINI,
+    PHI_4_MINI_REASONING,
+    QWEN,
     ZEPHYR,
 )
 from tests.tiny_checkpoint import PHI_3_TOKENS, PHI_4_TOKENS
@@ -61,7 +65,11 @@ def refused(read: Callable[[], object]) -> str:
 
 class TestTheCheckpointsOwn:
     @pytest.mark.parametrize(
-        "template", [CHATML, LLAMA_2, ZEPHYR, ALPACA, PREAMBLE + PHI_3, "{{ bos_token }}" + PHI_3]
+        "template",
+        [
+            *(CHATML, LLAMA_2, LLAMA_3, MISTRAL, ZEPHYR, ALPACA, QWEN, PHI_4_MINI_REASONING),
+            *(PREAMBLE + PHI_3, "{{ bos_token }}" + PHI_3),
+        ],
     )
     def test_is_taken_as_it_is(self, read: Read, template: str) -> None:
         form = read(template, CHATML_NAMES)
@@ -91,6 +99,10 @@ class TestTheCheckpointsOwn:
             (CHATML, NO_FAMILY, ("</s>", "<|im_end|>")),
             (GEMMA, NO_FAMILY, ("</s>", "<end_of_turn>")),
             (LLAMA_2, NO_FAMILY, ("</s>",)),
+            (LLAMA_3, (*NO_FAMILY, "<|eot_id|>"), ("</s>", "<|eot_id|>")),
+            (MISTRAL, NO_FAMILY, ("</s>",)),
+            (QWEN, (*NO_FAMILY, "<think>", "</think>"), ("</s>", "<|im_end|>")),
+            (ZEPHYR, NO_FAMILY, ("</s>",)),
         ],
     )
     def test_ends_an_answer_with_the_token_behind_it(
