@@ -58,9 +58,9 @@ class BaseBundle:
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """The adapters of an opened bundle: the file of each, by its name, and the folder that `lie` in.
+    """The adapters of an opened bundle, and the folder that their files lie in.
 
-    `folder` is the bundle's own, or that of an artifact which goes beside it.
+    That is the bundle's own, or the folder of an artifact which goes beside it.
     """
 
     folder: Path
@@ -74,6 +74,11 @@ class AdapterFiles:
 def is_adapter_name(name: str) -> bool:
     """Whether an adapter may have this name: it is part of a file's name and of a model's in the API."""
     return _NAME.fullmatch(name) is not None
+
+
+def model_name(bundle: str, adapter: str) -> str:
+    """What a bundle's model is called with an adapter or, where that is "", without one."""
+    return f"{bundle}:{adapter}" if adapter else bundle
 
 
 def adapter_named(adapters: Iterable[SwitchedAdapter], name: str) -> SwitchedAdapter:

@@ -75,6 +75,7 @@ def chat(
     """
     system = system_message(system)
     import edgephi.runtime
+    from edgephi.bundle.switched_adapter import model_name
     from edgephi.cli.show.progress import step
     from edgephi.runtime.options import Options
 
@@ -98,7 +99,8 @@ def chat(
     talk = Chat(session, session.chat(system))
     if at_terminal:
         history = None if no_history else history_file()
-        _say(f"{session.manifest.name}, {engine_text(talk)}; /help shows more")
+        name = model_name(session.manifest.name, session.adapter)
+        _say(f"{name}, {engine_text(talk)}; /help shows more")
         _in_terminal(talk, options, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
     else:
         _from_pipe(talk, options, piped_lines(sys.stdin), verbose=verbose)

@@ -143,10 +143,13 @@ def serve(
     from edgephi.server.serve import Listening, ServeOptions
     from edgephi.server.serve import serve as run
 
+    adapters = ", ".join(each.name for each in manifest.adapters)
+    names = f"{manifest.name} with {adapters}" if adapters else manifest.name
+
     def ready(listening: Listening) -> None:
         facts = listening.ready
         say(
-            f"{listening.url}  {manifest.name}, context {facts.context}, "
+            f"{listening.url}  {names}, context {facts.context}, "
             f"{facts.engine} {facts.version} on {facts.provider}"
         )
 

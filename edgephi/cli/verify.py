@@ -103,7 +103,7 @@ def verify(
         say(f"\n{certificate_details(certificate)}")
         say(f"\nto compare with others:\n{report_line(certificate, manifest)}")
     for adapter in manifest.adapters:
-        say(f"\nwith {adapter.described}")
+        say(f"\nwith {adapter.described}, measured when it was made:")
         say(certificate_table(adapter.certificate, manifest))
 
 

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Scope
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.switched_adapter import model_name
 from edgephi.server.admission import Job, Queue
 from edgephi.server.answers import JobResponse
 from edgephi.server.engine.messages import Ask, End
@@ -95,7 +96,7 @@ class Service:
 
     def model_name(self, adapter: str) -> str:
         """What the model with an adapter is called, or without one."""
-        return f"{self.manifest.name}:{adapter}" if adapter else self.manifest.name
+        return model_name(self.manifest.name, adapter)
 
     def asked_adapter(self, asked: str | None) -> str:
         """The adapter that the name of a model asks for, or "". Raises Refusal (404) for another model."""
@@ -103,7 +104,7 @@ class Service:
         if not asked:
             return ""
         for name in (manifest.name, manifest.model.id):
-            adapters = {f"{name}:{adapter.name}": adapter.name for adapter in manifest.adapters}
+            adapters = {model_name(name, adapter.name): adapter.name for adapter in manifest.adapters}
             if asked in {name, *adapters}:
                 return adapters.get(asked, "")
         known = " or ".join(repr(each.id) for each in self.models())
