@@ -6,20 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
+
 from edgephi.checkpoint.adapter.adapter_file import AdapterFile, open_adapter_file
 from edgephi.checkpoint.adapter.low_rank import LowRankChange
 from edgephi.checkpoint.adapter.peft_config import PeftConfig, read_peft_config
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.checkpoint import Checkpoint, in_stored_order
+from edgephi.checkpoint.checkpoint import Checkpoint, in_stored_order, read_rows
 from edgephi.checkpoint.config import family_of
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
-from edgephi.checkpoint.weights.safetensors import TensorEntry
+from edgephi.checkpoint.weights.safetensors import TensorEntry, read_tensor_rows
 from edgephi.checkpoint.weights.source import Source
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
 
 _HEAD_MODULE = "lm_head"
+_BLOCK_ROWS = 512
 _HINT = "give the adapter with the checkpoint that it was trained on"
 
 
@@ -64,18 +67,33 @@ def changes_of(
 ) -> dict[str, tuple[ModelTensor, LowRankChange]]:
     """What an adapter of low-rank changes alone changes of the model's tensors, by its modules.
 
-    Raises as `merged` does, and NotSupportedError for an adapter that holds a module's weights whole.
+    Raises as `merged` does, and NotSupportedError for an adapter that holds a module's weights whole. But
+    PEFT saves head and embedding too where it has changes of them: those of the checkpoint itself pass.
     """
     located = adapter.located
     config = read_peft_config(located.folder)
     file = open_adapter_file(located.folder, config, owner=located.id)
     _check_not_shared(checkpoint.architecture, file, located.id)
-    for module in file.saved:
-        raise NotSupportedError(
-            f"{located.id}: {module}: expected low-rank changes alone, found its weights whole",
-            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
-        )
+    for module, entry in file.saved.items():
+        if not _is_there_already(checkpoint, module, entry):
+            raise NotSupportedError(
+                f"{located.id}: {module}: expected low-rank changes alone, found other weights of it whole",
+                hint="merge it: "
+                f"`{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+            )
     return _changes(checkpoint, adapter, config, file)
+
+
+def _is_there_already(checkpoint: Checkpoint, module: str, entry: TensorEntry) -> bool:
+    """Whether the weights that an adapter holds of a module are those that the checkpoint has of it."""
+    tensor, rows = _modules(checkpoint).get(module, (None, range(0)))
+    if tensor is None or entry.shape != checkpoint.architecture.tensor_shapes()[tensor]:
+        return False
+    blocks = (range(start, min(start + _BLOCK_ROWS, len(rows))) for start in range(0, len(rows), _BLOCK_ROWS))
+    return rows == range(entry.shape[0]) and all(
+        np.array_equal(read_tensor_rows(entry, block), read_rows(checkpoint, tensor, block[0], block[-1] + 1))
+        for block in blocks
+    )
 
 
 def _changes(

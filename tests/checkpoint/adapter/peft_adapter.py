@@ -35,6 +35,21 @@ def save_adapter(base: Path, folder: Path, *, seed: int = 0, split: bool = False
     return folder
 
 
+def save_exchange(base: Path, folder: Path, one: int, other: int) -> Path:
+    """Have PEFT save an adapter of the head that gives each of two tokens the other one's logit."""
+    model = peft.get_peft_model(
+        _model(base, split=False),
+        peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=2, target_modules=["lm_head"]),
+    )
+    head = model.base_model.model.lm_head
+    rows = head.base_layer.weight[[one, other]]  # [2, hidden]
+    with torch.no_grad():
+        head.lora_A["default"].weight[:] = torch.stack([rows[1] - rows[0], rows[0] - rows[1]])
+        head.lora_B["default"].weight[[one, other], [0, 1]] = 1
+    model.save_pretrained(folder)
+    return folder
+
+
 def merged_by_peft(base: Path, *adapters: Path, split: bool = False) -> Weights:
     """The weights of `base` with adapters that PEFT merges in their order, under Phi-3's names."""
     model = _model(base, split=split)
