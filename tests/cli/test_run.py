@@ -64,6 +64,7 @@ def test_json_is_one_document(edgephi: Edgephi, demo_bundle: Path) -> None:
         "tokens",
         "timings",
         "model",
+        "adapter",
         "engine",
         "provider",
         "emulated",
