@@ -40,12 +40,13 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
     """Check that the files of a bundle are there, and those of the adapter that is asked for.
 
     `adapter` is the name of one of its adapters, or the folder of an artifact for this bundle, whose first
-    adapter is meant. Raises BadBundleError, and BadInputError when there is no such adapter.
+    adapter is meant; None or "" is none. Raises BadBundleError, and BadInputError when there is no such
+    adapter.
     """
     manifest = read_manifest(folder)
     check_whole(folder, manifest)
     check_files(folder, manifest, quick=True)
-    if adapter is None:
+    if adapter is None or adapter == "":
         return OpenedBundle(folder, manifest, folder)
     name, beside = os.fspath(adapter), Path(adapter)
     if any(each.name == name for each in manifest.adapters):
@@ -58,7 +59,7 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
             )
         adapter_named(manifest.adapters, name)
     adapted = read_manifest(beside)
-    check_base(adapted, beside, folder)
+    _check_base(adapted, beside, manifest, folder)
     check_files(beside, adapted, quick=True, entries=entries_in(beside, adapted))
     return OpenedBundle(folder, adapted, beside, adapted.adapters[0].name)
 
@@ -90,8 +91,11 @@ def check_whole(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def check_base(adapted: Manifest, artifact: Path, bundle: Path) -> None:
-    """Raise BadBundleError unless the artifact's adapters were made for exactly the bundle in a folder."""
+def _check_base(adapted: Manifest, artifact: Path, manifest: Manifest, bundle: Path) -> None:
+    """Raise BadBundleError unless the artifact's adapters were made for exactly the bundle in a folder.
+
+    That may have adapters beside it: then it is its base that they must be made for.
+    """
     base = adapted.base
     if base is None:
         raise BadBundleError(
@@ -99,13 +103,24 @@ def check_base(adapted: Manifest, artifact: Path, bundle: Path) -> None:
             hint=f"`{_build_command(bundle, 'ADAPTER')}` makes one of what PEFT saved",
         )
     found = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
+    if manifest.base is not None and found != base.sha256:
+        found = manifest.base.sha256
     if found != base.sha256:
+        again = (
+            "" if manifest.base else f", or make it again for this one: `{_build_command(bundle, 'ADAPTER')}`"
+        )
         raise BadBundleError(
             f"{artifact}: made for {base.name} {base.sequence} ({base.sha256[:12]}), found {bundle}, "
             f"which is {found[:12]}",
-            hint="give the bundle that it was made for, or make the adapter again for this one: "
-            f"`{_build_command(bundle, 'ADAPTER')}`",
+            hint=f"give the bundle that it was made for{again}",
         )
+    entries, own = set(manifest.files), set(base.files)
+    for entry in adapted.files:
+        if entry.path in own and entry not in entries:
+            raise BadBundleError(
+                f"{artifact}: expected files of the base as it has them, found another {entry.path}",
+                hint="do not use this artifact; make it again",
+            )
 
 
 def _build_command(bundle: Path, adapter: Path | str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.document import HINT
+from edgephi.bundle.paths import path_problem
 from edgephi.bundle.probe import Probe, check_probe
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
@@ -72,8 +73,8 @@ class AdapterFiles:
 
 
 def is_adapter_name(name: str) -> bool:
-    """Whether an adapter may have this name: it is part of a file's name and of a model's in the API."""
-    return _NAME.fullmatch(name) is not None
+    """Whether an adapter may have this name: a file or folder has it, and part of a model's in the API."""
+    return _NAME.fullmatch(name) is not None and path_problem(name) is None
 
 
 def model_name(bundle: str, adapter: str) -> str:
@@ -119,7 +120,9 @@ def check_adapters(
                 hint=HINT,
             )
         check_probe(adapter.probe, where=f"{where}: adapters: {adapter.name}")
-    if base is not None and (_SHA256.fullmatch(base.sha256) is None or not set(base.files) < paths):
+    if base is not None and (
+        _SHA256.fullmatch(base.sha256) is None or not base.files or not set(base.files) < paths
+    ):
         raise BadBundleError(
             f"{where}: base: expected a sha256 and some of the bundle's files, found others", hint=HINT
         )

@@ -25,6 +25,7 @@ from edgephi.bundle.manifest import (
     read_manifest,
 )
 from edgephi.bundle.probe import Probe
+from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter
 from edgephi.errors import BadBundleError
 from tests.bundle.tiny import tiny_manifest, write_tiny_bundle
 
@@ -50,6 +51,49 @@ entries = st.builds(
     digest,
 )
 probe = st.builds(Probe, text.filter(bool), text, st.integers(1, 4096), st.floats(0, 1e6))
+certificates = st.builds(
+    Certificate,
+    st.sampled_from(["quick", "full", "off"]),
+    text,
+    count,
+    count,
+    text,
+    text,
+    text,
+    text,
+    divergence,
+    divergence,
+    divergence,
+    parts,
+    parts,
+    rounding,
+    gate,
+)
+switched = st.builds(
+    SwitchedAdapter,
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,61}x", fullmatch=True),
+    text,
+    text,
+    st.just(""),
+    number,
+    certificates,
+    st.none() | probe,
+)
+
+
+@st.composite
+def adapted(draw: st.DrawFn, manifests: st.SearchStrategy[Manifest]) -> Manifest:
+    """A manifest with adapters, each the file of one, and a base that has some of the other files."""
+    manifest = draw(manifests.filter(lambda each: len(each.files) > 1))
+    base, own = manifest.files[0], manifest.files[1:]
+    adapters = draw(
+        st.lists(switched, min_size=1, max_size=3, unique_by=lambda adapter: adapter.name.casefold())
+    )
+    placed = [dataclasses.replace(each, file=draw(st.sampled_from(own)).path) for each in adapters]
+    bundle = draw(st.builds(BaseBundle, text, count, digest, st.just((base.path,))))
+    return dataclasses.replace(manifest, adapters=tuple(placed), base=bundle)
+
+
 manifests = st.builds(
     Manifest,
     st.just("edgephi.bundle/1"),
@@ -65,24 +109,7 @@ manifests = st.builds(
     st.builds(
         lambda names, entry: tuple(dataclasses.replace(entry, path=name) for name in names), paths, entries
     ),
-    st.builds(
-        Certificate,
-        st.sampled_from(["quick", "full", "off"]),
-        text,
-        count,
-        count,
-        text,
-        text,
-        text,
-        text,
-        divergence,
-        divergence,
-        divergence,
-        parts,
-        parts,
-        rounding,
-        gate,
-    ),
+    certificates,
     st.builds(Provenance, text, text, strings, text),
     st.just(()),
     st.none() | probe,
@@ -99,7 +126,7 @@ def changed(*keys: str, value: object) -> bytes:
     return json.dumps(data).encode()
 
 
-@given(manifests)
+@given(manifests | adapted(manifests))
 def test_round_trip(manifest: Manifest) -> None:
     encoded = encode_manifest(manifest)
     assert decode_manifest(encoded) == manifest

@@ -18,8 +18,10 @@ from edgephi.bundle.manifest import (
     QuantFacts,
     Requires,
     TargetFacts,
+    decode_manifest,
     encode_manifest,
 )
+from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter
 from edgephi.chat.formats import PHI_3_CHAT
 
 FILES = {"model/genai_config.json": b"{}", "model/model.onnx": b"graph", "model/model.onnx.data": bytes(3000)}
@@ -64,6 +66,43 @@ def tiny_manifest(files: dict[str, bytes] | None = None, **changes: Any) -> Mani
         ),
     )
     return dataclasses.replace(manifest, **changes)
+
+
+ADAPTER_FILES = {"model/adapters/tea.gguf": b"tea", "model/adapters/coffee.gguf": b"coffee"}
+
+
+def tiny_artifact(base: Path, **changes: Any) -> Manifest:
+    """The manifest of an artifact with two adapters for the bundle in the folder `base`."""
+    data = (base / MANIFEST_NAME).read_bytes()
+    whole = decode_manifest(data)
+    own = tuple(
+        FileEntry(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in ADAPTER_FILES.items()
+    )
+    manifest = dataclasses.replace(
+        whole,
+        files=(*whole.files, *own),
+        adapters=tuple(
+            SwitchedAdapter(Path(path).stem, f"example/{Path(path).stem}", "main", path)
+            for path in ADAPTER_FILES
+        ),
+        base=BaseBundle(
+            whole.name,
+            whole.sequence,
+            hashlib.sha256(data).hexdigest(),
+            tuple(entry.path for entry in whole.files),
+        ),
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def write_tiny_artifact(folder: Path, base: Path, **changes: Any) -> Manifest:
+    """Write such an artifact into `folder`."""
+    for path, data in ADAPTER_FILES.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    manifest = tiny_artifact(base, **changes)
+    (folder / MANIFEST_NAME).write_bytes(encode_manifest(manifest))
+    return manifest
 
 
 def write_tiny_bundle(folder: Path, files: dict[str, bytes] | None = None, **changes: Any) -> Manifest:
