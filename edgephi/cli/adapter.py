@@ -73,9 +73,11 @@ def build(
     from edgephi.build.switched_adapters.find_model import find_model
     from edgephi.build.switched_adapters.request import AdaptersRequest
     from edgephi.bundle.manifest import read_manifest
+    from edgephi.bundle.unfinished import check_destination
     from edgephi.cli.show.progress import step
     from edgephi.records import write_record
 
+    check_destination(output)
     manifest = read_manifest(base)
     named = _named(adapters)
     request = AdaptersRequest(base, named, output, verify, sequence)

@@ -20,7 +20,7 @@ from edgephi.bundle.unfinished import file_sha256, list_files, seal, unfinished_
 from edgephi.checkpoint.adapter.adapter_file import WEIGHTS_FILE
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.low_rank_factors import LowRankFactors, low_rank_factors
-from edgephi.checkpoint.adapter.merged import merged
+from edgephi.checkpoint.adapter.merged import merged, numbered
 from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.located import Located
@@ -160,11 +160,6 @@ def _manifest(
     """The base's manifest with the adapters' files, and with what they take."""
     own = list_files(folder)
     own_bytes = sum(entry.size for entry in own)
-    inputs = dict(base.provenance.inputs)
-    for named in request.adapters:
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            file = named.adapter.located.folder / name
-            inputs[f"{visible(named.adapter.located.id)}/{name}"] = file_sha256(file)
     requires = dataclasses.replace(
         base.requires,
         memory_bytes=base.requires.memory_bytes + own_bytes,
@@ -176,7 +171,11 @@ def _manifest(
         sequence=base.sequence if request.sequence is None else request.sequence,
         files=tuple(sorted((*base.files, *own), key=lambda entry: entry.path)),
         requires=requires,
-        provenance=dataclasses.replace(base.provenance, command=_command(request, base), inputs=inputs),
+        provenance=dataclasses.replace(
+            base.provenance,
+            command=_command(request, base),
+            inputs={**base.provenance.inputs, **_inputs(request)},
+        ),
         adapters=adapters,
         base=BaseBundle(
             base.name,
@@ -185,6 +184,21 @@ def _manifest(
             tuple(entry.path for entry in base.files),
         ),
     )
+
+
+def _inputs(request: AdaptersRequest) -> dict[str, str]:
+    """The sha256 of every file of the adapters, by the adapter's id and its name."""
+    owners: dict[Path, str] = {}
+    for named in request.adapters:
+        located = named.adapter.located
+        taken = owners.values()
+        owner = next(name for name in numbered(visible(located.id)) if name not in taken)
+        owners.setdefault(located.folder.resolve(), owner)
+    return {
+        f"{owner}/{name}": file_sha256(folder / name)
+        for folder, owner in owners.items()
+        for name in (CONFIG_FILE, WEIGHTS_FILE)
+    }
 
 
 def _command(request: AdaptersRequest, base: Manifest) -> str:

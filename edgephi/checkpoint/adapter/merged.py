@@ -51,7 +51,7 @@ def _with_adapter(checkpoint: Checkpoint, adapter: StrengthenedAdapter) -> Check
     config = read_peft_config(located.folder)
     owners = {shard.owner for shard in checkpoint.shards}
     # The same one may be given twice, and two may have folders of one name.
-    owner = next(name for name in _names(located.id) if name not in owners)
+    owner = next(name for name in numbered(located.id) if name not in owners)
     file = open_adapter_file(located.folder, config, owner=owner)
     _check_not_shared(checkpoint.architecture, file, located.id)
     checkpoint = _with_saved(checkpoint, file, located.id)
@@ -122,7 +122,8 @@ def _changes(
     return changes
 
 
-def _names(id_: str) -> Iterator[str]:
+def numbered(id_: str) -> Iterator[str]:
+    """Names for adapters of one id, in their order: those of two folders may be the same."""
     yield id_
     yield from (f"{id_} ({number})" for number in itertools.count(2))
 
