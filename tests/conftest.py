@@ -15,6 +15,7 @@ from hypothesis import settings
 from edgephi.build.build import Built
 from tests import property_profile
 from tests.build.demo import build_demo
+from tests.build.switched_adapters.demo_adapters import build_demo_adapters, save_demo_adapters
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.trained_checkpoint import PACKAGE, cached_trained_checkpoint
 
@@ -62,6 +63,21 @@ def built_demo(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def demo_bundle(built_demo: Built) -> Path:
     """The folder of the demo's bundle."""
     return built_demo.folder
+
+
+@pytest.fixture(scope="session")
+def demo_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters for the demo that PEFT saved, by their names; only to be read."""
+    return save_demo_adapters(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="session")
+def demo_artifact(
+    demo_bundle: Path, demo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The artifact with both of them for the demo's bundle, built and verified as a user would."""
+    output = tmp_path_factory.mktemp("artifact") / "adapters"
+    return build_demo_adapters(demo_bundle, demo_adapters, output).folder
 
 
 @pytest.fixture(scope="session")

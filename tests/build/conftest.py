@@ -4,7 +4,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -73,13 +73,13 @@ def fill(disk: Path) -> Path:
 
 
 @contextlib.contextmanager
-def building(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """`edgephi build` as a process of its own, ended whatever happens."""
+def building(*arguments: object, command: Sequence[str] = ("build",)) -> Iterator[subprocess.Popen[str]]:
+    """`edgephi build`, or another command, as a process of its own, ended whatever happens."""
     # A background job of a shell ignores Ctrl-C; this one must not.
     code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{MAIN}"
-    command = [sys.executable, "-c", code, "build", *map(str, arguments)]
+    words = [sys.executable, "-c", code, *command, *map(str, arguments)]
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             yield process
