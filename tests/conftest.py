@@ -77,7 +77,9 @@ def demo_artifact(
 ) -> Path:
     """The artifact with both of them for the demo's bundle, built and verified as a user would."""
     output = tmp_path_factory.mktemp("artifact") / "adapters"
-    return build_demo_adapters(demo_bundle, demo_adapters, output).folder
+    asked = {name: str(folder) for name, folder in demo_adapters.items()}
+    asked["faint"] += "@0.05"
+    return build_demo_adapters(demo_bundle, asked, output).folder
 
 
 @pytest.fixture(scope="session")

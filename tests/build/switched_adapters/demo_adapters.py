@@ -25,7 +25,8 @@ def demo_checkpoint() -> Located:
 def save_demo_adapters(folder: Path) -> dict[str, Path]:
     """Have PEFT save two adapters, each in a folder of its name.
 
-    `opposite` exchanges the words "on" and "off" in the head; `faint` changes all layers, and no answer.
+    `opposite` exchanges the words "on" and "off" in the head; `faint` changes all layers, and no answer where
+    it is asked for at a twentieth.
     """
     from tests.checkpoint.adapter.peft_adapter import save_adapter, save_exchange
 
@@ -39,15 +40,12 @@ def save_demo_adapters(folder: Path) -> dict[str, Path]:
 
 def build_demo_adapters(
     bundle: Path,
-    adapters: Mapping[str, Path],
+    adapters: Mapping[str, Path | str],
     output: Path,
     *,
     verify: VerifyLevel = "quick",
     sequence: int | None = None,
 ) -> BuiltAdapters:
-    """Build the artifact of these adapters for a bundle of the demo, `faint` ones at a twentieth."""
-    named = tuple(
-        NamedAdapter(name, *locate_adapters([f"{folder}@0.05" if folder.name == "faint" else str(folder)]))
-        for name, folder in adapters.items()
-    )
+    """Build the artifact of these adapters for a bundle of the demo, by their names."""
+    named = tuple(NamedAdapter(name, *locate_adapters([str(asked)])) for name, asked in adapters.items())
     return build_adapters(AdaptersRequest(bundle, named, output, verify, sequence), demo_checkpoint(), silent)

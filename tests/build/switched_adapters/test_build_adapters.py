@@ -14,9 +14,8 @@ import pytest
 from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import AdapterFacts, Manifest, TargetFacts, read_manifest
 from tests.build.conftest import Here, building, names, verifying, wait_until
-from tests.build.demo import build_demo
 from tests.build.switched_adapters.conftest import BuildAdapters
-from tests.build.switched_adapters.demo_adapters import ASKED, build_demo_adapters, demo_checkpoint
+from tests.build.switched_adapters.demo_adapters import ASKED, demo_checkpoint
 from tests.checkpoint.adapter.peft_adapter import save_adapter, save_exchange
 from tests.store.bundles import remade
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -417,21 +416,6 @@ class TestEnded:
         assert names(work) == {".a.partial", ".a.lock"}
         assert here("adapter", "build", *asked, "off").returncode == 0
         assert names(work) == {"a"}
-
-
-@pytest.mark.parametrize("target", ["cpu", "gguf", "mlx"])
-def test_the_same_inputs_make_the_same_bytes(
-    demo_bundle: Path, demo_adapters: Adapters, work: Path, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = demo_bundle if target == "cpu" else build_demo(target, work / "base", verify="off").folder
-    found = []
-    for moment in ("a", "b"):
-        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-        built = build_demo_adapters(base, demo_adapters, work / moment, verify="off")
-        assert built.manifest.created == "2023-11-14T22:13:20Z"
-        found.append(contents(built.folder))
-    assert found[0] == found[1]
-    assert len(found[0]) >= 4
 
 
 def test_neither_base_nor_adapter_is_written_to(
