@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Shape, Value
 from edgephi.export.stream.packed_tensor import PackedTensor
+from edgephi.export.tensor_names import WEIGHT_SUFFIX
 
 
 class Operators:
@@ -60,8 +61,14 @@ class Operators:
         return self.gather(self.weights(matrix), indices, 0)
 
     def project(self, matrix: ModelTensor, x: Value, *, label: str = "") -> Value:
-        """`x` [..., columns] times the transpose of a quantised matrix [rows, columns]."""
-        return self.matmul(x, self.weights(matrix, label), transpose_b=True)
+        """`x` [..., columns] times the transpose of a quantised matrix [rows, columns].
+
+        It gets the name that the matrix has without ".weight": openvino-genai looks for that in products
+        when it is to add an adapter to them.
+        """
+        label = label or self._tensors[matrix].name
+        name = label.removesuffix(WEIGHT_SUFFIX)
+        return self.matmul(x, self.weights(matrix, label), transpose_b=True, name=name)
 
     def dimension(self, x: Value, axis: int) -> Value:
         """One dimension of `x` at run time, i64 [1]."""
@@ -184,7 +191,7 @@ class Operators:
         inputs = [x, self.literal(axes)]
         return self._one(kind, inputs, x.element_type, tuple(shape), keep_dims=str(keep).lower())
 
-    def matmul(self, a: Value, b: Value, *, transpose_b: bool) -> Value:
+    def matmul(self, a: Value, b: Value, *, transpose_b: bool, name: str = "") -> Value:
         """A times b, or times the transpose of b, over their last two dimensions."""
         columns = b.shape[-2 if transpose_b else -1]
         shape = (*_broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], columns)
@@ -193,6 +200,7 @@ class Operators:
             [a, b],
             a.element_type,
             shape,
+            name=name,
             transpose_a="false",
             transpose_b=str(transpose_b).lower(),
         )
