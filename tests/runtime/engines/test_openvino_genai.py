@@ -285,12 +285,12 @@ class TestLogits:
         openvino = adapter._import_engine()
         core = openvino.Core()
         file = bundle / ARTIFACT_FOLDER / GRAPH_FILE
-        stateful = _StatefulDecoder(openvino, core, core.read_model(file), "CPU")
+        stateful = _StatefulDecoder(openvino, core, core.read_model(file), "CPU", frozenset())
         assert not isinstance(engine._decoder, _StatefulDecoder)
         ids = some_ids(300)
         expected = engine.logits_after(ids)
         for step in (300, 77, 1):
-            cache = stateful.open_cache(300)
+            cache = stateful.open_cache(300, {})
             for start in range(0, 300, step):
                 piece = ids[start : start + step]
                 found = cache.compute(piece, past=start, total=300, kept=len(piece))
@@ -317,7 +317,7 @@ class TestLogits:
         assert isinstance(decoder, _StatefulDecoder)
         ids = some_ids(20)
         expected, found = (
-            each.open_cache(20).compute(ids, past=0, total=20, kept=20)
+            each.open_cache(20, {}).compute(ids, past=0, total=20, kept=20)
             for each in (open_decoder(openvino, file, device="CPU"), decoder)
         )
         assert mean_kl(expected, found) < 1e-5

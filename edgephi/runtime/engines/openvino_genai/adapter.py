@@ -25,7 +25,9 @@ from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
+from edgephi.runtime.engines.openvino_genai.adapter_file import changed_matrices, read_factors
 from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
+from edgephi.runtime.engines.openvino_genai.low_rank import Factors
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
@@ -114,7 +116,13 @@ class OpenvinoEngine:
         self._long_above = manifest.limits.whole_prefill_above
         self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
-            self._decoder = open_decoder(engine, artifact / GRAPH_FILE, device=provider.upper())
+            self._decoder = open_decoder(
+                engine,
+                artifact / GRAPH_FILE,
+                device=provider.upper(),
+                adapted=_changed_by(adapters),
+            )
+        self._factors = {"": self._decoder.branches.factors({})}
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(
                 f"expected {NAME} to run on {provider}, found it on {', '.join(self._decoder.devices)}",
@@ -137,11 +145,7 @@ class OpenvinoEngine:
         return self._tokenizer.decode_stream(before)
 
     def logits(
-        self,
-        token_ids: Sequence[int],
-        *,
-        step: int,
-        adapter: str = "",  # noqa: ARG002 - none yet
+        self, token_ids: Sequence[int], *, step: int, adapter: str = ""
     ) -> Iterator[NDArray[np.float32]]:
         """Logits after each of `token_ids`: arrays of (step, vocabulary), the last one maybe shorter.
 
@@ -150,8 +154,9 @@ class OpenvinoEngine:
         total = len(token_ids)
         if total > self._limit:
             raise too_many(total, self._limit)
+        factors = self._factors_of(adapter)
         with _translated(f"expected a KV cache for {total} tokens"):
-            cache = self._decoder.open_cache(total)
+            cache = self._decoder.open_cache(total, factors)
         with contextlib.closing(cache):
             for start in range(0, total, step):
                 piece = token_ids[start : start + step]
@@ -159,18 +164,27 @@ class OpenvinoEngine:
                     block = cache.compute(piece, past=start, total=total, kept=len(piece)).copy()
                 yield block
 
-    def open_cache(self, capacity: int, *, adapter: str = "") -> OpenvinoCache:  # noqa: ARG002 - none yet
+    def open_cache(self, capacity: int, *, adapter: str = "") -> OpenvinoCache:
         """An empty KV cache for at most `capacity` tokens."""
         if capacity > self._limit:
             raise too_many(capacity, self._limit)
+        factors = self._factors_of(adapter)
         with _translated(f"expected a KV cache for {capacity} tokens"):
-            cache = self._decoder.open_cache(capacity)
+            cache = self._decoder.open_cache(capacity, factors)
         tokens = FACTS.provider(self.provider).prefill.tokens
         return OpenvinoCache(self._decoder, cache, capacity, piece_tokens=tokens, long_above=self._long_above)
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits after every token of one prefill, (tokens, vocabulary)."""
         return next(self.logits(token_ids, step=len(token_ids)))
+
+    def _factors_of(self, adapter: str) -> Factors:
+        """What the decoder computes with for an adapter, which is read when it is first asked for."""
+        if adapter not in self._factors:
+            file = self._adapter_files.file(adapter)
+            with _translated(f"{file}: expected an adapter for this model"):
+                self._factors[adapter] = self._decoder.branches.factors(read_factors(file))
+        return self._factors[adapter]
 
 
 class OpenvinoCache(SequenceCache):
@@ -224,6 +238,18 @@ class OpenvinoCache(SequenceCache):
 
     def _free(self) -> None:
         self._cache.close()
+
+
+def _changed_by(adapters: AdapterFiles) -> frozenset[str]:
+    """The matrices that any of the adapters changes.
+
+    One that cannot be read is told of when it is asked for: all else works without it.
+    """
+    changed: set[str] = set()
+    for adapter in adapters.adapters:
+        with contextlib.suppress(OSError, ValueError):
+            changed |= changed_matrices(adapters.file(adapter.name))
+    return frozenset(changed)
 
 
 def _import_engine() -> Any:

@@ -1,10 +1,11 @@
 """The decoder of an OpenVINO artifact, and its KV caches: what openvino-genai's own pipelines do inside.
 
-The graph is changed in two places before it is compiled, each where it has the place for it:
+The graph is changed in these places before it is compiled, each where it has the place for it:
 
 - The input `logits_kept`, i64 [1]: for how many of the last tokens logits are computed, instead of for all.
 - The input `total_length`, i64 []: what LongRoPE's factors depend on. The graph alone takes the last token's
   position, so that a long prompt computed in pieces would begin with the wrong factors.
+- Where the bundle has adapters, an adapter's small matrices beside those that it changes: see `low_rank`.
 
 A KV cache is one of two. OpenVINO's paged attention reads and writes tensors that this module owns, in
 blocks of tokens; that is the faster one, but its tensors must lie in the memory of a CPU. Everywhere else a
@@ -20,6 +21,8 @@ import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from edgephi.runtime.engines.openvino_genai.low_rank import Branches, Factors, add_branches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +42,14 @@ class Decoder(Protocol):
     """What really computes, by OpenVINO's names."""
     is_told_length: bool
     """Whether `total` decides about LongRoPE's factors; else it is the last token of each call."""
+    branches: Branches
+    """The places for an adapter's matrices."""
 
-    def open_cache(self, capacity: int) -> DecoderCache:
-        """An empty cache for at most `capacity` tokens. Its memory is taken as tokens come."""
+    def open_cache(self, capacity: int, factors: Factors) -> DecoderCache:
+        """An empty cache for at most `capacity` tokens. Its memory is taken as tokens come.
+
+        All that is ever in it is computed with `factors`, which are for `branches`.
+        """
 
 
 class DecoderCache(Protocol):
@@ -64,8 +72,11 @@ class DecoderCache(Protocol):
         """Give the memory back."""
 
 
-def open_decoder(openvino: Any, file: Path, *, device: str) -> Decoder:
-    """Compile the graph in `file` for one of OpenVINO's devices."""
+def open_decoder(openvino: Any, file: Path, *, device: str, adapted: frozenset[str] = frozenset()) -> Decoder:
+    """Compile the graph in `file` for one of OpenVINO's devices.
+
+    Those of its matrices whose names are `adapted` get a branch.
+    """
     core = openvino.Core()
     if device == "CPU":
         # Left alone, a CPU that has units for bfloat16 computes in it, and a certificate measured on such a
@@ -74,8 +85,8 @@ def open_decoder(openvino: Any, file: Path, *, device: str) -> Decoder:
         model = core.read_model(file)
         # A graph of somebody else's making may not have the shape that paged attention is made from.
         with contextlib.suppress(_NotPagedError):
-            return _PagedDecoder(openvino, core, model, device)
-    return _StatefulDecoder(openvino, core, core.read_model(file), device)
+            return _PagedDecoder(openvino, core, model, device, adapted)
+    return _StatefulDecoder(openvino, core, core.read_model(file), device, adapted)
 
 
 class _NotPagedError(Exception):
@@ -85,7 +96,7 @@ class _NotPagedError(Exception):
 class _PagedDecoder:
     """Keys and values lie in blocks of tokens, one block after the other."""
 
-    def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
+    def __init__(self, openvino: Any, core: Any, model: Any, device: str, adapted: frozenset[str]) -> None:
         self.is_told_length = _add_total_length(openvino, model)
         transformations = importlib.import_module("openvino._offline_transformations")
         try:
@@ -93,6 +104,7 @@ class _PagedDecoder:
         except RuntimeError as cause:
             raise _NotPagedError from cause
         _add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
+        self.branches = add_branches(openvino, model, adapted)
         try:
             compiled = core.compile_model(model, device)
         except RuntimeError as cause:  # OpenVINO 2026.4 has no paged attention for most Arm processors
@@ -113,20 +125,32 @@ class _PagedDecoder:
         """Tokens in a block."""
         self.bound: _PagedCache | None = None
         """The cache that the request reads and writes now."""
+        self._factors: Factors | None = None
 
-    def open_cache(self, capacity: int) -> _PagedCache:
+    def open_cache(self, capacity: int, factors: Factors) -> _PagedCache:
         """See Decoder."""
-        return _PagedCache(self, capacity)
+        return _PagedCache(self, capacity, factors)
+
+    def bind(self, cache: _PagedCache, tensors: Mapping[str, Any], factors: Factors) -> None:
+        """Have the request read and write the tensors of a cache, and compute with its factors."""
+        if self.bound is not cache:
+            for name, tensor in tensors.items():
+                self.request.infer_request.set_tensor(name, tensor)
+            self.bound = cache
+        if self._factors is not factors:
+            self.request.set_factors(factors)
+            self._factors = factors
 
 
 class _PagedCache:
     """The tensors of one sequence. All caches of a decoder are computed by its one request."""
 
-    def __init__(self, decoder: _PagedDecoder, capacity: int) -> None:
+    def __init__(self, decoder: _PagedDecoder, capacity: int, factors: Factors) -> None:
         import numpy as np
 
         self._decoder = decoder
         self._capacity = capacity
+        self._factors = factors
         self._filled = 0  # tokens
         self._memory: dict[str, NDArray[np.uint8]] = {}
         self._tensors: dict[str, Any] = {}
@@ -168,7 +192,7 @@ class _PagedCache:
 
     def copy(self) -> _PagedCache:
         """See DecoderCache."""
-        other = _PagedCache(self._decoder, self._capacity)
+        other = _PagedCache(self._decoder, self._capacity, self._factors)
         used, blocks = (-(-tokens // self._decoder.block) for tokens in (self._filled, self._capacity))
         for name, memory in self._memory.items():
             size = len(memory) // blocks * used
@@ -179,39 +203,39 @@ class _PagedCache:
     def close(self) -> None:
         """See DecoderCache."""
         if self._decoder.bound is self:  # the request must not hold the memory: it gets that of a block
-            _PagedCache(self._decoder, 1)._bind()
+            _PagedCache(self._decoder, 1, self._factors)._bind()
         self._memory.clear()
         self._tensors.clear()
 
     def _bind(self) -> None:
-        if self._decoder.bound is not self:
-            for name, tensor in self._tensors.items():
-                self._decoder.request.infer_request.set_tensor(name, tensor)
-            self._decoder.bound = self
+        self._decoder.bind(self, self._tensors, self._factors)
 
 
 class _StatefulDecoder:
     """Keys and values are the state of a request, which grows with every call."""
 
-    def __init__(self, openvino: Any, core: Any, model: Any, device: str) -> None:
+    def __init__(self, openvino: Any, core: Any, model: Any, device: str, adapted: frozenset[str]) -> None:
         self.is_told_length = _add_total_length(openvino, model)
         _add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
+        self.branches = add_branches(openvino, model, adapted)
         self.openvino = openvino
         self.compiled = core.compile_model(model, device)
         self.devices = tuple(self.compiled.get_property("EXECUTION_DEVICES"))
 
-    def open_cache(self, capacity: int) -> _StatefulCache:  # noqa: ARG002 - it grows
+    def open_cache(self, capacity: int, factors: Factors) -> _StatefulCache:  # noqa: ARG002 - it grows
         """See Decoder."""
-        return _StatefulCache(self)
+        return _StatefulCache(self, factors)
 
 
 class _StatefulCache:
     """One request of the compiled graph."""
 
-    def __init__(self, decoder: _StatefulDecoder) -> None:
+    def __init__(self, decoder: _StatefulDecoder, factors: Factors) -> None:
         self._decoder = decoder
+        self._factors = factors
         self._filled = 0  # tokens
         self._request = _Request(decoder.openvino, decoder.compiled)
+        self._request.set_factors(factors)
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
         """See DecoderCache."""
@@ -241,7 +265,7 @@ class _StatefulCache:
 
     def copy(self) -> _StatefulCache:
         """See DecoderCache."""
-        other = _StatefulCache(self._decoder)
+        other = _StatefulCache(self._decoder, self._factors)
         if self._filled:
             states = {state.name: state.state for state in self._request.infer_request.query_state()}
             for state in other._request.infer_request.query_state():
@@ -297,6 +321,11 @@ class _Request:
         self._names = frozenset(each.get_any_name() for each in compiled.inputs)
         self._bound: dict[str, NDArray[Any]] = {}
         self.infer_request = compiled.create_infer_request()
+
+    def set_factors(self, factors: Factors) -> None:
+        """Compute with these from now on."""
+        for name, tensor in factors.items():
+            self.infer_request.set_tensor(name, tensor)
 
     def run(self, inputs: Mapping[str, NDArray[Any]], *, at_once: bool) -> Any:
         """Compute with those of `inputs` that the graph has; returns the logits, valid until the next call.
