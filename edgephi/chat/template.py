@@ -22,8 +22,9 @@ RENDER_SECONDS = 3.0
 RENDER_MEMORY_BYTES = 256 << 20
 LONGEST_TEMPLATE = 1 << 16  # letters
 LONGEST_PARSED = 4096
-"""Letters of a template that lies where an engine parses it as soon as it opens a model. Nobody can interrupt
-that: 16,000 letters can take minutes or all of the stack, so many less than a second."""
+"""Letters of a template that lies where the engines' own tools parse it as soon as they open a model, though
+edgephi does not. Nobody can interrupt that: 16,000 letters can take minutes or all of the stack, so many less
+than a second."""
 
 _OWN = frozenset(chat.template for chat in CHAT_FORMATS)
 _SMALL_TALK = [

@@ -57,7 +57,6 @@ FACTS = EngineFacts(
     artifact_format="onnx",
     providers={"cpu": _CPU, "cuda": _CUDA},
     build_modules={"onnx": "build"},
-    parsed_templates=("tokenizer_config.json", "chat_template.jinja", "chat_template.json"),
     # Not those of the byte-level kind: it cuts "Ankara'da" as if the 'd of "I'd" were in it.
     native_groups="zero points",
 )

@@ -17,9 +17,7 @@ from edgephi.bundle.artifact.onnx_names import named_files
 from edgephi.bundle.artifact.qnn_artifact import decode_artifact
 from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
-from edgephi.chat.template import LONGEST_PARSED
 from edgephi.engines import mlx_lm, onnxruntime_genai, qnn
-from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError
 
 Locate = Callable[[FileEntry], Path]
@@ -50,8 +48,6 @@ def check_artifact(manifest: Manifest, locate: Locate, *, entries: Iterable[File
                 _check_names(entry, named_files(locate(entry)), files)
             elif name == onnxruntime_genai.CONFIG_FILE:
                 _check_configuration(entry, _read_json(entry, locate(entry)), files)
-            elif name in _parsed_templates(manifest.target.engine):
-                _check_template(entry, locate(entry))
             elif name == mlx_lm.CONFIG_FILE:
                 _check_mlx_configuration(entry, _read_json(entry, locate(entry)))
             elif name == qnn.CONFIG_FILE:
@@ -90,20 +86,6 @@ def _check_configuration(entry: FileEntry, value: Any, files: set[str]) -> None:
                 _check_names(entry, frozenset([value]), files)
             elif _PLACE.search(key) and ("/" in value or "\\" in value):
                 raise _refusal(entry, f"expected no place outside, found {key[:80]!a}: {value[:80]!a}")
-
-
-def _parsed_templates(engine: str) -> tuple[str, ...]:
-    facts = known_engines().get(engine)
-    return facts.parsed_templates if facts else ()
-
-
-def _check_template(entry: FileEntry, path: Path) -> None:
-    template: Any = path.read_text(encoding="utf-8") if path.suffix == ".jinja" else _read_json(entry, path)
-    if isinstance(template, dict):
-        template = template.get("chat_template", "")
-    text = template if isinstance(template, str) else json.dumps(template)
-    if len(text) > LONGEST_PARSED:
-        raise ValueError(f"a chat template of {len(text)} letters, more than {LONGEST_PARSED}")
 
 
 def _check_mlx_configuration(entry: FileEntry, value: Any) -> None:

@@ -69,7 +69,6 @@ class EngineFacts:
     build_modules: module -> the extra that installs it, for what a build needs beyond that of any engine
     file_copies: how many times an artifact's files hold the weights
     unloaded_folders: of the artifact, whose files no device loads
-    parsed_templates: files of the artifact whose chat template the engine parses as soon as it is opened
     row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
     native_groups: what its own format of 4 bits can say of a group beside its scale
     """
@@ -81,7 +80,6 @@ class EngineFacts:
     build_modules: Mapping[str, str] = field(default_factory=dict)
     file_copies: int = 1
     unloaded_folders: tuple[str, ...] = ()
-    parsed_templates: tuple[str, ...] = ()
     row_scales: bool = False
     native_groups: NativeGroups = "symmetric"
 

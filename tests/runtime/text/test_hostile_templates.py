@@ -188,29 +188,24 @@ def test_what_transformers_gives_to_templates_is_a_way_out_of_nothing(name: str)
         ChatTemplate(templates[name] + GOOD).check()
 
 
-class TestWhatOnnxruntimeGenaiParsesAtOnce:
-    """The template of its own tokenizer's configuration, in the artifact."""
+class TestWhatTheEnginesOwnTokenizersParse:
+    """The template of their configuration, in the artifact."""
 
-    @pytest.mark.parametrize("name", ["blocks in blocks", "a long comment"])
-    def test_is_refused_when_it_is_long(self, name: str, demo_for: DemoFor, tmp_path: Path) -> None:
-        bundle = with_template(demo_for("cpu"), tmp_path, GOOD)
-        _write_configuration(bundle, HOSTILE[name] + GOOD)
-        process = started("run", bundle, "hello", folder=tmp_path)
-        out, err = process.communicate(timeout=MOST_SECONDS)
-        assert (process.returncode, out) == (4, "")
-        assert "a chat template of" in err
-
+    @pytest.mark.parametrize("target", ["cpu", "openvino", "mlx"])
     @pytest.mark.parametrize(
-        "dense",
-        ["{{a" + "[0]" * 1360 + "}}", "{{" + "a~" * 2000 + "a}}", "{{f(" + "a," * 2000 + "a)}}", "{#" * 2000],
-        ids=["places", "sums", "arguments", "comments"],
+        "hostile", [HOSTILE["blocks in blocks"], "{{" + "a~" * 20_000 + "a}}"], ids=["blocks", "sums"]
     )
-    def test_a_shorter_one_takes_bounded_time(self, dense: str, demo_for: DemoFor, tmp_path: Path) -> None:
-        bundle = with_template(demo_for("cpu"), tmp_path, GOOD)
-        _write_configuration(bundle, dense)
-        process = started("run", bundle, "turn on the kitchen light", folder=tmp_path)
-        process.communicate(timeout=MOST_SECONDS)
-        assert process.returncode in (0, 4)
+    def test_is_nothing_to_edgephi(
+        self, hostile: str, target: str, demo_for: DemoFor, tmp_path: Path
+    ) -> None:
+        bundle = with_template(demo_for(target), tmp_path, GOOD)
+        _write_template(bundle, "tokenizer_config.json", hostile + GOOD)
+        if target == "openvino":
+            _write_template(bundle, "chat_template.jinja", hostile + GOOD)
+        process = started("run", bundle, "turn on the kitchen light", "--provider", "cpu", folder=tmp_path)
+        out, err = process.communicate(timeout=MOST_SECONDS)
+        assert (process.returncode, err.count("error")) == (0, 0)
+        assert "kitchen" in out
 
     def test_is_edgephis_own_in_a_new_bundle(self, demo_for: DemoFor) -> None:
         for target in ("cpu", "openvino"):
@@ -218,13 +213,14 @@ class TestWhatOnnxruntimeGenaiParsesAtOnce:
             assert json.loads(file.read_text())["chat_template"] == GOOD
 
 
-def _write_configuration(bundle: Path, template: str) -> None:
-    """Put a template into the artifact's configuration, and into the manifest what it takes."""
-    file = bundle / "model/tokenizer_config.json"
-    content = json.loads(file.read_text())
-    file.write_text(json.dumps({**content, "chat_template": template}))
+def _write_template(bundle: Path, name: str, template: str) -> None:
+    """Put a template into a file of the artifact, and into the manifest what that takes."""
+    file = bundle / "model" / name
+    if name.endswith(".json"):
+        template = json.dumps({**json.loads(file.read_text()), "chat_template": template})
+    file.write_text(template)
     manifest = json.loads((bundle / "bundle.json").read_text())
-    (entry,) = [entry for entry in manifest["files"] if entry["path"] == "model/tokenizer_config.json"]
+    (entry,) = [entry for entry in manifest["files"] if entry["path"] == f"model/{name}"]
     data = file.read_bytes()
     entry.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
     entry.pop("chunks", None)
