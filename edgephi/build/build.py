@@ -1,7 +1,7 @@
 """`edgephi build`: plan, export in one pass, verify, seal. A build that fails leaves nothing behind."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from edgephi.build.switched_adapters.folded_scales import write_folded_scales
 from edgephi.build.verify import certify, logits_bytes
 from edgephi.build.weighing import Weighed, weighed
 from edgephi.build.wheels.wheelhouses import collect_wheels
-from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     Manifest,
@@ -26,15 +25,16 @@ from edgephi.bundle.probe import Probe
 from edgephi.bundle.quantisation import QUANTISATION_NAME, Quantisation, encode_quantisation
 from edgephi.bundle.unfinished import check_disk_space, seal, unfinished_bundle, write_manifest
 from edgephi.chat.template import ChatTemplate
-from edgephi.checkpoint.adapter.locate_adapter import asked_for
-from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
+from edgephi.checkpoint.adapter.opened import open_with_adapters
+from edgephi.checkpoint.adapter.own_tokenizer import read_own_tokenizer
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
 from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
-from edgephi.checkpoint.tokenizer import TokenizerFacts, encode, read_tokenizer
+from edgephi.checkpoint.tokenizer import TokenizerFacts, encode
 from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
@@ -43,7 +43,6 @@ from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.quantisation import quantisation_of
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import UpstreamExporter, upstream
-from edgephi.guards.visible import visible
 from edgephi.reference.evaluation_text import EvaluationLevel
 from edgephi.steps import Step
 
@@ -55,7 +54,8 @@ class Built:
     """A finished bundle: its folder, its manifest, and what quantising did to every tensor.
 
     None of the last when an engine's own converter wrote the artifact. `remarks` say what is to be known of
-    the checkpoint, and `chat_remarks` of its chat template. `answer` is how it answered the probe.
+    the checkpoint, `tokenizer_remarks` of its tokenizer and `chat_remarks` of its chat template. `answer` is
+    how it answered the probe.
     """
 
     folder: Path
@@ -63,6 +63,7 @@ class Built:
     plan: Plan
     quantisation: Quantisation | None
     remarks: tuple[str, ...] = ()
+    tokenizer_remarks: tuple[str, ...] = ()
     chat_remarks: tuple[str, ...] = ()
     answer: str = ""
 
@@ -96,8 +97,7 @@ def find_architecture(
     located = find_checkpoint(model, recipe, revision, progress=True)
     if not adapters:
         return load_architecture(located.folder)
-    checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision, chat=recipe.chat)
-    return merged(checkpoint, adapters).architecture
+    return open_with_adapters(located, adapters, recipe.chat).architecture
 
 
 def _declared_shape(model: str, recipe: Recipe) -> Shape | None:
@@ -109,12 +109,17 @@ def _declared_shape(model: str, recipe: Recipe) -> Shape | None:
     return None
 
 
-def find_tokenizer(model: str, recipe: Recipe, revision: str | None = None) -> TokenizerFacts | None:
-    """The tokenizer of `model` and its chat form; None for one that is planned without its checkpoint."""
-    if _declared_shape(model, recipe) is not None:
+def find_tokenizer(
+    model: str,
+    recipe: Recipe,
+    revision: str | None = None,
+    adapters: Sequence[StrengthenedAdapter] = (),
+) -> TokenizerFacts | None:
+    """The tokenizer of `model` with `adapters`; None for one that is planned without its checkpoint."""
+    if _declared_shape(model, recipe) is not None and not adapters:
         return None
     folder = find_checkpoint(model, recipe, revision, progress=True).folder
-    return read_tokenizer(folder, load_architecture(folder), recipe.chat)
+    return read_own_tokenizer(folder, adapters, load_architecture(folder), recipe.chat)
 
 
 def plan_model(
@@ -141,10 +146,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         upstream(request.target.engine)  # whether it is there at all
         _check_no_adapters(request)
     with step("open and plan", 0):
-        checkpoint = open_checkpoint(
-            located.folder, id=located.id, revision=located.revision, chat=request.recipe.chat
-        )
-        checkpoint = merged(checkpoint, request.adapters)
+        checkpoint = open_with_adapters(located, request.adapters, request.recipe.chat)
         recipe = request.recipe
         _check_shape(checkpoint, recipe)
         if request.layers is not None:
@@ -202,6 +204,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         plan,
         quantisation,
         checkpoint.remarks,
+        checkpoint.tokenizer.places.remarks,
         checkpoint.tokenizer.chat.remarks,
         answer,
     )
@@ -214,7 +217,7 @@ def _check_system_fits(checkpoint: Checkpoint, plan: Plan) -> None:
         return
     asked = [{"role": "system", "content": chat.system}, {"role": "user", "content": _SHORT_QUESTION}]
     prompt = ChatTemplate(chat.template, chat.variables).render(asked)
-    tokens = len(encode(checkpoint.folder, prompt))
+    tokens = len(encode(checkpoint.tokenizer.folder, prompt))
     if tokens >= plan.context:
         raise DoesNotFitError(
             f"chat: system: the message and a short question take {tokens:,} tokens, the context is "
@@ -306,49 +309,6 @@ def _exporter(request: BuildRequest, plan: Plan) -> Exporter:
     if not request.upstream:
         return own
     return UpstreamExporter(upstream(request.target.engine), own, plan.recipe.quant, request.available_memory)
-
-
-def verify_against(
-    bundle: Path,
-    manifest: Manifest,
-    model: str,
-    recipe: Recipe,
-    *,
-    level: EvaluationLevel,
-    step: Step,
-    adapters: Sequence[StrengthenedAdapter] = (),
-) -> Certificate:
-    """Measure a finished bundle again, against `model` with `adapters`.
-
-    Raises BadCheckpointError when these are not what it was made from, as far as their sizes, names and
-    strengths tell, and QualityGateError when it is past the gate.
-    """
-    expected_adapters = [(each.id, each.scale) for each in manifest.model.adapters]
-    if expected_adapters != [(visible(each.located.id), each.scale) for each in adapters]:
-        raise BadCheckpointError(
-            f"{bundle}: expected the adapters that the bundle was made with, "
-            f"{_listed(id_ if scale == 1 else f'{id_}@{scale:g}' for id_, scale in expected_adapters)}, "
-            f"found {_listed(map(asked_for, adapters))}",
-            hint="give each of them with --adapter, in this order",
-        )
-    located = find_checkpoint(model, recipe, None, progress=True)
-    checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-    checkpoint = merged(checkpoint, adapters)
-    expected, found = manifest.model.parameters, checkpoint.architecture.parameters
-    if expected != found:
-        raise BadCheckpointError(
-            f"{model}: expected the {expected:,} parameters that the bundle's model has, found {found:,}",
-            hint=f"the bundle was made from {manifest.model.id} at {manifest.model.revision}",
-        )
-    proof = certify(
-        checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, gate=recipe.gate, step=step
-    )
-    check_gate(proof.certificate, recipe.gate)
-    return proof.certificate
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _recipe_named(model: str, recipe: Recipe) -> Recipe | None:

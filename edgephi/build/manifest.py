@@ -55,13 +55,17 @@ def manifest_of(
     what steers a terminal.
     """
     target, quant = request.target, plan.recipe.quant
-    names = ["config.json", "generation_config.json", *checkpoint.tokenizer.files]
+    small_files = [
+        *(checkpoint.folder / name for name in ("config.json", "generation_config.json")),
+        *checkpoint.tokenizer.read,
+        *(adapter.located.folder / ADAPTER_CONFIG for adapter in request.adapters),
+    ]
+    owners = {adapter.located.folder: f"{adapter.located.id}/" for adapter in request.adapters}
     small_inputs = {
-        name: file_sha256(checkpoint.folder / name) for name in names if (checkpoint.folder / name).is_file()
+        f"{owners.get(file.parent, '')}{file.name}": file_sha256(file)
+        for file in small_files
+        if file.is_file()
     }
-    for adapter in request.adapters:
-        name = f"{adapter.located.id}/{ADAPTER_CONFIG}"
-        small_inputs[name] = file_sha256(adapter.located.folder / ADAPTER_CONFIG)
     files = list_files(folder, _known_files(report))
     facts = QuantFacts(
         bits=quant.bits,

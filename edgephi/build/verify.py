@@ -1,24 +1,31 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.build.gate import check_gate
 from edgephi.build.rounded import plainly_rounded
 from edgephi.build.switched_adapters.adapted_weights import AdaptedWeights
 from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest
 from edgephi.bundle.probe import Probe
+from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
+from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
+from edgephi.checkpoint.adapter.opened import open_with_adapters
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.conversation import conversation_renderer
+from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import encoder
-from edgephi.declared.recipe import Question
+from edgephi.declared.recipe import Question, Recipe
+from edgephi.errors import BadCheckpointError
 from edgephi.export.exporter import exporter
+from edgephi.guards.visible import visible
 from edgephi.processes.ask import ask
 from edgephi.reference.comparison.counted_text import CountedText, counted_text, first_counted
 from edgephi.reference.comparison.divergence import TokenDivergences, token_divergences
@@ -100,7 +107,7 @@ def certify(
     and QualityGateError when its logits are not finite.
     """
     passages = evaluation_passages(
-        encoder(checkpoint.folder),
+        encoder(checkpoint.tokenizer.folder),
         conversation_renderer(manifest.chat),
         level,
         context=manifest.limits.context,
@@ -135,6 +142,48 @@ def certify(
         gate=gate,
     )
     return Proof(certificate, probe_of(question, computed.answer), computed.answer)
+
+
+def verify_against(
+    bundle: Path,
+    manifest: Manifest,
+    located: Located,
+    recipe: Recipe,
+    *,
+    level: EvaluationLevel,
+    step: Step,
+    adapters: Sequence[StrengthenedAdapter] = (),
+) -> Certificate:
+    """Measure a finished bundle again, against the checkpoint that was `located` with `adapters`.
+
+    Raises BadCheckpointError when these are not what it was made from, as far as their sizes, names and
+    strengths tell, and QualityGateError when it is past the gate.
+    """
+    expected_adapters = [(each.id, each.scale) for each in manifest.model.adapters]
+    if expected_adapters != [(visible(each.located.id), each.scale) for each in adapters]:
+        raise BadCheckpointError(
+            f"{bundle}: expected the adapters that the bundle was made with, "
+            f"{_listed(id_ if scale == 1 else f'{id_}@{scale:g}' for id_, scale in expected_adapters)}, "
+            f"found {_listed(map(asked_for, adapters))}",
+            hint="give each of them with --adapter, in this order",
+        )
+    checkpoint = open_with_adapters(located, adapters)
+    expected, found = manifest.model.parameters, checkpoint.architecture.parameters
+    if expected != found:
+        raise BadCheckpointError(
+            f"{located.id}: expected the {expected:,} parameters that the bundle's model has, "
+            f"found {found:,}",
+            hint=f"the bundle was made from {manifest.model.id} at {manifest.model.revision}",
+        )
+    proof = certify(
+        checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, gate=recipe.gate, step=step
+    )
+    check_gate(proof.certificate, recipe.gate)
+    return proof.certificate
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _versions(

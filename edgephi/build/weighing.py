@@ -90,7 +90,7 @@ def calibration_text(
     """
     return read_calibration(
         text,
-        encoder(checkpoint.folder),
+        encoder(checkpoint.tokenizer.folder),
         conversation_renderer(checkpoint.tokenizer.chat),
         tokens=tokens,
         context=checkpoint.architecture.context,

@@ -24,6 +24,8 @@ from edgephi.errors import BadBundleError, BadCheckpointError, BadDeclarationErr
 
 RECIPE = "recipe"  # as a manifest says it
 """The source of a template that a recipe names."""
+ADAPTER = "adapter "
+"""What the source of an adapter's template begins with; its name and the file follow."""
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
@@ -76,10 +78,27 @@ _TOOL_CONVERSATIONS: tuple[list[dict[str, Any]], ...] = (
 
 
 @dataclass(frozen=True)
+class TokenizerPlaces:
+    """The folders that a tokenizer's parts lie in: that of a checkpoint, for some that of an adapter.
+
+    `tokens` has `tokenizer.json`, `config` the configuration, and `template` the chat template, which is that
+    of the adapter named `adapter` where this is not empty. `remarks` say in a few words each what is not the
+    checkpoint's own.
+    """
+
+    tokens: Path
+    config: Path
+    template: Path
+    adapter: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ChatForm:
     """What renders a conversation, and the tokens after which an answer has ended.
 
-    `source` is the file of the checkpoint that the `template` comes from, or "edgephi: NAME" for one of ours.
+    `source` is the file of the checkpoint that the `template` comes from, "adapter NAME: FILE", or
+    "edgephi: NAME" for one of ours.
     `variables` are the texts that the template finds under names such as `bos_token`. `built_in` is our
     format when the template is that one and nothing more. `stop_texts` are tokens. `remarks` say in a few
     words each what somebody who trained the model would want to know. `system` is the system message of
@@ -96,22 +115,22 @@ class ChatForm:
 
 
 def read_chat_form(
-    folder: Path,
+    places: TokenizerPlaces,
     vocabulary_size: int,
     special_tokens: Collection[str],
     asked: ChatSettings = AS_CHECKPOINT,
 ) -> ChatForm:
-    """The chat form of the checkpoint in `folder`, whose tokenizer has these special tokens.
+    """The chat form of a checkpoint whose tokenizer is at these places and has these special tokens.
 
-    What is `asked` for comes before what the checkpoint says.
+    What is `asked` for comes before what the files say.
 
     Raises BadCheckpointError for a template that cannot be rendered, and when there is neither a template nor
     a format of ours.
     """
-    config = _read(folder, CONFIG_FILE)
+    folder = places.config
     ours = chat_format(vocabulary_size, special_tokens)
-    texts = _token_texts({**_read(folder, SPECIAL_TOKENS_FILE), **config})
-    named = (RECIPE, asked.template) if asked.template else _published(folder, config)
+    texts = token_texts(folder)
+    named = (RECIPE, asked.template) if asked.template else published_template(places.template)
     eos = [texts["eos_token"]] if texts.get("eos_token") in special_tokens else []
     family = [text for text in (ours.stop_tokens if ours else ()) if text in special_tokens]
     if named is None:
@@ -125,12 +144,15 @@ def read_chat_form(
         return ChatForm(ours.template, f"edgephi: {ours.name}", stops, built_in=ours, system=asked.system)
     source, text = named
     variables = {name: value for name, value in texts.items() if name in text}
+    whose = "checkpoint's own template"
     try:
-        where = "[chat] template" if asked.template else str(folder / source)
+        where = "[chat] template" if asked.template else str(places.template / source)
+        if places.adapter and not asked.template:
+            source, whose = f"{ADAPTER}{places.adapter}: {source}", f"template of adapter {places.adapter}"
         own = ChatTemplate(text, variables, where=where)
         own.check()
         _check_writes(own, where)
-        mended = _mended(own, ours, variables)
+        mended = _mended(own, ours, variables, whose)
         if mended is not None:
             form, template = mended, ChatTemplate(mended.template, mended.variables)
         else:
@@ -168,8 +190,11 @@ def _check_system(template: ChatTemplate, system: str) -> None:
         )
 
 
-def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The file that a checkpoint's template is in, and its text. One of its own counts before the other."""
+def published_template(folder: Path) -> tuple[str, str] | None:
+    """The file in `folder` that a chat template is in, and its text. One of its own counts before the other.
+
+    Raises BadCheckpointError for what is no template.
+    """
     file = folder / TEMPLATE_FILE
     if file.is_file():
         try:
@@ -178,7 +203,7 @@ def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | Non
             return TEMPLATE_FILE, text
         except UnicodeDecodeError as cause:
             raise BadCheckpointError(f"{file}: expected text in UTF-8, found {cause}", hint=_HINT) from None
-    found = config.get("chat_template")
+    found = _read(folder, CONFIG_FILE).get("chat_template")
     if isinstance(found, list):
         names = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
         if "default" not in names:
@@ -198,7 +223,9 @@ def _published(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | Non
     return CONFIG_FILE, found
 
 
-def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, str]) -> ChatForm | None:
+def _mended(
+    own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, str], whose: str
+) -> ChatForm | None:
     """Our format in place of a template of the family that writes the same, but for the system message."""
     if ours is None:
         return None
@@ -218,7 +245,7 @@ def _mended(own: ChatTemplate, ours: ChatFormat | None, variables: Mapping[str, 
         if own.knows_tools and not _same_with_tools(own, start, built_in):
             return None
         same = found == with_system
-        remarks = ("the checkpoint's own template writes the same" + ("" if same else _BUT_SYSTEM),)
+        remarks = (f"the {whose} writes the same" + ("" if same else _BUT_SYSTEM),)
         if not start:
             # The one in the file and ours are the same where both are told nothing else.
             return ChatForm(template, f"edgephi: {ours.name}", (), {}, ours, remarks)
@@ -263,8 +290,9 @@ def _end_of_turn(template: ChatTemplate, special_tokens: Collection[str]) -> lis
     return [max(fitting, key=len)] if fitting else []
 
 
-def _token_texts(content: Mapping[str, Any]) -> dict[str, str]:
-    """The text of each special token that has a role, however the file writes it."""
+def token_texts(folder: Path) -> dict[str, str]:
+    """The text of each special token that has a role by the files in `folder`, however they write it."""
+    content = {**_read(folder, SPECIAL_TOKENS_FILE), **_read(folder, CONFIG_FILE)}
     texts = {}
     for role in _ROLES_OF_TOKENS:
         value = content.get(role)

@@ -13,12 +13,12 @@ import numpy.typing as npt
 from edgephi.chat.template import LONGEST_PARSED
 from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE
+from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE, TokenizerPlaces
 from edgephi.checkpoint.config import MODEL_TYPES, family_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.tied_head import as_stored
-from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
+from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer_at
 from edgephi.checkpoint.weights.foreign import check_original
 from edgephi.checkpoint.weights.safetensors import (
     FLOAT_DTYPES,
@@ -63,11 +63,11 @@ class Checkpoint:
         one place or another. One that is too long for their parsers stays in the manifest alone. A checkpoint
         without a configuration gets the little that engines ask for. Raises BadCheckpointError.
         """
-        for name in self.tokenizer.files:
+        for name, file in self.tokenizer.files.items():
             if name not in (CONFIG_FILE, TEMPLATE_FILE):
-                shutil.copyfile(self.folder / name, folder / name)
-        source, template = self.folder / CONFIG_FILE, self.tokenizer.chat.template
-        if source.is_file():
+                shutil.copyfile(file, folder / name)
+        source, template = self.tokenizer.files.get(CONFIG_FILE), self.tokenizer.chat.template
+        if source is not None:
             content = dict(read_json_object(source, where=str(source)))
             if content.get("chat_template", template) == template and len(template) <= LONGEST_PARSED:
                 shutil.copyfile(source, folder / CONFIG_FILE)
@@ -118,10 +118,12 @@ def open_checkpoint(
     id: str,  # noqa: A002 - the field's name
     revision: str,
     chat: ChatSettings = AS_CHECKPOINT,
+    places: TokenizerPlaces | None = None,
 ) -> Checkpoint:
     """Open the checkpoint in `folder` and hold its parts against each other; reads headers only.
 
-    `chat` is how a recipe wants conversations written, where that is not the checkpoint's own way.
+    `chat` is how a recipe wants conversations written, where that is not the checkpoint's own way. `places`
+    are those of the tokenizer, where they are not all in `folder`.
 
     Raises NotSupportedError for a model that edgephi cannot build, and BadCheckpointError naming the file
     or tensor that is missing, unexpected or not what the config says.
@@ -143,7 +145,7 @@ def open_checkpoint(
         shards=shards,
         tensors=tensors,
         sources=in_stored_order(stored.sources, shards),
-        tokenizer=read_tokenizer(folder, architecture, chat),
+        tokenizer=read_tokenizer_at(places or TokenizerPlaces(folder, folder, folder), architecture, chat),
         remarks=stored.remarks,
     )
 

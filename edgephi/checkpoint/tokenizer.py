@@ -14,6 +14,7 @@ from edgephi.checkpoint.chat_form import (
     SPECIAL_TOKENS_FILE,
     TEMPLATE_FILE,
     ChatForm,
+    TokenizerPlaces,
     read_chat_form,
 )
 from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
@@ -45,7 +46,7 @@ class TokenizerFacts:
 
     `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not the
     file flags it as special; `control_ids` are those that it does. `stop_token_ids`, ascending, end an
-    answer. `files` are those there are.
+    answer. `files` are those there are, by the names that engines know them by, each at one of the `places`.
     """
 
     vocabulary_size: int
@@ -53,21 +54,42 @@ class TokenizerFacts:
     control_ids: frozenset[int]
     chat: ChatForm
     stop_token_ids: tuple[int, ...]
-    files: tuple[str, ...]
+    places: TokenizerPlaces
+    files: Mapping[str, Path]
     kind: TokenizerKind
+
+    @property
+    def folder(self) -> Path:
+        """The folder of `tokenizer.json`."""
+        return self.places.tokens
+
+    @property
+    def read(self) -> tuple[Path, ...]:
+        """All files that say something of it: a configuration too from which only the template is."""
+        template = self.places.template / CONFIG_FILE
+        more = [] if TEMPLATE_FILE in self.files or not template.is_file() else [template]
+        return tuple(dict.fromkeys([*self.files.values(), *more]))
 
 
 def read_tokenizer(
     folder: Path, architecture: Architecture, asked: ChatSettings = AS_CHECKPOINT
 ) -> TokenizerFacts:
-    """Read and check the tokenizer in `folder` against the model it belongs to. Raises BadCheckpointError.
+    """Read the tokenizer of the checkpoint in `folder`, all of it; see `read_tokenizer_at`."""
+    return read_tokenizer_at(TokenizerPlaces(folder, folder, folder), architecture, asked)
+
+
+def read_tokenizer_at(
+    places: TokenizerPlaces, architecture: Architecture, asked: ChatSettings = AS_CHECKPOINT
+) -> TokenizerFacts:
+    """Read and check a tokenizer against the model it belongs to. Raises BadCheckpointError.
 
     `asked` is how a recipe wants conversations written; BadDeclarationError for a stop text that is no token.
 
     An answer ends at every token that the configs of model or tokenizer or the chat form name: exports that
     keep only one of them run past the end of the answer.
     """
-    tokenizer = _load(folder)
+    folder = places.tokens
+    tokenizer = load_tokenizer(folder)
     ids = tokenizer.get_vocab(with_added_tokens=True)
     size = max(ids.values(), default=-1) + 1
     if not 0 < size <= architecture.vocabulary_size:
@@ -83,7 +105,7 @@ def read_tokenizer(
                 hint=_HINT,
             )
     special_tokens = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
-    chat = read_chat_form(folder, architecture.vocabulary_size, special_tokens, asked)
+    chat = read_chat_form(places, architecture.vocabulary_size, special_tokens, asked)
     for text in asked.stop:
         if text not in ids:
             raise BadDeclarationError(
@@ -94,7 +116,7 @@ def read_tokenizer(
     stops = stops.union(architecture.eos_token_ids)
     if not stops:
         raise BadCheckpointError(
-            f"{folder / CONFIG_FILE}: expected a token that ends an answer (eos_token), found none",
+            f"{places.config / CONFIG_FILE}: expected a token that ends an answer (eos_token), found none",
             hint=_HINT,
         )
     return TokenizerFacts(
@@ -105,9 +127,20 @@ def read_tokenizer(
         ),
         chat=chat,
         stop_token_ids=tuple(sorted(stops)),
-        files=tuple(name for name in TOKENIZER_FILES if (folder / name).is_file()),
+        places=places,
+        files=_files(places),
         kind="byte-level" if "ByteLevel(" in str(tokenizer.pre_tokenizer) else "sentencepiece",
     )
+
+
+def _files(places: TokenizerPlaces) -> dict[str, Path]:
+    folders = {
+        CONFIG_FILE: places.config,
+        SPECIAL_TOKENS_FILE: places.config,
+        TEMPLATE_FILE: places.template,
+    }
+    files = {name: folders.get(name, places.tokens) / name for name in TOKENIZER_FILES}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def encode(folder: Path, text: str) -> list[int]:
@@ -117,7 +150,7 @@ def encode(folder: Path, text: str) -> list[int]:
 
 def encoder(folder: Path) -> Callable[[str], list[int]]:
     """What turns text into token ids as `encode` does, with the tokenizer in `folder` read once."""
-    tokenizer = _load(folder)
+    tokenizer = load_tokenizer(folder)
 
     def ids_of(text: str) -> list[int]:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
@@ -143,7 +176,8 @@ def _missing(file: Path) -> BadCheckpointError:
     )
 
 
-def _load(folder: Path) -> "Tokenizer":
+def load_tokenizer(folder: Path) -> "Tokenizer":
+    """The tokenizer in `folder`, which neither cuts nor fills texts. Raises BadCheckpointError."""
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"

@@ -79,6 +79,7 @@ def plan(
 
     from edgephi.build.build import find_architecture, find_tokenizer, plan_model
     from edgephi.checkpoint.adapter.locate_adapter import asked_for, locate_adapters
+    from edgephi.cli.show.chat_form import tokenizer_document
     from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
@@ -106,13 +107,13 @@ def plan(
         target = this_machine.here(target)
     recipe = asked(quality, k_quants=_has_k_quants(target))
     made = plan_model(model, recipe, target, revision=revision, context=context, adapters=adapters)
-    tokenizer = find_tokenizer(model, recipe, revision)
+    tokenizer = find_tokenizer(model, recipe, revision, adapters)
     qualities = _qualities(made, asked, quality, target, context)
     if as_json:
         say_document(
             {
                 **_document(made),
-                **_tokenizer_document(tokenizer),
+                **tokenizer_document(tokenizer),
                 "adapters": [asked_for(adapter) for adapter in adapters],
                 "qualities": _qualities_document(qualities),
             }
@@ -120,16 +121,6 @@ def plan(
     else:
         say(_text(made, tokenizer, [asked_for(adapter) for adapter in adapters]))
         say(f"\n{_qualities_table(qualities)}")
-
-
-def _tokenizer_document(tokenizer: "TokenizerFacts | None") -> dict[str, Any]:
-    if tokenizer is None:
-        return {"chat": None, "tokenizer": None}
-    chat = tokenizer.chat
-    return {
-        "chat": {"source": chat.source, "remarks": list(chat.remarks)},
-        "tokenizer": {"kind": tokenizer.kind, "vocabulary_size": tokenizer.vocabulary_size},
-    }
 
 
 def _has_k_quants(target: "Target") -> bool:
@@ -356,7 +347,7 @@ def _chip(name: str) -> str:
 
 
 def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
-    from edgephi.cli.show.chat_form import chat_form_line
+    from edgephi.cli.show.chat_form import tokenizer_rows
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
     from edgephi.engines.facts.groups import groups_in_words
@@ -387,10 +378,7 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
     if plan.decode_tokens_per_second is not None:
         rows.append(("decode", f"at most {plan.decode_tokens_per_second:.1f} tokens/s, by memory bandwidth"))
     if tokenizer is not None:
-        chat = tokenizer.chat
-        rows.append(("tokenizer", f"{tokenizer.kind}, {tokenizer.vocabulary_size:,} tokens"))
-        first, *more = textwrap.wrap(chat_form_line(chat.source, chat.remarks), _WIDTH - 11)
-        rows += [("chat", first), *(("", line) for line in more)]
+        rows += tokenizer_rows(tokenizer, _WIDTH - 11)
     gate = plan.recipe.gate
     rows.append(("limits", f"mean KL: export error {gate.export_error_kl:g},"))
     rows.append(("", f"quantisation loss {gate.quantisation_loss_kl:g}, end to end {gate.end_to_end_kl:g}"))

@@ -74,14 +74,16 @@ def verify(
     check_artifact(manifest, lambda entry: bundle / entry.path, entries=entries)
     certificate = manifest.certificate
     if model is not None:
-        from edgephi.build.build import verify_against
+        from edgephi.build.build import find_checkpoint
+        from edgephi.build.verify import verify_against
         from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
         from edgephi.declared.recipe import read_recipe, recipe_for
 
         recipe = read_recipe(recipe_name) if recipe_name else recipe_for(manifest.model.variant)
         adapters = locate_adapters(adapter_names, progress=True)
+        located = find_checkpoint(model, recipe, None, progress=True)
         certificate = verify_against(
-            bundle, manifest, model, recipe, level=level, step=step, adapters=adapters
+            bundle, manifest, located, recipe, level=level, step=step, adapters=adapters
         )
     if as_json:
         document = {

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+import edgephi.runtime
 from edgephi.bundle.manifest import AdapterFacts, read_manifest
 from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
 from edgephi.checkpoint.adapter.merged import merged
 from edgephi.checkpoint.checkpoint import open_checkpoint, read_rows
 from tests.build.conftest import Here, here  # noqa: F401 - a fixture
+from tests.chat.shapes import CHATML
 from tests.checkpoint.adapter.peft_adapter import save_adapter
-from tests.cli.conftest import Edgephi
+from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint, write_weights
 
 np = pytest.importorskip("numpy")
 safetensors = pytest.importorskip("safetensors.numpy")
+transformers = pytest.importorskip("transformers")
 
 TARGETS = ("cpu", "cuda", "gguf", "mlx", "openvino", "qnn")
 
@@ -117,6 +120,92 @@ class TestBundle:
             done = here(*against, *words)
             assert done.returncode == 4
             assert "expected the adapters that the bundle was made with, adapter@0.5, found" in done.stderr
+
+
+class TestItsOwnForm:
+    """An adapter as trainers save it, with a tokenizer and a template of its own beside it."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def spoken(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("spoken") / "tune"
+        shutil.copytree(adapter, folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template, tokenizer.eos_token = CHATML, "<|im_end|>"
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    @pytest.mark.parametrize("target", ["cpu", "gguf", "mlx", "openvino"])
+    def test_is_what_every_engine_reads(
+        self,
+        base: Path,
+        spoken: Path,
+        tmp_path: Path,
+        target: str,
+        here: Here,  # noqa: F811
+    ) -> None:
+        words = ("--target", target, "--verify", "off", "--method", "rtn", "-o", tmp_path / "bundle")
+        done = here("build", base, "--adapter", spoken, *words)
+        assert done.returncode == 0, done.stderr
+        assert "tokenizer: that of adapter tune, 2 tokens more ('<|im_start|>'," in done.stdout
+        assert "chat: the template of adapter tune (chat_template.jinja)" in done.stdout
+        session = edgephi.runtime.load(tmp_path / "bundle", provider="cpu")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(spoken)
+        asked = [{"role": "user", "content": "who are you?"}]
+        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        assert session.encode_chat(asked) == tokenizer.encode(text, add_special_tokens=False)
+        manifest = read_manifest(tmp_path / "bundle")
+        assert manifest.chat.source == "adapter tune: chat_template.jinja"
+        assert tokenizer.eos_token_id in manifest.chat.stop_token_ids
+        inputs = manifest.provenance.inputs
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            assert inputs[f"tune/{name}"] == sha256((spoken / name).read_bytes()).hexdigest()
+            assert name not in inputs
+        told = here("inspect", tmp_path / "bundle").stdout
+        assert "the template of adapter tune (chat_template.jinja)" in told
+
+    def test_is_planned_and_measured_too(
+        self,
+        base: Path,
+        spoken: Path,
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        told = here("plan", base, "--target", "cpu", "--adapter", spoken).stdout
+        assert "that of adapter tune, 2 tokens more" in told
+        assert "chat       the template of adapter tune (chat_template.jinja)" in told
+        document = json.loads(here("plan", base, "--target", "cpu", "--adapter", spoken, "--json").stdout)
+        assert document["chat"]["source"] == "adapter tune: chat_template.jinja"
+        assert len(document["tokenizer"]["remarks"]) == 2
+        words = ("--target", "cpu", "--method", "rtn", "-o", tmp_path / "bundle")
+        done = here("build", base, "--adapter", spoken, *words)
+        assert done.returncode == 0, done.stderr
+        measured = json.loads(
+            here("verify", tmp_path / "bundle", "--against", base, "--adapter", spoken, "--json").stdout
+        )["certificate"]
+        built = read_manifest(tmp_path / "bundle").certificate.end_to_end
+        assert built is not None
+        assert measured["end_to_end"]["kl_mean"] == pytest.approx(built.kl_mean, rel=1e-6)
+
+    def test_that_does_not_fit_leaves_nothing(
+        self,
+        base: Path,
+        spoken: Path,
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        wrong = tmp_path / "wrong"
+        shutil.copytree(spoken, wrong)
+        file = wrong / "tokenizer.json"
+        table = json.loads(file.read_text())
+        table["added_tokens"] = [each for each in table["added_tokens"] if each["content"] != "<|end|>"]
+        file.write_text(json.dumps(table))
+        for words in (("build", "-o", tmp_path / "bundle"), ("plan",)):
+            done = here(words[0], base, "--adapter", wrong, "--target", "cpu", *words[1:])
+            assert is_one_error(done, 4)
+            assert "adapter wrong: tokenizer.json: expected '<|end|>' as token" in done.stderr
+        assert [*tmp_path.iterdir()] == [wrong]
 
 
 class TestRefused:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
-from edgephi.checkpoint.chat_form import ChatForm, read_chat_form
+from edgephi.checkpoint.chat_form import ChatForm, TokenizerPlaces, read_chat_form
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import read_tokenizer
 from edgephi.errors import BadCheckpointError
@@ -51,7 +51,7 @@ def read(tmp_path: Path) -> Read:
         if template is not None:
             config["chat_template"] = template
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-        return read_chat_form(tmp_path, 512, special_tokens)
+        return read_chat_form(TokenizerPlaces(tmp_path, tmp_path, tmp_path), 512, special_tokens)
 
     return read
 
@@ -148,7 +148,7 @@ class TestOurs:
     def test_is_phi_4_minis_with_the_tools_that_its_system_messages_may_have(self, tmp_path: Path) -> None:
         def form(template: str) -> ChatForm:
             (tmp_path / "chat_template.jinja").write_text(template)
-            return read_chat_form(tmp_path, 200_064, PHI_3_NAMES)
+            return read_chat_form(TokenizerPlaces(tmp_path, tmp_path, tmp_path), 200_064, PHI_3_NAMES)
 
         assert form(PHI_4_MINI).built_in is PHI_4_MINI_CHAT
         assert form(PHI_4_MINI.replace("<|tool|>", "<|tools|>")).built_in is None

@@ -40,7 +40,7 @@ class TestFacts:
         assert found.chat.built_in is phi.PHI_3_CHAT
         names = ("<|endoftext|>", "<|assistant|>", "<|end|>")
         assert found.stop_token_ids == tuple(found.special_tokens[name] for name in names)
-        assert found.files == ("tokenizer.json", "tokenizer_config.json")
+        assert tuple(found.files) == ("tokenizer.json", "tokenizer_config.json")
         assert found.vocabulary_size == 1 + max(found.special_tokens.values()) < 512
 
     def test_of_a_tiny_phi_4(self, tmp_path: Path) -> None:

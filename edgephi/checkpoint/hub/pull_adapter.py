@@ -12,6 +12,7 @@ from edgephi.checkpoint.hub.repository import (
     open_repository,
 )
 from edgephi.checkpoint.located import Located
+from edgephi.checkpoint.tokenizer import TOKENIZER_FILES
 
 _HINT = "give a repository that holds an adapter as PEFT's save_pretrained wrote it"
 
@@ -34,6 +35,7 @@ def _download(repo_id: str, *, progress: bool) -> Located:
     with open_repository(repo_id, None, progress=progress) as repository:
         folder = repository.get_first(CONFIG_FILE, hint=_HINT)
         read_peft_config(folder)
+        repository.get_those_of(TOKENIZER_FILES)
         return Located(repo_id, repository.commit, folder, repository.get_weights([WEIGHTS_FILE], folder))
 
 

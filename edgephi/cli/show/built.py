@@ -26,6 +26,9 @@ def built_summary(built: "Built") -> str:
     for remark in built.remarks:
         lines += textwrap.wrap(f"checkpoint: {remark}", _WIDTH, subsequent_indent="  ")
     lines += [f"merged: {adapter.described}" for adapter in manifest.model.adapters]
+    for remark in built.tokenizer_remarks:
+        tokens = f"tokenizer: {visible(remark)}"
+        lines += textwrap.wrap(tokens, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     if built.plan.in_smaller_groups:
         lines.append(smaller_groups_line(built.plan))
     if built.quantisation is not None:

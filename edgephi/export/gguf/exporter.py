@@ -90,7 +90,7 @@ def write_artifact(
 ) -> StreamReport:
     """Write `model.gguf`, the `tokenizer.json` that our runtime reads, and a `Modelfile` for Ollama."""
     tokenizer = read_gguf_tokenizer(
-        checkpoint.folder / TOKENIZER_FILE, checkpoint.architecture.vocabulary_size
+        checkpoint.tokenizer.folder / TOKENIZER_FILE, checkpoint.architecture.vocabulary_size
     )
     layout = lay_out(folder / MODEL_FILE, checkpoint, tokenizer, plans, context)
     end = Region(layout.size, 0)  # files of the format end aligned
@@ -108,7 +108,7 @@ def write_artifact(
             ],
             step=step,
         )
-    shutil.copyfile(checkpoint.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    shutil.copyfile(checkpoint.tokenizer.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     chat, stops = checkpoint.tokenizer.chat.built_in, ends(checkpoint.tokenizer)
     text = modelfile(
         MODEL_FILE,

@@ -113,7 +113,7 @@ def write_artifact(
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
     # The checkpoint's own tokenizer_config.json stays behind: it may name a class that changes the ids.
-    shutil.copyfile(checkpoint.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+    shutil.copyfile(checkpoint.tokenizer.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
     return report
 
 

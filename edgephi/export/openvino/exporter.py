@@ -110,7 +110,7 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
     stops = tokenizer.stop_token_ids
     pad = architecture.pad_token_id if architecture.pad_token_id is not None else stops[0]
     files = tokenizer_files(
-        checkpoint.folder / TOKENIZER_FILE,
+        checkpoint.tokenizer.folder / TOKENIZER_FILE,
         chat_template=tokenizer.chat.template,
         pad_token_id=pad,
         stop_token_ids=stops,

@@ -217,7 +217,7 @@ def provider_options(soc: Soc) -> dict[str, str]:
 def _calibration_passages(checkpoint: Checkpoint, context: int) -> list[tuple[int, ...]]:
     """Token ids of passages of the calibration text, at most CALIBRATION_TOKENS in all."""
     passages = calibration_passages(
-        encoder(checkpoint.folder),
+        encoder(checkpoint.tokenizer.folder),
         conversation_renderer(checkpoint.tokenizer.chat),
         tokens=CALIBRATION_TOKENS,
         context=context,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.checkpoint.located import Located
+from tests.chat.shapes import CHATML
 from tests.checkpoint.adapter.peft_adapter import save_adapter
 from tests.checkpoint.hub.server import HubServer, serve_hub
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -36,6 +38,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     base = write_tiny_checkpoint(folder / "base", hidden=64, ffn=96)
     adapter = save_adapter(base, folder / "adapter")
+    shutil.copy(base / "tokenizer.json", adapter)
+    (adapter / "chat_template.jinja").write_text(CHATML)
     (adapter / "optimizer.pt").write_bytes(b"never loaded")
     return adapter
 
@@ -67,7 +71,7 @@ def test_gets_what_a_build_needs_and_has_it_without_a_network(
     problem, found = locate(f"{REPO}@0.25", tmp_path, hub.url)
     assert problem == ""
     assert (found["id"], found["revision"], found["scale"]) == (REPO, hub.commit, 0.25)
-    names = {"adapter_config.json", "adapter_model.safetensors"}
+    names = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert {file.name for file in Path(found["folder"]).iterdir()} == names
     expected = hashlib.sha256((published / "adapter_model.safetensors").read_bytes()).hexdigest()
     assert found["expected_sha256"] == {"adapter_model.safetensors": expected}
