@@ -1,7 +1,7 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from edgephi.build.switched_adapters.adapted_weights import AdaptedWeights
 from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, OWN_EXPORTER, Manifest
 from edgephi.bundle.probe import Probe
-from edgephi.checkpoint.adapter.locate_adapter import asked_for
+from edgephi.checkpoint.adapter.locate_adapter import asked_for, text_for
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.checkpoint.adapter.opened import open_with_adapters
@@ -156,15 +156,15 @@ def verify_against(
 ) -> Certificate:
     """Measure a finished bundle again, against the checkpoint that was `located` with `adapters`.
 
-    Raises BadCheckpointError when these are not what it was made from, as far as their sizes, names and
-    strengths tell, and QualityGateError when it is past the gate.
+    Raises BadCheckpointError when these are not what it was made from, as far as sizes, and names,
+    revisions and strengths of adapters, tell, and QualityGateError when it is past the gate.
     """
-    expected_adapters = [(each.id, each.scale) for each in manifest.model.adapters]
-    if expected_adapters != [(visible(each.located.id), each.scale) for each in adapters]:
+    expected_adapters = [text_for(each.id, each.revision, each.scale) for each in manifest.model.adapters]
+    found_adapters = [visible(asked_for(each)) for each in adapters]
+    if expected_adapters != found_adapters:
         raise BadCheckpointError(
             f"{bundle}: expected the adapters that the bundle was made with, "
-            f"{_listed(id_ if scale == 1 else f'{id_}@{scale:g}' for id_, scale in expected_adapters)}, "
-            f"found {_listed(map(asked_for, adapters))}",
+            f"{', '.join(expected_adapters) or 'none'}, found {', '.join(found_adapters) or 'none'}",
             hint="give each of them with --adapter, in this order",
         )
     checkpoint = open_with_adapters(located, adapters)
@@ -180,10 +180,6 @@ def verify_against(
     )
     check_gate(proof.certificate, recipe.gate)
     return proof.certificate
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def _versions(

@@ -6,7 +6,7 @@ from pathlib import Path
 import edgephi
 from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.hub.pull import pull
-from edgephi.checkpoint.located import Located
+from edgephi.checkpoint.located import LOCAL, Located
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, UsageError
 
@@ -41,7 +41,7 @@ def locate(
             hint=f"give the checkpoint, and the adapter with it: "
             f"`{edgephi_command('build', 'CHECKPOINT', '--adapter', model)}`, and the rest",
         )
-    return Located(folder.resolve().name, "local", folder)
+    return Located(folder.resolve().name, LOCAL, folder)
 
 
 def _not_a_model(model: str) -> BadCheckpointError:

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+LOCAL = "local"
+"""The revision of what a folder of the user's holds."""
+
 
 @dataclass(frozen=True)
 class Located:

@@ -60,8 +60,8 @@ adapter_option: Decorator = click.option(
     type=NAME,
     multiple=True,
     metavar="ADAPTER",
-    help="LoRA adapter to merge into the model: a folder or hub id, and @FACTOR for another strength; may be "
-    "given again.",
+    help="LoRA adapter to merge into the model: a folder or hub id, and behind it :REVISION of the hub and "
+    "@FACTOR for another strength; may be given again.",
 )
 
 quality_option: Decorator = click.option(

@@ -215,6 +215,7 @@ class TestRefused:
             (["{adapter}@strong"], 2, "expected a factor such as 0.5 after the @, found 'strong'"),
             (["{adapter}", "{adapter}@2"], 2, "expected each adapter once"),
             (["{base}"], 4, "expected an adapter, found no adapter_config.json"),
+            (["{adapter}:v1@2"], 2, "found 'v1' with the folder "),
             (["./none"], 4, "expected an adapter's folder or a hub id owner/name"),
         ],
     )

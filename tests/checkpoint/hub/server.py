@@ -25,7 +25,8 @@ class Request:
 
 @dataclass
 class HubServer:
-    """A hub with one model. Change the fields while it runs to make things go wrong.
+    """A hub with one model, of one commit, which has `names`. Change the fields while it runs to make things
+    go wrong.
 
     Safetensors files are in large-file storage: they redirect to /cdn/NAME, as the hub does.
     `cut_after[name]` counts bytes after which the connection drops, once each; `broken[name]` is the status
@@ -37,6 +38,7 @@ class HubServer:
     repo_id: str
     folder: Path
     commit: str = "0123456789abcdef0123456789abcdef01234567"
+    names: tuple[str, ...] = ("main",)
     gated_for_token: str | None = None
     ignore_range: bool = False
     store: str = "localhost"
@@ -108,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             # The hub does not tell strangers whether a model is missing or private.
             self._refuse(401, "RepoNotFound")
             return False
-        if revision not in ("main", self.server_hub.commit):
+        if revision not in (*self.server_hub.names, self.server_hub.commit):
             self._refuse(404, "RevisionNotFound")
             return False
         return True
