@@ -18,6 +18,7 @@ from edgephi.export.stream.quantized_block import restored_rows
 from edgephi.export.stream.quantizers import Quantizers, worth_processes
 from edgephi.guards.visible import visible
 from edgephi.quantize.folding import fold_count, weigh
+from edgephi.quantize.groups import NotFiniteError
 from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.reference.calibration_text import PASSAGE_TOKENS, CalibrationText, read_calibration
 from edgephi.reference.importance import Importance, hash_of, measure_importance
@@ -27,6 +28,7 @@ WEIGHTED_TOKENS = 1024
 """So many tokens tell the few channels that carry most of the energy from the others."""
 
 _METHODS = ("weighted", "calibrated")
+_DIVERGED = "the checkpoint was saved by a diverged run; fetch or export it again"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
     """The plan with what its method needs to know of the matrices' inputs, which may be nothing.
 
     `text` is the user's, None for ours. Raises BadInputError when that is too little or no text, and
-    BadCheckpointError when the model's activations are not finite.
+    BadCheckpointError when the model's activations are not finite, or weights cannot be quantised.
     """
     if not any(each.method in _METHODS for each in plan.tensors.values()):
         return Weighed(plan, None)
@@ -65,7 +67,13 @@ def weighed(plan: Plan, checkpoint: Checkpoint, text: Path | None, step: Step) -
             return found
 
         threads = available_processors()
-        tensors = weigh(plan.tensors, importance, weights, rounded=rounded, threads=threads, done=done)
+        try:
+            tensors = weigh(plan.tensors, importance, weights, rounded=rounded, threads=threads, done=done)
+        except NotFiniteError as cause:
+            check_finite(checkpoint)
+            raise BadCheckpointError(
+                f"{checkpoint.id}: expected finite weights, found {cause}", hint=_DIVERGED
+            ) from None
     facts = CalibrationFacts(
         text=visible(calibration.name),
         text_sha256=calibration.sha256,
@@ -106,5 +114,5 @@ def _check_finite(checkpoint: Checkpoint, importance: Importance) -> None:
             check_finite(checkpoint)
             raise BadCheckpointError(
                 f"{checkpoint.id}: expected finite activations, found an overflow in the inputs of {tensor}",
-                hint="the checkpoint was saved by a diverged run; fetch or export it again",
+                hint=_DIVERGED,
             )

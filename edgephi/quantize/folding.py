@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role
-from edgephi.quantize.groups import error_sums, restored
+from edgephi.quantize.groups import NotFiniteError, error_sums, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
 
@@ -73,7 +73,8 @@ def weigh(
     """The plans with an importance for every matrix that has one, and with the folds that serve it best.
 
     `rounded` quantises what folds are tried on, in `threads` of them at once; by default this process does.
-    `done` is told of each fold that was chosen; there are `fold_count` of them.
+    `done` is told of each fold that was chosen; there are `fold_count` of them. Raises NotFiniteError, naming
+    the matrix, for weights that cannot be quantised.
     """
     folds = _folds(weights.architecture)
     quantised = rounded or _rounded
@@ -151,7 +152,10 @@ def _scale(
         scale = channel_scale(importance, power)
         scaled = _divided(importance, scale)
         multiplied = rows * scale
-        found = rounded(multiplied, replace(plan, importance=_damped(scaled)))
+        try:
+            found = rounded(multiplied, replace(plan, importance=_damped(scaled)))
+        except NotFiniteError as cause:
+            raise NotFiniteError(f"{cause}, in {fold.matrix}") from None
         error = error_sums(multiplied, found, scaled).weighted_squared_error
         if error < least:
             least, best = error, scale if power else None

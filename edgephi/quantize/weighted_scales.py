@@ -33,13 +33,18 @@ class WeightedScales:
         Raises NotFiniteError when a weight is NaN, infinite or too large for a float16 scale.
         """
         scheme = plan.quantised
-        columns, size = weights.shape[1], scheme.group_size
-        importance = np.ones(columns, np.float32) if plan.importance is None else plan.importance
+        importance = np.ones(weights.shape[1], np.float32) if plan.importance is None else plan.importance
         if not (np.isfinite(weights.min()) and np.isfinite(weights.max())):
             raise NotFiniteError("NaN or infinity")
         peak = float(np.abs(weights).max(initial=0))
         if peak > scheme.levels * _FLOAT16_MAX:  # no candidate is as small, and float32 must hold squares
             raise NotFiniteError(f"a group whose largest weight {peak:.3g} is past float16's range")
+        # With an importance near float32's end products overflow. Whatever scale comes of it is looked at.
+        with np.errstate(all="ignore"):
+            return self._found(weights, importance, plan)
+
+    def _found(self, weights: Floats, importance: Floats, plan: TensorPlan) -> Groups:
+        scheme, size = plan.quantised, plan.quantised.group_size
         search = self._searching(weights.size)
         shifts: Floats | None = None
         zeros: Floats | None = None

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.tiny_checkpoint import TinyShape, tiny_weights, write_tiny_checkpoint
 
 SHAPE = TinyShape(layers=1, hidden=128, ffn=128)
 DOWN = "model.layers.0.mlp.down_proj.weight"
+GATE = "model.layers.0.mlp.gate_up_proj.weight"
 # Without the pass over a text that comes first: writing is to be interfered with.
 SEARCHED = ("--method", "search")
 Disk = Callable[[str], Path]
@@ -50,10 +52,10 @@ def rewrite_config(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
-def with_value(value: float, dtype: str = "BF16") -> Callable[[Path], None]:
+def with_value(value: float, dtype: str = "BF16", *, tensor: str = DOWN) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         weights = tiny_weights(SHAPE)
-        weights[DOWN][100, 7] = value
+        weights[tensor][100, 7] = value
         write_weights(folder, weights, dtype=dtype)  # type: ignore[arg-type]
 
     return damage
@@ -104,6 +106,9 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "NaN": (with_value(np.nan), 4, f"tensor {DOWN}: expected finite weights, found NaN"),
     "infinity": (with_value(-np.inf), 4, f"tensor {DOWN}: expected finite weights, found"),
     "infinity in fp32": (with_value(np.inf, "F32"), 4, f"tensor {DOWN}: expected finite weights, found"),
+    "too large": (with_value(1e19), 4, f"tensor {DOWN}: expected finite weights, found a weight of 1e+19"),
+    "too large for what follows": (with_value(1e19, tensor=GATE), 4, f"tensor {GATE}: expected finite"),
+    "too large for 4 bits": (with_value(5e6), 4, "found a group whose largest weight 5.01e+06 is past"),
     "NaN in a norm": (with_norm(np.nan), 4, "tensor model.norm.weight: expected finite weights, found NaN"),
     "integers": (as_integers, 4, "expected one of BF16, F16, F32, found I16"),
     "pickle": (as_pickle, 4, "found pytorch_model.bin"),
@@ -143,7 +148,9 @@ def test_a_bad_checkpoint(here: Here, tmp_path: Path, work: Path, name: str) -> 
     damage, exit_code, message = CHECKPOINTS[name]
     folder = write_tiny_checkpoint(tmp_path / "phi", SHAPE)
     damage(folder)
-    done = here("build", folder, "-t", "cpu", "-o", work / "b")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # NumPy's would stand before the error
+        done = here("build", folder, "-t", "cpu", "-o", work / "b")
     assert is_error(done, exit_code), done.stderr
     assert message in done.stderr
     assert names(work) == set()
