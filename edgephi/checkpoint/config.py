@@ -14,7 +14,7 @@ from edgephi.checkpoint import family
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.checkpoint.weights.foreign import ORIGINAL_HINT
+from edgephi.checkpoint.weights.foreign import ORIGINAL_HINT, other_kind
 from edgephi.checkpoint.weights.source import Source
 from edgephi.errors import NotSupportedError
 
@@ -57,6 +57,10 @@ def load_architecture(folder: Path, *, name: str | None = None) -> Architecture:
     `name` stands for the folder in messages. Raises BadCheckpointError or NotSupportedError.
     """
     place = name or str(folder)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        other = other_kind(place, (file.name for file in folder.iterdir()))
+        if other is not None:
+            raise other
     config = read_json_object(folder / "config.json", where=f"{place}: config.json")
     generation: Mapping[str, Any] | None = None
     if (folder / "generation_config.json").is_file():

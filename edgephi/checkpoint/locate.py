@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import edgephi
-from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.hub.pull import pull
 from edgephi.checkpoint.located import LOCAL, Located
 from edgephi.commands import edgephi_command
@@ -35,12 +34,6 @@ def locate(
         )
     if model == DEMO:
         return Located(DEMO_ID, edgephi.__version__, Path(edgephi.__file__).parent / "demo")
-    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
-        raise BadCheckpointError(
-            f"{model}: expected a checkpoint, found an adapter for one",
-            hint=f"give the checkpoint, and the adapter with it: "
-            f"`{edgephi_command('build', 'CHECKPOINT', '--adapter', model)}`, and the rest",
-        )
     return Located(folder.resolve().name, LOCAL, folder)
 
 

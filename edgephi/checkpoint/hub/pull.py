@@ -13,6 +13,7 @@ from edgephi.checkpoint.hub.repository import (
 )
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, read_tokenizer
+from edgephi.checkpoint.weights.foreign import other_kind
 from edgephi.checkpoint.weights.weight_files import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -48,6 +49,9 @@ def pull(
 
 def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
     with open_repository(repo_id, revision, progress=progress) as repository:
+        other = None if "config.json" in repository.files else other_kind(repo_id, repository.files)
+        if other is not None:
+            raise other
         folder = repository.get_first(
             "config.json", hint="give a repository that holds the original checkpoint, not a converted one"
         )

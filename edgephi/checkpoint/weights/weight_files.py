@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgephi.checkpoint.config_keys import read_json_object
+from edgephi.checkpoint.weights.foreign import other_kind
 from edgephi.errors import BadCheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -13,7 +14,7 @@ INDEX_FILE = "model.safetensors.index.json"
 _HINT = "the checkpoint is incomplete or mixed with another one: download it again"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
-_GGUF_SUFFIX = ".gguf"
+_NOT_ALONE = (*_NO_WEIGHTS, "consolidated")  # the last are said with the format that they are of
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
@@ -37,21 +38,18 @@ def weight_files(folder: Path) -> tuple[str, ...]:
 def no_safetensors(place: str, files: Iterable[str]) -> BadCheckpointError:
     """The error for a checkpoint whose `files` hold no weights that we read; `place` names it."""
     names = tuple(files)
+    known = other_kind(place, names)
     pickles = sorted(
-        name for name in names if name.endswith(_PICKLE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
+        name for name in names if name.endswith(_PICKLE_SUFFIXES) and not name.startswith(_NOT_ALONE)
     )
     if pickles:
         return BadCheckpointError(
             f"{place}: expected {SINGLE_FILE}, found {pickles[0]}",
             hint="edgephi needs safetensors; pickle files are never loaded, because they can run code",
         )
-    others = sorted(name for name in names if name.endswith(_GGUF_SUFFIX))
-    if others:
-        return BadCheckpointError(
-            f"{place}: expected {SINGLE_FILE}, found {others[0]}",
-            hint="a GGUF file is what a build makes, for llama.cpp: give the original checkpoint",
-        )
-    return BadCheckpointError(f"{place}: expected {SINGLE_FILE} or {INDEX_FILE}, found neither", hint=_HINT)
+    return known or BadCheckpointError(
+        f"{place}: expected {SINGLE_FILE} or {INDEX_FILE}, found neither", hint=_HINT
+    )
 
 
 def parse_index(index: Mapping[str, Any], *, where: str) -> dict[str, str]:

@@ -306,6 +306,23 @@ class TestRefusals:
             assert message in error["message"]
             assert hub.weight_requests() == []
 
+    @pytest.mark.parametrize(
+        ("name", "found"),
+        [
+            ("model-Q4_K_M.gguf", "found model-Q4_K_M.gguf"),
+            ("consolidated.safetensors", "found Mistral's own format: consolidated.safetensors"),
+            ("adapter_config.json", "found an adapter for one"),
+        ],
+    )
+    def test_what_is_no_checkpoint_of_transformers(self, tmp_path: Path, name: str, found: str) -> None:
+        (tmp_path / "published").mkdir()
+        (tmp_path / "published" / name).write_text("{}")
+        with serve_hub(REPO, tmp_path / "published") as hub:
+            code, error = Machine(tmp_path / "cache", hub.url).pull()
+            assert code == 4
+            assert error["message"].startswith(f"{REPO}: expected a checkpoint")
+            assert found in error["message"]
+
     def test_a_missing_shard(self, tmp_path: Path) -> None:
         folder = write_tiny_checkpoint(tmp_path / "published", shards=2)
         (folder / FIRST).unlink()

@@ -1,6 +1,7 @@
 """Checkpoints that are no original language model are named as what they are, and no weight is read."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import save_file
 
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.errors import BadCheckpointError, EdgephiError, NotSupportedError
-from tests.tiny_checkpoint import TinyShape, tiny_weights
+from tests.tiny_checkpoint import TinyShape, tiny_weights, write_tiny_checkpoint
 
 SMALL = TinyShape(layers=1, hidden=64, ffn=96)
 QKV = "model.layers.0.self_attn.qkv_proj"
@@ -94,7 +95,7 @@ def test_numbers_of_64_bits(tiny: Path) -> None:
 def test_a_gguf_file_only(tiny: Path) -> None:
     (tiny / "model.safetensors").rename(tiny / "model-q4.gguf")
     error = refused(tiny)
-    assert "expected model.safetensors, found model-q4.gguf" in error.message
+    assert "expected a checkpoint as transformers saves it, found model-q4.gguf" in error.message
     assert "give the original checkpoint" in (error.hint or "")
 
 
@@ -128,6 +129,53 @@ def test_a_short_file_is_no_pointer(tiny: Path) -> None:
 def test_the_tensors_of_an_adapter(tiny: Path) -> None:
     name = f"base_model.model.{QKV}.lora_A.weight"
     assert "found the tensors of an adapter" in refused(with_tensors(tiny, {name: np.ones((2, 2))})).message
+
+
+@pytest.mark.parametrize("config", [False, True], ids=["without a config", "with one"])
+@pytest.mark.parametrize(
+    ("maker", "files"),
+    [
+        ("Mistral", ("consolidated.safetensors", "params.json", "tekken.json")),
+        ("Mistral", ("consolidated-00001-of-00002.safetensors", "params.json", "tokenizer.model.v3")),
+        ("Meta", ("consolidated.00.pth", "params.json", "tokenizer.model")),
+    ],
+)
+def test_a_format_of_the_makers_own(tiny: Path, maker: str, files: tuple[str, ...], config: bool) -> None:
+    for name in () if config else ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tiny / name).unlink()
+    (tiny / "model.safetensors").unlink()
+    for name in files:
+        (tiny / name).write_bytes(b"{}")
+    error = refused(tiny)
+    assert error.message == (
+        f"{tiny}: expected a checkpoint as transformers saves it, found {maker}'s own format: {files[0]}"
+    )
+    assert f"convert_{'mistral' if maker == 'Mistral' else 'llama'}_weights_to_hf.py" in (error.hint or "")
+
+
+def test_a_format_of_the_makers_own_beside_the_checkpoint(tiny: Path) -> None:
+    (tiny / "consolidated.safetensors").write_bytes(b"{}")
+    open_checkpoint(tiny, id="tiny", revision="local")
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["two matrices", "tied"])
+def test_an_inner_model_as_transformers_saves_it(tmp_path: Path, tied: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    whole = write_tiny_checkpoint(tmp_path / "whole", layers=1, hidden=64, ffn=96, tied=tied)
+    transformers.AutoModel.from_pretrained(whole).save_pretrained(tmp_path / "inner")
+    shutil.copy(whole / "tokenizer.json", tmp_path / "inner")
+    error = refused(tmp_path / "inner")
+    assert isinstance(error, NotSupportedError)
+    assert "found the inner model alone, whose names have no 'model.' before them: embed_t" in error.message
+    assert "AutoModelForCausalLM" in (error.hint or "")
+
+
+@pytest.mark.parametrize("around", ["_orig_mod.", "module.", "base_model.model."])
+def test_what_is_wrapped_around_a_model(tiny: Path, around: str) -> None:
+    save_file({around + name: each for name, each in tiny_weights(SMALL).items()}, tiny / "model.safetensors")
+    error = refused(tiny)
+    assert isinstance(error, NotSupportedError)
+    assert f"expected model.embed_tokens.weight, found {around}model.embed_tokens.weight" in error.message
 
 
 def test_a_gguf_file_beside_what_a_trainer_leaves_behind(tiny: Path) -> None:
