@@ -104,6 +104,22 @@ class TestAnswers:
         assert caught.value.exit_code == 5
         assert "gate.answers = false" in (caught.value.hint or "")
 
+    @pytest.mark.parametrize("turn", [9, 12, 16, 31])
+    def test_a_long_sentence_may_be_a_repetition_too(self, turn: int) -> None:
+        said, before = tuple(range(10, 10 + turn)), tuple(range(100, 100 + turn))
+        tokens = (*before, *said * 3, *said[: turn // 3])
+        with pytest.raises(QualityGateError, match="found a repetition"):
+            check_answer("hi", "again and", tokens, most=len(tokens), control_ids={1})
+        check_answer("hi", "that is all", tokens, most=len(tokens) + 1, control_ids={1})  # ended by itself
+
+    @pytest.mark.parametrize("turn", [9, 12, 16, 31])
+    def test_a_refrain_and_a_list_are_none(self, turn: int) -> None:
+        said = tuple(range(10, 10 + turn))
+        items = [token for number in range(4) for token in (1000 + number, *said)]
+        twice = (*range(100, 100 + turn), *said * 2, *range(200, 200 + turn))
+        for tokens in (tuple(items), twice, (*range(100, 100 + turn), *said * 2, *said[: turn // 3])):
+            check_answer("hi", "1. a 2. a", tokens, most=len(tokens), control_ids={1})
+
     @pytest.mark.parametrize("tokens", [(8,), (5,) * 8, (1,) * 15])
     def test_of_a_few_tokens_that_were_cut_off_nothing_is_known(self, tokens: tuple[int, ...]) -> None:
         check_answer("hi", "\n", tokens, most=len(tokens), control_ids={1})
