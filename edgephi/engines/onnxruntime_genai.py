@@ -57,6 +57,5 @@ FACTS = EngineFacts(
     artifact_format="onnx",
     providers={"cpu": _CPU, "cuda": _CUDA},
     build_modules={"onnx": "build"},
-    # Not those of the byte-level kind: it cuts "Ankara'da" as if the 'd of "I'd" were in it.
     native_groups="zero points",
 )

@@ -43,6 +43,7 @@ PROMPTS = [
     "😀 👩\u200d👩\u200d👧",
     "<|user|>\nspecial<|end|>\n<|assistant|>\n  words",
     "before\0after",
+    "a'se and \u2581hello",  # of the engine's own tokenizer these have other tokens
 ]
 
 
