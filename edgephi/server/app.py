@@ -181,6 +181,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         return json_response(description())
 
     routes = [
+        Route("/v1/models/", models),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", one_model),
         Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -201,7 +202,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
             guarded,
             allow_origins=list(gate.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # OpenAI's client for browsers tells of itself in a dozen of its own
             expose_headers=["retry-after", "x-request-id"],
         )
     paths = {route.endpoint: route.path for route in routes}

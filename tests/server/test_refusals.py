@@ -278,11 +278,12 @@ class TestOtherMachines:
             assert response.headers["access-control-allow-origin"] == "https://app.example"
             asked = {
                 "access-control-request-method": "POST",
-                "access-control-request-headers": "content-type",
+                "access-control-request-headers": "authorization,content-type,x-stainless-os",
             }
             preflight = httpx.options(server.url + CHAT, headers={**headers, **asked})
             assert preflight.status_code == 200
-            assert "content-type" in preflight.headers["access-control-allow-headers"]
+            allowed = preflight.headers["access-control-allow-headers"]
+            assert {"authorization", "content-type", "x-stainless-os"} <= {*allowed.split(",")}
             assert server.get("/v1/models", headers={"origin": "https://other.example"}).status_code == 403
 
 

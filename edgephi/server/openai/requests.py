@@ -51,6 +51,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_call_id: str | None = None
     function_call: Any = None
     audio: Any = None
+    annotations: list[Any] | None = None
 
 
 class JsonSchema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,7 +157,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Members that are refused, and the values besides null that change nothing and are let through."""
 
-UNSUPPORTED_IN_MESSAGES = ("tool_calls", "tool_call_id", "function_call", "audio")
+UNSUPPORTED_IN_MESSAGES = ("tool_calls", "tool_call_id", "function_call", "audio", "annotations")
 ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -257,7 +258,8 @@ def _plain(message: Message, position: int) -> dict[str, str]:
                     f"expected parts of the type 'text', found {part.type!r}: this model reads text only",
                     f"{place}.content",
                 )
-        content = "".join(part.text for part in content if isinstance(part.text, str))
+        # On lines of their own, as vLLM and llama.cpp join them: the last word of one is none with the next.
+        content = "\n".join(part.text for part in content if isinstance(part.text, str))
     return {"role": "system" if message.role == "developer" else message.role, "content": content}
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -44,6 +45,8 @@ class TestModels:
         assert facts["edgephi"]["parameters"] == manifest.model.parameters
         assert client.models.retrieve(MODEL) == model
         assert client.models.retrieve("edgephi/demo") == model
+        with_slash = httpx.get(f"{client.base_url}models/").json()
+        assert [each["id"] for each in with_slash["data"]] == [MODEL]
 
     def test_another_is_not_found(self, client: openai.OpenAI) -> None:
         with pytest.raises(openai.NotFoundError, match="expected the model 'demo-cpu', found 'gpt-4'"):
@@ -197,14 +200,25 @@ class TestChat:
         )
         assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
 
+    def test_an_answer_goes_back_as_the_client_has_it(self, client: openai.OpenAI) -> None:
+        message = client.chat.completions.create(model=MODEL, messages=user(PROMPT)).choices[0].message
+        counts = set()
+        for told in (message, message.model_dump(), message.model_dump(exclude_none=True)):
+            messages: Any = [*user(PROMPT), told, *user("turn it off")]
+            usage = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1).usage
+            assert usage is not None
+            counts.add(usage.prompt_tokens)
+        assert len(counts) == 1
+
     def test_parts_and_roles(self, client: openai.OpenAI) -> None:
         def prompt_tokens(messages: list[Any]) -> int:
             usage = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=1).usage
             assert usage is not None
             return usage.prompt_tokens
 
-        parts = [{"type": "text", "text": "turn on the "}, {"type": "text", "text": "kitchen light"}]
-        assert prompt_tokens([{"role": "user", "content": parts}]) == prompt_tokens(user(PROMPT))
+        parts = [{"type": "text", "text": "turn on the"}, {"type": "text", "text": "kitchen light"}]
+        lines = user("turn on the\nkitchen light")
+        assert prompt_tokens([{"role": "user", "content": parts}]) == prompt_tokens(lines)
         for role in ("system", "developer"):
             told = [{"role": role, "content": "be brief"}, *user(PROMPT)]
             assert prompt_tokens(told) > prompt_tokens(user(PROMPT))
