@@ -22,7 +22,7 @@ from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointWeights
 from edgephi.checkpoint.conversation import conversation_renderer
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import encoder
-from edgephi.declared.recipe import Question, Recipe
+from edgephi.declared.recipe import ChatSettings, Question, Recipe
 from edgephi.errors import BadCheckpointError
 from edgephi.export.exporter import exporter
 from edgephi.guards.visible import visible
@@ -167,7 +167,8 @@ def verify_against(
             f"{', '.join(expected_adapters) or 'none'}, found {', '.join(found_adapters) or 'none'}",
             hint="give each of them with --adapter, in this order",
         )
-    checkpoint = open_with_adapters(located, adapters)
+    # Conversations are written as the bundle writes them, so that no other template is asked for one.
+    checkpoint = open_with_adapters(located, adapters, ChatSettings(template=manifest.chat.template))
     expected, found = manifest.model.parameters, checkpoint.architecture.parameters
     if expected != found:
         raise BadCheckpointError(

@@ -1,6 +1,7 @@
 """A recipe's own way of writing conversations: what it says is what the device's model reads."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,21 @@ class TestCommandLine:
         assert (
             "chat: stop: expected tokens of the checkpoint's tokenizer, found 'no such token'" in done.stderr
         )
+
+    def test_a_checkpoint_whose_own_template_is_broken_is_measured_again(
+        self,
+        checkpoint: Path,
+        recipe: Path,
+        tmp_path: Path,
+        here: Here,  # noqa: F811
+    ) -> None:
+        broken = shutil.copytree(checkpoint, tmp_path / "broken")
+        (broken / "chat_template.jinja").write_text("{{ broken")
+        words = ("--recipe", recipe, "--target", "cpu", "--method", "rtn", "-o", tmp_path / "bundle")
+        done = here("build", broken, *words)
+        assert done.returncode == 0, done.stderr
+        done = here("verify", tmp_path / "bundle", "--against", broken)
+        assert done.returncode == 0, done.stderr
 
     @pytest.mark.parametrize("letter", ["\x1b", "\x7f", "\x85"])
     def test_letters_that_no_manifest_can_hold(
