@@ -88,22 +88,8 @@ def read_tokenizer_at(
     An answer ends at every token that the configs of model or tokenizer or the chat form name: exports that
     keep only one of them run past the end of the answer.
     """
-    folder = places.tokens
-    tokenizer = load_tokenizer(folder)
+    tokenizer = fitting_tokenizer(places.tokens, architecture)
     ids = tokenizer.get_vocab(with_added_tokens=True)
-    size = max(ids.values(), default=-1) + 1
-    if not 0 < size <= architecture.vocabulary_size:
-        raise BadCheckpointError(
-            f"{folder / 'tokenizer.json'}: expected ids below vocab_size = {architecture.vocabulary_size}, "
-            f"found ids up to {size - 1}",
-            hint=_HINT,
-        )
-    for id_ in architecture.eos_token_ids:
-        if tokenizer.id_to_token(id_) is None:
-            raise BadCheckpointError(
-                f"{folder / 'tokenizer.json'}: expected a token for eos_token_id {id_}, found none",
-                hint=_HINT,
-            )
     special_tokens = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
     chat = read_chat_form(places, architecture.vocabulary_size, special_tokens, asked)
     for text in asked.stop:
@@ -120,7 +106,7 @@ def read_tokenizer_at(
             hint=_HINT,
         )
     return TokenizerFacts(
-        vocabulary_size=size,
+        vocabulary_size=max(ids.values()) + 1,
         special_tokens=special_tokens,
         control_ids=frozenset(
             id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special
@@ -131,6 +117,25 @@ def read_tokenizer_at(
         files=_files(places),
         kind="byte-level" if "ByteLevel(" in str(tokenizer.pre_tokenizer) else "sentencepiece",
     )
+
+
+def fitting_tokenizer(folder: Path, architecture: Architecture) -> "Tokenizer":
+    """The tokenizer in `folder`, whose tokens are the model's. Raises BadCheckpointError."""
+    tokenizer = load_tokenizer(folder)
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if not 0 < size <= architecture.vocabulary_size:
+        raise BadCheckpointError(
+            f"{folder / 'tokenizer.json'}: expected ids below vocab_size = {architecture.vocabulary_size}, "
+            f"found ids up to {size - 1}",
+            hint=_HINT,
+        )
+    for id_ in architecture.eos_token_ids:
+        if tokenizer.id_to_token(id_) is None:
+            raise BadCheckpointError(
+                f"{folder / 'tokenizer.json'}: expected a token for eos_token_id {id_}, found none",
+                hint=_HINT,
+            )
+    return tokenizer
 
 
 def _files(places: TokenizerPlaces) -> dict[str, Path]:

@@ -323,6 +323,13 @@ class TestRefusals:
             assert error["message"].startswith(f"{REPO}: expected a checkpoint")
             assert found in error["message"]
 
+    def test_a_model_whose_template_comes_from_elsewhere(self, tmp_path: Path) -> None:
+        folder = write_tiny_checkpoint(tmp_path / "published")
+        (folder / "chat_template.jinja").write_text("{{ broken")
+        with serve_hub(REPO, folder) as hub:
+            code, _ = Machine(tmp_path / "cache", hub.url).pull()
+            assert code == 0
+
     def test_a_missing_shard(self, tmp_path: Path) -> None:
         folder = write_tiny_checkpoint(tmp_path / "published", shards=2)
         (folder / FIRST).unlink()
