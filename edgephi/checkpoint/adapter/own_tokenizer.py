@@ -30,7 +30,7 @@ _ROLES = ("bos_token", "eos_token")  # those that change a prompt, or where an a
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What a `tokenizer.json` says: all of it in the library's own words, and the tokens by their ids."""
+    """What a `tokenizer.json` says of ids: all of it, in the library's own words, and the tokens by id."""
 
     whole: str
     by_id: dict[int, str]
@@ -111,7 +111,11 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _read(folder: Path) -> _Tokens:
+    from tokenizers.processors import Sequence as Processors  # type: ignore[import-untyped]
+
     tokenizer = load_tokenizer(folder)
+    # What it would put around a text is no matter: nothing is put there.
+    tokenizer.post_processor = Processors([])
     by_id = {id_: text for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
     added = {id_: token.content for id_, token in tokenizer.get_added_tokens_decoder().items()}
     return _Tokens(tokenizer.to_str(), {**by_id, **added}, frozenset(added))
@@ -144,6 +148,8 @@ def _held_against(own: _Tokens, before: _Tokens, base: _Tokens, rows: int, name:
             hint=_MERGE,
         )
     parts = [f"that of adapter {name}"]
+    if not more and not renamed:
+        parts.append("with the same tokens and other rules for texts")
     if more:
         tokens = "token" if len(more) == 1 else "tokens"
         parts.append(f"{len(more):,} {tokens} more ({_listed([own.by_id[id_] for id_ in more])})")

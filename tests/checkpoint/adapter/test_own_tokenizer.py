@@ -92,6 +92,14 @@ class TestTheCheckpointsOwn:
         assert (adapter / "tokenizer.json").read_bytes() != (base / "tokenizer.json").read_bytes()
         assert read(base, adapter) == read_tokenizer(base, load_architecture(base))
 
+    def test_stays_where_the_adapters_puts_something_around_texts(self, base: Path, trained: Trained) -> None:
+        """As transformers does, which writes that it puts nothing there."""
+        adapter = trained()
+        single = [{"Sequence": {"id": "A", "type_id": 0}}]
+        around = {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}}
+        edit(adapter / "tokenizer.json", lambda table: table.update(post_processor=around))
+        assert read(base, adapter) == read_tokenizer(base, load_architecture(base))
+
     def test_stays_where_the_adapters_cuts_what_it_was_trained_on(self, base: Path, trained: Trained) -> None:
         adapter = trained()
         cut = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
@@ -137,6 +145,18 @@ class TestTheAdapters:
         assert found.places.remarks == (
             "that of adapter tune, 2 tokens more ('<|im_start|>', '<|im_end|>')",
             "adapter tune has '<|im_end|>' as its eos_token",
+        )
+
+    def test_rules_for_texts_are_those_that_it_was_trained_with(self, base: Path, trained: Trained) -> None:
+        """As transformers 5 writes Llama's: a space is put before the first text only."""
+        adapter = trained(chat_template=LLAMA_2)
+        space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+        changes = {"normalizer": None, "pre_tokenizer": space}
+        edit(adapter / "tokenizer.json", lambda table: table.update(changes))
+        found = read(base, adapter)
+        assert_as_transformers(found, adapter)
+        assert found.places.remarks == (
+            "that of adapter tune, with the same tokens and other rules for texts",
         )
 
     def test_tokens_for_control_may_have_other_names(self, base: Path, trained: Trained) -> None:
