@@ -69,7 +69,7 @@ class Checkpoint:
         source, template = self.tokenizer.files.get(CONFIG_FILE), self.tokenizer.chat.template
         if source is not None:
             content = dict(read_json_object(source, where=str(source)))
-            if content.get("chat_template", template) == template and len(template) <= LONGEST_PARSED:
+            if content.get("chat_template") == template and len(template) <= LONGEST_PARSED:
                 shutil.copyfile(source, folder / CONFIG_FILE)
                 return
         else:

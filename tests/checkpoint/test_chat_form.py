@@ -9,6 +9,7 @@ import pytest
 
 from edgephi.chat.formats import PHI_3_CHAT, PHI_4_CHAT, PHI_4_MINI_CHAT
 from edgephi.checkpoint.chat_form import ChatForm, TokenizerPlaces, read_chat_form
+from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.tokenizer import read_tokenizer
 from edgephi.errors import BadCheckpointError
@@ -213,6 +214,38 @@ class TestBad:
         (tiny / "generation_config.json").unlink()
         message = refused(lambda: read_tokenizer(tiny, load_architecture(tiny)))
         assert "expected a token that ends an answer (eos_token), found none" in message
+
+
+class TestForEngines:
+    """What is copied for engines that read a checkpoint's files themselves."""
+
+    @pytest.fixture
+    @staticmethod
+    def copied(tiny: Path, tmp_path: Path) -> Callable[[], dict[str, Any]]:
+        def copied() -> dict[str, Any]:
+            (tmp_path / "copy").mkdir()
+            open_checkpoint(tiny, id="tiny", revision="local").copy_tokenizer(tmp_path / "copy")
+            found: dict[str, Any] = json.loads((tmp_path / "copy" / "tokenizer_config.json").read_text())
+            assert not (tmp_path / "copy" / "chat_template.jinja").exists()
+            return found
+
+        return copied
+
+    def test_a_template_in_a_file_of_its_own_is_in_the_configuration(
+        self, tiny: Path, copied: Callable[[], dict[str, Any]]
+    ) -> None:
+        (tiny / "chat_template.jinja").write_text(ALPACA)
+        before = json.loads((tiny / "tokenizer_config.json").read_text())
+        assert copied() == {**before, "chat_template": ALPACA}
+
+    def test_ours_is_there_where_there_is_none(self, copied: Callable[[], dict[str, Any]]) -> None:
+        assert copied()["chat_template"] == PHI_3_CHAT.template
+
+    def test_one_that_is_there_already_stays_as_it_is(self, tiny: Path, tmp_path: Path) -> None:
+        edit(tiny / "tokenizer_config.json", lambda table: table.update(chat_template=ALPACA))
+        open_checkpoint(tiny, id="tiny", revision="local").copy_tokenizer(tmp_path)
+        copy = (tmp_path / "tokenizer_config.json").read_bytes()
+        assert copy == (tiny / "tokenizer_config.json").read_bytes()
 
 
 class TestStopTokens:
