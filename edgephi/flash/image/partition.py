@@ -76,6 +76,13 @@ def write_image(
             f"{file}: expected a file that does not exist yet, found one that does",
             hint="give another name; to write to a disk, make a file and copy that",
         )
+    if source.base is not None:
+        base, both = source.base, shell_command("cp", "-r", "BUNDLE/.", f"{source.name}/.", "FOLDER")
+        raise BadBundleError(
+            f"{source.name}: adapters for {base.name} {base.sequence} ({base.sha256[:12]}), expected a "
+            "bundle that is whole, as an image holds no other",
+            hint=f"give a folder with both: `{both}` puts them into an empty one, in this order",
+        )
     manifest = decode_manifest(source.manifest, where=source.name)
     digest = digest_of(source.manifest)
     content = _content_bytes(manifest, len(source.manifest) + len(source.signature or b""))
