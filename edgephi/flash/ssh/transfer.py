@@ -189,7 +189,7 @@ class BoxFlash:
                 self._watcher.count(size)
             elif kind == Kind.WANTED and not wanted.done():
                 files = tuple(_wanted_files(self._box, self._manifest, self._total_bytes, value))
-                check_has(self._source, files, where=str(self._box))
+                check_has(self._source, files, where=self._box.url)
                 size = sum(chunk.size for file in files for chunk in file.chunks)
                 if self._saved_bytes is None:
                     self._saved_bytes = self._total_bytes - size
