@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgephi.errors import DoesNotFitError, EdgephiError
 from edgephi.runtime.prefix_cache import PrefixCache
 from tests.property_profile import examples
-from tests.runtime.engines.listed_engine import ListedEngine
+from tests.runtime.engines.listed_engine import ListedCache, ListedEngine
 
 CONTEXT = 1000
 TOKEN_BYTES = 10
@@ -36,11 +36,18 @@ def caches_for(
 
 
 def ask(
-    caches: PrefixCache, tokens: Sequence[int], answer: Sequence[int] = (), *, comes_back: bool = True
+    caches: PrefixCache,
+    tokens: Sequence[int],
+    answer: Sequence[int] = (),
+    *,
+    comes_back: bool = True,
+    adapter: str = "",
 ) -> int:
     """Have a prompt computed, and an answer behind it; returns how many tokens of the prompt were there."""
     length = len(tokens) + len(answer)
-    with caches.take(tokens, length, comes_back=comes_back) as lease:
+    with caches.take(tokens, length, comes_back=comes_back, adapter=adapter) as lease:
+        assert isinstance(lease.cache, ListedCache)
+        assert lease.cache.adapter == adapter
         assert list(lease.cache.tokens) == list(tokens[: lease.reused])
         list(lease.cache.append([*tokens[lease.reused :], *answer]))
     return lease.reused
@@ -217,6 +224,52 @@ class TestReady:
         assert ask(caches, [*SYSTEM, 1]) == 0
 
 
+class TestAdapters:
+    """What was computed with one is nothing to another, nor to the model without any."""
+
+    def test_one_shares_nothing_with_another(self, engine: ListedEngine) -> None:
+        caches = caches_for(engine)
+        for adapter in ("", "tea", "coffee"):
+            assert ask(caches, A, adapter=adapter) == 0
+        for adapter in ("coffee", "", "tea"):
+            assert ask(caches, [*A, 0], adapter=adapter) == len(A)
+        assert len(caches) == 3
+
+    def test_each_begins_where_its_own_conversations_do(self, engine: ListedEngine) -> None:
+        caches = caches_for(engine)
+        ask(caches, A, adapter="tea")
+        ask(caches, text(("q", 300)))
+        shared = len(SYSTEM) if engine.copies_caches else 0
+        assert ask(caches, B, adapter="tea") == shared
+        assert ask(caches, C, adapter="coffee") == 0
+        assert ask(caches, [*C, 0]) == 0
+
+    def test_the_least_recently_used_makes_room_whosever_it_is(self, engine: ListedEngine) -> None:
+        caches = caches_for(engine, 1)
+        long = text(("1", 600))
+        for adapter in ("", "tea", "coffee", "tea"):
+            assert ask(caches, long, adapter=adapter) == 0
+        assert len(caches) == 1
+
+    def test_each_finds_its_memory_taken(self) -> None:
+        engine = ListedEngine(allocates_ahead=True)
+        caches = caches_for(engine)
+        for adapter in ("", "tea", "tea", ""):
+            caches.open_ahead(adapter)
+        assert [(cache.adapter, cache.capacity) for cache in engine.opened] == [
+            ("", CONTEXT),
+            ("tea", CONTEXT),
+        ]
+
+    def test_what_is_kept_ready_is_one_adapters(self, engine: ListedEngine) -> None:
+        """The same tokens of another one do not stand for it, so the last of its own stays."""
+        caches = caches_for(engine, 2)
+        caches.keep_ready(SYSTEM, "tea")
+        for letter in "qwertz":
+            ask(caches, SYSTEM + text((letter, 300)), adapter="")
+        assert ask(caches, [*SYSTEM, 1], adapter="tea") == len(SYSTEM)
+
+
 class TestMemory:
     def test_is_looked_at_before_a_cache_is_opened(self) -> None:
         engine = ListedEngine()
@@ -294,7 +347,13 @@ class TestMemory:
 
 
 REQUESTS = st.lists(
-    st.tuples(st.lists(st.sampled_from("sab"), max_size=4), st.integers(1, 5), st.booleans()), max_size=12
+    st.tuples(
+        st.lists(st.sampled_from("sab"), max_size=4),
+        st.integers(1, 5),
+        st.booleans(),
+        st.sampled_from(["", "tea"]),
+    ),
+    max_size=12,
 )
 
 
@@ -307,7 +366,7 @@ REQUESTS = st.lists(
     ready=st.booleans(),
 )
 def test_whatever_is_asked_a_cache_holds_what_it_says(
-    requests: list[tuple[list[str], int, bool]],
+    requests: list[tuple[list[str], int, bool, str]],
     ahead: bool,
     copies: bool,
     full_caches: float,
@@ -318,8 +377,8 @@ def test_whatever_is_asked_a_cache_holds_what_it_says(
     caches = caches_for(engine, full_caches)
     if ready:
         caches.keep_ready(SYSTEM)
-    for letters, size, comes_back in requests:
+    for letters, size, comes_back, adapter in requests:
         prompt = text(*((letter, 40 * size) for letter in letters), ("z", 1))
-        ask(caches, prompt, comes_back=comes_back)
+        ask(caches, prompt, comes_back=comes_back, adapter=adapter)
         assert caches.held[-1] == prompt
         assert sum(cache.is_open for cache in engine.opened) == len(caches)

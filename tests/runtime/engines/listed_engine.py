@@ -26,9 +26,10 @@ TOKEN_BYTES = 1000
 class ListedCache(SequenceCache):
     """After a prompt of any kind come the tokens of `answer`."""
 
-    def __init__(self, engine: ListedEngine, capacity: int) -> None:
+    def __init__(self, engine: ListedEngine, capacity: int, adapter: str = "") -> None:
         super().__init__(capacity, piece_tokens=4, long_above=None)
         self.engine = engine
+        self.adapter = adapter
         self.is_open = True
 
     def _compute(self, tokens: list[int], past: int) -> None:  # noqa: ARG002 - the base's name
@@ -47,7 +48,9 @@ class ListedCache(SequenceCache):
         return logits
 
     def _copy(self) -> ListedCache | None:
-        return self.engine.open_cache(self.capacity) if self.engine.copies_caches else None
+        if not self.engine.copies_caches:
+            return None
+        return self.engine.open_cache(self.capacity, adapter=self.adapter)
 
     def _free(self) -> None:
         self.is_open = False
@@ -102,8 +105,8 @@ class ListedEngine:
     ) -> Iterator[NDArray[np.float32]]:
         raise NotImplementedError
 
-    def open_cache(self, capacity: int, *, adapter: str = "") -> ListedCache:  # noqa: ARG002 - it has none
-        self.opened.append(ListedCache(self, capacity))
+    def open_cache(self, capacity: int, *, adapter: str = "") -> ListedCache:
+        self.opened.append(ListedCache(self, capacity, adapter))
         return self.opened[-1]
 
 

@@ -279,6 +279,38 @@ def test_says_what_to_do_next(edgephi: Edgephi, demo_bundle: Path, tmp_path: Pat
     assert is_one_error(edgephi("service", demo_bundle, "--output", tmp_path / "none" / "unit"), 4)
 
 
+def test_an_adapter_is_one_of_the_bundles_or_a_folder_that_is_bound(
+    edgephi: Edgephi,  # noqa: F811
+    demo_bundle: Path,
+    demo_artifact: Path,
+    tmp_path: Path,
+) -> None:
+    done = edgephi("service", demo_bundle, "--adapter", demo_artifact.name, cwd=demo_artifact.parent)
+    assert done.returncode == 0, done.stderr
+    (words,) = setting(done.stdout, "ExecStart")
+    assert f" --adapter {demo_artifact}" in words  # whole: it is another folder that the service starts in
+    bound = setting(done.stdout, "BindReadOnlyPaths")
+    assert {str(demo_bundle), str(demo_artifact)} <= set(bound)
+    whole = shutil.copytree(demo_bundle, tmp_path / "whole")
+    shutil.copytree(demo_artifact, whole, dirs_exist_ok=True)
+    done = edgephi("service", whole, "--adapter", "opposite")
+    (words,) = setting(done.stdout, "ExecStart")
+    assert words.endswith(" --adapter opposite") or " --adapter opposite " in words
+    assert is_one_error(edgephi("service", whole, "--adapter", "milk"), 4)
+
+
+def test_an_adapters_file_that_others_cannot_read_is_named(
+    edgephi: Edgephi,  # noqa: F811
+    demo_bundle: Path,
+    demo_artifact: Path,
+    tmp_path: Path,
+) -> None:
+    closed = shutil.copytree(demo_artifact, tmp_path / "artifact")
+    file = closed / "model/adapters/opposite.onnx_adapter"
+    file.chmod(0o600)
+    assert f"cannot read {file}:" in edgephi("service", demo_bundle, "--adapter", closed).stderr
+
+
 def test_the_environment_of_a_store_may_go(demo_bundle: Path, tmp_path: Path) -> None:
     """It was made from one release's wheels; the store's own command runs whatever is active."""
     programs = tmp_path / "store" / "envs" / "0123" / "bin"
