@@ -61,7 +61,7 @@ class TestManifest:
 
     def test_every_file_is_listed_with_its_hash(self, built_demo: Built) -> None:
         folder, manifest = built_demo.folder, built_demo.manifest
-        assert names(folder) == {"bundle.json", "model", "quantisation.json"}
+        assert names(folder) == {"bundle.json", "model", "quantisation.json", "folded_scales.safetensors"}
         assert {entry.path for entry in manifest.files} == set(contents(folder)) - {"bundle.json"}
         for entry in manifest.files:
             assert (entry.size, entry.sha256) == (

@@ -242,7 +242,7 @@ class TestRefused:
             done, 3, "expected a bundle without adapters, found one with adapters merged into it", work
         )
 
-    @pytest.mark.parametrize(("engine", "provider"), [("qnn", "npu"), ("openvino-genai", "cpu")])
+    @pytest.mark.parametrize(("engine", "provider"), [("qnn", "npu")])
     def test_an_engine_that_cannot_switch(
         self,
         build_here: BuildAdapters,
