@@ -16,6 +16,7 @@ from edgephi.bundle.probe import Probe, check_probe
 from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter, check_adapters
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
+from edgephi.guards.visible import visible
 
 SCHEMA = "edgephi.bundle/1"
 MANIFEST_NAME = "bundle.json"
@@ -49,9 +50,9 @@ class AdapterFacts:
 
     @property
     def described(self) -> str:
-        """As people are told of it."""
+        """As people are told of it, in one line."""
         strength = "" if self.scale == 1 else f", {self.scale:g} times as strong"
-        return f"adapter {self.id} at {self.revision}{strength}"
+        return visible(f"adapter {self.id} at {self.revision}{strength}")
 
 
 @dataclass(frozen=True)

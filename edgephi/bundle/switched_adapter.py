@@ -16,6 +16,7 @@ from edgephi.bundle.paths import path_problem
 from edgephi.bundle.probe import Probe, check_probe
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
+from edgephi.guards.visible import visible
 
 ADAPTERS_FOLDER = "adapters"
 """Within the artifact's folder."""
@@ -42,9 +43,9 @@ class SwitchedAdapter:
 
     @property
     def described(self) -> str:
-        """As people are told of it."""
+        """As people are told of it, in one line."""
         strength = "" if self.scale == 1 else f", {self.scale:g} times as strong"
-        return f"{self.name}: {self.id} at {self.revision}{strength}"
+        return visible(f"{self.name}: {self.id} at {self.revision}{strength}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgephi.bundle.adapter_artifact import check_whole
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, encode_manifest, read_manifest
 from edgephi.bundle.probe import Probe
@@ -90,7 +91,11 @@ def inspect(
 
 
 def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
-    """What quantising did to a bundle's tensors. Raises NotSupportedError when it does not say."""
+    """What quantising did to a bundle's tensors. Raises NotSupportedError when it does not say.
+
+    Raises BadBundleError for adapters without it: the file that says it is the base's.
+    """
+    check_whole(bundle, manifest)
     quantisation = read_quantisation(bundle, manifest)
     if quantisation is None:
         raise unknown_errors(manifest)

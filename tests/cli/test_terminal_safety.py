@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import edgephi
 from edgephi.bundle.manifest import read_manifest
 from edgephi.bundle.unfinished import write_manifest
-from tests.cli.conftest import Edgephi
+from tests.cli.conftest import Edgephi, is_one_error
 from tests.cli.terminal import Terminal
 from tests.store.bundles import remade
 
@@ -40,6 +41,21 @@ def turned(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     provenance = dataclasses.replace(manifest.provenance, command=BACKWARDS)
     write_manifest(bundle, dataclasses.replace(manifest, model=model, provenance=provenance))
     return bundle
+
+
+@pytest.fixture(scope="module")
+def turned_artifact(demo_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters whose ids, revisions and base are named so."""
+    folder = shutil.copytree(demo_artifact, tmp_path_factory.mktemp("turned") / "artifact")
+    manifest = read_manifest(folder)
+    assert manifest.base is not None
+    adapters = [
+        dataclasses.replace(each, id=BACKWARDS, revision=f"{BACKWARDS}\nerror: two lines")
+        for each in manifest.adapters
+    ]
+    base = dataclasses.replace(manifest.base, name=f"{BACKWARDS}\nhint: two lines")
+    write_manifest(folder, dataclasses.replace(manifest, adapters=tuple(adapters), base=base))
+    return Path(folder)
 
 
 def on_a_terminal(*arguments: object) -> bytes:
@@ -98,6 +114,51 @@ class TestANameInAManifest:
         raw = on_a_terminal("inspect", turned, "--json")
         assert "\u202e" not in raw.decode()
         assert json.loads(raw)["model"]["id"] == BACKWARDS
+
+
+class TestAnAdaptersName:
+    @pytest.mark.parametrize("command", ["inspect", "verify"])
+    def test_is_shown_as_it_is_written(self, turned_artifact: Path, command: str, edgephi: Edgephi) -> None:
+        raw = on_a_terminal(command, turned_artifact).decode()
+        assert "\u202e" not in raw
+        assert r"official\u202e gnp.exe" in raw
+        lines = edgephi(command, turned_artifact).stdout.splitlines()
+        assert not [line for line in lines if line.startswith(("error:", "hint:"))]
+        if command == "inspect":
+            assert [line for line in lines if len(line) > 80] == []
+
+    def test_stays_in_one_line_of_an_error(
+        self, turned_artifact: Path, edgephi: Edgephi, tmp_path: Path
+    ) -> None:
+        for words in (("run", turned_artifact, LIGHT), ("flash", turned_artifact, tmp_path / "store")):
+            done = edgephi(*words)
+            assert is_one_error(done, 4)
+            assert r"official\u202e gnp.exe" in done.stderr
+            assert "\u202e" not in done.stderr
+
+    @pytest.mark.parametrize("asked", ["\x1b[2J", "\u202egnp.exe", "a\nb"])
+    def test_that_is_asked_for_is_shown_as_it_is_written(
+        self, demo_bundle: Path, demo_adapters: dict[str, Path], edgephi: Edgephi, tmp_path: Path, asked: str
+    ) -> None:
+        saved = shutil.copytree(demo_adapters["faint"], tmp_path / asked)
+        for done in (
+            edgephi("run", demo_bundle, LIGHT, "--adapter", asked),
+            edgephi("adapter", "build", demo_bundle, saved, "-o", tmp_path / "out"),
+            edgephi("adapter", "build", demo_bundle, f"{asked}={saved}", "-o", tmp_path / "out"),
+        ):
+            assert is_one_error(done, 4 if "run" in done.args else 2)
+            assert not set(done.stderr) & {"\x1b", "\u202e"}
+
+    def test_of_a_folder_is_an_escape_in_the_manifest(
+        self, demo_bundle: Path, demo_adapters: dict[str, Path], edgephi: Edgephi, tmp_path: Path
+    ) -> None:
+        saved = shutil.copytree(demo_adapters["faint"], tmp_path / "a\x1b[2J\u202eb")
+        words = ("-o", tmp_path / "out", "--verify", "off")
+        done = edgephi("adapter", "build", demo_bundle, f"tea={saved}", *words)
+        assert done.returncode == 0, done.stderr
+        assert not set(done.stdout + done.stderr) & {"\x1b", "\u202e"}
+        (adapter,) = read_manifest(tmp_path / "out").adapters
+        assert (adapter.name, adapter.id) == ("tea", r"a\x1b[2J\u202eb")
 
 
 def test_an_error_is_one_line_and_steers_nothing(edgephi: Edgephi) -> None:
