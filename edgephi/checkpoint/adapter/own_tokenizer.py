@@ -5,6 +5,7 @@ Trainers save both beside an adapter: `tokenizer.json`, `tokenizer_config.json` 
 with, so each of them counts before the checkpoint's, and that of a later adapter before an earlier one's.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +31,9 @@ _ROLES = ("bos_token", "eos_token")  # those that change a prompt, or where an a
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What a `tokenizer.json` says of ids: all of it, in the library's own words, and the tokens by id."""
+    """What a `tokenizer.json` says of ids: the hash of all that makes them, and the tokens by id."""
 
-    whole: str
+    sha256: str
     by_id: dict[int, str]
     added: frozenset[int]
 
@@ -80,7 +81,7 @@ def _with(
         _check_no_more_tokens(folder, places.tokens, name)
     elif not _same_file(folder / _TOKENS_FILE, plain / _TOKENS_FILE):
         own, base = _read(folder), _read(plain)
-        if own.whole != base.whole:
+        if own.sha256 != base.sha256:
             before = base if places.tokens == plain else _read(places.tokens)
             remarks.append(_held_against(own, before, base, architecture.vocabulary_size, name))
             found = replace(found, tokens=folder)
@@ -118,7 +119,8 @@ def _read(folder: Path) -> _Tokens:
     tokenizer.post_processor = Processors([])
     by_id = {id_: text for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
     added = {id_: token.content for id_, token in tokenizer.get_added_tokens_decoder().items()}
-    return _Tokens(tokenizer.to_str(), {**by_id, **added}, frozenset(added))
+    sha256 = hashlib.sha256(tokenizer.to_str().encode(errors="surrogatepass")).hexdigest()
+    return _Tokens(sha256, {**by_id, **added}, frozenset(added))
 
 
 def _held_against(own: _Tokens, before: _Tokens, base: _Tokens, rows: int, name: str) -> str:
