@@ -4,7 +4,6 @@ Its manifest is that of a whole bundle. On a device the base's files are there a
 the artifact is read beside the folder of its base, whose digest it names.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +101,8 @@ def _check_base(adapted: Manifest, artifact: Path, manifest: Manifest, bundle: P
             f"{artifact}: expected an artifact with adapters, found a bundle without any",
             hint=f"`{_build_command(bundle, 'ADAPTER')}` makes one of what PEFT saved",
         )
+    import hashlib  # brings in OpenSSL: not for those without an adapter
+
     found = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
     if manifest.base is not None and found != base.sha256:
         found = manifest.base.sha256

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group(no_args_is_help=True)
 def adapter() -> None:
-    """Make adapters that a device switches on and off.
+    """Make LoRA adapters that a device switches on and off.
 
     Many fine-tunes of one model then need its weights once. To have one in the weights themselves, merge it:
     `edgephi build MODEL --adapter ADAPTER`.

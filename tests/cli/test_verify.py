@@ -78,7 +78,8 @@ def test_damage_is_named(edgephi: Edgephi, bundle: Path, name: str) -> None:
 def test_a_good_bundle(edgephi: Edgephi, demo_bundle: Path) -> None:
     done = edgephi("verify", demo_bundle)
     assert done.returncode == 0
-    assert f"{demo_bundle}: 6 files as the manifest says\n\nmeasured when it was built:" in done.stdout
+    files = len(read_manifest(demo_bundle).files)
+    assert f"{demo_bundle}: {files} files as the manifest says\n\nmeasured when it was built:" in done.stdout
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["check"]
 
 
