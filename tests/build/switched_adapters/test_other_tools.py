@@ -17,6 +17,7 @@ from edgephi.bundle.manifest import read_manifest
 from edgephi.runtime.adapter import open_engine
 from tests.build.demo import build_demo
 from tests.build.switched_adapters.demo_adapters import build_demo_adapters
+from tests.checkpoint.adapter.peft_adapter import peft
 from tests.export.oracle import mean_kl
 from tests.runtime.engines.cache_behaviour import some_ids
 
@@ -115,13 +116,13 @@ def test_mlx_lm_computes_what_we_do(built: Built, name: str) -> None:
     from mlx_lm.utils import load_model
 
     base, artifact = built("mlx")
-    ids = some_ids(24)
+    ids = some_ids(8)
     model, _ = load_model(base / "model")
     plain = np.array(model(mx.array([ids]))[0].astype(mx.float32))
     model = load_adapters(model, str(artifact / f"model/adapters/{name}"))
     theirs = np.array(model(mx.array([ids]))[0].astype(mx.float32))
     engine = open_engine(base, read_manifest(artifact), provider="cpu", beside=artifact)
-    ours = np.concatenate([*engine.logits(ids, step=24, adapter=name)])
+    ours = np.concatenate([*engine.logits(ids, step=8, adapter=name)])
     # MLX sums in float16 on a CPU, and we have it sum in float32.
     assert mean_kl(theirs, ours) < 2e-3
     assert np.square(theirs - ours).sum() < 0.1 * np.square(theirs - plain).sum()
@@ -142,6 +143,18 @@ def test_onnxruntime_reads_ours(built: Built, demo_adapters: dict[str, Path], na
     is_that_of_peft(base, demo_adapters, name, found.T)
 
 
+@pytest.mark.parametrize("name", ["opposite", "faint"])
+def test_peft_reads_what_openvino_is_given(built: Built, demo_adapters: dict[str, Path], name: str) -> None:
+    """It is an adapter of PEFT's own form, with all factors in its matrices."""
+    base, artifact = built("openvino")
+    folder = artifact / f"model/adapters/{name}"
+    config = peft.PeftConfig.from_pretrained(folder)
+    assert config.peft_type == peft.PeftType.LORA
+    assert config.lora_alpha == config.r == (2 if name == "opposite" else 4)
+    found = product(folder, HEAD if name == "opposite" else LAYER, 1.0)
+    is_that_of_peft(base, demo_adapters, name, found)
+
+
 def test_the_graph_has_places_for_all_of_them_and_is_else_the_same(built: Built, demo_bundle: Path) -> None:
     _, artifact = built("cpu")
     file = artifact / "model/adaptable.onnx"
@@ -157,7 +170,7 @@ def test_the_graph_has_places_for_all_of_them_and_is_else_the_same(built: Built,
     assert len(produced) == len(set(produced))
 
 
-@pytest.mark.parametrize("target", ["cpu", "gguf", "mlx"])
+@pytest.mark.parametrize("target", ["cpu", "gguf", "mlx", "openvino"])
 def test_the_same_inputs_make_the_same_bytes(
     built: Built,
     demo_adapters: dict[str, Path],
