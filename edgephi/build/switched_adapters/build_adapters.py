@@ -5,10 +5,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from edgephi.build.gate import check_answer, check_gate
 from edgephi.build.manifest import time_of_build
+from edgephi.build.switched_adapters.chat_form_of_base import check_chat_form
 from edgephi.build.switched_adapters.folded_scales import read_folded_scales
-from edgephi.build.switched_adapters.request import AdaptersRequest
+from edgephi.build.switched_adapters.request import AdaptersRequest, NamedAdapter
 from edgephi.build.verify import SwitchedOn, certify, logits_bytes
 from edgephi.bundle.adapter_artifact import check_whole
 from edgephi.bundle.certificate import Certificate, QualityGate
@@ -29,10 +32,12 @@ from edgephi.commands import edgephi_command, shell_command
 from edgephi.declared.recipe import Question, recipe_for
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from edgephi.export.exporter import adapter_exporter
+from edgephi.export.tensor_names import matrix_name
 from edgephi.guards.visible import visible
 from edgephi.quantize.folding import Floats, row_factors
 from edgephi.steps import Step
 
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 _SMALL_FILES = ("config.json", "tokenizer.json")
 
 
@@ -60,10 +65,11 @@ def build_adapters(request: AdaptersRequest, located: Located, step: Step) -> Bu
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
         _check_same_model(request.base, base, checkpoint)
-        factors = _folded(request, checkpoint)
-    needs_bytes = 8 * sum(
-        own.left.size + own.right.size for each in factors.values() for own in each.values()
-    )
+        needs_bytes = 0
+        for named in request.adapters:  # one after the other: many of them may be as large as a model
+            check_chat_form(base, checkpoint, named.adapter)
+            factors = _folded(request, checkpoint, named)
+            needs_bytes += 8 * sum(own.left.size + own.right.size for own in factors.values())
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
     with unfinished_bundle(request.output, needs_bytes=needs_bytes) as folder:
@@ -73,7 +79,7 @@ def build_adapters(request: AdaptersRequest, located: Located, step: Step) -> Bu
                 file = exporter.write_adapter(
                     folder / ARTIFACT_FOLDER,
                     named.name,
-                    factors[named.name],
+                    _folded(request, checkpoint, named),
                     request.base / ARTIFACT_FOLDER,
                     base.target,
                 )
@@ -93,7 +99,7 @@ def build_adapters(request: AdaptersRequest, located: Located, step: Step) -> Bu
         if request.verify != "off":
             proven = []
             for named, adapter in zip(request.adapters, switched, strict=True):
-                on = SwitchedOn(named.name, factors[named.name], folder)
+                on = SwitchedOn(named.name, _folded(request, checkpoint, named), folder)
                 adapted = merged(checkpoint, [named.adapter])
                 certificate, probe, answers[named.name] = _proven(request, adapted, manifest, on, step)
                 proven.append(dataclasses.replace(adapter, certificate=certificate, probe=probe))
@@ -141,17 +147,26 @@ def _check_same_model(bundle: Path, base: Manifest, checkpoint: Checkpoint) -> N
         )
 
 
-def _folded(request: AdaptersRequest, checkpoint: Checkpoint) -> dict[str, dict[ModelTensor, LowRankFactors]]:
-    """The matrices of each adapter for the tensors as the base stores them."""
+def _folded(
+    request: AdaptersRequest, checkpoint: Checkpoint, named: NamedAdapter
+) -> dict[ModelTensor, LowRankFactors]:
+    """The matrices of an adapter for the tensors as the base stores them.
+
+    Raises BadCheckpointError for numbers that float16 does not hold, of which engines have them.
+    """
     columns = read_folded_scales(request.base, checkpoint.architecture)
     rows: dict[ModelTensor, Floats] = row_factors(columns, checkpoint.architecture)
-    return {
-        named.name: {
-            tensor: own.scaled(rows.get(tensor), columns.get(tensor))
-            for tensor, own in low_rank_factors(checkpoint, named.adapter).items()
-        }
-        for named in request.adapters
-    }
+    factors = {}
+    for tensor, own in low_rank_factors(checkpoint, named.adapter).items():
+        folded = factors[tensor] = own.scaled(rows.get(tensor), columns.get(tensor))
+        largest = max(float(np.abs(matrix).max()) for matrix in (folded.left, folded.right))
+        if not largest <= _LARGEST_FLOAT16:
+            raise BadCheckpointError(
+                f"{visible(named.adapter.located.id)}: {matrix_name(tensor)}: expected numbers of at most "
+                f"{_LARGEST_FLOAT16:,.0f} for the engine, found {largest:.3g}",
+                hint="give it with a smaller factor: ADAPTER@FACTOR",
+            )
+    return factors
 
 
 def _manifest(

@@ -5,8 +5,10 @@ import json
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -116,7 +118,56 @@ class TestTheArtifact:
         assert opposite.minimum_tokens_per_second == manifest.probe.minimum_tokens_per_second
 
 
+def with_tokenizer(adapter: Path, folder: Path) -> Path:
+    """A copy of an adapter beside which its trainer has saved the tokenizer of the demo."""
+    shutil.copytree(adapter, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo_checkpoint().folder / name, folder)
+    return folder
+
+
+def change_json(file: Path, change: Callable[[Any], object]) -> None:
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+
+
+OTHER_FORMS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tokens": (
+        lambda folder: change_json(
+            folder / "tokenizer.json", lambda document: document["added_tokens"][-1].update(lstrip=True)
+        ),
+        "tokens of its own",
+    ),
+    "template": (
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}: "),
+        "a template of its own",
+    ),
+    "end": (
+        lambda folder: change_json(
+            folder / "tokenizer_config.json", lambda document: document.update(eos_token="<|user|>")
+        ),
+        "'<|user|>' as its eos_token",
+    ),
+}
+
+
 class TestRequests:
+    def test_the_bases_own_tokenizer_beside_an_adapter_changes_nothing(
+        self,
+        build_here: BuildAdapters,
+        demo_bundle: Path,
+        demo_adapters: Adapters,
+        work: Path,
+        tmp_path: Path,
+    ) -> None:
+        """Nor does another end of answers that the base stops at too."""
+        saved = with_tokenizer(demo_adapters["faint"], tmp_path / "saved")
+        change_json(saved / "tokenizer_config.json", lambda document: document.update(eos_token="<|end|>"))
+        done = build_here(demo_bundle, saved, "--verify", "off")
+        assert done.returncode == 0, done.stderr
+        assert names(work) == {"adapters"}
+
     def test_a_name_a_strength_and_a_release(
         self, build_here: BuildAdapters, demo_bundle: Path, demo_adapters: Adapters, work: Path
     ) -> None:
@@ -183,6 +234,29 @@ class TestRefused:
     ) -> None:
         saved = save_adapter(demo_checkpoint().folder, tmp_path / "saved", **options)  # type: ignore[arg-type]
         is_refused(build_here(demo_bundle, saved), 3, said, work)
+
+    @pytest.mark.parametrize("name", ["tokens", "template", "end"])
+    def test_one_that_is_asked_in_another_form(
+        self,
+        build_here: BuildAdapters,
+        demo_bundle: Path,
+        demo_adapters: Adapters,
+        work: Path,
+        tmp_path: Path,
+        name: str,
+    ) -> None:
+        """A bundle has one template and one tokenizer, whichever adapter is on."""
+        change, said = OTHER_FORMS[name]
+        saved = with_tokenizer(demo_adapters["faint"], tmp_path / "saved")
+        change(saved)
+        said = f"saved: expected the base's tokenizer and chat template, found {said}"
+        is_refused(build_here(demo_bundle, saved), 3, said, work)
+
+    def test_numbers_that_no_engine_would_hold(
+        self, build_here: BuildAdapters, demo_bundle: Path, demo_adapters: Adapters, work: Path
+    ) -> None:
+        done = build_here(demo_bundle, f"{demo_adapters['faint']}@1e6", "--verify", "off")
+        is_refused(done, 4, "expected numbers of at most 65,504 for the engine, found ", work)
 
     def test_a_number_past_the_bases_gate(
         self, build_here: BuildAdapters, demo_bundle: Path, demo_adapters: Adapters, work: Path
