@@ -147,7 +147,7 @@ def test_status_is_a_table(edgephi: Edgephi, releases: tuple[Path, Path], store:
     assert header.split() == ["generation", "bundle", "release", "created", "size", "state"]
     assert current.split()[:4] == ["current", digest_of(releases[1])[:12], "demo-cpu", "2"]
     assert previous.split()[:4] == ["previous", digest_of(releases[0])[:12], "demo-cpu", "1"]
-    assert totals.startswith("5.33 MB stored, ")
+    assert totals.startswith("5.34 MB stored, ")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     document = json.loads(edgephi("status", store, "--json").stdout)
     assert [each["role"] for each in document["generations"]] == ["current", "previous"]
