@@ -199,7 +199,12 @@ class TestAWrongOne:
         assert "probe of demo-cpu: adapter opposite: expected an answer that begins 'No.', found '{" in error
         assert "what ran before still runs" in hint
 
-    def test_that_no_engine_can_open(self, store: Path, artifact: Path) -> None:
+    @pytest.mark.parametrize("verified", [True, False])
+    def test_that_no_engine_can_open(self, store: Path, artifact: Path, verified: bool) -> None:
+        """One that was not verified when it was made has no answer to be held against, and must give one."""
+        if not verified:
+            adapters = read_manifest(artifact).adapters
+            rewrite(artifact, adapters=tuple(dataclasses.replace(each, probe=None) for each in adapters))
         (artifact / OPPOSITE).write_bytes(b"no adapter")
         _relist(artifact, read_manifest(artifact), OPPOSITE)
         before = (store / "current").readlink()

@@ -34,7 +34,7 @@ Answer = TypeVar("Answer")
 Process = TypeVar("Process", Asked, AskedByCommand)
 Look = Callable[[], None]
 
-# A bundle of an older edgephi says nothing about its answers: any answer proves that it loads and generates.
+# What was built without a look at its answers says nothing of them: any proves that it loads and generates.
 _ANY_ANSWER = Probe(prompt="Say hello.", expected="", max_tokens=8)
 
 _WATCH_SECONDS = 0.02
@@ -103,12 +103,12 @@ def _prove_adapters(
     bundle: Path, manifest: Manifest, interpreter: str, limit: "MemoryLimit", seconds: float
 ) -> tuple[int, float]:
     """Have the bundle answer with each of its adapters. Returns the most bytes it held, and seconds."""
-    known = [(adapter, adapter.probe) for adapter in manifest.adapters if adapter.probe is not None]
-    if not known:
+    probes = [(adapter, adapter.probe or _ANY_ANSWER) for adapter in manifest.adapters]
+    if not probes:
         return 0, 0.0
     question = AdapterQuestions(
         str(bundle.absolute()),
-        tuple(AdapterProbe(adapter.name, probe.prompt, probe.max_tokens) for adapter, probe in known),
+        tuple(AdapterProbe(adapter.name, probe.prompt, probe.max_tokens) for adapter, probe in probes),
     )
     run = _answered(
         manifest,
@@ -116,12 +116,12 @@ def _prove_adapters(
         lambda: _watched(
             lambda: Asked(question, interpreter=interpreter, own_session=True),
             lambda asked, look: asked.answer(
-                AdapterAnswers, seconds=seconds * len(known), look=look, look_seconds=_WATCH_SECONDS
+                AdapterAnswers, seconds=seconds * len(probes), look=look, look_seconds=_WATCH_SECONDS
             ),
             limit,
         ),
     )
-    for (adapter, probe), text in zip(known, run.answer.texts, strict=True):
+    for (adapter, probe), text in zip(probes, run.answer.texts, strict=True):
         if not text.startswith(probe.expected):
             raise _failed(
                 manifest,
