@@ -96,8 +96,8 @@ def _check_whole(place: str, names: Iterable[str]) -> None:
     """Raise NotSupportedError for the tensors of what is within a language model, or around one."""
     for name in names:
         before = name.removesuffix(_EMBEDDING)
-        if before in (name, _BEFORE_NAMES):
-            continue
+        if before in (name, _BEFORE_NAMES) or not f".{before}".endswith("."):
+            continue  # another tensor, that of the model, or one of a longer name
         if not before:
             raise NotSupportedError(
                 f"{place}: expected a model that writes text, found the inner model alone, whose names have "
