@@ -4,6 +4,7 @@ Its manifest is that of a whole bundle. On a device the base's files are there a
 the artifact is read beside the folder of its base, whose digest it names.
 """
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ class OpenedBundle:
 
     def place(self, entry: FileEntry) -> Path:
         """Where a file of the manifest lies."""
-        base = self.manifest.base
-        folder = self.folder if base is None or entry.path in base.files else self.beside
-        return folder / entry.path
+        return (self.beside if entry.path in self._own else self.folder) / entry.path
+
+    @functools.cached_property
+    def _own(self) -> frozenset[str]:
+        """The paths of the adapters' files."""
+        return frozenset(entry.path for entry in own_entries(self.manifest))
 
 
 def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> OpenedBundle:
@@ -65,11 +69,14 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
 
 def entries_in(folder: Path, manifest: Manifest) -> tuple[FileEntry, ...]:
     """The files that the folder must hold: all of them, or the adapters' alone where it is their artifact."""
+    return own_entries(manifest) if is_artifact(folder, manifest) else manifest.files
+
+
+def own_entries(manifest: Manifest) -> tuple[FileEntry, ...]:
+    """The files of a manifest that its base has not: none where there is no base."""
     base = manifest.base
-    if base is None or not is_artifact(folder, manifest):
-        return manifest.files
-    own = set(base.files)
-    return tuple(entry for entry in manifest.files if entry.path not in own)
+    of_base = set(base.files) if base else {entry.path for entry in manifest.files}
+    return tuple(entry for entry in manifest.files if entry.path not in of_base)
 
 
 def is_artifact(folder: Path, manifest: Manifest) -> bool:

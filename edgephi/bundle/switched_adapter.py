@@ -104,7 +104,8 @@ def check_adapters(
     where: str,
 ) -> None:
     """Raise BadBundleError when adapters cannot be told apart, or lead to what is not the bundle's."""
-    paths = {entry.path for entry in files}
+    paths, of_base = {entry.path for entry in files}, set(base.files if base else ())
+    own = paths - of_base
     if bool(adapters) != (base is not None):
         raise BadBundleError(f"{where}: expected adapters and their base, found one of the two", hint=HINT)
     names = set()
@@ -114,16 +115,14 @@ def check_adapters(
                 f"{where}: adapters: expected names of their own, found {adapter.name[:100]!a}", hint=HINT
             )
         names.add(adapter.name.casefold())
-        if adapter.file not in paths or (base is not None and adapter.file in base.files):
+        if adapter.file not in own:
             raise BadBundleError(
                 f"{where}: adapters: {adapter.name}: expected one of the bundle's own files, "
                 f"found {adapter.file[:100]!a}",
                 hint=HINT,
             )
         check_probe(adapter.probe, where=f"{where}: adapters: {adapter.name}")
-    if base is not None and (
-        _SHA256.fullmatch(base.sha256) is None or not base.files or not set(base.files) < paths
-    ):
+    if base is not None and (_SHA256.fullmatch(base.sha256) is None or not of_base or not of_base < paths):
         raise BadBundleError(
             f"{where}: base: expected a sha256 and some of the bundle's files, found others", hint=HINT
         )

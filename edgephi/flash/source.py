@@ -34,7 +34,8 @@ def check_has(source: BundleSource, wanted: Iterable[WantedFile], *, where: str)
     base = source.base
     if base is None:
         return
-    missing = [file.path for file in wanted if file.path in base.files]
+    of_base = set(base.files)
+    missing = [file.path for file in wanted if file.path in of_base]
     if missing:
         raise BadBundleError(
             f"{source.name}: adapters for {base.name} {base.sequence} ({base.sha256[:12]}), expected that "

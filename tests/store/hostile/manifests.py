@@ -207,6 +207,40 @@ def hostile_chunks() -> Iterator[ManifestCase]:
         yield f"sha256: {name}", _setting(("files", 2, "sha256"), sha256)
 
 
+def hostile_adapters() -> Iterator[ManifestCase]:
+    """An adapter that leads to what is not its own, that hides, or whose base is none."""
+    weights = "model/model.onnx.data"
+    files = [entry["path"] for entry in good_manifest()["files"]]
+    adapter: Plain = {"name": "tea", "id": "a/tea", "revision": "main", "file": weights}
+    base: Plain = {
+        "name": "base",
+        "sequence": 1,
+        "sha256": "0" * 64,
+        "files": [path for path in files if path != weights],
+    }
+
+    def with_both(own: Plain, beside: Plain) -> Callable[[Plain], None]:
+        return lambda plain: plain.update(adapters=[{**adapter, **own}], base={**base, **beside})
+
+    for path in ("../escaped", "/etc/passwd", "model/none", "", "model/tokenizer.json", weights.upper()):
+        yield f"an adapter's file {path!r}", with_both({"file": path}, {})
+    for name in ("", "..", "a/b", "a:b", "con", "tea.", "a b", "\u202ea", "a" * 65, "a\n"):
+        yield f"an adapter's name {ascii(name)[:20]}", with_both({"name": name}, {})
+    for key, value in (("id", "\x1b[2J"), ("scale", "1"), ("scale", None), ("probe", 1), ("certificate", [])):
+        yield f"an adapter's {key} {value!r}", with_both({key: value}, {})
+    for sha256 in ("", "0" * 63, "A" * 64, "../../../etc/passwd"):
+        yield f"a base's sha256 {sha256[:20]!r}", with_both({}, {"sha256": sha256})
+    for name, paths in (("none", []), ("all", files), ("others", ["../escaped"])):
+        yield f"a base with {name} of the files", with_both({}, {"files": paths})
+    yield "adapters without a base", lambda plain: plain.update(adapters=[adapter])
+    yield "a base without adapters", lambda plain: plain.update(base=base)
+    yield "two adapters of one name", lambda plain: plain.update(adapters=[adapter, adapter], base=base)
+    yield (
+        "a hundred thousand adapters of one name",
+        lambda plain: plain.update(adapters=[adapter] * 100_000, base=base),
+    )
+
+
 def hostile_types() -> Iterator[ManifestCase]:
     """A value of another type, a key that is missing or too much, a text that is none."""
     good = good_manifest()

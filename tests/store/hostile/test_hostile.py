@@ -30,6 +30,7 @@ from tests.store.good_bundle import (
 from tests.store.hostile.artifacts import hostile_artifacts
 from tests.store.hostile.folders import SECRET, hostile_files
 from tests.store.hostile.manifests import (
+    hostile_adapters,
     hostile_bytes,
     hostile_chunks,
     hostile_numbers,
@@ -144,6 +145,7 @@ def remove(folder: Path) -> None:
 MANIFESTS = [
     *hostile_paths(),
     *hostile_numbers(),
+    *hostile_adapters(),
     *hostile_chunks(),
     *hostile_types(),
 ]
