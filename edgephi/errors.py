@@ -9,6 +9,7 @@
     ├── BadInputError         4   what we were given is broken
     │   ├── BadCheckpointError      config, weights or tokenizer
     │   ├── BadBundleError          a bundle that is not what its manifest says
+    │   │   └── BadAdapterError         one of its adapters cannot be read; the rest can
     │   └── BadDeclarationError     a recipe or target file
     ├── QualityGateError      5   the bundle is worse than its recipe allows
     │   └── ProbeFailedError        on the device it does not answer as it must
@@ -71,6 +72,10 @@ class BadBundleError(BadInputError):
     """A bundle is not what its manifest says."""
 
 
+class BadAdapterError(BadBundleError):
+    """An adapter of a bundle cannot be read by the engine, which can go on without it."""
+
+
 class BadDeclarationError(BadInputError):
     """A recipe or target file cannot be read as one."""
 
@@ -93,6 +98,11 @@ class TransportError(EdgephiError):
 
 class StoreBusyError(TransportError):
     """Another process changes the store on the device."""
+
+
+def ends_engine(error: EdgephiError) -> bool:
+    """Whether an engine has failed in the middle of its work, so that nobody should go on with it."""
+    return isinstance(error, BadBundleError) and not isinstance(error, BadAdapterError)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -43,15 +43,15 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
     """Check that the files of a bundle are there, and those of the adapter that is asked for.
 
     `adapter` is the name of one of its adapters, or the folder of an artifact for this bundle, whose first
-    adapter is meant; None or "" is none. Raises BadBundleError, and BadInputError when there is no such
-    adapter.
+    adapter is meant, or FOLDER:NAME for another; None or "" is none. Raises BadBundleError, and
+    BadInputError when there is no such adapter.
     """
     manifest = read_manifest(folder)
     check_whole(folder, manifest)
     check_files(folder, manifest, quick=True)
     if adapter is None or adapter == "":
         return OpenedBundle(folder, manifest, folder)
-    name, beside = os.fspath(adapter), Path(adapter)
+    name, beside, chosen = os.fspath(adapter), Path(adapter), ""
     if any(each.name == name for each in manifest.adapters):
         return OpenedBundle(folder, manifest, folder, name)
     if not (beside / MANIFEST_NAME).is_file():
@@ -60,11 +60,15 @@ def open_bundle(folder: Path, adapter: str | os.PathLike[str] | None = None) -> 
                 f"{beside}: expected an artifact with adapters, found no {MANIFEST_NAME}",
                 hint=f"`{_build_command(folder, beside)}` makes one of what PEFT saved",
             )
-        adapter_named(manifest.adapters, name)
+        place, _, name = name.rpartition(":")
+        if not place or not (Path(place) / MANIFEST_NAME).is_file():
+            adapter_named(manifest.adapters, os.fspath(adapter))
+        beside, chosen = Path(place), name
     adapted = read_manifest(beside)
     _check_base(adapted, beside, manifest, folder)
     check_files(beside, adapted, quick=True, entries=entries_in(beside, adapted))
-    return OpenedBundle(folder, adapted, beside, adapted.adapters[0].name)
+    named = adapter_named(adapted.adapters, chosen) if chosen else adapted.adapters[0]
+    return OpenedBundle(folder, adapted, beside, named.name)
 
 
 def entries_in(folder: Path, manifest: Manifest) -> tuple[FileEntry, ...]:
@@ -110,10 +114,9 @@ def _check_base(adapted: Manifest, artifact: Path, manifest: Manifest, bundle: P
         )
     import hashlib  # brings in OpenSSL: not for those without an adapter
 
-    found = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
-    if manifest.base is not None and found != base.sha256:
-        found = manifest.base.sha256
-    if found != base.sha256:
+    digest = hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
+    found = manifest.base.sha256 if manifest.base else digest
+    if base.sha256 not in (digest, found):
         again = (
             "" if manifest.base else f", or make it again for this one: `{_build_command(bundle, 'ADAPTER')}`"
         )
@@ -122,13 +125,25 @@ def _check_base(adapted: Manifest, artifact: Path, manifest: Manifest, bundle: P
             f"which is {found[:12]}",
             hint=f"give the bundle that it was made for{again}",
         )
-    entries, own = set(manifest.files), set(base.files)
-    for entry in adapted.files:
-        if entry.path in own and entry not in entries:
-            raise BadBundleError(
-                f"{artifact}: expected files of the base as it has them, found another {entry.path}",
-                hint="do not use this artifact; make it again",
-            )
+    if not is_made_for(adapted, manifest, digest):
+        raise BadBundleError(
+            f"{artifact}: expected files of the base as it has them, found others",
+            hint="do not use this artifact; make it again",
+        )
+
+
+def is_made_for(adapted: Manifest, manifest: Manifest, digest: str) -> bool:
+    """Whether adapters were made for exactly the bundle with that manifest and digest, or for its base."""
+    base = adapted.base
+    if base is None:
+        return False
+    of_base = {entry.path: entry for entry in manifest.files}
+    if digest != base.sha256:
+        if manifest.base is None or manifest.base.sha256 != base.sha256:
+            return False
+        of_base = {path: of_base[path] for path in manifest.base.files}
+    own = set(base.files)
+    return of_base == {entry.path: entry for entry in adapted.files if entry.path in own}
 
 
 def _build_command(bundle: Path, adapter: Path | str) -> str:

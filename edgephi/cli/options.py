@@ -133,8 +133,8 @@ switched_adapter_option: Decorator = click.option(
     "--adapter",
     type=NAME,
     metavar="NAME",
-    help="Answer with this adapter of the bundle's, or with that of a folder which `edgephi adapter build` "
-    "made for it.",
+    help="Answer with this adapter of the bundle's, or with FOLDER:NAME, or FOLDER for its first one, of a "
+    "folder which `edgephi adapter build` made for it.",
 )
 
 json_option: Decorator = click.option(

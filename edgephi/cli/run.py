@@ -70,7 +70,8 @@ def run(
     )
     engine = session.engine
     answer = session.stream(prompt, options)
-    say(f"{engine.name} {engine.version} on {engine.provider}", dim=True, err=True)
+    with_adapter = f", with {session.adapter}" if session.adapter else ""
+    say(f"{engine.name} {engine.version} on {engine.provider}{with_adapter}", dim=True, err=True)
     if is_emulated(engine.provider):
         say(f"note: {EMULATION_NOTE}", err=True)
     if as_json:

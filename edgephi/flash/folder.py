@@ -1,6 +1,7 @@
 """From a bundle in a folder into a store in a folder of the same machine."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -13,14 +14,12 @@ from edgephi.bundle.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
     SIGNATURE_NAME,
-    decode_manifest,
     read_manifest,
 )
 from edgephi.errors import BadBundleError, EdgephiError, UsageError
 from edgephi.flash.source import BundleSource, check_has
 from edgephi.steps import Step, silent
 from edgephi.store.disk.layout import Layout, is_store
-from edgephi.store.disk.objects import plain_size
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
 
@@ -37,7 +36,7 @@ def flash_source(
     source: BundleSource, root: Path, options: InstallOptions, *, step: Step = silent
 ) -> Outcome:
     """Install a bundle, wherever it comes from, into the store at `root`, and make it the active one."""
-    check_base_in(source, root)
+    options = dataclasses.replace(options, beside_base=source.base is not None)
     with Install.begin(root, source.manifest, source.signature, options=options, step=step) as install:
         if install.wanted:
             check_has(source, install.wanted, where=str(root))
@@ -59,15 +58,6 @@ def folder_source(bundle: Path) -> BundleSource:
         is_local=True,
         base=manifest.base if is_artifact(bundle, manifest) else None,
     )
-
-
-def check_base_in(source: BundleSource, root: Path) -> None:
-    """Refuse adapters whose base the store at `root` has not, and leave nothing. Raises BadBundleError."""
-    if source.base is not None:
-        layout, own = Layout(root), set(source.base.files)
-        files = [each for each in decode_manifest(source.manifest).files if each.path in own]
-        missing = [each for each in files if plain_size(layout.object(each.sha256)) is None]
-        check_has(source, [WantedFile(each.sha256, each.path, ()) for each in missing], where=str(root))
 
 
 def check_apart(source: BundleSource, root: Path) -> None:

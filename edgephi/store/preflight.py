@@ -10,6 +10,7 @@ from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import BadBundleError, BadInputError, DoesNotFitError, NotSupportedError
 from edgephi.machine.memory import available_memory, check_memory
 from edgephi.store.activation import floors_of
+from edgephi.store.adapters_base import check_base
 from edgephi.store.disk.free_space import check_free_disk
 from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.objects import plain_size
@@ -34,6 +35,7 @@ class InstallOptions:
     wait for another process that changes the store. `probe_seconds`: how long loading and answering may take;
     None is by the size of the weights. `unsigned_wheels`: take the wheels of a bundle, which are code, also
     where no key vouches for them. Once said of a bundle, it holds for that very bundle in this store.
+    `beside_base`: only the adapters of the bundle come, and the store must have what they were made for.
     """
 
     allow_downgrade: bool = False
@@ -42,6 +44,7 @@ class InstallOptions:
     lock_wait_seconds: float = 0.0
     probe_seconds: float | None = None
     unsigned_wheels: bool = False
+    beside_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ def preflight(root: Path, data: bytes, signature: bytes | None, options: Install
     check_root(root)
     layout = Layout(root)
     manifest, signer = check_identity(layout, data, signature, allow_downgrade=options.allow_downgrade)
+    if options.beside_base:
+        check_base(layout, manifest)
     runtime = None
     if options.prove:
         runtime = check_machine(

@@ -3,8 +3,9 @@
 `python -m tests.bench.adapters CHECKPOINT [--targets cpu openvino gguf mlx] [--level full]` trains a LoRA
 adapter with PEFT on a few questions and answers, or takes `--adapter DIR`. For each target it builds the
 bundle and the artifact, both proven: the base against the checkpoint, and it with the adapter against the
-two merged in float32. Then the plain bundle, it with the adapter there and off, and on, read the same prompt
-and answer in turns; medians are printed, and each speed beside that of the plain one.
+two merged in float32. What merging first and quantising then loses stands beside them. Then the plain
+bundle, it with the adapter there and off, and on, read the same prompt and answer in turns; medians are
+printed, and each speed beside that of the plain one.
 
 `--speed-only` proves nothing, for a checkpoint of random weights in a real shape.
 """
@@ -54,7 +55,8 @@ def main() -> None:
     arguments.add_argument("--targets", nargs="+", default=TARGETS)
     arguments.add_argument("--level", choices=("quick", "full"), default="full")
     arguments.add_argument("--rank", type=int, default=16)
-    arguments.add_argument("--steps", type=int, default=40)
+    arguments.add_argument("--steps", type=int, default=48)
+    arguments.add_argument("--learning-rate", type=float, default=3e-4)
     arguments.add_argument("--speed-only", action="store_true")
     arguments.add_argument("--prompt-tokens", type=int, default=128)
     arguments.add_argument("--generate", type=int, default=32)
@@ -64,7 +66,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         adapter = options.adapter or train(
-            options.checkpoint, scratch / "pirate", rank=options.rank, steps=options.steps
+            options.checkpoint,
+            scratch / "pirate",
+            rank=options.rank,
+            steps=options.steps,
+            learning_rate=options.learning_rate,
         )
         for target in options.targets:
             level: VerifyLevel = "off" if options.speed_only else options.level
@@ -74,25 +80,20 @@ def main() -> None:
             named = NamedAdapter("pirate", *locate_adapters([str(adapter)]))
             located = find_checkpoint(str(options.checkpoint), read_recipe("default"), None, progress=False)
             built = build_adapters(AdaptersRequest(base, (named,), artifact, level), located, silent)
-            quality.append(
-                (target, *_quality(built.manifest, built.own_bytes), built.answers.get("pirate", ""))
-            )
+            merged = _merged_loss(options.checkpoint, target, scratch, level, named)
+            answer = built.answers.get("pirate", "")
+            quality.append((target, *_quality(built.manifest, built.own_bytes), merged, answer))
             speed += _speeds(target, base, artifact, options)
     if not options.speed_only:
         columns = (
-            "target",
-            "base, KL",
-            "adapter, KL",
-            "of the base",
-            "base bytes",
-            "adapter bytes",
-            "answer",
+            *("target", "base, KL", "adapter, KL", "of the base", "base bytes", "adapter bytes"),
+            *("merged first, KL", "answer"),
         )
         report(columns, quality)
     report(("target", "what", "prefill", "decode", "prefill of plain", "decode of plain"), speed)
 
 
-def train(checkpoint: Path, folder: Path, *, rank: int, steps: int) -> Path:
+def train(checkpoint: Path, folder: Path, *, rank: int, steps: int, learning_rate: float) -> Path:
     """A LoRA adapter for all fused matrices, trained until the model speaks as the answers do."""
     import peft
     import torch
@@ -106,7 +107,7 @@ def train(checkpoint: Path, folder: Path, *, rank: int, steps: int) -> Path:
     )
     adapted = peft.get_peft_model(model, config)
     optimiser = torch.optim.AdamW(
-        [each for each in adapted.parameters() if each.requires_grad], lr=1e-3, weight_decay=0.0
+        [each for each in adapted.parameters() if each.requires_grad], lr=learning_rate, weight_decay=0.0
     )
     texts = [
         tokenizer.apply_chat_template(
@@ -127,7 +128,25 @@ def train(checkpoint: Path, folder: Path, *, rank: int, steps: int) -> Path:
     return folder
 
 
-def _build(checkpoint: Path, target: str, output: Path, level: VerifyLevel, method: Method | None) -> Path:
+def _merged_loss(
+    checkpoint: Path, target: str, scratch: Path, level: VerifyLevel, named: NamedAdapter
+) -> str:
+    """What a bundle loses that the adapter was merged into before anything was quantised."""
+    if level == "off":
+        return ""
+    bundle = _build(checkpoint, target, scratch / f"{target}-merged", level, None, named)
+    loss = read_manifest(bundle).certificate.end_to_end
+    return "" if loss is None else f"{loss.kl_mean:.4f}"
+
+
+def _build(
+    checkpoint: Path,
+    target: str,
+    output: Path,
+    level: VerifyLevel,
+    method: Method | None,
+    merged: NamedAdapter | None = None,
+) -> Path:
     recipe = read_recipe("default")
     if method is not None:
         recipe = dataclasses.replace(recipe, quant=dataclasses.replace(recipe.quant, method=method))
@@ -138,6 +157,7 @@ def _build(checkpoint: Path, target: str, output: Path, level: VerifyLevel, meth
         output,
         verify=level,
         context=1024,
+        adapters=() if merged is None else (merged.adapter,),
     )
     build(request, find_checkpoint(str(checkpoint), recipe, None, progress=False), silent)
     return output

@@ -170,3 +170,16 @@ class TestEntries:
         manifest = read_manifest(artifact)
         assert not is_artifact(artifact, manifest)
         assert entries_in(artifact, manifest) == manifest.files
+
+
+def test_the_second_adapter_of_an_artifact_is_asked_for_behind_its_folder(
+    bundle: Path, artifact: Path
+) -> None:
+    manifest = read_manifest(artifact)
+    for adapter in manifest.adapters:
+        opened = open_bundle(bundle, f"{artifact}:{adapter.name}")
+        assert (opened.beside, opened.adapter) == (artifact, adapter.name)
+    with pytest.raises(BadInputError, match="expected the name of an adapter"):
+        open_bundle(bundle, f"{artifact}:none")
+    with pytest.raises(BadInputError, match="expected the name of an adapter"):
+        open_bundle(bundle, f"{artifact}-nowhere:none")

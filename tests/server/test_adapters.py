@@ -132,3 +132,19 @@ def test_a_bundle_without_any_is_one_model(server: Server) -> None:
     refused = server.chat(ASKED, model=OPPOSITE)
     assert refused.status_code == 404
     assert json.loads(refused.text)["error"]["message"].startswith("expected the model 'demo-cpu', found ")
+
+
+def test_one_that_cannot_be_opened_ends_nothing_but_its_own_requests(whole: Path, tmp_path: Path) -> None:
+    """Its file was damaged after the engine had looked at the bundle; conversations of others go on."""
+    folder = Path(shutil.copytree(whole, tmp_path / "bundle"))
+    with serving(folder, tmp_path, "--context", CONTEXT) as running:
+        file = folder / "model/adapters/opposite.onnx_adapter"
+        file.write_bytes(bytes(file.stat().st_size))
+        client = running.client(max_retries=0)
+        before = client.chat.completions.create(model=BASE, messages=user(ASKED)).choices[0].message
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="expected an adapter for this model"):
+                client.chat.completions.create(model=OPPOSITE, messages=user(ASKED))
+        again = client.chat.completions.create(model=BASE, messages=user(ASKED))
+        assert again.choices[0].message.content == before.content
+        assert "started again" not in running.log

@@ -129,8 +129,8 @@ class TestWithoutItsBase:
         done = edgephi("flash", demo_artifact, tmp_path / "store")
         assert is_one_error(done, 4)
         assert "adapters for demo-cpu 1 (" in done.stderr
-        assert f"expected that bundle in {tmp_path / 'store'}, found none of its " in done.stderr
-        assert f"flash BUNDLE {tmp_path / 'store'}`" in done.stderr
+        assert f"expected that bundle in {tmp_path / 'store'}, found none" in done.stderr
+        assert "flash the bundle that they were made for" in done.stderr
         assert list(tmp_path.iterdir()) == []
 
     def test_a_store_with_another_stays_as_it_was(
@@ -142,9 +142,22 @@ class TestWithoutItsBase:
         _relist(other, manifest, "model/tokenizer.json")
         install(other, tmp_path / "store")
         before = sorted(str(path) for path in (tmp_path / "store").rglob("*"))
-        with pytest.raises(BadBundleError, match=r"found none of its model/tokenizer\.json"):
+        with pytest.raises(BadBundleError, match=r"expected that bundle in .*, found it as "):
             install(demo_artifact, tmp_path / "store")
         assert sorted(str(path) for path in (tmp_path / "store").rglob("*")) == before
+
+    def test_one_of_the_same_files_that_says_something_else_is_another(
+        self, demo_bundle: Path, demo_artifact: Path, tmp_path: Path
+    ) -> None:
+        """Its adapters' manifest would put the first one's system message back."""
+        other = shutil.copytree(demo_bundle, tmp_path / "other")
+        manifest = read_manifest(other)
+        chat = dataclasses.replace(manifest.chat, system="You are a lamp.")
+        write_manifest(other, dataclasses.replace(manifest, chat=chat))
+        install(other, tmp_path / "store")
+        with pytest.raises(BadBundleError, match=r"expected that bundle in .*, found it as "):
+            install(demo_artifact, tmp_path / "store")
+        assert read_manifest(tmp_path / "store" / "current").chat.system == "You are a lamp."
 
     def test_nor_is_an_image_made(self, demo_artifact: Path, tmp_path: Path, edgephi: Edgephi) -> None:
         done = edgephi("flash", demo_artifact, f"image:{tmp_path / 'disk.img'}")

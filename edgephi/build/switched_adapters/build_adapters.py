@@ -38,7 +38,6 @@ from edgephi.quantize.folding import Floats, row_factors
 from edgephi.steps import Step
 
 _LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
-_SMALL_FILES = ("config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def build_adapters(request: AdaptersRequest, located: Located, step: Step) -> Bu
     _check_plain(request.base, base)
     with step("open and plan", 0):
         checkpoint = open_checkpoint(located.folder, id=located.id, revision=located.revision)
-        _check_same_model(request.base, base, checkpoint)
+        _check_same_model(request.base, base, checkpoint, located)
         needs_bytes = 0
         for named in request.adapters:  # one after the other: many of them may be as large as a model
             check_chat_form(base, checkpoint, named.adapter)
@@ -122,19 +121,16 @@ def _check_plain(bundle: Path, base: Manifest) -> None:
         )
 
 
-def _check_same_model(bundle: Path, base: Manifest, checkpoint: Checkpoint) -> None:
+def _check_same_model(bundle: Path, base: Manifest, checkpoint: Checkpoint, located: Located) -> None:
     """Raise BadCheckpointError when the checkpoint is not the one that the bundle was made from.
 
-    That is, as far as its configuration, its tokenizer and its size tell.
+    Every file that the bundle was made from is held against its hash; the hub says those of its files.
     """
-    inputs = base.provenance.inputs
-    differing = [
-        name
-        for name in _SMALL_FILES
-        if name in inputs
-        and (checkpoint.folder / name).is_file()
-        and file_sha256(checkpoint.folder / name) != inputs[name]
-    ]
+    differing = []
+    for name, sha256 in base.provenance.inputs.items():
+        file = checkpoint.folder / name
+        if file.is_file() and (located.expected_sha256.get(name) or file_sha256(file)) != sha256:
+            differing.append(name)
     if differing or base.model.parameters != checkpoint.architecture.parameters:
         what = (
             f"another {differing[0]}" if differing else f"{checkpoint.architecture.parameters:,} parameters"
@@ -158,7 +154,7 @@ def _folded(
     rows: dict[ModelTensor, Floats] = row_factors(columns, checkpoint.architecture)
     factors = {}
     for tensor, own in low_rank_factors(checkpoint, named.adapter).items():
-        folded = factors[tensor] = own.scaled(rows.get(tensor), columns.get(tensor))
+        folded = factors[tensor] = own.scaled(rows.get(tensor), columns.get(tensor)).balanced()
         largest = max(float(np.abs(matrix).max()) for matrix in (folded.left, folded.right))
         if not largest <= _LARGEST_FLOAT16:
             raise BadCheckpointError(

@@ -4,6 +4,7 @@ A tensor times its input x becomes that plus `left @ (right @ x)`. What more tha
 as DoRA's lengths or whole matrices, changes the weights themselves and can be merged only.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,6 +41,17 @@ class LowRankFactors:
         left = self.left if rows is None else self.left * rows[:, None]
         right = self.right if columns is None else self.right * columns
         return LowRankFactors(left, right)
+
+    def balanced(self) -> "LowRankFactors":
+        """The same product of two whose largest numbers are alike, by a power of two: neither leaves float16.
+
+        Some train one of the two to be tiny and the other huge.
+        """
+        largest, other = np.abs(self.left).max(initial=0), np.abs(self.right).max(initial=0)
+        if not largest or not other:
+            return self
+        power = round((math.log2(other) - math.log2(largest)) / 2)
+        return LowRankFactors(np.ldexp(self.left, power), np.ldexp(self.right, -power))
 
 
 AdapterFactors = Mapping[ModelTensor, LowRankFactors]

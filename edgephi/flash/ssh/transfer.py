@@ -143,6 +143,7 @@ class BoxFlash:
                 "root": self._box.root,
                 "allow_downgrade": self._settings.allow_downgrade,
                 "unsigned_wheels": self._settings.unsigned_wheels,
+                "beside_base": self._source.base is not None,
                 "lock_wait_seconds": LOCK_WAIT_SECONDS,
             },
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from edgephi.commands import edgephi_command, install_command
-from edgephi.errors import BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
+from edgephi.errors import BadAdapterError, BadBundleError, DoesNotFitError, EdgephiError, NotSupportedError
 
 _KINDS = (RuntimeError, ValueError, TypeError, MemoryError, UnicodeError, OSError)
 
@@ -41,6 +42,21 @@ def translated(
             ) from cause
         hint = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
         raise BadBundleError(f"{doing}, found: {found}", hint=hint) from cause
+
+
+@contextlib.contextmanager
+def opening_adapter(
+    file: Path, translate: Callable[[str], contextlib.AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Raise what opening an adapter fails with as BadAdapterError, but for too little memory.
+
+    `translate` makes errors of ours of the engine's exceptions, as `translated` does.
+    """
+    try:
+        with translate(f"{file}: expected an adapter for this model"):
+            yield
+    except BadBundleError as error:
+        raise BadAdapterError(error.message, hint=error.hint) from error.__cause__
 
 
 def cannot_import(engine: str, cause: ImportError, *, extra: str) -> NotSupportedError:

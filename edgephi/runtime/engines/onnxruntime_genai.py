@@ -20,7 +20,7 @@ from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
-from edgephi.runtime.engines.errors import cannot_import, one_line, translated
+from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
@@ -202,7 +202,7 @@ class GenaiEngine:
     def _switch_on(self, adapter: str, generator: Any) -> None:
         """Have what a generator computes be computed with an adapter."""
         file = self._adapter_files.file(adapter)
-        with translated(f"{file}: expected an adapter for this model"):
+        with opening_adapter(file, translated):
             if adapter not in self._loaded:
                 self._adapters.load(str(file), adapter)
                 self._loaded.add(adapter)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgephi.commands import edgephi_command
-from edgephi.errors import BadBundleError, CannotServeError, EdgephiError
+from edgephi.errors import CannotServeError, EdgephiError, ends_engine
 from edgephi.processes.ending import ending
 from edgephi.processes.reported import error_of
 from edgephi.server.admission import Job, Queue
@@ -209,7 +209,7 @@ class Supervisor:
                     self._observer.answer_ended(job, message)
                 if isinstance(message, End | Failed):
                     self._job_done.set()
-            if isinstance(message, Failed) and isinstance(error_of(message.error), BadBundleError):
+            if isinstance(message, Failed) and ends_engine(error_of(message.error)):
                 self._failure = message  # the process ends behind it, and must get no other job
 
     def _error(self, code: int) -> EdgephiError:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import edgephi.runtime
 from edgephi import errors
-from edgephi.errors import BadBundleError, BadInputError, CannotServeError, EdgephiError, UsageError
+from edgephi.errors import BadInputError, CannotServeError, EdgephiError, UsageError, ends_engine
 from edgephi.processes.reported import report
 from edgephi.records import read_record
 from edgephi.runtime.session import Answer, Options, Session, TokenScore
@@ -155,7 +155,7 @@ def _answer(session: Session, request: Ask, channel: Channel) -> None:
                 channel.send(Piece(request.id, piece.text, time.monotonic(), scores))
     except (UsageError, BadInputError, CannotServeError) as error:
         channel.send(_failed(error, request.id))
-        if isinstance(error, BadBundleError):  # the engine failed in the middle of its work
+        if ends_engine(error):
             raise
         return
     numbers = answer.generation

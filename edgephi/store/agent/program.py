@@ -93,6 +93,7 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
         allow_downgrade=request["allow_downgrade"],
         lock_wait_seconds=request["lock_wait_seconds"],
         unsigned_wheels=request["unsigned_wheels"],
+        beside_base=request["beside_base"],
     )
     with link.watched():
         install = Install.begin(root, manifest, signature, options=options, step=link.step)

@@ -253,9 +253,19 @@ class TestRefused:
         is_refused(build_here(demo_bundle, saved), 3, said, work)
 
     def test_numbers_that_no_engine_would_hold(
-        self, build_here: BuildAdapters, demo_bundle: Path, demo_adapters: Adapters, work: Path
+        self,
+        build_here: BuildAdapters,
+        demo_bundle: Path,
+        demo_adapters: Adapters,
+        work: Path,
+        tmp_path: Path,
     ) -> None:
-        done = build_here(demo_bundle, f"{demo_adapters['faint']}@1e6", "--verify", "off")
+        """Not even when the two matrices of a product share its size."""
+        strong = Path(shutil.copytree(demo_adapters["faint"], tmp_path / "strong"))
+        config = json.loads((strong / "adapter_config.json").read_text())
+        config.update(lora_alpha=999_999, use_rslora=True)
+        (strong / "adapter_config.json").write_text(json.dumps(config))
+        done = build_here(demo_bundle, f"{strong}@1e6", "--verify", "off")
         is_refused(done, 4, "expected numbers of at most 65,504 for the engine, found ", work)
 
     def test_a_number_past_the_bases_gate(

@@ -105,3 +105,19 @@ class TestMergeOnly:
         other = write_tiny_checkpoint(tmp_path / "other", hidden=128, ffn=96)
         with pytest.raises(BadCheckpointError, match="expected a change of shape"):
             factors_of(other, adapter)
+
+
+def test_a_tiny_and_a_huge_matrix_are_brought_together() -> None:
+    random = np.random.default_rng(3)
+    left = (random.standard_normal((6, 2)) * 1e-8).astype(np.float32)
+    right = (random.standard_normal((2, 5)) * 5e6).astype(np.float32)
+    found = LowRankFactors(left, right).balanced()
+    largest = [np.abs(matrix).max() for matrix in (found.left, found.right)]
+    assert 0.5 <= largest[0] / largest[1] <= 2
+    np.testing.assert_array_equal(found.left / left, found.left[0, 0] / left[0, 0])  # a power of two
+    np.testing.assert_allclose(found.left @ found.right, left @ right, rtol=1e-6)
+
+
+def test_nothing_is_left_as_it_is() -> None:
+    zeros = LowRankFactors(np.zeros((3, 1), np.float32), np.ones((1, 2), np.float32))
+    np.testing.assert_array_equal(zeros.balanced().right, zeros.right)

@@ -36,6 +36,6 @@ def test_a_box_without_their_base_stays_as_it_was(box: Sshd, demo_artifact: Path
     assert done.stdout == ""
     error = one_line_error(done)
     assert "adapters for demo-cpu 1 (" in error
-    assert f"expected that bundle in {there}, found none of its " in error
+    assert f"expected that bundle in {root}, found none" in error
     assert not (root / "current").exists()
     assert not [path for path in root.rglob("*") if path.is_file() and path.stat().st_size > 10_000]

@@ -8,6 +8,7 @@ has no sliding window for Phi-3: see `context`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -23,6 +24,7 @@ from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.engines.errors import opening_adapter
 from edgephi.runtime.engines.llama_cpp.context import LlamaContext, finalizer, refuse
 from edgephi.runtime.engines.llama_cpp.library import (
     PACKAGE,
@@ -210,7 +212,8 @@ class LlamaEngine:
             with collected_errors(self._library) as errors:
                 adapter: int | None = self._library.llama_adapter_lora_init(self._model, os.fsencode(file))
             if not adapter:
-                refuse(f"{file}: expected an adapter for this model", errors)
+                with opening_adapter(file, lambda _: contextlib.nullcontext()):
+                    refuse(f"{file}: expected an adapter for this model", errors)
             self._adapters[name] = adapter
         return self._adapters[name]
 

@@ -24,7 +24,7 @@ from edgephi.chat.template import ChatTemplate
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.mlx_lm import FACTS
 from edgephi.runtime.adapter import TextStream, check_version
-from edgephi.runtime.engines.errors import cannot_import, one_line, translated
+from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.mlx_lm.model import load_model, with_adapter
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
@@ -178,7 +178,7 @@ class MlxEngine:
         """The model with an adapter, or without one: all of them have the same weights."""
         if adapter not in self._models:
             file = self._adapter_files.file(adapter)
-            with _translated(f"{file}: expected an adapter for this model"), self.computing():
+            with opening_adapter(file, _translated), self.computing():
                 self._models[adapter] = self._with_adapter(model=self._models[""], file=file)
         return self._models[adapter]
 

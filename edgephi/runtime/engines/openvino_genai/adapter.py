@@ -24,7 +24,7 @@ from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
-from edgephi.runtime.engines.errors import cannot_import, translated
+from edgephi.runtime.engines.errors import cannot_import, opening_adapter, translated
 from edgephi.runtime.engines.openvino_genai.adapter_file import changed_matrices, read_factors
 from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
 from edgephi.runtime.engines.openvino_genai.low_rank import Factors
@@ -182,7 +182,7 @@ class OpenvinoEngine:
         """What the decoder computes with for an adapter, which is read when it is first asked for."""
         if adapter not in self._factors:
             file = self._adapter_files.file(adapter)
-            with _translated(f"{file}: expected an adapter for this model"):
+            with opening_adapter(file, _translated):
                 self._factors[adapter] = self._decoder.branches.factors(read_factors(file))
         return self._factors[adapter]
 
