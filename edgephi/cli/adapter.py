@@ -109,11 +109,17 @@ def _named(texts: tuple[str, ...]) -> "tuple[NamedAdapter, ...]":
         name, equals, asked = text.partition("=")
         if not equals or Path(text).is_dir():
             name, asked = "", text
+        elif not name:
+            raise UsageError(
+                f"{text}: expected a name before the =, found none",
+                hint="give NAME=ADAPTER, or ADAPTER alone",
+            )
         (found,) = locate_adapters([asked], progress=True)
         name = name or found.located.id.rpartition("/")[2]
         if not is_adapter_name(name):
             raise UsageError(
-                f"{text}: expected a name of letters, digits and . _ -, found {name[:100]!r}",
+                f"{text}: expected a name of at most 64 letters, digits and . _ -, which any file may have, "
+                f"found {name[:100]!r}",
                 hint="give a name before it: NAME=ADAPTER",
             )
         if name.casefold() in named:
