@@ -73,6 +73,11 @@ class AdapterFiles:
         return self.folder / adapter_named(self.adapters, name).file
 
 
+def merge_hint(target: str = "T") -> str:
+    """What helps with an adapter that cannot be switched on and off: to make it part of the weights."""
+    return f"merge it: `{edgephi_command('build', 'MODEL', '--target', target, '--adapter', 'ADAPTER')}`"
+
+
 def is_adapter_name(name: str) -> bool:
     """Whether an adapter may have this name: a file or folder has it, and part of a model's in the API."""
     return _NAME.fullmatch(name) is not None and path_problem(name) is None

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from edgephi.bundle.manifest import TargetFacts
+from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.commands import edgephi_command
 from edgephi.declared.target import Target
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.footprint import Footprint
@@ -99,7 +99,7 @@ def adapter_exporter(engine: str) -> AdapterExporter:
     if importlib.util.find_spec(module) is None:
         raise NotSupportedError(
             f"{engine}: expected an engine that can switch adapters on and off, found one that cannot",
-            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+            hint=merge_hint(),
         )
     return cast("AdapterExporter", importlib.import_module(module))
 

@@ -5,12 +5,12 @@ bundle of their own, which has the adapter merged.
 """
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.checkpoint.adapter.own_tokenizer import own_places
 from edgephi.checkpoint.chat_form import published_template, token_texts
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.tokenizer import load_tokenizer
-from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 from edgephi.guards.visible import visible
 
@@ -24,7 +24,7 @@ def check_chat_form(base: Manifest, checkpoint: Checkpoint, adapter: Strengthene
     if found:
         raise NotSupportedError(
             f"{visible(adapter.located.id)}: expected the base's tokenizer and chat template, found {found}",
-            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+            hint=merge_hint(),
         )
 
 

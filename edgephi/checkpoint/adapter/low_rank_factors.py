@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.low_rank import LowRankChange, read_whole
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, changes_of
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.roles import ModelTensor
-from edgephi.commands import edgephi_command
 from edgephi.errors import NotSupportedError
 
 Floats = NDArray[np.float32]
@@ -94,5 +94,5 @@ def _together(changes: list[LowRankChange], rows: int) -> LowRankFactors:
 def _merge_only(adapter: StrengthenedAdapter, module: str, found: str) -> NotSupportedError:
     return NotSupportedError(
         f"{adapter.located.id}: {module}: expected matrices that can be switched on and off, found {found}",
-        hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+        hint=merge_hint(),
     )

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.adapter_file import AdapterFile, open_adapter_file
 from edgephi.checkpoint.adapter.low_rank import LowRankChange
 from edgephi.checkpoint.adapter.peft_config import PeftConfig, read_peft_config
@@ -18,7 +19,6 @@ from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
 from edgephi.checkpoint.weights.safetensors import TensorEntry, read_tensor_rows
 from edgephi.checkpoint.weights.source import Source
-from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, NotSupportedError
 
 _HEAD_MODULE = "lm_head"
@@ -78,8 +78,7 @@ def changes_of(
         if not _is_there_already(checkpoint, module, entry):
             raise NotSupportedError(
                 f"{located.id}: {module}: expected low-rank changes alone, found other weights of it whole",
-                hint="merge it: "
-                f"`{edgephi_command('build', 'MODEL', '--target', 'T', '--adapter', 'ADAPTER')}`",
+                hint=merge_hint(),
             )
     return _changes(checkpoint, adapter, config, file)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.artifact.qnn_artifact import GraphFiles, Head, QnnArtifact, read_artifact
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
-from edgephi.bundle.switched_adapter import AdapterFiles
+from edgephi.bundle.switched_adapter import AdapterFiles, merge_hint
 from edgephi.chat.template import ChatTemplate
-from edgephi.commands import edgephi_command, install_command
+from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import EMULATION, FACTS, NPU
 from edgephi.errors import NotSupportedError
@@ -78,7 +78,7 @@ def open_engine(
     if adapters is not None and adapters.adapters:
         raise NotSupportedError(
             f"{manifest.name}: expected no adapters to switch: the weights lie inside of context binaries",
-            hint=f"merge it: `{edgephi_command('build', 'MODEL', '--target', 'qnn', '--adapter', 'A')}`",
+            hint=merge_hint("qnn"),
         )
     version = installed_version(FACTS)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
