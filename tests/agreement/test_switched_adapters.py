@@ -16,7 +16,7 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
 from edgephi.declared.target import read_target
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import BadBundleError, BadInputError
+from edgephi.errors import BadAdapterError, BadInputError
 from edgephi.runtime import load
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.session import Options
@@ -199,6 +199,6 @@ def test_a_file_that_is_no_adapter_is_one_error(
     broken.write_bytes(broken.read_bytes()[:100])
     manifest = dataclasses.replace(read_manifest(artifact))
     engine = open_engine(demo(target), manifest, provider=PROVIDER, beside=tmp_path)
-    with pytest.raises(BadBundleError, match="expected an adapter for this model"):
+    with pytest.raises(BadAdapterError, match="expected an adapter for this model"):
         engine.open_cache(8, adapter="tea")
     assert np.isfinite(cached_logits(engine, IDS)).all()
