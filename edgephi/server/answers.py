@@ -14,7 +14,7 @@ from edgephi.server.admission import Event, Job
 from edgephi.server.engine.messages import End, Piece, Progress
 from edgephi.server.http.connection import Connection
 from edgephi.server.openai.told_reuse import told_progress
-from edgephi.server.openai.writers import Writer
+from edgephi.server.openai.writer import Writer
 from edgephi.server.refusal import CLIENT_GONE, Refusal
 
 _DONE = b"data: [DONE]\n\n"

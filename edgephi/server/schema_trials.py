@@ -24,7 +24,7 @@ from edgephi.errors import EdgephiError
 from edgephi.processes.reported import report
 from edgephi.runtime.text.constraint import SchemaCompiler
 from edgephi.server.engine.messages import Failed
-from edgephi.server.openai.requests import ANY_OBJECT
+from edgephi.server.openai.response_format import ANY_OBJECT
 from edgephi.server.refusal import CLIENT_GONE, Refusal, refusal_of
 
 _MOST_WAITING = 16

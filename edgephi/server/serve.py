@@ -24,7 +24,8 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
 from edgephi.server.admission import Job, Queue
-from edgephi.server.app import Service, ServiceOptions, make_app
+from edgephi.server.app import make_app
+from edgephi.server.endpoints.service import Service, ServiceOptions
 from edgephi.server.engine.messages import End, Open, Ready
 from edgephi.server.engine.spare_memory import give_back_memory
 from edgephi.server.engine.supervisor import Supervisor

@@ -8,21 +8,14 @@ from typing import Any
 import msgspec
 
 import edgephi
-from edgephi.server.openai.requests import (
-    ROLES,
-    UNSUPPORTED,
-    UNSUPPORTED_IN_MESSAGES,
-    ChatRequest,
-    CompletionRequest,
-)
-from edgephi.server.openai.responses import (
-    ChatChunk,
-    ChatCompletion,
-    Health,
-    Model,
-    ModelList,
-    TextCompletion,
-)
+from edgephi.server.endpoints.monitoring import Health
+from edgephi.server.openai.chat.messages import ROLES, UNSUPPORTED_IN_MESSAGES
+from edgephi.server.openai.chat.request import ChatRequest
+from edgephi.server.openai.chat.response import ChatChunk, ChatCompletion
+from edgephi.server.openai.completions.request import CompletionRequest
+from edgephi.server.openai.completions.response import TextCompletion
+from edgephi.server.openai.models import Model, ModelList
+from edgephi.server.openai.request import UNSUPPORTED
 from edgephi.server.refusal import ErrorObject
 
 _TYPES = (

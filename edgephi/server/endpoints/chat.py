@@ -1,0 +1,39 @@
+"""POST /v1/chat/completions: answers to conversations."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgephi.server.endpoints.service import Service
+from edgephi.server.endpoints.submission import submit
+from edgephi.server.http.request_body import read_body
+from edgephi.server.openai.chat.request import ChatRequest, chat_ask
+from edgephi.server.openai.chat.writer import ChatWriter
+
+
+def route(service: Service) -> Route:
+    """The route of answers to conversations."""
+
+    async def chat(request: Request) -> Response:
+        service.check_open()
+        body = await read_body(request, ChatRequest, service.options.max_body_bytes)
+        adapter = service.asked_adapter(body.model)
+        ask = chat_ask(
+            body,
+            service.next_number(),
+            context=service.context,
+            system=service.options.system,
+            adapter=adapter,
+        )
+        await service.schemas.check(ask.options.json_schema, request.receive)
+        writer = ChatWriter(
+            model=service.model_name(adapter),
+            context=service.context,
+            scored=ask.options.logprobs is not None,
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        )
+        return submit(request, service, ask, writer, stream=bool(body.stream))
+
+    return Route("/v1/chat/completions", chat, methods=["POST"])

@@ -1,0 +1,69 @@
+"""The request for a chat, as a type, and what the engine is asked for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from edgephi.server.engine.messages import Ask
+from edgephi.server.openai.chat.messages import Message, plain_message
+from edgephi.server.openai.request import Request, Tokens, options, refuse_unsupported
+from edgephi.server.openai.response_format import ResponseFormat, schema_text
+from edgephi.server.refusal import Refusal
+
+
+class ChatRequest(Request, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    modalities: list[str] | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+
+def chat_ask(
+    request: ChatRequest, number: int, *, context: int, system: str | None, adapter: str = ""
+) -> Ask:
+    """What the engine is asked. `system` is the message for requests that bring none. Raises Refusal."""
+    refuse_unsupported(request)
+    limits = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise Refusal(
+            400,
+            f"expected one of max_tokens and max_completion_tokens, found {request.max_tokens} and "
+            f"{request.max_completion_tokens}",
+            param="max_tokens",
+        )
+    messages = tuple(plain_message(message, i) for i, message in enumerate(request.messages))
+    if system and not any(message["role"] == "system" for message in messages):
+        messages = ({"role": "system", "content": system}, *messages)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise Refusal(400, "expected logprobs to be true with top_logprobs", param="top_logprobs")
+    how = options(
+        request,
+        max_tokens=min(limits.pop() or context, context) if limits else context,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        json_schema=schema_text(request.response_format),
+        adapter=adapter,
+    )
+    return Ask(number, how, messages=messages)

@@ -1,0 +1,112 @@
+"""What the requests of OpenAI's API have in common, as a type, and how they are turned into options.
+
+The types check every member's kind and range and describe themselves in /openapi.json. A member that is not
+known is refused: an option that is silently ignored is the worst kind of bug. So is one that is known and
+would change the answer, but is not offered here (UNSUPPORTED), unless it has the value that changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from edgephi.runtime.options import Options
+from edgephi.server.refusal import Refusal
+
+_SEEDS = 1 << 31  # the engines' seeds have so many values
+_MOST_TOKENS = 1 << 24  # more than any vocabulary has
+
+Tokens = Annotated[int, Meta(ge=1, description="The most tokens of the answer")]
+Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
+Stops = Annotated[list[Stop], Meta(max_length=4)]
+Number = Annotated[float, Meta(ge=-2, le=2)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`include_usage` adds a last chunk with the numbers of tokens."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Request(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What the kinds of request have in common."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, description="0: all tokens. Not of OpenAI's API")] | None = None
+    seed: int | None = None
+    stop: Stop | Stops | None = None
+    n: int | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "moderation": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "store": (False,),
+    "echo": (False,),
+    "suffix": ("",),
+}
+"""Members that are refused, and the values besides null that change nothing and are let through."""
+
+
+def options(
+    request: Request,
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    adapter: str,
+    json_schema: str | None = None,
+) -> Options:
+    """How the engine is to answer a request."""
+    stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+    return Options(
+        max_tokens=max_tokens,
+        temperature=request.temperature or 0.0,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=50 if request.top_k is None else min(request.top_k, _MOST_TOKENS),
+        seed=None if request.seed is None else request.seed % _SEEDS,
+        stop=stop,
+        logprobs=logprobs,
+        json_schema=json_schema,
+        adapter=adapter or None,
+    )
+
+
+def refuse_unsupported(request: Request) -> None:
+    """Raise Refusal for what would change the answer and is not offered."""
+    for name, harmless in UNSUPPORTED.items():
+        value = getattr(request, name, None)
+        if value is not None and value not in harmless:
+            raise unsupported(f"{name} is not supported by this server; leave it out", name)
+    if request.stream_options is not None and not request.stream:
+        raise Refusal(400, "expected stream to be true with stream_options", param="stream_options")
+
+
+def unsupported(message: str, param: str) -> Refusal:
+    """What is said of something that is not offered."""
+    return Refusal(400, message, param=param, code="unsupported_parameter")
