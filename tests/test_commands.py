@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import edgephi
-from edgephi.cli.main import COMMANDS
+from edgephi.cli.listing import COMMANDS
 from edgephi.commands import edgephi_command, place, shell_command
 
 PACKAGE = Path(edgephi.__file__).parent

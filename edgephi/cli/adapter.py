@@ -8,6 +8,7 @@ import click
 from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
+from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from edgephi.bundle.certificate import VerifyLevel
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=SuggestingGroup, no_args_is_help=True)
 def adapter() -> None:
     """Make LoRA adapters that a device switches on and off.
 

@@ -7,10 +7,11 @@ import click
 from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
+from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.commands import edgephi_command
 
 
-@click.group(name="import", no_args_is_help=True)
+@click.group(cls=SuggestingGroup, name="import", no_args_is_help=True)
 def import_() -> None:
     """Make a bundle of what somebody else has compiled."""
 

@@ -9,6 +9,7 @@ from edgephi.cli.argument_types import NAME
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document, say_exactly
 from edgephi.cli.show.table import table
+from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.declared.toml_files import find_file
 
 
@@ -27,7 +28,12 @@ class Declared(Protocol):
 def list_command(folder: str, read_all: Callable[[], Sequence[Declared]], about: str) -> click.Group:
     """A group that lists all declarations of a kind, with a subcommand `show NAME`."""
 
-    @click.group(name=folder, invoke_without_command=True, help=f"{about}\n\n`show NAME` prints one as TOML.")
+    @click.group(
+        cls=SuggestingGroup,
+        name=folder,
+        invoke_without_command=True,
+        help=f"{about}\n\n`show NAME` prints one as TOML.",
+    )
     @json_option
     @click.pass_context
     def group(context: click.Context, *, as_json: bool) -> None:

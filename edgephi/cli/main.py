@@ -12,6 +12,8 @@ from typing import Any
 import click
 
 import edgephi
+from edgephi.cli.listing import COMMANDS, GROUPS
+from edgephi.cli.suggestions import SuggestingGroup, usage_message
 from edgephi.cli.terminal.interrupts import INTERRUPTED, Ended, handle_ending_signals, let_go_of_signals
 from edgephi.cli.terminal.standard_streams import (
     drop_output,
@@ -21,40 +23,6 @@ from edgephi.cli.terminal.standard_streams import (
 )
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
-
-COMMANDS: dict[str, str] = {
-    "quickstart": "Build, prove and run the embedded demo model on this machine.",
-    "doctor": "Say what this machine is, and what it can build and run.",
-    "recipes": "List the models and how each is quantised.",
-    "targets": "List the devices and what each can take.",
-    "plan": "Print all that a build would do, and write nothing.",
-    "pull": "Download a model into the cache, or a bundle into a folder.",
-    "build": "Build a model for a target: quantise, export, verify, seal.",
-    "adapter": "Make LoRA adapters that a device switches on and off.",
-    "import": "Make a bundle of what somebody else has compiled.",
-    "inspect": "Show what a bundle is, what it needs and how good it is.",
-    "verify": "Check a bundle's files; with --against, its quality too.",
-    "keygen": "Make a key pair for signing bundles.",
-    "sign": "Vouch for a bundle with your secret key.",
-    "push": "Put a bundle into a registry, where devices can fetch it.",
-    "flash": "Put a bundle on a device, proven before it is active.",
-    "status": "Show what is on a device, and how it is.",
-    "rollback": "Go back to the bundle that a device ran before.",
-    "trust": "Say whose bundles a store takes.",
-    "gc": "Remove from a device what nothing needs.",
-    "run": "Answer one prompt with a bundle.",
-    "chat": "Talk with a bundle.",
-    "serve": "Answer over HTTP, by OpenAI's API.",
-    "service": "Print a systemd unit that serves a bundle.",
-    "bench": "Measure bundles here: load, prefill, decode and memory.",
-    "tune": "Find the fastest target for a model here, by measuring.",
-}
-"""Name and first help line of each command, in the order of the listing.
-
-The command itself is the function NAME in `edgephi/cli/NAME.py`, with "_" behind a NAME that is a word of
-Python's. That file is imported when the command is used: the listing and the other commands do not pay for
-it, and a device need not have all it imports.
-"""
 
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports when a reader went away
 _EXTRAS: dict[str, str] = {
@@ -70,7 +38,7 @@ _EXTRAS: dict[str, str] = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group that knows its commands by name and imports each when it is used."""
 
     debug = False
@@ -89,9 +57,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the listing from `COMMANDS`, where click would import every command."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """Write the listing from `GROUPS`, where click would import every command."""
+        width = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -179,7 +149,7 @@ def _exit_code(arguments: list[str] | None) -> int:  # noqa: PLR0911 - one retur
     except click.UsageError as usage:
         context = usage.ctx.command_path if usage.ctx else "edgephi"
         return _report(
-            usage.format_message(),
+            usage_message(usage),
             f"see `{edgephi_command(*context.split()[1:], '--help')}`",
             UsageError.exit_code,
         )

@@ -8,6 +8,7 @@ import click
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.options import json_option, root_argument
 from edgephi.cli.show.say import say, say_document
+from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _TRUSTS_NOBODY = "{} trusts nobody in particular: it takes bundles that are not signed"
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=SuggestingGroup, no_args_is_help=True)
 def trust() -> None:
     """Say whose bundles a store takes.
 

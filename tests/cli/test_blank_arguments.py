@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edgephi.cli.main import COMMANDS, cli
+from edgephi.cli.listing import COMMANDS
+from edgephi.cli.main import cli
 from edgephi.errors import UsageError
 from tests.cli.conftest import Edgephi, is_one_error
 

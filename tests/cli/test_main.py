@@ -9,7 +9,8 @@ import click
 import pytest
 
 import edgephi as package
-from edgephi.cli.main import COMMANDS, cli
+from edgephi.cli.listing import COMMANDS, GROUPS
+from edgephi.cli.main import cli
 from tests.bundle.tiny import write_tiny_bundle
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
 from tests.installs import installs
@@ -19,13 +20,17 @@ from tests.installs import installs
 def test_help_lists_every_command(edgephi: Edgephi, option: str) -> None:
     done = edgephi(option)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[0] for line in done.stdout.split("Commands:\n")[1].splitlines()] == list(COMMANDS)
+    groups = done.stdout.split("\n\n")[-len(GROUPS) :]
+    listed = [
+        (heading, [line.split()[0] for line in lines]) for heading, *lines in map(str.splitlines, groups)
+    ]
+    assert listed == [(f"{heading}:", list(commands)) for heading, commands in GROUPS.items()]
 
 
 def test_no_arguments_show_the_help(edgephi: Edgephi) -> None:
     done = edgephi()
     assert done.returncode == 2
-    assert "Commands:" in done.stderr
+    assert "Start:" in done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,6 +50,32 @@ def test_version(edgephi: Edgephi) -> None:
 )
 def test_usage_errors(edgephi: Edgephi, arguments: list[str]) -> None:
     assert is_one_error(edgephi(*arguments), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["biuld", "demo"], "build"),
+        (["Chat"], "chat"),
+        (["install", "bundle"], "flash"),
+        (["version"], "--version"),
+        (["build", "demo", "--taget", "cpu"], "--target"),
+        (["targets", "shw", "cpu"], "show"),
+        (["trust", "ad", "store"], "add"),
+    ],
+)
+def test_what_was_probably_meant_is_said(edgephi: Edgephi, arguments: list[str], meant: str) -> None:
+    done = edgephi(*arguments)
+    assert is_one_error(done, 2)
+    assert f"; did you mean {meant}?\n" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["xyzzy"], ["run", "bundle", "--xyzzy"], ["targets", "xyzzy"]])
+def test_where_nothing_is_close_nothing_is_suggested(edgephi: Edgephi, arguments: list[str]) -> None:
+    done = edgephi(*arguments)
+    assert is_one_error(done, 2)
+    assert "xyzzy" in done.stderr
+    assert "did you mean" not in done.stderr
 
 
 def test_debug_shows_the_traceback(edgephi: Edgephi) -> None:
