@@ -1,6 +1,5 @@
 """What was probably meant by a command or an option that does not exist."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 import click
@@ -64,6 +63,8 @@ def usage_message(error: click.UsageError) -> str:
 
 
 def _close(name: str, known: Iterable[str]) -> list[str]:
+    import difflib
+
     return difflib.get_close_matches(name, list(known), n=1)
 
 

@@ -58,7 +58,9 @@ def test_help_imports_no_command() -> None:
     loaded = modules_after("from edgephi.cli.main import cli; cli.main(['--help'], standalone_mode=False)")
     around = {
         "edgephi.cli",
+        "edgephi.cli.listing",
         "edgephi.cli.main",
+        "edgephi.cli.suggestions",
         "edgephi.cli.terminal",
         "edgephi.cli.terminal.interrupts",
         "edgephi.cli.terminal.standard_streams",
