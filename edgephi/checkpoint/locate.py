@@ -1,9 +1,9 @@
 """Where a checkpoint comes from: the demo inside the package, a local folder, or the Hugging Face hub."""
 
-import re
 from pathlib import Path
 
 import edgephi
+from edgephi.checkpoint.hub.name import HUB_ID
 from edgephi.checkpoint.hub.pull import pull
 from edgephi.checkpoint.located import LOCAL, Located
 from edgephi.commands import edgephi_command
@@ -11,8 +11,6 @@ from edgephi.errors import BadCheckpointError, UsageError
 
 DEMO = "demo"
 DEMO_ID = "edgephi/demo"
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def locate(

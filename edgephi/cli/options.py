@@ -30,7 +30,12 @@ def opened(path: Path) -> Path:
     return open_bundle(path)
 
 
-def _opened(_context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+def _opened(context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    if not in_store(path):
+        from edgephi.cli.not_a_bundle import refuse_model
+
+        takes_prompt = any(each.name == "prompt" for each in context.command.params)
+        refuse_model(path, context.info_name or "run", *(["your question"] if takes_prompt else []))
     return opened(path)
 
 

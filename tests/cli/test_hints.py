@@ -26,6 +26,7 @@ ERRORS = {
     "an unknown target": ("""plan demo --target 'no;such'""", ""),
     "an unknown recipe": ("""build demo --target cpu --recipe 'no such' -o x""", ""),
     "no bundle": ("""run 'no such' hi""", ""),
+    "a model in place of a bundle": ("""run demo hi""", ""),
     "no prompt": ("""run ./"$bundle" ''""", ""),
     "no store": ("""status "./-it's a store\"""", "again"),
     "a key that others may read": ("""sign ./"$bundle" --key "./-my keys'/me.key\"""", "again"),

@@ -66,8 +66,8 @@ def _parts(text: str) -> tuple[str, float]:
 
 
 def _locate(name: str, *, progress: bool) -> Located:
+    from edgephi.checkpoint.hub.name import HUB_ID
     from edgephi.checkpoint.hub.pull_adapter import pull_adapter
-    from edgephi.checkpoint.locate import HUB_ID
 
     folder = Path(name)
     if name and folder.is_dir():
