@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
+from edgephi.runtime.text.rules import Rules
 
 DEFAULT_MAX_TOKENS = 512
 MOST_ALTERNATIVES = 20
@@ -22,8 +24,10 @@ class Options:
     `system` is the system message of a single prompt, None the bundle's own and "" none; a conversation has
     one of its own. An answer ends before the
     first of the texts in `stop`. `logprobs` asks for the log probability of each token, and of so many of
-    the most likely ones at its place. `json_schema` is the JSON text of a schema that the answer is to be
-    JSON of, like '{"type": "object"}'; an answer that is cut off by `max_tokens` is the beginning of that.
+    the most likely ones at its place. One at most of these three holds the answer to rules: `json_schema` is
+    the JSON text of a schema that it is to be JSON of, like '{"type": "object"}'; `regex` is a regular
+    expression that all of it matches; `grammar` is a grammar in Lark's syntax as llguidance reads it, or in
+    llama.cpp's GBNF. An answer that is cut off by `max_tokens` is the beginning of one that follows them.
     `adapter` is the name of the bundle's adapter to answer with, None the session's own and "" none.
     """
 
@@ -36,6 +40,8 @@ class Options:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
     adapter: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +62,24 @@ class Options:
             raise UsageError(
                 f"expected logprobs from 0 to {MOST_ALTERNATIVES}, found {self.logprobs}", hint=hint
             )
+        rules = [rules.name for rules in self._all_rules()]
+        if len(rules) > 1:
+            raise UsageError(
+                f"expected one kind of rules for an answer, found {' and '.join(rules)}", hint=hint
+            )
+
+    @property
+    def rules(self) -> Rules | None:
+        """What the answer is held to, if it is."""
+        return next(self._all_rules(), None)
+
+    def _all_rules(self) -> Iterator[Rules]:
+        if self.json_schema is not None:
+            yield Rules("json_schema", self.json_schema)
+        if self.regex is not None:
+            yield Rules("regex", self.regex)
+        if self.grammar is not None:
+            yield Rules("grammar", self.grammar)
 
 
 GREEDY = Options()

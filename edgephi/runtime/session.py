@@ -24,7 +24,7 @@ from edgephi.runtime.text.scores import Alternative, Scorer, TokenScore
 from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens, token_bytes
 
 if TYPE_CHECKING:
-    from edgephi.runtime.text.constraint import SchemaCompiler
+    from edgephi.runtime.text.constraint import ConstraintCompiler
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -104,7 +104,8 @@ class Session:
         """The answer to `prompt`, piece by piece. A stop token is never part of it.
 
         Raises PastContextError, before any computation, when the prompt leaves no room for an answer, and
-        BadInputError for a JSON schema that no answer can be held to.
+        BadInputError for rules (a JSON schema, a regular expression, a grammar) that no answer can be held
+        to.
         """
         start = time.perf_counter()
         messages = self._messages(prompt, options.system)
@@ -227,7 +228,7 @@ class Session:
         adapter = self.adapter if options.adapter is None else options.adapter
         self._check_adapter(adapter)
         scorer = None if options.logprobs is None else Scorer(self._token_bytes, options.logprobs)
-        schema = options.json_schema
+        rules = options.rules
         return Answer(
             Work(
                 engine=self.engine,
@@ -239,7 +240,7 @@ class Session:
                 start=start,
                 comes_back=comes_back,
                 adapter=adapter,
-                constraint=None if schema is None else self._schemas.compile(schema),
+                constraint=None if rules is None else self._constraints.compile(rules),
                 scorer=scorer,
                 on_prefill=on_prefill,
                 on_end=on_end,
@@ -265,10 +266,10 @@ class Session:
         return token_bytes(self._tokenizer_file)
 
     @functools.cached_property
-    def _schemas(self) -> SchemaCompiler:
-        from edgephi.runtime.text.constraint import SchemaCompiler
+    def _constraints(self) -> ConstraintCompiler:
+        from edgephi.runtime.text.constraint import ConstraintCompiler
 
-        return SchemaCompiler(self._tokenizer_file, self.manifest.chat.stop_token_ids)
+        return ConstraintCompiler(self._tokenizer_file, self.manifest.chat.stop_token_ids)
 
 
 def _check_no_system(options: Options) -> None:

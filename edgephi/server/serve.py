@@ -25,6 +25,7 @@ from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, EdgephiError, UsageError
 from edgephi.server.admission import Job, Queue
 from edgephi.server.app import make_app
+from edgephi.server.constraint_trials import ConstraintTrials
 from edgephi.server.endpoints.service import Service, ServiceOptions
 from edgephi.server.engine.messages import End, Open, Ready
 from edgephi.server.engine.spare_memory import give_back_memory
@@ -36,7 +37,6 @@ from edgephi.server.http.room import MOST_CONNECTIONS, Room
 from edgephi.server.log import LibraryHandler, Log
 from edgephi.server.metrics import Metrics
 from edgephi.server.refusal import Refusal
-from edgephi.server.schema_trials import SchemaTrials
 from edgephi.server.systemd.notify import tell_service_manager, watchdog_interval
 from edgephi.server.tally import Tally
 
@@ -202,7 +202,7 @@ async def _serve(
         ServiceOptions(options.max_body, options.deadline, options.opening.system),
         queue,
         supervisor,
-        SchemaTrials(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.chat.stop_token_ids),
+        ConstraintTrials(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.chat.stop_token_ids),
         metrics,
         log,
     )
@@ -257,7 +257,7 @@ async def _run(
             accepting.close()
         if not engine.done():
             await _drain(service, grace)
-        service.schemas.close()
+        service.constraints.close()
         service.queue.refuse_all(Refusal(503, "the server is stopping", code="stopping", retry_after=5))
         # Clients still read what was written for them.
         server.config.timeout_graceful_shutdown = ceil(max(end - time.monotonic(), _LAST_WORDS_SECONDS))

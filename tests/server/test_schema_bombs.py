@@ -66,7 +66,7 @@ def compiling(process: int) -> list[int]:
     children = []
     for task in Path(f"/proc/{process}/task").iterdir():
         children += (task / "children").read_text().split()
-    return [int(pid) for pid in children if b"schema_process" in command_line(int(pid))]
+    return [int(pid) for pid in children if b"constraint_process" in command_line(int(pid))]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_many_at_once_are_tried_one_by_one_and_not_too_many_wait(demo_bundle: Pa
             assert server.chat(max_tokens=2).status_code == 200
             refused = next(each.result() for each in asked if each.done())
             assert refused.status_code == 429
-            assert "JSON schemas wait to be compiled" in refused.text
+            assert "schemas and grammars wait to be compiled" in refused.text
             assert server.end() == 0  # whatever is still tried
 
 

@@ -1,8 +1,9 @@
-"""Answers that are JSON of a given schema: before each token, those that would break it are masked.
+"""Answers that are held to rules: before each token, those that would break the rules are masked.
 
-The library `llguidance` (extra `serve`) says which tokens may come. It reads the bundle's
-`tokenizer.json`, so this works alike with every engine. It works in a process of its own, because a schema
-of a few hundred bytes can take minutes and gigabytes: see `edgephi.runtime.text.schema_process`.
+The rules are a JSON schema, a regular expression or a grammar: see `edgephi.runtime.text.rules`. The library
+`llguidance` (extra `serve`) says which tokens may come. It reads the bundle's `tokenizer.json`, so this works
+alike with every engine. It works in a process of its own, because a schema of a few hundred bytes can take
+minutes and gigabytes: see `edgephi.runtime.text.constraint_process`.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
+from edgephi.runtime.text.rules import Kind, Rules
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA_SECONDS = 5.0
-"""The most time for a schema to be compiled, and for what may come after each token."""
-SCHEMA_MEMORY_BYTES = 512 << 20
+CONSTRAINT_SECONDS = 5.0
+"""The most time for rules to be compiled, and for what may come after each token."""
+CONSTRAINT_MEMORY_BYTES = 512 << 20
 """The most memory for it, beside what the vocabulary takes."""
 
-_LARGEST_SCHEMA = 1 << 18  # letters
+_LONGEST_RULES = 1 << 18  # letters
 
 
-class SchemaCompiler:
+class ConstraintCompiler:
     """Makes constraints for the tokens of one bundle. One thread at a time.
 
     Its process takes some tens of megabytes for a large vocabulary. `stop_token_ids` end an answer;
@@ -43,12 +45,12 @@ class SchemaCompiler:
     ) -> None:
         if importlib.util.find_spec("llguidance") is None:
             raise NotSupportedError(
-                "answers of a JSON schema need the library llguidance, which is not installed",
+                "answers that are held to rules need the library llguidance, which is not installed",
                 hint=install_command("serve"),
             )
         if not tokenizer_file.is_file():
             raise BadBundleError(
-                f"{tokenizer_file}: expected a tokenizer for answers of a JSON schema, found no such file",
+                f"{tokenizer_file}: expected a tokenizer, which answers held to rules need, found none",
                 hint="build the bundle again with this edgephi",
             )
         self._arguments = [str(tokenizer_file), *map(str, stop_token_ids)]
@@ -57,21 +59,21 @@ class SchemaCompiler:
         self._forgotten: list[int] = []
         self._process = self._start()
 
-    def compile(self, schema: str) -> Constraint:
-        """What holds one answer to a JSON schema, given as JSON text.
+    def compile(self, rules: Rules) -> Constraint:
+        """What holds one answer to `rules`.
 
-        Raises BadInputError when it is no schema, one that no answer can be held to, or one that takes too
+        Raises BadInputError when they are none, some that no answer can be held to, or some that take too
         much time or memory.
         """
-        if len(schema) > _LARGEST_SCHEMA:
+        if len(rules.text) > _LONGEST_RULES:
             raise BadInputError(
-                f"expected a JSON schema of at most {_LARGEST_SCHEMA} letters, found {len(schema)}",
-                hint=_HINT,
+                f"expected {rules.name} of at most {_LONGEST_RULES} letters, found {len(rules.text)}",
+                hint=f"make the {rules.short_name} shorter",
             )
-        if not self._process.is_alive:  # the last schema was too much for it
+        if not self._process.is_alive:  # the last rules were too much for it
             self._process = self._start()
             self._forgotten = []
-        return Constraint(self._process, next(self._numbers), schema, self._forgotten)
+        return Constraint(self._process, next(self._numbers), rules, self._forgotten)
 
     def close(self) -> None:
         """End the process."""
@@ -83,9 +85,9 @@ class SchemaCompiler:
 
     def _start(self) -> LimitedProcess:
         return LimitedProcess(
-            "edgephi.runtime.text.schema_process",
+            "edgephi.runtime.text.constraint_process",
             *self._arguments,
-            memory_bytes=SCHEMA_MEMORY_BYTES,
+            memory_bytes=CONSTRAINT_MEMORY_BYTES,
             in_background=self._in_background,
         )
 
@@ -96,11 +98,12 @@ class Constraint:
     `forgotten` takes its number when nobody holds it any more.
     """
 
-    def __init__(self, process: LimitedProcess, number: int, schema: str, forgotten: list[int]) -> None:
+    def __init__(self, process: LimitedProcess, number: int, rules: Rules, forgotten: list[int]) -> None:
         self._process = process
         self._number = number
+        self._rules = rules
         self._forgotten = forgotten
-        self._state = self._ask({"compile": number, "schema": schema}, "one that takes more")
+        self._state = self._ask({"compile": number, "rules": vars(rules)}, "one that takes more")
 
     @property
     def is_finished(self) -> bool:
@@ -133,12 +136,17 @@ class Constraint:
         forgotten = self._forgotten[:]
         del self._forgotten[: len(forgotten)]
         try:
-            return self._process.ask(json.dumps({**question, "forget": forgotten}).encode(), SCHEMA_SECONDS)
+            asked = json.dumps({**question, "forget": forgotten}).encode()
+            return self._process.ask(asked, CONSTRAINT_SECONDS)
         except LimitReachedError as cause:
             raise BadInputError(
-                f"expected a JSON schema that takes at most {cause.limit}, found {found}",
-                hint="make the schema simpler: fewer patterns, and no multipleOf of large numbers",
+                f"expected {self._rules.name} that takes at most {cause.limit}, found {found}",
+                hint=f"make the {self._rules.short_name} simpler: {_SIMPLER[self._rules.kind]}",
             ) from None
 
 
-_HINT = "see which keywords llguidance supports: https://github.com/guidance-ai/llguidance"
+_SIMPLER: dict[Kind, str] = {
+    "json_schema": "fewer patterns, and no multipleOf of large numbers",
+    "regex": "fewer repetitions inside each other",
+    "grammar": "fewer rules, and what is no rule's name in terminals",
+}

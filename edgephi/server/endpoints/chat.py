@@ -27,7 +27,7 @@ def route(service: Service) -> Route:
             system=service.options.system,
             adapter=adapter,
         )
-        await service.schemas.check(ask.options.json_schema, request.receive)
+        await service.constraints.check(ask.options.rules, request.receive)
         writer = ChatWriter(
             model=service.model_name(adapter),
             context=service.context,

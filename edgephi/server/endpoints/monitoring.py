@@ -34,7 +34,7 @@ def routes(service: Service) -> list[Route]:
             status = "stopping"
         elif supervisor.ready is not None:
             status = "ready"
-        document = Health(status, len(service.queue), service.schemas.compiling, supervisor.restarts)
+        document = Health(status, len(service.queue), service.constraints.compiling, supervisor.restarts)
         return json_response(document, 200 if status == "ready" else 503, {"cache-control": "no-store"})
 
     async def metrics(_request: Request) -> Response:

@@ -11,12 +11,12 @@ from datetime import datetime
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.switched_adapter import model_name
 from edgephi.server.admission import Queue
+from edgephi.server.constraint_trials import ConstraintTrials
 from edgephi.server.engine.supervisor import Supervisor
 from edgephi.server.log import Log
 from edgephi.server.metrics import Metrics
 from edgephi.server.openai.models import Model, ServedFacts
 from edgephi.server.refusal import Refusal
-from edgephi.server.schema_trials import SchemaTrials
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Service:
     options: ServiceOptions
     queue: Queue
     supervisor: Supervisor
-    schemas: SchemaTrials
+    constraints: ConstraintTrials
     metrics: Metrics
     log: Log
     stopping: bool = False

@@ -18,7 +18,8 @@ import edgephi.runtime
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadBundleError, BadInputError
 from edgephi.runtime.session import Options, Session
-from edgephi.runtime.text.constraint import SchemaCompiler
+from edgephi.runtime.text.constraint import ConstraintCompiler
+from edgephi.runtime.text.rules import Rules
 from tests.installs import installs
 from tests.property_profile import examples
 from tests.runtime.conftest import TARGETS, DemoFor
@@ -61,15 +62,19 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 ANY_OBJECT = '{"type": "object"}'
 
 
+def schema_of(schema: Any) -> Rules:
+    return Rules("json_schema", json.dumps(schema))
+
+
 @pytest.fixture(scope="module", params=TARGETS)
 def session(request: pytest.FixtureRequest, demo_for: DemoFor) -> Session:
     return edgephi.runtime.load(demo_for(request.param), provider="cpu")
 
 
 @pytest.fixture(scope="module")
-def compiler(demo_bundle: Path) -> SchemaCompiler:
+def compiler(demo_bundle: Path) -> ConstraintCompiler:
     stops = read_manifest(demo_bundle).chat.stop_token_ids
-    return SchemaCompiler(demo_bundle / "model/tokenizer.json", stops)
+    return ConstraintCompiler(demo_bundle / "model/tokenizer.json", stops)
 
 
 class TestAnswers:
@@ -113,11 +118,11 @@ class TestAnswers:
 
 class TestMasks:
     def test_the_end_may_come_only_where_the_answer_may_end(
-        self, compiler: SchemaCompiler, demo_bundle: Path
+        self, compiler: ConstraintCompiler, demo_bundle: Path
     ) -> None:
         stops = list(read_manifest(demo_bundle).chat.stop_token_ids)
         session = edgephi.runtime.load(demo_bundle)
-        constraint = compiler.compile('{"type": "integer"}')
+        constraint = compiler.compile(schema_of({"type": "integer"}))
         logits = np.zeros(768, np.float32)
         assert not np.isfinite(constraint.masked(logits)[stops]).any()
         (one,) = session.engine.encode("1")[1:]  # without the space in front
@@ -128,8 +133,8 @@ class TestMasks:
         assert not constraint.is_finished
         assert (logits == 0).all()  # the engine's own array is left alone
 
-    def test_tokens_that_the_tokenizer_does_not_have(self, compiler: SchemaCompiler) -> None:
-        masked = compiler.compile(ANY_OBJECT).masked(np.zeros(5000, np.float32))
+    def test_tokens_that_the_tokenizer_does_not_have(self, compiler: ConstraintCompiler) -> None:
+        masked = compiler.compile(Rules("json_schema", ANY_OBJECT)).masked(np.zeros(5000, np.float32))
         assert masked.shape == (5000,)
         assert not np.isfinite(masked[747:]).any()
         assert np.isfinite(masked).any()
@@ -137,13 +142,13 @@ class TestMasks:
     @settings(max_examples=examples(50))
     @given(seed=st.integers(0, 1 << 20), name=st.sampled_from(sorted(SCHEMAS)))
     def test_whatever_is_drawn_is_json_of_the_schema(
-        self, compiler: SchemaCompiler, demo_bundle: Path, seed: int, name: str
+        self, compiler: ConstraintCompiler, demo_bundle: Path, seed: int, name: str
     ) -> None:
         from edgephi.runtime.text.tokenizer_file import token_bytes
 
         spelled = token_bytes(demo_bundle / "model/tokenizer.json")
         stops = read_manifest(demo_bundle).chat.stop_token_ids
-        constraint, random = compiler.compile(json.dumps(SCHEMAS[name])), np.random.default_rng(seed)
+        constraint, random = compiler.compile(schema_of(SCHEMAS[name])), np.random.default_rng(seed)
         text = b""
         for _ in range(2000):
             if constraint.is_finished:
@@ -178,10 +183,10 @@ class TestMasks:
     ids=lambda value: value[:24],
 )
 def test_what_is_no_schema_is_refused_before_anything_is_computed(
-    compiler: SchemaCompiler, schema: str, found: str
+    compiler: ConstraintCompiler, schema: str, found: str
 ) -> None:
     with pytest.raises(BadInputError) as caught:
-        compiler.compile(schema)
+        compiler.compile(Rules("json_schema", schema))
     assert found in caught.value.message
     assert len(caught.value.message.splitlines()) == 1
     assert len(caught.value.message) < 400
@@ -205,9 +210,9 @@ def test_what_is_no_schema_is_refused_before_anything_is_computed(
         max_leaves=12,
     )
 )
-def test_no_schema_does_any_harm(compiler: SchemaCompiler, schema: Any) -> None:
+def test_no_schema_does_any_harm(compiler: ConstraintCompiler, schema: Any) -> None:
     try:
-        constraint = compiler.compile(json.dumps(schema))
+        constraint = compiler.compile(schema_of(schema))
     except BadInputError as error:
         assert len(error.message.splitlines()) == 1
     else:
@@ -238,8 +243,8 @@ class TestWithout:
         assert after == "stop"
 
     def test_a_tokenizer(self, tmp_path: Path) -> None:
-        with pytest.raises(BadBundleError, match="found no such file"):
-            SchemaCompiler(tmp_path / "tokenizer.json", (1,))
+        with pytest.raises(BadBundleError, match=r"expected a tokenizer, .* found none"):
+            ConstraintCompiler(tmp_path / "tokenizer.json", (1,))
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": {"type": "BPE"}}'])
     def test_a_tokenizer_that_it_can_read(self, tmp_path: Path, content: bytes) -> None:
@@ -247,7 +252,7 @@ class TestWithout:
         with pytest.raises(
             BadBundleError, match=r"expected a tokenizer( that llguidance can read)?, found"
         ) as caught:
-            SchemaCompiler(tmp_path / "tokenizer.json", (1,))
+            ConstraintCompiler(tmp_path / "tokenizer.json", (1,))
         assert len(caught.value.message.splitlines()) == 1
 
     def test_importing_it(self) -> None:

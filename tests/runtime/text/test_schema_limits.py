@@ -16,10 +16,12 @@ import pytest
 from edgephi.bundle.manifest import read_manifest
 from edgephi.errors import BadInputError
 from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
-from edgephi.runtime.text.constraint import SchemaCompiler
+from edgephi.runtime.text.constraint import ConstraintCompiler
+from edgephi.runtime.text.rules import Rules
 
 BOMB = json.dumps({"allOf": [{"type": "string", "pattern": f".*a{i}.*"} for i in range(30)]})
 MANY_STATES = json.dumps({"type": "string", "pattern": "^(.*a.{30})$"})
+INTEGER = Rules("json_schema", '{"type": "integer"}')
 PATIENCE = 60.0
 
 ASK = """
@@ -38,8 +40,8 @@ print(session.generate("hello", Options(json_schema='{"const": 7}')).text)
 """
 
 
-def compiler(bundle: Path) -> SchemaCompiler:
-    return SchemaCompiler(bundle / "model/tokenizer.json", read_manifest(bundle).chat.stop_token_ids)
+def compiler(bundle: Path) -> ConstraintCompiler:
+    return ConstraintCompiler(bundle / "model/tokenizer.json", read_manifest(bundle).chat.stop_token_ids)
 
 
 def asking(bundle: Path) -> subprocess.Popen[str]:
@@ -65,7 +67,7 @@ def until_it_compiles(pid: int) -> int:
     end = time.monotonic() + PATIENCE
     while True:
         for child in children(pid):
-            if b"schema_process" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"constraint_process" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -112,17 +114,17 @@ def test_a_killed_parent_ends_it_too(demo_bundle: Path) -> None:
 
 def test_a_process_that_ended_is_started_again(demo_bundle: Path) -> None:
     held = compiler(demo_bundle)
-    constraint = held.compile('{"type": "integer"}')
+    constraint = held.compile(INTEGER)
     held.kill()
     with pytest.raises(BadInputError, match="expected a JSON schema that takes at most"):
         constraint.take(0)
-    assert not held.compile('{"type": "integer"}').is_finished
+    assert not held.compile(INTEGER).is_finished
 
 
 def test_answers_at_the_same_time_do_not_mix(demo_bundle: Path) -> None:
     held = compiler(demo_bundle)
     logits = np.zeros(768, np.float32)
-    numbers, texts = held.compile('{"type": "integer"}'), held.compile('{"type": "string"}')
+    numbers, texts = held.compile(INTEGER), held.compile(Rules("json_schema", '{"type": "string"}'))
     first = numbers.masked(logits)
     texts.take(int(texts.masked(logits).argmax()))
     assert (numbers.masked(logits) == first).all()
@@ -133,7 +135,7 @@ def test_answers_at_the_same_time_do_not_mix(demo_bundle: Path) -> None:
 
 def test_many_states_while_it_is_written_stay_within_the_limits(demo_bundle: Path) -> None:
     held = compiler(demo_bundle)
-    constraint, random = held.compile(MANY_STATES), np.random.default_rng(1)
+    constraint, random = held.compile(Rules("json_schema", MANY_STATES)), np.random.default_rng(1)
     start = time.monotonic()
     try:
         for _ in range(500):
