@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.suggestions import SuggestingGroup
@@ -27,7 +28,7 @@ def adapter() -> None:
 
 
 @adapter.command(no_args_is_help=True)
-@click.argument("base", type=ReadPath())
+@click.argument("base", type=ReadPath(), shell_complete=complete_bundle)
 @click.argument("adapters", type=NAME, nargs=-1, required=True, metavar="ADAPTER...")
 @click.option(
     "-o", "--output", type=WrittenPath(), required=True, metavar="DIR", help="Folder to make; must not exist."

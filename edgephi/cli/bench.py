@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import ReadPath, WrittenPath
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import device_context_option, json_option, opened, provider_option
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import say, say_document
@@ -44,7 +45,9 @@ class PromptLengths(LengthsType):
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundles", nargs=-1, required=True, type=ReadPath(), metavar="BUNDLE...")
+@click.argument(
+    "bundles", nargs=-1, required=True, type=ReadPath(), metavar="BUNDLE...", shell_complete=complete_bundle
+)
 @click.option(
     "--prompt-tokens",
     "prompt_lengths",

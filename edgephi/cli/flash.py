@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath, read_size
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command, place
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=NAME)
+@click.argument("bundle", type=NAME, shell_complete=complete_bundle)
 @click.argument("destinations", type=NAME, nargs=-1, required=True, metavar="DEST...")
 @click.option(
     "--allow-downgrade",

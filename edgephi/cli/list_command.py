@@ -6,6 +6,7 @@ from typing import Protocol
 import click
 
 from edgephi.cli.argument_types import NAME
+from edgephi.cli.completion import complete_declared
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document, say_exactly
 from edgephi.cli.show.table import table
@@ -46,7 +47,7 @@ def list_command(folder: str, read_all: Callable[[], Sequence[Declared]], about:
             say(table(declared))
 
     @group.command()
-    @click.argument("name", type=NAME)
+    @click.argument("name", type=NAME, shell_complete=complete_declared(folder))
     def show(name: str) -> None:
         """Print the TOML file NAME: a start for one of your own."""
         say_exactly(find_file(name, folder).read_text(encoding="utf-8"), nl=False)

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from edgephi.cli.terminal.standard_streams import (
 )
 from edgephi.commands import edgephi_command, install_command
 from edgephi.errors import DoesNotFitError, EdgephiError, NotSupportedError, UsageError, from_os_error
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports when a reader went away
 _EXTRAS: dict[str, str] = {
@@ -62,6 +65,15 @@ class LazyGroup(SuggestingGroup):
         for heading, commands in GROUPS.items():
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Complete the name of a command from `COMMANDS`, where click would import every command."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -7,10 +7,17 @@ from typing import Any
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
+from edgephi.cli.completion import (
+    complete_bundle,
+    complete_model,
+    complete_recipe,
+    complete_soc,
+    complete_target,
+)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-model_argument: Decorator = click.argument("model", type=NAME)
+model_argument: Decorator = click.argument("model", type=NAME, shell_complete=complete_model)
 root_argument: Decorator = click.argument("root", type=NAME)
 
 
@@ -31,6 +38,8 @@ def opened(path: Path) -> Path:
 
 
 def _opened(context: click.Context, _parameter: click.Parameter, path: Path) -> Path:
+    if context.resilient_parsing:  # a Tab changes nothing
+        return path
     if not in_store(path):
         from edgephi.cli.not_a_bundle import refuse_model
 
@@ -39,13 +48,16 @@ def _opened(context: click.Context, _parameter: click.Parameter, path: Path) -> 
     return opened(path)
 
 
-bundle_argument: Decorator = click.argument("bundle", type=ReadPath(), callback=_opened)
+bundle_argument: Decorator = click.argument(
+    "bundle", type=ReadPath(), callback=_opened, shell_complete=complete_bundle
+)
 
 target_option: Decorator = click.option(
     "-t",
     "--target",
     "target_name",
     type=NAME,
+    shell_complete=complete_target,
     required=True,
     metavar="T",
     help="Target device: see `edgephi targets`; `auto` is the best one for this machine.",
@@ -55,6 +67,7 @@ recipe_option: Decorator = click.option(
     "--recipe",
     "recipe_name",
     type=NAME,
+    shell_complete=complete_recipe,
     metavar="R",
     help="Recipe, by name or TOML file. [default: the model's own, else `default`]",
 )
@@ -102,6 +115,7 @@ group_size_option: Decorator = click.option(
 soc_option: Decorator = click.option(
     "--soc",
     type=NAME,
+    shell_complete=complete_soc,
     metavar="NAME",
     help="Chip to compile for, with --target qnn: see `edgephi targets socs`. [default: the target's]",
 )

@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import insecure_option, json_option
 from edgephi.cli.show.say import say, say_document, say_exactly
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=ReadPath())
+@click.argument("bundle", type=ReadPath(), shell_complete=complete_bundle)
 @click.argument("reference", type=NAME, metavar="REGISTRY/NAME:TAG")
 @insecure_option
 @json_option

@@ -14,6 +14,7 @@ import click
 
 import edgephi
 from edgephi.cli.argument_types import ReadPath, WrittenPath
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import (
     api_key_file_option,
     device_context_option,
@@ -44,7 +45,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=ReadPath())
+@click.argument("bundle", type=ReadPath(), shell_complete=complete_bundle)
 @host_option
 @port_option(may_be_free=False)
 @api_key_file_option(otherwise="none")

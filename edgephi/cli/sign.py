@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from edgephi.cli.argument_types import ReadPath
+from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
 
 
 @click.command(no_args_is_help=True)
-@click.argument("bundle", type=ReadPath())
+@click.argument("bundle", type=ReadPath(), shell_complete=complete_bundle)
 @click.option("--key", type=ReadPath(), metavar="KEY", help="Sign for devices with NAME.key.")
 @click.option(
     "--model-signing",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
+from edgephi.cli.completion import complete_model, complete_recipe
 from edgephi.cli.options import adapter_option, bundle_argument, json_option
 from edgephi.cli.show.say import say, say_document
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     "--against",
     "model",
     type=NAME,
+    shell_complete=complete_model,
     metavar="MODEL",
     help="Measure the quality again, against this checkpoint.",
 )
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
     help="With --against: measure on little text, or on enough to judge by.",
 )
 @click.option(
-    "--recipe", "recipe_name", type=NAME, metavar="R", help="With --against: the recipe whose gate holds."
+    "--recipe",
+    "recipe_name",
+    type=NAME,
+    shell_complete=complete_recipe,
+    metavar="R",
+    help="With --against: the recipe whose gate holds.",
 )
 @click.option(
     "--signed-by",
