@@ -156,6 +156,16 @@ class PrefixCache:
                 pass
         self._ready, self._ready_adapter = list(tokens), adapter
 
+    def make_room(self, length: int, more: int) -> None:
+        """Close idle caches until another one of `length` tokens, and `more` bytes beside it, can be had.
+
+        For a sequence that is computed beside the caches and not kept. Raises DoesNotFitError.
+        """
+        needed = length * self._token_bytes + more
+        while not self._is_available(needed):
+            if not self._close_one(but=None):
+                raise self._refusal(needed, length)
+
     def close(self) -> None:
         """Close all caches."""
         for entry in list(self._entries):

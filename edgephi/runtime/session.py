@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
 from edgephi.chat.template import ChatTemplate
-from edgephi.errors import BadInputError, PastContextError, UsageError
+from edgephi.errors import PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
 from edgephi.runtime.conversation import Conversation
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.scoring import LOGIT_BYTES, OnProgress, Scoring, ScoringWork, piece_tokens
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.prompt_bound import PromptBound
-from edgephi.runtime.text.scores import Alternative, Scorer, TokenScore
-from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens, token_bytes
+from edgephi.runtime.text.raw_text import RawTexts
+from edgephi.runtime.text.scores import Alternative, PromptScore, Scorer, TokenScore
+from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
 
 if TYPE_CHECKING:
     from edgephi.runtime.text.constraint import ConstraintCompiler
@@ -35,6 +37,8 @@ __all__ = [
     "Generation",
     "Options",
     "Piece",
+    "PromptScore",
+    "Scoring",
     "Session",
     "StopReason",
     "TokenScore",
@@ -80,6 +84,8 @@ class Session:
         self.load_seconds = time.perf_counter() - start
         self._tokenizer_file = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE
         self._bound = PromptBound(self._tokenizer_file, self.context)
+        self.raw = RawTexts(self._tokenizer_file, self.engine.encode, self._bound)
+        """What encodes texts that are no conversations, and spells their tokens."""
         available = functools.partial(available_to, manifest.target.engine, self.engine.provider)
         per_token = manifest.requires.memory_per_token_bytes
         if cache_bytes is None:
@@ -132,19 +138,54 @@ class Session:
         return self._answer(self.encode_chat(messages, tools), options, start, on_prefill=on_prefill)
 
     def complete(
-        self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
+        self, text: str | Sequence[int], options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
     ) -> Answer:
         """What follows `text`, without a chat template: special tokens written in it are special tokens.
 
-        Raises as `stream` does, and BadInputError for an empty text.
+        In place of a text, its tokens can be given. Raises as `stream` does, and BadInputError for an empty
+        text or a token that the model does not have.
         """
         start = time.perf_counter()
         _check_no_system(options)
-        self._bound.check_text(text)
-        token_ids = self.engine.encode(text)
-        if not token_ids:
-            raise BadInputError("expected a text to go on from, found an empty one", hint="give a prompt")
-        return self._answer(token_ids, options, start, on_prefill=on_prefill)
+        return self._answer(self.raw.encode(text), options, start, on_prefill=on_prefill)
+
+    def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        alternatives: int = 0,
+        adapter: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Scoring:
+        """How likely the model finds each token of `text` after those before it.
+
+        Each with the `alternatives` most likely ones at its place. In place of a text, its tokens can be
+        given. `adapter` is the name of the bundle's adapter to compute with, None the session's own and ""
+        none. `on_progress` is told after each piece how many tokens are computed, and how many there are.
+        Raises as `complete` does, but the text may fill the whole context; and DoesNotFitError.
+        """
+        prompt = self.raw.encode(text)
+        if len(prompt) > self.context:
+            raise PastContextError(
+                f"the text has {len(prompt)} tokens, the context is {self.context} tokens",
+                hint="shorten the text, or build the bundle for a target with a larger context",
+            )
+        adapter = self.adapter if adapter is None else adapter
+        self._check_adapter(adapter)
+        vocabulary = len(self.raw.token_bytes)
+        step = piece_tokens(self.manifest, self.engine.provider, len(prompt), vocabulary)
+        self.caches.make_room(len(prompt), step * vocabulary * LOGIT_BYTES)
+        return Scoring(
+            ScoringWork(
+                engine=self.engine,
+                prompt=prompt,
+                spelled=self.raw.spell(prompt),
+                scorer=Scorer(self.raw.token_bytes, alternatives),
+                step=step,
+                adapter=adapter,
+                on_progress=on_progress,
+            )
+        )
 
     def chat(self, system: str | None = None) -> Conversation:
         """A conversation that remembers itself, with the bundle's system message or another one.
@@ -227,7 +268,7 @@ class Session:
         self._check_room(len(prompt))
         adapter = self.adapter if options.adapter is None else options.adapter
         self._check_adapter(adapter)
-        scorer = None if options.logprobs is None else Scorer(self._token_bytes, options.logprobs)
+        scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
         rules = options.rules
         return Answer(
             Work(
@@ -260,10 +301,6 @@ class Session:
         """Raise BadInputError when the bundle has no adapter of that name."""
         if name:
             adapter_named(self.manifest.adapters, name)
-
-    @functools.cached_property
-    def _token_bytes(self) -> dict[int, bytes]:
-        return token_bytes(self._tokenizer_file)
 
     @functools.cached_property
     def _constraints(self) -> ConstraintCompiler:
