@@ -12,6 +12,7 @@ from edgephi.cli.options import (
     provider_option,
     switched_adapter_option,
 )
+from edgephi.cli.rules_options import rules_options
 from edgephi.cli.show.say import SaidAnswer, say, say_document
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.utf8 import checked_utf8
@@ -23,6 +24,7 @@ from edgephi.errors import UsageError
 @bundle_argument
 @click.argument("prompt", required=False)
 @answer_options
+@rules_options
 @device_context_option
 @provider_option
 @switched_adapter_option
@@ -38,6 +40,9 @@ def run(
     top_p: float,
     seed: int | None,
     system: str | None,
+    json_schema: str | None,
+    regex: str | None,
+    grammar: str | None,
     context: int | None,
     provider: str | None,
     adapter: str | None,
@@ -60,7 +65,16 @@ def run(
     from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
     from edgephi.runtime.session import Options
 
-    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, system=system)
+    options = Options(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        system=system,
+        json_schema=json_schema,
+        regex=regex,
+        grammar=grammar,
+    )
     session = edgephi.runtime.load(
         bundle,
         context=context,

@@ -220,6 +220,8 @@ class _Writer:
                 written.stop_reason = "stop"
                 break
             text = stream.decode(token)
+            if work.constraint is not None and work.constraint.leaves_out_space:
+                text = _without_space(text, work.engine.decode_stream(token).decode(token))
             if work.scorer is not None:
                 score = work.scorer.score(cache.logits(), token, opens=not written.tokens, text=text)
                 waiting.append((written.decoded, score))
@@ -282,6 +284,11 @@ def _chooser(cache: KvCache, work: Work) -> Callable[[], int]:
     if constraint is None:
         return lambda: sampler.choose(cache.logits())
     return lambda: sampler.choose(constraint.masked(cache.logits()))
+
+
+def _without_space(text: str, whole: str) -> str:
+    """The text of a token without its first space, which may have been left out of `whole` already."""
+    return text.removeprefix(" ") if text == whole else text
 
 
 def _shown(

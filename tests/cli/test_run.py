@@ -271,3 +271,29 @@ def test_ctrl_c(demo_bundle: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read().strip().endswith(b" on cpu")
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "pattern"),
+    [
+        ("--schema", '\ufeff{"enum": ["on", "off"]}', '"on"|"off"'),
+        ("--regex", None, "[0-9]{2}"),
+        ("--grammar", 'start: "level " /[1-9]/', "level [1-9]"),
+    ],
+)
+def test_rules_for_the_answer(
+    edgephi: Edgephi, demo_bundle: Path, tmp_path: Path, option: str, content: str | None, pattern: str
+) -> None:
+    (tmp_path / "rules").write_text(content or "")
+    done = edgephi("run", demo_bundle, PROMPT, option, pattern if content is None else tmp_path / "rules")
+    assert re.fullmatch(pattern, done.stdout.removesuffix("\n")), done.stdout
+
+
+def test_rules_that_are_none(edgephi: Edgephi, demo_bundle: Path, tmp_path: Path) -> None:
+    done = edgephi("run", demo_bundle, PROMPT, "--regex", "(")
+    assert is_one_error(done, 4)
+    assert "expected a regular expression" in done.stderr
+    assert edgephi("run", demo_bundle, PROMPT, "--schema", tmp_path / "none").returncode == 4
+    both = edgephi("run", demo_bundle, PROMPT, "--regex", "a", "--schema", Path(__file__))
+    assert both.returncode == 2
+    assert "expected one kind of rules for an answer" in both.stderr

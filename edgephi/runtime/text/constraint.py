@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.commands import install_command
 from edgephi.errors import BadBundleError, BadInputError, NotSupportedError
 from edgephi.processes.limited_process import LimitedProcess, LimitReachedError
+from edgephi.runtime.text.constraint_process import FINISHED, OPENING
 from edgephi.runtime.text.rules import Kind, Rules
 
 if TYPE_CHECKING:
@@ -108,7 +109,12 @@ class Constraint:
     @property
     def is_finished(self) -> bool:
         """Whether the answer is complete and nothing but its end may come."""
-        return self._state[:1] == b"\1"
+        return self._state[:1] == FINISHED
+
+    @property
+    def leaves_out_space(self) -> bool:
+        """Whether a space that comes now is no part of the answer's text: in some vocabularies the first."""
+        return self._state[:1] == OPENING
 
     def masked(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of logits [vocabulary], -inf for tokens that must not come next.

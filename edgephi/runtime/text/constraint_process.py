@@ -7,7 +7,8 @@ two talk.
 
 A question is one JSON document: {"compile": N, "rules": {"kind": KIND, "text": TEXT}} begins the answer
 number N, {"take": N, "token": ID} goes on with it; "forget" is a list of answers that have ended. The answer
-is a byte, 1 when nothing but the end of N may come, and then one bit a token, 1 for those that may.
+is a byte and then one bit a token, 1 for those that may come. The byte is 1 when nothing but the end of N
+may, 2 when a space that comes now is no part of the answer's text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edgephi.processes.limited_process import Answer, answer_questions
 from edgephi.runtime.text.rules import JSON_LAYOUT, Kind, Rules
 from edgephi.runtime.text.tokenizer_file import leaves_out_first_space
 
+GOING_ON, FINISHED, OPENING = b"\0", b"\1", b"\2"
 _BEHIND_A_SPACE = {"lark_grammar": 'start: " " @answer'}
 _ANYTHING_BEHIND_A_SPACE = {"lark_grammar": "start: / (?s:.*)/"}
 _GBNF = re.compile(r"^\s*root\s*::=", re.MULTILINE)  # its first rule has this name
@@ -73,8 +75,8 @@ class Matchers:
             matcher = self._matchers[asked["take"]]
             matcher.take(asked["token"])
             if matcher.is_stopped():
-                return b"\1"
-        return b"\0" + matcher.mask()
+                return FINISHED
+        return (OPENING if matcher.is_at_space else GOING_ON) + matcher.mask()
 
     def _compile(self, rules: Rules) -> Matcher:
         grammar = {"name": "answer", **_grammar(rules)}
@@ -97,6 +99,11 @@ class Matcher:
         self._matcher = matcher
         self._rules = rules
         self._check()
+
+    @property
+    def is_at_space(self) -> bool:
+        """Whether a space that comes now is no part of the answer's text."""
+        return False
 
     def mask(self) -> bytes:
         """One bit a token, 1 for those that may come."""
@@ -132,6 +139,11 @@ class Opening(Matcher):
         self._plain = plain
         self._spaces = spaces
         self._chosen: Matcher | None = None
+
+    @property
+    def is_at_space(self) -> bool:
+        """See Matcher."""
+        return self._chosen is None
 
     def mask(self) -> bytes:
         """See Matcher."""

@@ -21,6 +21,7 @@ def route(service: Service) -> Route:
         body = await read_body(request, CompletionRequest, service.options.max_body_bytes)
         adapter = service.asked_adapter(body.model)
         ask = completion_ask(body, service.next_number(), context=service.context, adapter=adapter)
+        await service.constraints.check(ask.options.rules, request.receive)
         writer = TextWriter(
             model=service.model_name(adapter),
             context=service.context,

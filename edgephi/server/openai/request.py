@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgephi.runtime.options import Options
+from edgephi.server.openai.answer_rules import RuledRequest, answer_rules
 from edgephi.server.refusal import Refusal
 
 _SEEDS = 1 << 31  # the engines' seeds have so many values
@@ -31,7 +32,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class Request(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class Request(RuledRequest, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What the kinds of request have in common."""
 
     model: str | None = None
@@ -80,9 +81,9 @@ def options(
     max_tokens: int,
     logprobs: int | None,
     adapter: str,
-    json_schema: str | None = None,
 ) -> Options:
-    """How the engine is to answer a request."""
+    """How the engine is to answer a request. Raises Refusal."""
+    rules = answer_rules(request)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return Options(
         max_tokens=max_tokens,
@@ -92,8 +93,8 @@ def options(
         seed=None if request.seed is None else request.seed % _SEEDS,
         stop=stop,
         logprobs=logprobs,
-        json_schema=json_schema,
         adapter=adapter or None,
+        **({} if rules is None else {rules.kind: rules.text}),
     )
 
 

@@ -74,6 +74,19 @@ class TestAnswers:
             assert generation.stop_reason == "stop"
             assert re.fullmatch(REGEXES[name], generation.text), generation.text
 
+    @pytest.mark.parametrize("regex", [" x", "x", " ?x", "x +y"])
+    @pytest.mark.parametrize("before", ["<|user|>", "a text"])
+    def test_begin_as_the_rules_say_wherever_they_begin(
+        self, session: Session, before: str, regex: str
+    ) -> None:
+        answer = session.complete(before, Options(regex=regex, max_tokens=9, logprobs=0))
+        for _ in answer:
+            pass
+        text = answer.generation.text
+        assert re.fullmatch(regex, text), text
+        scores = answer.generation.scores or ()
+        assert b"".join(bytes(score.bytes) for score in scores).decode() == text
+
     @pytest.mark.parametrize("grammar", [SUM, SUM_IN_GBNF], ids=["Lark", "GBNF"])
     def test_follow_their_grammar(self, session: Session, grammar: str) -> None:
         options = Options(grammar=grammar, temperature=2.0, seed=3, max_tokens=400)

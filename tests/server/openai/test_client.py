@@ -1,6 +1,7 @@
 """OpenAI's own client against `edgephi serve`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,36 @@ class TestChat:
             model=MODEL, messages=user(PROMPT), response_format={"type": "json_object"}
         )
         assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+
+    @pytest.mark.parametrize(
+        ("members", "pattern"),
+        [
+            ({"structured_outputs": {"regex": "[a-c]{2}[0-9]"}}, "[a-c]{2}[0-9]"),
+            ({"structured_outputs": {"choice": ["a.b", "c|d"]}}, r"a\.b|c\|d"),
+            ({"structured_outputs": {"grammar": 'start: "<" /[0-9]{2}/ ">"'}}, "<[0-9]{2}>"),
+            ({"structured_outputs": {"json": {"enum": [7, 8]}}}, "7|8"),
+            ({"structured_outputs": {"json_object": True}}, r"\{.*"),
+            ({"guided_regex": "x{3,4}"}, "x{3,4}"),
+            ({"guided_choice": ["on", "off"]}, "on|off"),
+            ({"guided_grammar": "start: /y{1,3}z/"}, "y{1,3}z"),
+            ({"guided_json": '{"const": null}'}, "null"),
+            ({"grammar": 'root ::= "u" [0-9] "v"'}, "u[0-9]v"),
+            ({"json_schema": {"type": "boolean"}}, "true|false"),
+            ({"response_format": {"type": "json_object", "schema": {"const": "w"}}}, '"w"'),
+        ],
+        ids=str,
+    )
+    def test_rules_by_the_names_of_vllm_and_llama_cpp(
+        self, client: openai.OpenAI, members: dict[str, Any], pattern: str
+    ) -> None:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=user("tell me a story"), max_tokens=400, extra_body=members
+        )
+        assert re.fullmatch(pattern, answer.choices[0].message.content or "", re.DOTALL)
+        text = client.completions.create(
+            model=MODEL, prompt="Once", max_tokens=400, extra_body=members
+        ).choices[0]
+        assert re.fullmatch(pattern, text.text, re.DOTALL)
 
     def test_an_answer_goes_back_as_the_client_has_it(self, client: openai.OpenAI) -> None:
         message = client.chat.completions.create(model=MODEL, messages=user(PROMPT)).choices[0].message

@@ -9,7 +9,6 @@ from msgspec import Meta
 from edgephi.server.engine.messages import Ask
 from edgephi.server.openai.chat.messages import Message, plain_message
 from edgephi.server.openai.request import Request, Tokens, options, refuse_unsupported
-from edgephi.server.openai.response_format import ResponseFormat, schema_text
 from edgephi.server.refusal import Refusal
 
 
@@ -20,7 +19,6 @@ class ChatRequest(Request, kw_only=True, frozen=True, forbid_unknown_fields=True
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -63,7 +61,6 @@ def chat_ask(
         request,
         max_tokens=min(limits.pop() or context, context) if limits else context,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        json_schema=schema_text(request.response_format),
         adapter=adapter,
     )
     return Ask(number, how, messages=messages)
