@@ -10,6 +10,7 @@ SAME_KIND = {
     "ArtifactWeights": "each exporter's reader of its own artifact",
     "Alternative": "the runtime's, and how the engine's process tells it to the server",
     "Job": "what waits for its turn, at the server and in the stream",
+    "PromptScore": "the runtime's, and how the engine's process tells it to the server",
     "Piece": "the runtime's, and how the engine's process tells it to the server",
     "Ready": "what a process of ours says when it can be asked, in two protocols",
 }

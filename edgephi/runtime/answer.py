@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from edgephi.errors import EdgephiError
 from edgephi.runtime.adapter import Engine, KvCache
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
 from edgephi.runtime.prefix_cache import PrefixCache
-from edgephi.runtime.text.sampling import Sampler, Sampling
+from edgephi.runtime.text.sampling import Sampler, Sampling, best
 from edgephi.runtime.text.scores import Scorer, TokenScore
 from edgephi.runtime.text.stop_texts import StopTexts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgephi.runtime.text.constraint import Constraint
 
 StopReason = Literal["stop", "length", "context", "closed"]
@@ -71,6 +74,7 @@ class Work:
     `comes_back`: whether a later prompt may go on where this answer ends. `adapter`: the name of the one that
     it is computed with, or "". `on_end` is told the answer and its
     tokens when it has ended, other than by an error; the tokens are None where they say more than the text.
+    `known` are the logits after the prompt [vocabulary] where somebody has computed them.
     """
 
     engine: Engine
@@ -86,6 +90,7 @@ class Work:
     scorer: Scorer | None = None
     on_prefill: OnPrefill | None = None
     on_end: OnEnd | None = None
+    known: NDArray[np.float32] | None = None
 
     @property
     def most_new_tokens(self) -> int:
@@ -164,6 +169,35 @@ class Answer(Iterator[str]):
         return self._writer.generation
 
 
+class _Logits(Protocol):
+    """What tokens are chosen from: a KvCache, as far as decoding needs one."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """See KvCache."""
+
+    def next_greedy(self) -> int:
+        """See KvCache."""
+
+    def append(self, tokens: Sequence[int]) -> Iterator[int]:
+        """See KvCache."""
+
+
+class _Known:
+    """Logits that are there already, for an answer of one token."""
+
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        self._logits = logits
+
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits
+
+    def next_greedy(self) -> int:
+        return best(self._logits)
+
+    def append(self, tokens: Sequence[int]) -> Iterator[int]:
+        raise EdgephiError(f"expected no token behind the first, found {tokens}", hint="please report this")
+
+
 class _Writer:
     """Writes one answer. `generation` is there when it has ended, other than by an error."""
 
@@ -179,6 +213,9 @@ class _Writer:
         work, written = self._work, self._written
         written.prefill_start = time.perf_counter()
         try:
+            if work.known is not None and work.most_new_tokens == 1:
+                yield from self._decode(_Known(work.known), written)
+                return
             with work.caches.take(
                 work.prompt, work.length, comes_back=work.comes_back, adapter=work.adapter
             ) as lease:
@@ -201,7 +238,7 @@ class _Writer:
                 return False
         return True
 
-    def _decode(self, cache: KvCache, written: _Written) -> Iterator[Piece]:
+    def _decode(self, cache: _Logits, written: _Written) -> Iterator[Piece]:
         """Write the answer, piece by piece."""
         work = self._work
         options = work.options
@@ -275,7 +312,7 @@ class _Writer:
             work.on_end(self.generation, written.tokens if is_said else None)
 
 
-def _chooser(cache: KvCache, work: Work) -> Callable[[], int]:
+def _chooser(cache: _Logits, work: Work) -> Callable[[], int]:
     """What gives the next token."""
     options, constraint = work.options, work.constraint
     if options.temperature == 0 and constraint is None and work.scorer is None:

@@ -26,6 +26,9 @@ from edgephi.runtime.text.scores import Alternative, PromptScore, Scorer, TokenS
 from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgephi.runtime.text.constraint import ConstraintCompiler
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "Answer",
     "Conversation",
     "Generation",
+    "OnPrefill",
     "Options",
     "Piece",
     "PromptScore",
@@ -138,16 +142,24 @@ class Session:
         return self._answer(self.encode_chat(messages, tools), options, start, on_prefill=on_prefill)
 
     def complete(
-        self, text: str | Sequence[int], options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
+        self,
+        text: str | Sequence[int],
+        options: Options = GREEDY,
+        *,
+        on_prefill: OnPrefill | None = None,
+        scored: Scoring | None = None,
     ) -> Answer:
         """What follows `text`, without a chat template: special tokens written in it are special tokens.
 
-        In place of a text, its tokens can be given. Raises as `stream` does, and BadInputError for an empty
-        text or a token that the model does not have.
+        In place of a text, its tokens can be given. `scored` is what `score` gave for the very same one,
+        taken to its end: one token behind it then comes without computing the text again. Raises as `stream`
+        does, and BadInputError for an empty text or a token that the model does not have.
         """
         start = time.perf_counter()
         _check_no_system(options)
-        return self._answer(self.raw.encode(text), options, start, on_prefill=on_prefill)
+        prompt = self.raw.encode(text)
+        known = None if scored is None else scored.logits
+        return self._answer(prompt, options, start, on_prefill=on_prefill, known=known)
 
     def score(
         self,
@@ -213,7 +225,7 @@ class Session:
         )
         places = (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
         shared = next(places, min(len(one), len(other)))
-        self._check_room(shared)
+        self.check_room(shared)
         self.caches.keep_ready(one[:shared], self.adapter)
 
     def render(self, prompt: str, system: str | None = None) -> str:
@@ -264,8 +276,9 @@ class Session:
         comes_back: bool = True,
         on_prefill: OnPrefill | None = None,
         on_end: OnEnd | None = None,
+        known: NDArray[np.float32] | None = None,
     ) -> Answer:
-        self._check_room(len(prompt))
+        self.check_room(len(prompt))
         adapter = self.adapter if options.adapter is None else options.adapter
         self._check_adapter(adapter)
         scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
@@ -285,10 +298,11 @@ class Session:
                 scorer=scorer,
                 on_prefill=on_prefill,
                 on_end=on_end,
+                known=known,
             )
         )
 
-    def _check_room(self, tokens: int) -> None:
+    def check_room(self, tokens: int) -> None:
         """Raise PastContextError when a prompt leaves no room for an answer."""
         if tokens >= self.context:
             raise PastContextError(

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections import deque
 
-from edgephi.server.engine.messages import Ask, End, Piece, Progress
+from edgephi.server.engine.messages import Ask, Echo, End, Finished, Piece, Progress
 from edgephi.server.refusal import Refusal
 
-Event = Progress | Piece | End | Refusal
+Event = Progress | Echo | Piece | Finished | End | Refusal
 
 _REMEMBERED_DURATIONS = 16
 _FIRST_GUESS_SECONDS = 5.0  # a request's time in the engine, before there was one

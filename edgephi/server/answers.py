@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edgephi.server.admission import Event, Job
-from edgephi.server.engine.messages import End, Piece, Progress
+from edgephi.server.engine.messages import Echo, End, Finished, Piece, Progress
 from edgephi.server.http.connection import Connection
 from edgephi.server.openai.told_reuse import told_progress
-from edgephi.server.openai.writer import Writer
+from edgephi.server.openai.writer import Said, Writer
 from edgephi.server.refusal import CLIENT_GONE, Refusal
 
 _DONE = b"data: [DONE]\n\n"
@@ -71,15 +71,15 @@ class JobResponse(Response):
             self._over(Refusal(CLIENT_GONE, "the response could not be sent"))
 
     async def _send_whole(self, scope: Scope, receive: Receive, send: Send) -> End:
-        pieces: list[Piece] = []
+        said: list[Said] = []
         while True:
             for event in await self._job.events():
                 if isinstance(event, Refusal):
                     raise event
-                if isinstance(event, Piece):
-                    pieces.append(event)
+                if isinstance(event, Echo | Piece | Finished):
+                    said.append(event)
                 elif isinstance(event, End):
-                    body = _encode(self._writer.whole(pieces, event))
+                    body = _encode(self._writer.whole(said, event))
                     await Response(body, media_type="application/json")(scope, receive, send)
                     return event
 
@@ -113,8 +113,8 @@ class JobResponse(Response):
 
     def _lines(self, event: Event) -> list[bytes]:
         """What is written into a stream for an event."""
-        if isinstance(event, Piece):
-            return [_event(self._writer.chunk(event))]
+        if isinstance(event, Echo | Piece | Finished):
+            return [_event(chunk) for chunk in self._writer.chunks(event)]
         if isinstance(event, Progress):
             # A comment: clients skip it, and what stands between us sees that somebody is there.
             done, total = told_progress(event)

@@ -98,5 +98,13 @@ def _job_facts(job: Job, log: Log) -> dict[str, object]:
             "generated_tokens": job.end.generated_tokens,
         }
     if log.prompts:
-        facts["prompt"] = job.ask.text if job.ask.messages is None else list(job.ask.messages)
+        facts["prompt"] = _said_by_client(job)
     return facts
+
+
+def _said_by_client(job: Job) -> object:
+    """The messages, the text or the texts of a request, or their tokens."""
+    if job.ask.messages is not None:
+        return list(job.ask.messages)
+    texts = [prompt.tokens if prompt.text is None else prompt.text for prompt in job.ask.prompts]
+    return texts[0] if len(texts) == 1 else texts

@@ -6,12 +6,12 @@ import pytest
 
 from edgephi.runtime.options import Options
 from edgephi.server.admission import Job, Queue
-from edgephi.server.engine.messages import Ask, End, Piece
+from edgephi.server.engine.messages import Ask, End, Piece, Prompt
 from edgephi.server.refusal import Refusal
 
 
 def job(number: int = 1) -> Job:
-    return Job(Ask(number, Options(max_tokens=10), text="x"))
+    return Job(Ask(number, Options(max_tokens=10), prompts=(Prompt("x"),)))
 
 
 def refused(queue: Queue) -> Refusal:

@@ -2,8 +2,8 @@
 
 The server sends one Open, then one Ask after the other, each only when the one before has ended; a Cancel may
 come at any time. The engine's process answers Open with Ready, and an Ask with Progress for each piece of the
-prompt, Piece for each piece of the answer, and one End or Failed. A line is an object with one key, the kind
-of the message, and its fields: `{"cancel": {"id": 7}}`.
+prompt, Piece for each piece of the answer, with raw texts also Echo and Finished, and one End or Failed. A
+line is an object with one key, the kind of the message, and its fields: `{"cancel": {"id": 7}}`.
 
 The standard library is enough for these: an engine's process should hold the engine, and little else.
 Times are seconds; moments are those of the monotonic clock, which all processes of a machine share.
@@ -30,13 +30,27 @@ class Open:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A raw text to go on from, or its tokens in place of it."""
+
+    text: str | None = None
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Ask:
-    """One prompt, either the messages of a conversation or plain text, and how it is to be answered."""
+    """The messages of a conversation, or raw texts, and how each is to be answered: a choice for each text.
+
+    `echo` asks for the texts themselves too, with their scores where the options ask for scores, and
+    `only_echo` for nothing else.
+    """
 
     id: int
     options: Options
     messages: tuple[dict[str, str], ...] | None = None
-    text: str | None = None
+    prompts: tuple[Prompt, ...] = ()
+    echo: bool = False
+    only_echo: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,25 @@ class Score:
 
 
 @dataclass(frozen=True)
+class PromptScore:
+    """A token of a text that was given. `logprob` is None where nothing is before it."""
+
+    text: str
+    logprob: float | None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A part of a text that was given, and the scores of its tokens."""
+
+    id: int
+    choice: int
+    text: str
+    scores: tuple[PromptScore, ...] = ()
+
+
+@dataclass(frozen=True)
 class Piece:
     """Text that is complete, the scores of its tokens, and the moment when the engine gave it."""
 
@@ -93,12 +126,23 @@ class Piece:
     text: str
     at: float
     scores: tuple[Score, ...] = ()
+    choice: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One of several choices is whole. `stop_reason` as in End."""
+
+    id: int
+    choice: int
+    stop_reason: str
 
 
 @dataclass(frozen=True)
 class End:
     """The answer's numbers, as Session's Generation has them; one that was cancelled has ended as "closed".
 
+    Of several choices tokens are counted together, and the rest is that of the last one.
     `engine_seconds` went by in the engine's process from reading the request to this message.
     """
 
@@ -129,7 +173,7 @@ class Warned:
 
 
 ToEngine = Open | Ask | Cancel
-FromEngine = Ready | Progress | Piece | End | Failed | Warned
+FromEngine = Ready | Progress | Echo | Piece | Finished | End | Failed | Warned
 
 
 def kind_of(message: ToEngine | FromEngine) -> str:

@@ -14,8 +14,10 @@ import msgspec
 
 from edgephi.processes.child_process import child_command
 from edgephi.server.engine.messages import (
+    Echo,
     End,
     Failed,
+    Finished,
     FromEngine,
     Piece,
     Progress,
@@ -35,6 +37,8 @@ class _Line(msgspec.Struct, frozen=True):
 
     piece: Piece | None = None
     progress: Progress | None = None
+    echo: Echo | None = None
+    finished: Finished | None = None
     end: End | None = None
     failed: Failed | None = None
     ready: Ready | None = None
@@ -43,11 +47,8 @@ class _Line(msgspec.Struct, frozen=True):
     @property
     def message(self) -> FromEngine:
         """The one that is there."""
-        return next(
-            each
-            for each in (self.piece, self.progress, self.end, self.failed, self.ready, self.warned)
-            if each is not None
-        )
+        message: FromEngine = next(each for each in msgspec.structs.astuple(self) if each is not None)
+        return message
 
 
 class EngineProcess(asyncio.SubprocessProtocol):

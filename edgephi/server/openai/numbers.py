@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgephi.server.engine.messages import End
+from edgephi.server.engine.messages import End, Finished
 from edgephi.server.openai.told_reuse import told_speed, told_tokens
 
 
@@ -58,6 +58,6 @@ def numbers(end: End, context: int) -> Numbers:
     )
 
 
-def finish_reason(end: End) -> str:
+def finish_reason(end: End | Finished) -> str:
     """Why an answer ended, in the API's words: the context's end is a length too."""
     return "stop" if end.stop_reason == "stop" else "length"

@@ -69,7 +69,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "store": (False,),
-    "echo": (False,),
     "suffix": ("",),
 }
 """Members that are refused, and the values besides null that change nothing and are let through."""

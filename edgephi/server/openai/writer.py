@@ -7,20 +7,22 @@ from typing import Protocol
 
 import msgspec
 
-from edgephi.server.engine.messages import End, Piece
+from edgephi.server.engine.messages import Echo, End, Finished, Piece
+
+Said = Echo | Piece | Finished
 
 
 class Writer(Protocol):
     """One answer's form."""
 
-    def whole(self, pieces: Sequence[Piece], end: End) -> msgspec.Struct:
+    def whole(self, said: Sequence[Said], end: End) -> msgspec.Struct:
         """The response that is not streamed."""
 
     def opening(self) -> list[msgspec.Struct]:
         """The first chunks of a stream."""
 
-    def chunk(self, piece: Piece) -> msgspec.Struct:
-        """The chunk of one piece."""
+    def chunks(self, said: Said) -> list[msgspec.Struct]:
+        """The chunks of what the engine has said."""
 
     def closing(self, end: End) -> list[msgspec.Struct]:
         """The last chunks of a stream."""

@@ -255,37 +255,6 @@ class TestChat:
             assert prompt_tokens(told) > prompt_tokens(user(PROMPT))
 
 
-class TestCompletions:
-    def test_continues_a_text(self, client: openai.OpenAI, expected: str) -> None:
-        prompt = f"<|user|>\n{PROMPT}<|end|>\n<|assistant|>\n"
-        answer = client.completions.create(model=MODEL, prompt=prompt, max_tokens=100)
-        assert answer.choices[0].text == expected
-        assert answer.choices[0].finish_reason == "stop"
-        stream = list(client.completions.create(model=MODEL, prompt=prompt, max_tokens=100, stream=True))
-        assert "".join(chunk.choices[0].text for chunk in stream) == expected
-        assert stream[-1].choices[0].finish_reason == "stop"
-
-    def test_a_short_answer_unless_told_otherwise(self, client: openai.OpenAI) -> None:
-        answer = client.completions.create(model=MODEL, prompt="turn on the")
-        assert answer.usage is not None and answer.usage.completion_tokens <= 16
-
-    def test_usage_of_a_stream(self, client: openai.OpenAI) -> None:
-        *_, last = client.completions.create(
-            model=MODEL, prompt="turn on", stream=True, stream_options={"include_usage": True}
-        )
-        assert last.choices == []
-        assert last.usage is not None and last.usage.prompt_tokens > 0
-
-    def test_logprobs(self, client: openai.OpenAI) -> None:
-        answer = client.completions.create(model=MODEL, prompt="turn on the", logprobs=2, max_tokens=5)
-        logprobs = answer.choices[0].logprobs
-        assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs and logprobs.text_offset
-        assert logprobs.text_offset[0] == 0
-        assert "".join(logprobs.tokens) == answer.choices[0].text
-        assert all(len(each) <= 2 for each in logprobs.top_logprobs)
-        assert all((value or 0) <= 0 for value in logprobs.token_logprobs or [])
-
-
 class TestRefused:
     @pytest.mark.parametrize(
         "members",
@@ -323,17 +292,6 @@ class TestRefused:
             user="me",
             metadata={"a": "b"},
         )
-
-    @pytest.mark.parametrize("members", [{"best_of": 2}, {"echo": True}, {"suffix": "x"}])
-    def test_what_completions_do_not_offer(self, client: openai.OpenAI, members: dict[str, Any]) -> None:
-        with pytest.raises(openai.BadRequestError, match="is not supported"):
-            client.completions.create(model=MODEL, prompt="turn", **members)
-
-    @pytest.mark.parametrize("prompt", [["a", "b"], [1, 2, 3], [[1, 2]], ""])
-    def test_prompts_that_are_not_one_text(self, client: openai.OpenAI, prompt: Any) -> None:
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.completions.create(model=MODEL, prompt=prompt)
-        assert caught.value.param == "prompt"
 
     def test_an_image(self, client: openai.OpenAI) -> None:
         image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

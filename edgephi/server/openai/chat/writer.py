@@ -22,6 +22,7 @@ from edgephi.server.openai.chat.response import (
     TokenLogprob,
 )
 from edgephi.server.openai.numbers import finish_reason, numbers, usage
+from edgephi.server.openai.writer import Said
 
 
 class ChatWriter:
@@ -35,8 +36,9 @@ class ChatWriter:
         self._scored = scored
         self._include_usage = include_usage
 
-    def whole(self, pieces: Sequence[Piece], end: End) -> ChatCompletion:
+    def whole(self, said: Sequence[Said], end: End) -> ChatCompletion:
         """See Writer."""
+        pieces = [each for each in said if isinstance(each, Piece)]
         scores = [score for piece in pieces for score in piece.scores]
         message = AnswerMessage("".join(piece.text for piece in pieces))
         return ChatCompletion(
@@ -52,9 +54,11 @@ class ChatWriter:
         """See Writer."""
         return [self._chunk(DeltaChoice(Delta(role="assistant", content="")))]
 
-    def chunk(self, piece: Piece) -> ChatChunk:
+    def chunks(self, said: Said) -> list[msgspec.Struct]:
         """See Writer."""
-        return self._chunk(DeltaChoice(Delta(content=piece.text), self._logprobs(piece.scores)))
+        if not isinstance(said, Piece):
+            return []
+        return [self._chunk(DeltaChoice(Delta(content=said.text), self._logprobs(said.scores)))]
 
     def closing(self, end: End) -> list[msgspec.Struct]:
         """See Writer."""

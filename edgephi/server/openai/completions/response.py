@@ -8,16 +8,19 @@ from edgephi.server.openai.numbers import Numbers, Usage
 
 
 class TextLogprobs(msgspec.Struct, frozen=True):
-    """Log probabilities of a completion, one item a token in each list."""
+    """Log probabilities of a completion, one item a token in each list.
+
+    Those of a text's first token are null. Among the most likely ones is always the token that is there.
+    """
 
     tokens: tuple[str, ...]
-    token_logprobs: tuple[float, ...]
-    top_logprobs: tuple[dict[str, float], ...]
+    token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[str, float] | None, ...]
     text_offset: tuple[int, ...]
 
 
 class TextChoice(msgspec.Struct, frozen=True):
-    """The one continuation, or a piece of it."""
+    """One text's continuation, or a piece of it; with `echo` behind the text itself."""
 
     text: str
     logprobs: TextLogprobs | None = None

@@ -1,4 +1,4 @@
-"""How the continuation of a text is written."""
+"""How the continuations of texts are written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET
 
-from edgephi.server.engine.messages import End, Piece, Score
+from edgephi.server.engine.messages import End, Finished, PromptScore, Score
 from edgephi.server.openai.completions.response import TextChoice, TextCompletion, TextLogprobs
 from edgephi.server.openai.numbers import Usage, finish_reason, numbers, usage
+from edgephi.server.openai.writer import Said
 
 
 class TextWriter:
-    """The continuation of a text."""
+    """The continuations of texts, a choice each."""
 
     def __init__(self, *, model: str, context: int, scored: bool, include_usage: bool) -> None:
         self._id = f"cmpl-{uuid.uuid4().hex}"
@@ -24,29 +25,46 @@ class TextWriter:
         self._context = context
         self._scored = scored
         self._include_usage = include_usage
-        self._written = 0  # characters, from the start of the answer
+        self._written: dict[int, int] = {}  # characters of each choice
+        self._last: Finished | None = None  # waits for the end of all, to be told with its numbers
 
-    def whole(self, pieces: Sequence[Piece], end: End) -> TextCompletion:
+    def whole(self, said: Sequence[Said], end: End) -> TextCompletion:
         """See Writer."""
-        scores = [score for piece in pieces for score in piece.scores]
-        text = "".join(piece.text for piece in pieces)
-        choice = TextChoice(text, self._logprobs(scores), finish_reason(end))
-        return self._completion((choice,), usage(end), end)
+        by_choice: dict[int, list[Said]] = {}
+        for each in said:
+            by_choice.setdefault(each.choice, []).append(each)
+        choices = tuple(self._choice(index, parts) for index, parts in sorted(by_choice.items()))
+        return self._completion(choices, usage(end), end)
 
     def opening(self) -> list[msgspec.Struct]:
         """See Writer."""
         return []
 
-    def chunk(self, piece: Piece) -> TextCompletion:
+    def chunks(self, said: Said) -> list[msgspec.Struct]:
         """See Writer."""
-        return self._completion((TextChoice(piece.text, self._logprobs(piece.scores)),))
+        if not isinstance(said, Finished):
+            return [self._completion((self._choice(said.choice, [said]),))]
+        before, self._last = self._last, said
+        return [] if before is None else [self._completion((_ended(before),))]
 
     def closing(self, end: End) -> list[msgspec.Struct]:
         """See Writer."""
-        chunks = [self._completion((TextChoice("", finish_reason=finish_reason(end)),), end=end)]
+        last = () if self._last is None else (_ended(self._last),)
+        chunks = [self._completion(last, end=end)]
         if self._include_usage:
             chunks.append(self._completion((), usage(end)))
         return [*chunks]
+
+    def _choice(self, index: int, said: Sequence[Said]) -> TextChoice:
+        """What was said of one choice."""
+        parts = [each for each in said if not isinstance(each, Finished)]
+        ended = [finish_reason(each) for each in said if isinstance(each, Finished)]
+        return TextChoice(
+            "".join(part.text for part in parts),
+            self._logprobs(index, [score for part in parts for score in part.scores]),
+            ended[0] if ended else None,
+            index,
+        )
 
     def _completion(
         self, choices: tuple[TextChoice, ...], numbers_: Usage | None = None, end: End | None = None
@@ -61,16 +79,31 @@ class TextWriter:
             edgephi=None if end is None else numbers(end, self._context),
         )
 
-    def _logprobs(self, scores: Sequence[Score]) -> TextLogprobs | None:
+    def _logprobs(self, index: int, scores: Sequence[Score | PromptScore]) -> TextLogprobs | None:
         if not self._scored:
             return None
+        written = self._written.get(index, 0)
         offsets = []
         for score in scores:
-            offsets.append(self._written)
-            self._written += len(score.text)
+            offsets.append(written)
+            written += len(score.text)
+        self._written[index] = written
         return TextLogprobs(
             tuple(score.text for score in scores),
             tuple(score.logprob for score in scores),
-            tuple({each.text: each.logprob for each in score.alternatives} for score in scores),
+            tuple(map(_likely, scores)),
             tuple(offsets),
         )
+
+
+def _likely(score: Score | PromptScore) -> dict[str, float] | None:
+    """The most likely tokens, and the one that is there; of two that are written alike the likelier one."""
+    if score.logprob is None:
+        return None
+    likely = {each.text: each.logprob for each in reversed(score.alternatives)}
+    return {score.text: score.logprob} | likely
+
+
+def _ended(finished: Finished) -> TextChoice:
+    """The chunk that says why a choice has ended."""
+    return TextChoice("", finish_reason=finish_reason(finished), index=finished.choice)
