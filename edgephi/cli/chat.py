@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ from edgephi.cli.options import (
     provider_option,
     switched_adapter_option,
 )
+from edgephi.cli.sampling_options import sampling_options
 from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.chat_commands import (
@@ -47,6 +48,7 @@ _SHOW_READING_SECONDS = 1.0
 @click.command(no_args_is_help=True)
 @bundle_argument
 @answer_options
+@sampling_options
 @device_context_option
 @provider_option
 @switched_adapter_option
@@ -60,6 +62,7 @@ def chat(
     temperature: float,
     top_p: float,
     seed: int | None,
+    sampling: dict[str, Any],
     context: int | None,
     provider: str | None,
     adapter: str | None,
@@ -85,7 +88,7 @@ def chat(
         )
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, **sampling)
     at_terminal = sys.stdin.isatty()
     with step("load", 0) if at_terminal else contextlib.nullcontext():
         session = edgephi.runtime.load(

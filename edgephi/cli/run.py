@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,7 @@ from edgephi.cli.options import (
     switched_adapter_option,
 )
 from edgephi.cli.rules_options import rules_options
+from edgephi.cli.sampling_options import sampling_options
 from edgephi.cli.show.say import SaidAnswer, say, say_document
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.utf8 import checked_utf8
@@ -24,6 +26,7 @@ from edgephi.errors import UsageError
 @bundle_argument
 @click.argument("prompt", required=False)
 @answer_options
+@sampling_options
 @rules_options
 @device_context_option
 @provider_option
@@ -39,6 +42,7 @@ def run(
     temperature: float,
     top_p: float,
     seed: int | None,
+    sampling: dict[str, Any],
     system: str | None,
     json_schema: str | None,
     regex: str | None,
@@ -74,6 +78,7 @@ def run(
         json_schema=json_schema,
         regex=regex,
         grammar=grammar,
+        **sampling,
     )
     session = edgephi.runtime.load(
         bundle,

@@ -13,6 +13,7 @@ from edgephi.errors import EdgephiError
 from edgephi.runtime.adapter import Engine, KvCache
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
 from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.text.logits_processors import processors_of
 from edgephi.runtime.text.sampling import Sampler, Sampling, best
 from edgephi.runtime.text.scores import Scorer, TokenScore
 from edgephi.runtime.text.stop_texts import StopTexts
@@ -242,7 +243,7 @@ class _Writer:
         """Write the answer, piece by piece."""
         work = self._work
         options = work.options
-        choose = _chooser(cache, work)
+        choose = _chooser(cache, work, written.tokens)
         stream = work.engine.decode_stream(work.prompt[-1])
         stops = StopTexts(options.stop)
         waiting: list[
@@ -312,15 +313,23 @@ class _Writer:
             work.on_end(self.generation, written.tokens if is_said else None)
 
 
-def _chooser(cache: _Logits, work: Work) -> Callable[[], int]:
-    """What gives the next token."""
+def _chooser(cache: _Logits, work: Work, answer: Sequence[int]) -> Callable[[], int]:
+    """What gives the next token after those of `answer`, which grows."""
     options, constraint = work.options, work.constraint
-    if options.temperature == 0 and constraint is None and work.scorer is None:
+    processors = processors_of(options, work.prompt)
+    if options.temperature == 0 and constraint is None and work.scorer is None and processors is None:
         return cache.next_greedy  # an engine may be quicker
-    sampler = Sampler(Sampling(options.temperature, options.top_k, options.top_p), options.seed)
-    if constraint is None:
-        return lambda: sampler.choose(cache.logits())
-    return lambda: sampler.choose(constraint.masked(cache.logits()))
+    sampler = Sampler(
+        Sampling(options.temperature, options.top_k, options.top_p, options.min_p), options.seed
+    )
+
+    def choose() -> int:
+        logits = cache.logits()
+        if processors is not None:
+            logits = processors.process(logits, answer)
+        return sampler.choose(logits if constraint is None else constraint.masked(logits))
+
+    return choose
 
 
 def _without_space(text: str, whole: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
@@ -11,6 +12,10 @@ from edgephi.runtime.text.rules import Rules
 
 DEFAULT_MAX_TOKENS = 512
 MOST_ALTERNATIVES = 20
+LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 0.01, 100
+
+LogitsProcessor = Callable[[Sequence[int], Any], Any]
+"""Is given the ids of all tokens so far and logits [vocabulary] of float32, a copy; returns others."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,15 @@ class Options:
 
     `max_tokens` None is 512 or what the context leaves, whichever is less. `temperature` 0 always takes
     the most likely token; above it, tokens are drawn from the `top_k` most likely ones (0: from all), of
-    which only those that make up `top_p` of the probability. The same `seed` draws the same tokens again.
+    which only those that make up `top_p` of the probability, and of these only those that are at least
+    `min_p` times as likely as the most likely one. The same `seed` draws the same tokens again.
+
+    Logits are changed before that, in this order. `logit_bias` is added to those of its tokens.
+    `repetition_penalty` divides the logits of all tokens of prompt and answer, or multiplies those below 0;
+    1 changes nothing. `frequency_penalty`, times how often a token is in the answer, and
+    `presence_penalty`, once, are subtracted from those of the answer's tokens; the prompt does not count.
+    `logits_processor` is called with the ids of all tokens so far, prompt and answer, and with logits
+    [vocabulary], and returns others.
 
     `system` is the system message of a single prompt, None the bundle's own and "" none; a conversation has
     one of its own. An answer ends before the
@@ -35,6 +48,12 @@ class Options:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 50
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logits_processor: LogitsProcessor | None = None
     seed: int | None = None
     system: str | None = None
     stop: tuple[str, ...] = ()
@@ -45,28 +64,44 @@ class Options:
     adapter: str | None = None
 
     def __post_init__(self) -> None:
-        hint = f"see docs/python-api.md, or `{edgephi_command('run', '--help')}`"
         if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"expected max_tokens of at least 1, found {self.max_tokens}", hint=hint)
+            raise _wrong(f"max_tokens of at least 1, found {self.max_tokens}")
         if not 0 <= self.temperature <= 100:
-            raise UsageError(f"expected a temperature from 0 to 100, found {self.temperature}", hint=hint)
+            raise _wrong(f"a temperature from 0 to 100, found {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"expected top_p above 0 and at most 1, found {self.top_p}", hint=hint)
+            raise _wrong(f"top_p above 0 and at most 1, found {self.top_p}")
         if self.top_k < 0:
-            raise UsageError(f"expected top_k of at least 0, found {self.top_k}", hint=hint)
+            raise _wrong(f"top_k of at least 0, found {self.top_k}")
+        if not 0 <= self.min_p <= 1:
+            raise _wrong(f"min_p from 0 to 1, found {self.min_p}")
         if self.seed is not None and not 0 <= self.seed < 1 << 31:
-            raise UsageError(f"expected a seed from 0 to {(1 << 31) - 1}, found {self.seed}", hint=hint)
+            raise _wrong(f"a seed from 0 to {(1 << 31) - 1}, found {self.seed}")
         if "" in self.stop:
-            raise UsageError("expected stop texts, found an empty one", hint=hint)
+            raise _wrong("stop texts, found an empty one")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:
-            raise UsageError(
-                f"expected logprobs from 0 to {MOST_ALTERNATIVES}, found {self.logprobs}", hint=hint
-            )
+            raise _wrong(f"logprobs from 0 to {MOST_ALTERNATIVES}, found {self.logprobs}")
         rules = [rules.name for rules in self._all_rules()]
         if len(rules) > 1:
-            raise UsageError(
-                f"expected one kind of rules for an answer, found {' and '.join(rules)}", hint=hint
+            raise _wrong(f"one kind of rules for an answer, found {' and '.join(rules)}")
+        # JSON has texts for keys. And a copy of its own, which nobody changes.
+        biases = {int(token): float(bias) for token, bias in self.logit_bias.items()}
+        object.__setattr__(self, "logit_bias", biases)
+        self._check_penalties()
+
+    def _check_penalties(self) -> None:
+        """Raise UsageError for biases and penalties that make no sense."""
+        if not LEAST_REPETITION_PENALTY <= self.repetition_penalty <= MOST_REPETITION_PENALTY:
+            raise _wrong(
+                f"a repetition_penalty from {LEAST_REPETITION_PENALTY} to {MOST_REPETITION_PENALTY}, found "
+                f"{self.repetition_penalty}"
             )
+        if not -2 <= self.frequency_penalty <= 2:
+            raise _wrong(f"a frequency_penalty from -2 to 2, found {self.frequency_penalty}")
+        if not -2 <= self.presence_penalty <= 2:
+            raise _wrong(f"a presence_penalty from -2 to 2, found {self.presence_penalty}")
+        for token, bias in self.logit_bias.items():
+            if token < 0 or not -100 <= bias <= 100:
+                raise _wrong(f"a logit_bias from -100 to 100 for a token's id, found {bias} for {token}")
 
     @property
     def rules(self) -> Rules | None:
@@ -80,6 +115,13 @@ class Options:
             yield Rules("regex", self.regex)
         if self.grammar is not None:
             yield Rules("grammar", self.grammar)
+
+
+def _wrong(expected_and_found: str) -> UsageError:
+    return UsageError(
+        f"expected {expected_and_found}",
+        hint=f"see docs/python-api.md, or `{edgephi_command('run', '--help')}`",
+    )
 
 
 GREEDY = Options()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
 from edgephi.chat.template import ChatTemplate
-from edgephi.errors import PastContextError, UsageError
+from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
@@ -282,6 +282,7 @@ class Session:
         adapter = self.adapter if options.adapter is None else options.adapter
         self._check_adapter(adapter)
         scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
+        self._check_biases(options)
         rules = options.rules
         return Answer(
             Work(
@@ -310,6 +311,15 @@ class Session:
                 "prompt and answer together",
                 hint="shorten the prompt, or build the bundle for a target with a larger context",
             )
+
+    def _check_biases(self, options: Options) -> None:
+        """Raise BadInputError when there is no token that a bias is for."""
+        for token in options.logit_bias:
+            if token not in self.raw.token_bytes:
+                raise BadInputError(
+                    f"expected a logit_bias for a token of the vocabulary, found {token}",
+                    hint=f"it has {len(self.raw.token_bytes)} tokens",
+                )
 
     def _check_adapter(self, name: str) -> None:
         """Raise BadInputError when the bundle has no adapter of that name."""

@@ -297,3 +297,30 @@ def test_rules_that_are_none(edgephi: Edgephi, demo_bundle: Path, tmp_path: Path
     both = edgephi("run", demo_bundle, PROMPT, "--regex", "a", "--schema", Path(__file__))
     assert both.returncode == 2
     assert "expected one kind of rules for an answer" in both.stderr
+
+
+def test_how_tokens_are_chosen_and_where_the_answer_stops(edgephi: Edgephi, demo_bundle: Path) -> None:
+    def answer(*options: object) -> str:
+        done = edgephi("run", demo_bundle, PROMPT, "--max-tokens", 24, *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.removesuffix("\n")
+
+    free = answer()
+    assert answer("--stop", "never", "--stop", free[5:9]) == free[:5]
+    assert answer("--repetition-penalty", 5) != free
+    assert answer("--temperature", 9, "--seed", 1, "--top-k", 1) == free
+    assert answer("--temperature", 9, "--seed", 1, "--top-k", 0, "--min-p", 1) == free
+    biased = edgephi("run", demo_bundle, PROMPT, "--max-tokens", 3, "--logit-bias", "400=100", "--json")
+    assert json.loads(biased.stdout)["tokens"]["generated"] == 3
+    biased_text = json.loads(biased.stdout)["text"]
+    assert not free.startswith(biased_text)
+    held = answer("--logit-bias", "400=40", "--frequency-penalty", 2, "--presence-penalty", 2)
+    assert held.startswith(biased_text)
+    assert held != answer("--logit-bias", "400=40")
+
+
+@pytest.mark.parametrize("bias", ["400", "x=1", "5=", "=1", "5=1e9"])
+def test_a_bias_that_is_none(edgephi: Edgephi, demo_bundle: Path, bias: str) -> None:
+    done = edgephi("run", demo_bundle, PROMPT, "--logit-bias", bias)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

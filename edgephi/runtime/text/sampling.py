@@ -29,12 +29,13 @@ class Sampling:
 
     `temperature` 0 takes the most likely token. Above it, logits are divided by it, and a token is drawn from
     the `top_k` most likely ones (0: from all), of which only the most likely ones that make up `top_p` of
-    their probability are kept.
+    their probability are kept, and of these only those at least `min_p` times as likely as the first.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
 
 class Sampler:
@@ -86,7 +87,10 @@ def candidates(
         weights *= factor
     np.exp(weights, out=weights)
     if sampling.top_p < 1:
-        return _likeliest_share(tokens, weights, sampling.top_p)
+        tokens, weights = _likeliest_share(tokens, weights, sampling.top_p)
+    if sampling.min_p > 0:
+        kept = weights >= sampling.min_p  # the largest weight is 1
+        tokens, weights = tokens[kept], weights[kept]
     return tokens, weights
 
 

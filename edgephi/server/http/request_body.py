@@ -44,7 +44,8 @@ async def read_body(request: Request, kind: type[Body], most_bytes: int) -> Body
         return msgspec.json.decode(bytes(data), type=kind)
     except msgspec.ValidationError as cause:
         message, _, place = str(cause).partition(" - at ")
-        param = place.strip("`").removeprefix("$.") or _unknown_field(message)
+        # "`$.stop[0]`", or "`key` in `$.logit_bias`", whose values are in "`$.logit_bias[...]`".
+        param = place.rpartition("`$.")[2].strip("`").removesuffix("[...]") or _unknown_field(message)
         raise Refusal(400, f"{param}: {message}" if place else message, param=param or None) from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as cause:
         raise Refusal(400, f"expected JSON in UTF-8, found {cause}", code="invalid_json") from None

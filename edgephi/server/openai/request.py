@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edgephi.runtime.options import Options
+from edgephi.runtime.options import LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY, Options
 from edgephi.server.openai.answer_rules import RuledRequest, answer_rules
 from edgephi.server.refusal import Refusal
 
@@ -22,6 +22,16 @@ _MOST_TOKENS = 1 << 24  # more than any vocabulary has
 Tokens = Annotated[int, Meta(ge=1, description="The most tokens of the answer")]
 Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
 Stops = Annotated[list[Stop], Meta(max_length=4)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TokenId = Annotated[str, Meta(pattern="^[0-9]{1,9}$")]
+Repetition = Annotated[
+    float,
+    Meta(
+        ge=LEAST_REPETITION_PENALTY,
+        le=MOST_REPETITION_PENALTY,
+        description="1: no penalty. Not of OpenAI's API",
+    ),
+]
 Number = Annotated[float, Meta(ge=-2, le=2)]
 
 
@@ -47,16 +57,16 @@ class Request(RuledRequest, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     n: int | None = None
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1, description="Not of OpenAI's API")] | None = None
+    repetition_penalty: Repetition | None = None
+    repeat_penalty: Repetition | None = None
     user: str | None = None
 
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -83,18 +93,39 @@ def options(
 ) -> Options:
     """How the engine is to answer a request. Raises Refusal."""
     rules = answer_rules(request)
+    held_to = {} if rules is None else {rules.kind: rules.text}
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     return Options(
         max_tokens=max_tokens,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
         top_k=50 if request.top_k is None else min(request.top_k, _MOST_TOKENS),
+        min_p=request.min_p or 0.0,
+        repetition_penalty=_repetition_penalty(request),
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        logit_bias={int(token): bias for token, bias in (request.logit_bias or {}).items()},
         seed=None if request.seed is None else request.seed % _SEEDS,
         stop=stop,
         logprobs=logprobs,
         adapter=adapter or None,
-        **({} if rules is None else {rules.kind: rules.text}),
+        json_schema=held_to.get("json_schema"),
+        regex=held_to.get("regex"),
+        grammar=held_to.get("grammar"),
     )
+
+
+def _repetition_penalty(request: Request) -> float:
+    """By the name that vLLM has for it, or by llama.cpp's."""
+    given = {request.repetition_penalty, request.repeat_penalty} - {None}
+    if len(given) > 1:
+        raise Refusal(
+            400,
+            f"expected one of repetition_penalty and repeat_penalty, found {request.repetition_penalty} and "
+            f"{request.repeat_penalty}",
+            param="repeat_penalty",
+        )
+    return given.pop() or 1.0 if given else 1.0
 
 
 def refuse_unsupported(request: Request) -> None:

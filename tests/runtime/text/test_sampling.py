@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers.generation.logits_process import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -48,6 +49,8 @@ def expected_shares(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
     scores = warpers(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.astype(np.float64))[None])
     shares: NDArray[np.float64] = scores.softmax(-1)[0].numpy()
     return shares
@@ -67,13 +70,14 @@ def shares_of(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     temperature=st.sampled_from([0.1, 0.7, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 2, 7, 50, 6000]),
     top_p=st.sampled_from([1.0, 0.95, 0.5, 0.123, 1e-6]),
+    min_p=st.sampled_from([0.0, 0.0, 0.01, 0.3, 1.0]),
 )
 @settings(max_examples=examples(200))
 def test_the_shares_are_those_of_transformers(
-    size: int, seed: int, temperature: float, top_k: int, top_p: float
+    size: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits = random_logits(size, seed)
-    sampling = Sampling(temperature, min(top_k, size), top_p)
+    sampling = Sampling(temperature, min(top_k, size), top_p, min_p)
     np.testing.assert_allclose(
         shares_of(logits, sampling), expected_shares(logits, sampling), rtol=1e-4, atol=1e-9
     )

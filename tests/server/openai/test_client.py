@@ -11,6 +11,7 @@ import pytest
 
 import edgephi.runtime
 from edgephi.bundle.manifest import read_manifest
+from edgephi.runtime.session import Options, Session
 from tests.server.conftest import CONTEXT
 from tests.server.serving import Server
 
@@ -29,9 +30,15 @@ def user(text: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(demo_bundle: Path) -> str:
+def demo_session(demo_bundle: Path) -> Session:
+    """The bundle without any server."""
+    return edgephi.runtime.load(demo_bundle)
+
+
+@pytest.fixture(scope="module")
+def expected(demo_session: Session) -> str:
     """The answer to PROMPT without any server."""
-    return edgephi.runtime.load(demo_bundle).generate(PROMPT).text
+    return demo_session.generate(PROMPT).text
 
 
 class TestModels:
@@ -201,6 +208,30 @@ class TestChat:
         )
         assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
 
+    def test_penalties_and_biases_change_what_comes(
+        self, client: openai.OpenAI, demo_session: Session
+    ) -> None:
+        def content(**members: Any) -> str:
+            answer = client.chat.completions.create(
+                model=MODEL, messages=user(PROMPT), max_tokens=12, **members
+            )
+            return answer.choices[0].message.content or ""
+
+        bias: Any = {demo_session.engine.encode("7")[-1]: 20.0}
+        free, forced = content(), content(logit_bias={str(token): 20 for token in bias})
+        assert "7" * 8 in forced
+        assert "7" not in free
+        for name in ("frequency_penalty", "presence_penalty"):
+            told: dict[str, Any] = {name: 2.0}
+            said = demo_session.generate(PROMPT, Options(max_tokens=12, logit_bias=bias, **told))
+            assert content(logit_bias={str(token): 20 for token in bias}, **told) == said.text
+        said = demo_session.generate(PROMPT, Options(max_tokens=12, repetition_penalty=30.0))
+        for name in ("repetition_penalty", "repeat_penalty"):
+            assert content(extra_body={name: 30.0}) == said.text != free
+        drawn = {"temperature": 2.0, "seed": 5}
+        said = demo_session.generate(PROMPT, Options(max_tokens=12, min_p=0.2, **drawn))  # type: ignore[arg-type]
+        assert content(extra_body={"min_p": 0.2}, **drawn) == said.text
+
     @pytest.mark.parametrize(
         ("members", "pattern"),
         [
@@ -263,9 +294,6 @@ class TestRefused:
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
             {"tool_choice": "required"},
             {"functions": [{"name": "f"}]},
-            {"presence_penalty": 0.5},
-            {"frequency_penalty": -1},
-            {"logit_bias": {"5": 1}},
             {"modalities": ["text", "audio"]},
             {"reasoning_effort": "high"},
             {"store": True},
