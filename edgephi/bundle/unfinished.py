@@ -41,6 +41,11 @@ def check_disk_space(destination: Path, needs_bytes: int) -> None:
         )
 
 
+def partial_of(destination: Path) -> Path:
+    """Where a bundle lies while it is not whole, beside its place. The next build there removes it."""
+    return destination.absolute().parent / f".{destination.name}.partial"
+
+
 @contextlib.contextmanager
 def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     """A folder beside `destination` to build in; `seal` turns it into the bundle.
@@ -52,8 +57,8 @@ def unfinished_bundle(destination: Path, *, needs_bytes: int) -> Iterator[Path]:
     `needs_bytes` free or fills up on the way, BadInputError when the folder may not be written to.
     """
     check_destination(destination)
-    partial = destination.absolute().parent / f".{destination.name}.partial"
-    with _translated_os_errors(destination), _Lock(partial, destination):
+    partial = partial_of(destination)
+    with _translated_os_errors(destination), Building(destination):
         check_destination(destination)  # another build may have ended since
         shutil.rmtree(partial, ignore_errors=True)
         check_disk_space(destination, needs_bytes)
@@ -109,11 +114,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class _Lock:
-    """The lock of an unfinished bundle, held for a block; the kernel lets go of it whatever happens to us."""
+class Building:
+    """The lock of an unfinished bundle, held for a block; the kernel lets go of it whatever happens to us.
 
-    def __init__(self, partial: Path, destination: Path) -> None:
-        self._file = partial.with_suffix(".lock")
+    Entering it raises UsageError while another process holds it.
+    """
+
+    def __init__(self, destination: Path) -> None:
+        self._file = partial_of(destination).with_suffix(".lock")
         self._destination = destination
         self._descriptor = -1
 

@@ -6,6 +6,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "doctor": "Say what this machine is, and what it can build and run.",
         "recipes": "List the models and how each is quantised.",
         "targets": "List the devices and what each can take.",
+        "list": "List bundles, stores and downloads, with their sizes.",
+        "rm": "Remove bundles, downloads, and what a cut command has left.",
     },
     "Build": {
         "plan": "Print all that a build would do, and write nothing.",

@@ -1,5 +1,6 @@
 """`edgephi`: the group of all commands, and the one place where an error becomes a line and an exit code."""
 
+import builtins
 import contextlib
 import importlib
 import keyword
@@ -54,7 +55,8 @@ class LazyGroup(SuggestingGroup):
         """Import one command; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        own = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        is_pythons = keyword.iskeyword(cmd_name) or hasattr(builtins, cmd_name)
+        own = f"{cmd_name}_" if is_pythons else cmd_name
         command = getattr(importlib.import_module(f"edgephi.cli.{own}"), own)
         assert isinstance(command, click.Command)  # noqa: S101 - for the type checker
         return command

@@ -43,7 +43,7 @@ def check_root(root: Path) -> None:
 
 def check_not_within(path: Path) -> None:
     """Refuse to write `path` when a folder above it is a bundle or a store. Raises UsageError."""
-    found = _holder(_real(path).parent)
+    found = holder(_real(path).parent)
     if found is not None:
         what, folder = found
         raise UsageError(
@@ -59,7 +59,7 @@ def _check_apart(root: Path) -> None:
     A store that is there already may be in use, so it counts for nothing itself.
     """
     real = _real(root)
-    found = _holder(real, itself_a_store=True)
+    found = holder(real, itself_a_store=True)
     if found is None:
         found = next(
             (("checkpoint", folder) for folder in (real, *real.parents) if _is_checkpoint(folder)), None
@@ -82,13 +82,16 @@ def _own_folder(above: Path, name: str) -> str:
     real = _real(above)
     candidates = [above / f"{name}{number}" for number in ("", *range(2, 10))]
     free = next((each for each in candidates if not os.path.lexists(each)), None)
-    if free is None or _holder(real) or _is_checkpoint(real) or not os.access(real, os.W_OK):
+    if free is None or holder(real) or _is_checkpoint(real) or not os.access(real, os.W_OK):
         return "give a folder of its own, which is empty or not there yet"
     return f"give a folder of its own, such as {shell_command(free)}"
 
 
-def _holder(real: Path, *, itself_a_store: bool = False) -> tuple[str, Path] | None:
-    """The bundle or the store that `real` is or lies within. `itself_a_store`: a store may be at `real`."""
+def holder(real: Path, *, itself_a_store: bool = False) -> tuple[str, Path] | None:
+    """The bundle or the store that `real` is or lies within; its path has no links.
+
+    `itself_a_store`: a store may be at `real`.
+    """
     for folder in (real, *real.parents):
         if (folder / MANIFEST_NAME).is_file():
             return "bundle", folder

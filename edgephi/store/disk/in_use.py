@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgephi.processes.file_lock import try_lock, wait_for_lock
+from edgephi.processes.file_lock import Process, process, try_lock, wait_for_lock
 from edgephi.store.disk.layout import Layout
 
 _PROCESSES = Path("/proc")
@@ -50,24 +50,34 @@ def opened_by_others(layout: Layout) -> set[str]:
     """Digests of the generations of which some process has a file open or mapped, or in which it works."""
     generations = f"{layout.generations.resolve()}/"
     digests = set()
-    for path in _open_paths():
+    for _, path in _open_paths():
         if path.startswith(generations):
             digests.add(path.removeprefix(generations).partition("/")[0])
     return digests
 
 
-def _open_paths() -> Iterator[str]:
-    """Every path that another process, which we may look into, has open or mapped."""
-    for process in _PROCESSES.iterdir():
-        if not process.name.isdecimal() or int(process.name) == os.getpid():
+def user_of(folder: Path) -> Process | None:
+    """A process that works in a folder, or has a file below it open or mapped, as far as we can see."""
+    real = str(folder.resolve())
+    for pid, path in _open_paths():
+        if path == real or path.startswith(f"{real}/"):
+            return process(pid)
+    return None
+
+
+def _open_paths() -> Iterator[tuple[int, str]]:
+    """Every path that another process, which we may look into, has open or mapped, and that process."""
+    for folder in _PROCESSES.iterdir():
+        if not folder.name.isdecimal() or int(folder.name) == os.getpid():
             continue
+        pid = int(folder.name)
         with contextlib.suppress(OSError):
-            yield os.readlink(process / "cwd")  # noqa: PTH115 - as the kernel writes it
-            for link in (process / "fd").iterdir():
+            yield pid, os.readlink(folder / "cwd")  # noqa: PTH115 - as the kernel writes it
+            for link in (folder / "fd").iterdir():
                 with contextlib.suppress(OSError):
-                    yield os.readlink(link)  # noqa: PTH115
+                    yield pid, os.readlink(link)  # noqa: PTH115
         with contextlib.suppress(OSError):
-            for line in (process / "maps").read_text(errors="replace").splitlines():
+            for line in (folder / "maps").read_text(errors="replace").splitlines():
                 place = line.find("/")
                 if place >= 0:
-                    yield line[place:]
+                    yield pid, line[place:]
