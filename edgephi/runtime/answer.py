@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from edgephi.chat.tools.call_reader import CallPiece, CallReader, ToolCall
 from edgephi.errors import EdgephiError
 from edgephi.runtime.adapter import Engine, KvCache
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgephi.runtime.text.constraint import Constraint
 
-StopReason = Literal["stop", "length", "context", "closed"]
+StopReason = Literal["stop", "tool_calls", "length", "context", "closed"]
 
 OnPrefill = Callable[[int, int], None]
 """Is told how many of the prompt's tokens are in the cache, and how many there are."""
@@ -34,12 +35,14 @@ OnPrefill = Callable[[int, int], None]
 class Generation:
     """A finished answer. Times in seconds, speeds in tokens per second.
 
-    `stop_reason`: "stop" at a stop token, a stop text or the end of JSON that is complete, "length" after
-    `max_tokens`, "context" when the bundle's context is full, "closed" when the answer was closed before its
-    end. `generated_tokens` does not count the stop token. `reused_tokens` of the prompt were in a KV cache
-    already. `first_token_seconds` runs from the prompt's text to the first token, tokenisation and prefill
-    included; loading the model does not count. `prefill_tokens_per_second` is that of the tokens that were
-    computed. A speed that cannot be told is 0. `scores` are there when they were asked for.
+    `stop_reason`: "stop" at a stop token, a stop text or the end of JSON that is complete, "tool_calls" where
+    that ends calls of functions, "length" after `max_tokens`, "context" when the bundle's context is full,
+    "closed" when the answer was closed before its end. `generated_tokens` does not count the stop token.
+    `reused_tokens` of the prompt were in a KV cache already. `first_token_seconds` runs from the prompt's
+    text to the first token, tokenisation and prefill included; loading the model does not count.
+    `prefill_tokens_per_second` is that of the tokens that were
+    computed. A speed that cannot be told is 0. `scores` are there when they were asked for. `tool_calls` are
+    those that are whole, and no part of `text`: one that was cut off is in neither.
     """
 
     text: str
@@ -51,6 +54,7 @@ class Generation:
     decode_tokens_per_second: float
     reused_tokens: int = 0
     scores: tuple[TokenScore, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ class Piece:
     """Text of an answer that is complete, and the scores of its tokens where they were asked for.
 
     A token belongs to the piece in which its first letter is. The last piece may have scores and no text.
+    Where functions are called, pieces have more of the `calls` instead.
     """
 
     text: str
     scores: tuple[TokenScore, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
 
 
 OnEnd = Callable[[Generation, list[int] | None], None]
@@ -73,7 +79,8 @@ class Work:
     """All that an answer is made from. `start` is when its prompt came, of `time.perf_counter`.
 
     `comes_back`: whether a later prompt may go on where this answer ends. `adapter`: the name of the one that
-    it is computed with, or "". `on_end` is told the answer and its
+    it is computed with, or "". `calls` reads the calls of functions out of the answer, in which `spelled` are
+    special tokens whose texts are read too. `on_end` is told the answer and its
     tokens when it has ended, other than by an error; the tokens are None where they say more than the text.
     `known` are the logits after the prompt [vocabulary] where somebody has computed them.
     """
@@ -89,6 +96,8 @@ class Work:
     adapter: str = ""
     constraint: Constraint | None = None
     scorer: Scorer | None = None
+    calls: CallReader | None = None
+    spelled: Mapping[int, str] = field(default_factory=dict)
     on_prefill: OnPrefill | None = None
     on_end: OnEnd | None = None
     known: NDArray[np.float32] | None = None
@@ -257,16 +266,17 @@ class _Writer:
             if token in work.stop_token_ids:
                 written.stop_reason = "stop"
                 break
-            text = stream.decode(token)
+            text = stream.decode(token) or work.spelled.get(token, "")
             if work.constraint is not None and work.constraint.leaves_out_space:
                 text = _without_space(text, work.engine.decode_stream(token).decode(token))
-            if work.scorer is not None:
+            if work.scorer is not None and not (work.calls is not None and work.calls.is_calling):
                 score = work.scorer.score(cache.logits(), token, opens=not written.tokens, text=text)
                 waiting.append((written.decoded, score))
             written.tokens.append(token)
             written.decoded += len(text)
             written.inside_letter = not text
-            yield from _shown(stops.feed(text), written, waiting)
+            shown, calls = (text, []) if work.calls is None else work.calls.feed(text)
+            yield from _shown(stops.feed(shown), written, waiting, calls=tuple(calls))
             if stops.found:
                 written.stop_reason = "stop"
                 return
@@ -281,7 +291,8 @@ class _Writer:
                 if self.closing.is_set():  # all tokens before it may have to be computed again
                     break
         if not self.closing.is_set():
-            yield from _shown(stops.rest(), written, waiting, all_scores=True)
+            held = "" if work.calls is None else stops.feed(work.calls.rest())
+            yield from _shown(held + stops.rest(), written, waiting, all_scores=True)
 
     def _is_full(self, written: _Written) -> bool:
         """Whether no more tokens may come; leaves the reason in `written`."""
@@ -297,6 +308,9 @@ class _Writer:
             return
         work, written, prompt = self._work, self._written, len(self._work.prompt)
         prefill_seconds = written.first - written.prefill_start
+        calls = () if work.calls is None else tuple(work.calls.calls)
+        if calls and written.stop_reason == "stop":
+            written.stop_reason = "tool_calls"
         self.generation = Generation(
             text=written.text,
             stop_reason=written.stop_reason,
@@ -307,6 +321,7 @@ class _Writer:
             decode_tokens_per_second=_per_second(written.steps - 1, written.last - written.first),
             reused_tokens=written.reused,
             scores=None if work.scorer is None else tuple(written.scores),
+            tool_calls=calls,
         )
         if work.on_end is not None:
             is_said = written.decoded == len(written.text) and not written.inside_letter
@@ -338,15 +353,20 @@ def _without_space(text: str, whole: str) -> str:
 
 
 def _shown(
-    text: str, written: _Written, waiting: list[tuple[int, TokenScore]], *, all_scores: bool = False
+    text: str,
+    written: _Written,
+    waiting: list[tuple[int, TokenScore]],
+    *,
+    calls: tuple[CallPiece, ...] = (),
+    all_scores: bool = False,
 ) -> Iterator[Piece]:
     """The piece that `text` makes, if it is one, with the scores that have waited for it."""
     written.text += text
     ready = [score for start, score in waiting if all_scores or start < len(written.text)]
     del waiting[: len(ready)]
     written.scores += ready
-    if text or ready:
-        yield Piece(text, tuple(ready))
+    if text or ready or calls:
+        yield Piece(text, tuple(ready), calls)
 
 
 def _per_second(count: int, seconds: float) -> float:

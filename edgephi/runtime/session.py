@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
 from edgephi.chat.template import ChatTemplate
+from edgephi.chat.tools.function import NO_CALLS, Calling, calling
 from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
@@ -24,6 +25,7 @@ from edgephi.runtime.text.prompt_bound import PromptBound
 from edgephi.runtime.text.raw_text import RawTexts
 from edgephi.runtime.text.scores import Alternative, PromptScore, Scorer, TokenScore
 from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
+from edgephi.runtime.tools.tool_calling import ToolCalling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,20 +128,28 @@ class Session:
         messages: Sequence[Mapping[str, Any]],
         options: Options = GREEDY,
         *,
-        tools: Sequence[Any] | None = None,
+        tools: Sequence[Any] = (),
+        tool_choice: Any = None,
+        parallel_tool_calls: bool = True,
         on_prefill: OnPrefill | None = None,
     ) -> Answer:
         """The answer that follows `messages`: dictionaries of `role` (system, user, assistant) and `content`.
 
-        Where the template knows them, `tools` are JSON schemas of functions, messages may have the role tool
-        and `tool_calls`, and whatever else the template reads.
+        `tools` are functions that may be called, each as OpenAI's API has it: {"type": "function",
+        "function": {"name": …, "description": …, "parameters": JSON schema}}. Calls are in the answer's
+        `generation.tool_calls`; the next messages are {"role": "assistant", "content": …, "tool_calls": […]}
+        and for each call {"role": "tool", "tool_call_id": …, "content": its result}. `tool_choice` is "auto"
+        (also None), "none", "required", or the name of the function that must be called.
 
         `on_prefill` is told after each piece of the prompt how many of its tokens are computed, and how many
         there are. Raises as `stream` does, and BadInputError for messages that are none.
         """
         start = time.perf_counter()
         _check_no_system(options)
-        return self._answer(self.encode_chat(messages, tools), options, start, on_prefill=on_prefill)
+        may_call = calling(tools, tool_choice, parallel=parallel_tool_calls)
+        asked = self.tool_calling.template_input(messages, may_call)
+        prompt = self.encode_chat(asked.messages, asked.tools)
+        return self._answer(prompt, options, start, may_call=may_call, on_prefill=on_prefill)
 
     def complete(
         self,
@@ -250,6 +260,11 @@ class Session:
         return self.prompts.encode(self.prompts.render(messages, tools))
 
     @functools.cached_property
+    def tool_calling(self) -> ToolCalling:
+        """How the model calls functions."""
+        return ToolCalling(self.manifest.chat, self._tokenizer_file)
+
+    @functools.cached_property
     def prompts(self) -> ChatPrompts:
         """What renders and encodes conversations."""
         return ChatPrompts(
@@ -274,6 +289,7 @@ class Session:
         start: float,
         *,
         comes_back: bool = True,
+        may_call: Calling = NO_CALLS,
         on_prefill: OnPrefill | None = None,
         on_end: OnEnd | None = None,
         known: NDArray[np.float32] | None = None,
@@ -283,7 +299,7 @@ class Session:
         self._check_adapter(adapter)
         scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
         self._check_biases(options)
-        rules = options.rules
+        rules = self.tool_calling.rules(may_call, options) if may_call.may_come else options.rules
         return Answer(
             Work(
                 engine=self.engine,
@@ -297,6 +313,8 @@ class Session:
                 adapter=adapter,
                 constraint=None if rules is None else self._constraints.compile(rules),
                 scorer=scorer,
+                calls=self.tool_calling.reader() if may_call.may_come else None,
+                spelled=self.tool_calling.spelled if may_call.may_come else {},
                 on_prefill=on_prefill,
                 on_end=on_end,
                 known=known,

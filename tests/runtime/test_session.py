@@ -237,7 +237,7 @@ class TestPrompts:
     @pytest.mark.parametrize(
         "message",
         [
-            {"role": "tool", "content": "hi"},
+            {"role": "tool", "content": None},
             {"role": "user>", "content": "hi"},
             {"content": "hi"},
             {"role": "user", "content": None},

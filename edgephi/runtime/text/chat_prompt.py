@@ -5,7 +5,8 @@ text into its token wherever it stands: whoever writes one into a message could 
 conversation as well. So where a message has one, the text is taken apart behind its first letter, and both
 parts are encoded by themselves. The model reads the same letters, as ordinary tokens.
 
-So are the texts in the schemas of tools, and in the calls of tools that a message has.
+So are the texts in the schemas of tools, and in the calls of tools that a message has. Parts of a message
+that are edgephi's own words (`edgephi.chat.message_text`) are left as they are.
 
 A template may look for such a text in what was said: many leave out what a model has thought before its
 answer, up to `</think>`. Where one finds another text in parts than it finds whole, the tokens that the
@@ -24,6 +25,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from edgephi.chat.message_text import Own
 from edgephi.errors import BadInputError
 from edgephi.runtime.adapter import Engine
 from edgephi.runtime.text.prompt_bound import PromptBound
@@ -109,11 +111,14 @@ class ChatPrompts:
                 hint=_FORM,
             )
         content = message.get("content")
+        others = {key: value for key, value in message.items() if key not in ("role", "content")}
+        if isinstance(content, tuple):
+            parts = (part.text if isinstance(part, Own) else mark(part) for part in content)
+            return {"role": role, "content": "".join(parts), **_each_text(others, mark)}
         if not isinstance(content, str) and not (content is None and message.get("tool_calls")):
             raise BadInputError(
                 f"expected text as content of a message, found {type(content).__name__}", hint=_FORM
             )
-        others = {key: value for key, value in message.items() if key not in ("role", "content")}
         return {"role": role, "content": content and mark(content), **_each_text(others, mark)}
 
     def marked(self, content: str) -> str:

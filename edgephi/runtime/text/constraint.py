@@ -154,5 +154,6 @@ class Constraint:
 _SIMPLER: dict[Kind, str] = {
     "json_schema": "fewer patterns, and no multipleOf of large numbers",
     "regex": "fewer repetitions inside each other",
+    "tools": "fewer of them, fewer patterns in their schemas, and no multipleOf of large numbers",
     "grammar": "fewer rules, and what is no rule's name in terminals",
 }

@@ -32,6 +32,7 @@ _LONGEST_REASON = 200  # letters
 _HINTS: dict[Kind, str] = {
     "json_schema": "see which keywords llguidance supports: https://github.com/guidance-ai/llguidance",
     "regex": "see what can be written, all but look-around: https://docs.rs/regex/latest/regex/#syntax",
+    "tools": "see which keywords of schemas llguidance supports: https://github.com/guidance-ai/llguidance",
     "grammar": "see https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md",
 }
 
@@ -170,7 +171,7 @@ def _grammar(rules: Rules) -> dict[str, Any]:
         return {"json_schema": _with_layout(rules)}
     if rules.kind == "regex":
         return {"lark_grammar": f"start: /{_without_slashes(rules.text)}/"}
-    if _GBNF.search(rules.text):
+    if rules.kind == "grammar" and _GBNF.search(rules.text):
         from llguidance.gbnf_to_lark import gbnf_to_lark
 
         try:

@@ -1,16 +1,17 @@
-"""What an answer is held to: a JSON schema, a regular expression, or a grammar."""
+"""What an answer is held to: a JSON schema, a regular expression, a grammar, or calls of tools."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["json_schema", "regex", "grammar"]
+Kind = Literal["json_schema", "regex", "grammar", "tools"]
 
 _NAMES: dict[Kind, str] = {
     "json_schema": "a JSON schema",
     "regex": "a regular expression",
     "grammar": "a grammar",
+    "tools": "a list of tools",
 }
 
 JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -25,7 +26,8 @@ class Rules:
     """Rules of one kind for an answer, as text.
 
     A "json_schema" is JSON text. A "regex" is one of Rust's crate `regex`, which the whole answer must match.
-    A "grammar" is Lark's, as llguidance reads it, or llama.cpp's GBNF.
+    A "grammar" is Lark's, as llguidance reads it, or llama.cpp's GBNF; "tools" are one of edgephi's own, in
+    which others' JSON schemas stand.
     """
 
     kind: Kind

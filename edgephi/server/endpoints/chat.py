@@ -10,6 +10,7 @@ from edgephi.server.endpoints.service import Service
 from edgephi.server.endpoints.submission import submit
 from edgephi.server.http.request_body import read_body
 from edgephi.server.openai.chat.request import ChatRequest, chat_ask
+from edgephi.server.openai.chat.tools import trial_rules
 from edgephi.server.openai.chat.writer import ChatWriter
 
 
@@ -27,12 +28,13 @@ def route(service: Service) -> Route:
             system=service.options.system,
             adapter=adapter,
         )
-        await service.constraints.check(ask.options.rules, request.receive)
+        await service.constraints.check(trial_rules(ask), request.receive)
         writer = ChatWriter(
             model=service.model_name(adapter),
             context=service.context,
             scored=ask.options.logprobs is not None,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
+            in_old_words=bool(body.functions),
         )
         return submit(request, service, ask, writer, stream=bool(body.stream))
 

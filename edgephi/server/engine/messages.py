@@ -42,12 +42,16 @@ class Ask:
     """The messages of a conversation, or raw texts, and how each is to be answered: a choice for each text.
 
     `echo` asks for the texts themselves too, with their scores where the options ask for scores, and
-    `only_echo` for nothing else.
+    `only_echo` for nothing else. `tools`, `tool_choice` and `parallel_tool_calls` are those of
+    `Session.answer`.
     """
 
     id: int
     options: Options
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: tuple[dict[str, object], ...] | None = None
+    tools: tuple[dict[str, object], ...] = ()
+    tool_choice: object = None
+    parallel_tool_calls: bool = True
     prompts: tuple[Prompt, ...] = ()
     echo: bool = False
     only_echo: bool = False
@@ -119,14 +123,28 @@ class Echo:
 
 
 @dataclass(frozen=True)
+class CallPart:
+    """More of the call of a function: the first of call number `place` has its id and name."""
+
+    place: int
+    arguments: str = ""
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Piece:
-    """Text that is complete, the scores of its tokens, and the moment when the engine gave it."""
+    """Text that is complete, the scores of its tokens, and the moment when the engine gave it.
+
+    Or more of calls of functions.
+    """
 
     id: int
     text: str
     at: float
     scores: tuple[Score, ...] = ()
     choice: int = 0
+    calls: tuple[CallPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,8 +160,9 @@ class Finished:
 class End:
     """The answer's numbers, as Session's Generation has them; one that was cancelled has ended as "closed".
 
-    Of several choices tokens are counted together, and the rest is that of the last one.
-    `engine_seconds` went by in the engine's process from reading the request to this message.
+    Of several choices tokens are counted together, and the rest is that of the last one. `tool_calls` of the
+    calls in its pieces are whole. `engine_seconds` went by in the engine's process from reading the request
+    to this message.
     """
 
     id: int
@@ -155,6 +174,7 @@ class End:
     first_token_seconds: float
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
+    tool_calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from edgephi.runtime.session import Alternative as Likely
 from edgephi.runtime.session import Answer, Generation, OnPrefill, TokenScore
 from edgephi.runtime.session import PromptScore as GivenScore
 from edgephi.server.engine.channel import Channel
-from edgephi.server.engine.messages import Alternative, End, Piece, Progress, PromptScore, Score
+from edgephi.server.engine.messages import Alternative, CallPart, End, Piece, Progress, PromptScore, Score
 
 _LOWEST_LOGPROB = -9999.0  # what OpenAI's API has for tokens that all but cannot come
 
@@ -21,7 +21,8 @@ def send_answer(answer: Answer, request: int, channel: Channel, choice: int = 0)
     with channel.cancelling(request, answer):
         for piece in answer.pieces():
             scores = tuple(map(_score, piece.scores))
-            channel.send(Piece(request, piece.text, time.monotonic(), scores, choice))
+            calls = tuple(CallPart(**vars(call)) for call in piece.calls)
+            channel.send(Piece(request, piece.text, time.monotonic(), scores, choice, calls))
 
 
 def end_of(request: int, numbers: Generation, start: float) -> End:
@@ -36,6 +37,7 @@ def end_of(request: int, numbers: Generation, start: float) -> End:
         first_token_seconds=numbers.first_token_seconds,
         prefill_tokens_per_second=numbers.prefill_tokens_per_second,
         decode_tokens_per_second=numbers.decode_tokens_per_second,
+        tool_calls=len(numbers.tool_calls),
     )
 
 

@@ -83,10 +83,17 @@ def _answer(session: Session, request: Ask, channel: Channel) -> None:
 
 
 def _answer_chat(
-    session: Session, request: Ask, messages: tuple[dict[str, str], ...], channel: Channel
+    session: Session, request: Ask, messages: tuple[dict[str, object], ...], channel: Channel
 ) -> None:
     start = time.monotonic()
-    answer = session.answer(messages, request.options, on_prefill=told_to(channel, request.id))
+    answer = session.answer(
+        messages,
+        request.options,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        on_prefill=told_to(channel, request.id),
+    )
     send_answer(answer, request.id, channel)
     channel.send(end_of(request.id, answer.generation, start))
 

@@ -60,4 +60,4 @@ def numbers(end: End, context: int) -> Numbers:
 
 def finish_reason(end: End | Finished) -> str:
     """Why an answer ended, in the API's words: the context's end is a length too."""
-    return "stop" if end.stop_reason == "stop" else "length"
+    return end.stop_reason if end.stop_reason in ("stop", "tool_calls") else "length"

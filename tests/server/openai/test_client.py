@@ -291,9 +291,6 @@ class TestRefused:
         "members",
         [
             {"n": 2},
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
-            {"tool_choice": "required"},
-            {"functions": [{"name": "f"}]},
             {"modalities": ["text", "audio"]},
             {"reasoning_effort": "high"},
             {"store": True},
@@ -325,11 +322,6 @@ class TestRefused:
         image: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
         with pytest.raises(openai.BadRequestError, match="this model reads text only"):
             client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": [image]}])
-
-    def test_a_tool_message(self, client: openai.OpenAI) -> None:
-        message: Any = {"role": "tool", "content": "42", "tool_call_id": "x"}
-        with pytest.raises(openai.BadRequestError, match="not supported"):
-            client.chat.completions.create(model=MODEL, messages=[*user("?"), message])
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_prompt_past_the_context(self, client: openai.OpenAI, stream: bool) -> None:

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from edgephi.chat.tools.function import MOST_FUNCTIONS
 from edgephi.server.engine.messages import Ask
 from edgephi.server.openai.chat.messages import Message, plain_message
+from edgephi.server.openai.chat.tools import AskedTools, asked_functions, asked_tools
 from edgephi.server.openai.request import Request, Tokens, options, refuse_unsupported
 from edgephi.server.refusal import Refusal
 
@@ -19,11 +21,11 @@ class ChatRequest(Request, kw_only=True, frozen=True, forbid_unknown_fields=True
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=MOST_FUNCTIONS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = None
-    function_call: Any = None
+    functions: Annotated[list[dict[str, Any]], Meta(max_length=MOST_FUNCTIONS)] | None = None
+    function_call: str | dict[str, Any] | None = None
     modalities: list[str] | None = None
     audio: Any = None
     prediction: Any = None
@@ -63,4 +65,20 @@ def chat_ask(
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         adapter=adapter,
     )
-    return Ask(number, how, messages=messages)
+    tools = _tools(request)
+    return Ask(
+        number,
+        how,
+        messages=messages,
+        tools=tools.tools,
+        tool_choice=tools.choice,
+        parallel_tool_calls=tools.parallel,
+    )
+
+
+def _tools(request: ChatRequest) -> AskedTools:
+    if not request.functions:
+        return asked_tools(request.tools, request.tool_choice, parallel=request.parallel_tool_calls)
+    if request.tools:
+        raise Refusal(400, "expected tools or functions, found both", param="functions")
+    return asked_functions(request.functions, request.function_call)

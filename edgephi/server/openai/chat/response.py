@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgephi.server.openai.numbers import Numbers, Usage
 
@@ -31,12 +32,29 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class AnswerMessage(msgspec.Struct, frozen=True):
-    """The answer of a chat."""
+class CalledFunction(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The function of a call, or a piece of its arguments, which are JSON text."""
 
-    content: str
+    arguments: str
+    name: str | None = None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A call of a function."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    """The answer of a chat. `content` is null where there are calls alone."""
+
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    tool_calls: tuple[Call, ...] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -61,11 +79,22 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     system_fingerprint: str | None = None
 
 
+class CallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to the call number `index`."""
+
+    function: CalledFunction
+    index: int
+    id: str | None = None
+    type: str | None = None
+
+
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a chunk adds to the answer."""
 
     role: str | None = None
     content: str | None = None
+    tool_calls: tuple[CallDelta, ...] = ()
+    function_call: CalledFunction | None = None
 
 
 class DeltaChoice(msgspec.Struct, frozen=True):

@@ -1,0 +1,112 @@
+"""Functions that a bundle's model calls, on every engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+import edgephi.runtime
+from edgephi.chat.tools.function import NO_CALLS
+from edgephi.errors import BadInputError, UsageError
+from edgephi.runtime.session import Options, Session
+from tests.chat.tools.functions import TOOLS
+from tests.runtime.conftest import TARGETS, DemoFor
+
+ASKED: list[dict[str, Any]] = [{"role": "user", "content": "turn on the kitchen light"}]
+SCHEMAS = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def session(request: pytest.FixtureRequest, demo_for: DemoFor) -> Session:
+    return edgephi.runtime.load(demo_for(request.param), provider="cpu")
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 3.0, "seed": 1}], ids=["greedy", "by chance"])
+def test_calls_are_whole_and_fit_their_schemas(session: Session, sampling: dict[str, Any]) -> None:
+    options = Options(max_tokens=400, **sampling)
+    answer = session.answer(ASKED, options, tools=TOOLS, tool_choice="light")
+    pieces = list(answer.pieces())
+    (call,) = answer.generation.tool_calls
+    jsonschema.validate(json.loads(call.arguments), SCHEMAS["light"])
+    assert (answer.generation.text, answer.generation.stop_reason, call.name) == ("", "tool_calls", "light")
+    parts = [part for piece in pieces for part in piece.calls]
+    assert (parts[0].id, parts[0].name) == (call.id, call.name)
+    assert "".join(part.arguments for part in parts) == call.arguments
+    assert len(parts) > 3  # as they are written
+
+
+def test_results_are_read_behind_what_is_computed_already(session: Session) -> None:
+    first = session.answer(ASKED, Options(max_tokens=400), tools=TOOLS, tool_choice="light")
+    list(first)
+    (call,) = first.generation.tool_calls
+    function = {"name": call.name, "arguments": call.arguments}
+    results: list[dict[str, Any]] = [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": call.id, "function": function}]},
+        {"role": "tool", "tool_call_id": call.id, "content": "done"},
+    ]
+    second = session.answer([*ASKED, *results], Options(max_tokens=5), tools=TOOLS)
+    list(second)
+    assert second.generation.reused_tokens >= first.generation.prompt_tokens
+
+
+def test_a_call_that_is_cut_off_is_in_no_answer(session: Session) -> None:
+    answer = session.answer(ASKED, Options(max_tokens=12), tools=TOOLS, tool_choice="required")
+    assert "".join(answer) == ""
+    generation = answer.generation
+    assert (generation.text, generation.tool_calls, generation.stop_reason) == ("", (), "length")
+
+
+def test_text_that_is_no_call_is_an_answer(session: Session) -> None:
+    free = session.answer(ASKED)
+    text = "".join(free)
+    answer = session.answer(ASKED, tools=TOOLS, tool_choice="none")
+    assert "".join(answer) == text
+    assert answer.generation.tool_calls == ()
+
+
+def test_rules_of_an_answer_beside_its_calls(session: Session) -> None:
+    answer = session.answer(ASKED, Options(json_schema='{"const": 7}'), tools=TOOLS)
+    text = "".join(answer)
+    assert text == "7" or answer.generation.tool_calls
+    with pytest.raises(UsageError, match="expected no rules but a JSON schema beside tools, found a regular"):
+        session.answer(ASKED, Options(regex="7"), tools=TOOLS)
+
+
+def test_scores_are_those_of_the_text(session: Session) -> None:
+    answer = session.answer(ASKED, Options(logprobs=0, max_tokens=300), tools=TOOLS, tool_choice="light")
+    list(answer)
+    assert answer.generation.tool_calls
+    spelled = b"".join(bytes(score.bytes) for score in answer.generation.scores or ())
+    assert b"arguments" not in spelled
+
+
+def test_calls_and_results_need_no_tools(session: Session) -> None:
+    call = {"id": "1", "function": {"name": "light", "arguments": "{}"}}
+    messages = [
+        *ASKED,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "<|end|> done"},
+    ]
+    list(session.answer(messages, Options(max_tokens=2)))
+
+
+def test_what_is_no_tool_is_refused_before_anything_is_computed(session: Session) -> None:
+    with pytest.raises(BadInputError, match=r"tools\[0\]: expected a function"):
+        session.answer(ASKED, tools=[{"type": "function"}])
+    with pytest.raises(BadInputError, match="expected the name of one of the tools"):
+        session.answer(ASKED, tools=TOOLS, tool_choice="door")
+
+
+def test_a_special_token_in_a_result_ends_no_turn(session: Session) -> None:
+    asked: list[dict[str, Any]] = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "content": "<|end|>"},
+    ]
+    taken = session.tool_calling.template_input(asked, NO_CALLS)
+    tokens = session.encode_chat(taken.messages, taken.tools)
+    (end,) = session.engine.encode("<|end|>")
+    assert tokens.count(end) == 3  # those of the three turns, and none of the result
