@@ -25,6 +25,7 @@ from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.chat_commands import (
     COMMANDS,
+    Again,
     Chat,
     Quit,
     engine_text,
@@ -39,7 +40,6 @@ from edgephi.errors import EdgephiError, PastContextError, UsageError
 
 if TYPE_CHECKING:
     from edgephi.runtime.answer import Answer
-    from edgephi.runtime.options import Options
 
 _CLEAR_LINE = "\r\x1b[K"
 _SHOW_READING_SECONDS = 1.0
@@ -99,17 +99,17 @@ def chat(
             warn=lambda text: say(f"warning: {text}", err=True),
         )
         session.open_ahead()
-    talk = Chat(session, session.chat(system))
+    talk = Chat(session, session.chat(system), options)
     if at_terminal:
         history = None if no_history else history_file()
         name = model_name(session.manifest.name, session.adapter)
         _say(f"{name}, {engine_text(talk)}; /help shows more")
-        _in_terminal(talk, options, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
+        _in_terminal(talk, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
     else:
-        _from_pipe(talk, options, piped_lines(sys.stdin), verbose=verbose)
+        _from_pipe(talk, piped_lines(sys.stdin), verbose=verbose)
 
 
-def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: bool) -> None:
+def _from_pipe(talk: Chat, read_line: ReadLine, *, verbose: bool) -> None:
     """Answer each message; an error is shown, and the next message is read. Ends with the first error's code.
 
     Which engine computes is said before the first answer.
@@ -128,14 +128,14 @@ def _from_pipe(talk: Chat, options: "Options", read_line: ReadLine, *, verbose: 
         while True:
             message = read_message(read_line, "")
             try:
-                _turn(talk, message, options, verbose=verbose, watch=name_engine)
+                _turn(talk, message, verbose=verbose, watch=name_engine)
             except EdgephiError as error:
                 say(error_text(error), err=True)
                 exit_code = exit_code or error.exit_code
     click.get_current_context().exit(exit_code)
 
 
-def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbose: bool) -> None:
+def _in_terminal(talk: Chat, lines: TerminalLines, *, verbose: bool) -> None:
     """Answer each message; errors are shown, and the conversation goes on."""
     keys = _Keys(lines)
     warned = False
@@ -159,7 +159,7 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
                 continue
             warned = False
             try:
-                _turn(talk, message, options, verbose=verbose, preparing=keys.preparing, watch=keys.stopping)
+                _turn(talk, message, verbose=verbose, preparing=keys.preparing, watch=keys.stopping)
             except KeyboardInterrupt:
                 say(err=True)
                 _say("stopped")
@@ -170,7 +170,6 @@ def _in_terminal(talk: Chat, options: "Options", lines: TerminalLines, *, verbos
 def _turn(
     talk: Chat,
     message: str,
-    options: "Options",
     *,
     verbose: bool,
     watch: "Callable[[Answer], _Watch]",
@@ -184,14 +183,18 @@ def _turn(
     if not message.strip():
         return
     if is_command(message):
-        say(run_command(talk, message), err=True)
-        return
+        try:
+            say(run_command(talk, message), err=True)
+            return
+        except Again as again:
+            message = again.message
+    talk.asked, talk.is_answered = message, False
     reading = _Reading()
-    said = SaidAnswer()
+    said = SaidAnswer(wrapped=True)
     begun = False
     try:
         with preparing():
-            answer = talk.conversation.say(message, options, on_prefill=reading.show)
+            answer = talk.conversation.say(message, talk.options, on_prefill=reading.show)
         with watch(answer):
             for piece in answer:
                 reading.clear()
@@ -208,6 +211,7 @@ def _turn(
     finally:
         reading.clear()
     said.end()
+    talk.is_answered = True
     generation = answer.generation
     talk.answers.append(generation)
     if generation.stop_reason == "closed":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from edgephi.errors import UsageError
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill
 from edgephi.runtime.options import GREEDY, Options
 from edgephi.runtime.text.chat_prompt import ChatPrompts
@@ -12,6 +13,11 @@ from edgephi.runtime.text.chat_prompt import ChatPrompts
 AnswerTokens = Callable[[list[int], Options, float, OnPrefill | None, OnEnd], Answer]
 """Has a prompt of tokens answered: the prompt, the options, when it was asked, whom to tell of its progress,
 and whom to give the answer and its tokens at its end; see `edgephi.runtime.answer.Work`."""
+
+
+_MOST_SHOWN = 6
+_TURN = 2  # a question and its answer
+_Turn = tuple[list[dict[str, str]], int, list[int], str]
 
 
 class Conversation:
@@ -33,6 +39,7 @@ class Conversation:
         self._used = 0
         self._tokens: list[int] = []  # what has been read and written, and as text; empty when not known
         self._rendered = ""
+        self._before: _Turn | None = None  # all of these before the last question
         self.reset()
 
     @property
@@ -58,7 +65,40 @@ class Conversation:
         self._answer = None
         self._messages = [{"role": "system", "content": self._system}] if self._system else []
         self._used = 0
+        self._before = None
         self._forget_tokens()
+
+    def resume(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """Go on with another conversation: its system message, if it begins with one, and its turns.
+
+        `messages` are of the form of `messages` here: role and content, each question with its answer. Raises
+        UsageError for others, and as rendering them does.
+        """
+        check_turns(messages)
+        resumed = [{"role": message["role"], "content": message["content"]} for message in messages]
+        used = self._tokens_of(resumed)
+        self.reset(resumed[0]["content"] if resumed and resumed[0]["role"] == "system" else "")
+        self._messages = resumed
+        self._used = used
+
+    def take_back(self) -> str | None:
+        """Forget the last question and its answer; that question, or None where nothing has been answered."""
+        if self._answer is not None:
+            self._answer.close()
+            self._answer = None
+        if len(self._messages) < _TURN or self._messages[-1]["role"] != "assistant":
+            return None
+        question = self._messages[-2]["content"]
+        if self._before is not None:
+            before, self._before = self._before, None
+            self._messages, self._used, self._tokens, self._rendered = before
+        else:
+            self._messages = self._messages[:-_TURN]
+            self._forget_tokens()
+            self._used = (
+                len(self._prompts.encode(self._prompts.render(self._messages))) if self._messages else 0
+            )
+        return question
 
     def say(self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None) -> Answer:
         """The answer to the next message of the user. An answer before it that has not ended is closed.
@@ -75,6 +115,7 @@ class Conversation:
 
         def end(generation: Generation, tokens: list[int] | None) -> None:
             answered = {"role": "assistant", "content": generation.text}
+            self._before = (self._messages, self._used, self._tokens, self._rendered)
             self._messages = [*asked, answered]
             self._used = len(prompt) + generation.generated_tokens
             if tokens is None:
@@ -85,6 +126,10 @@ class Conversation:
 
         self._answer = self._answer_tokens(prompt, options, start, on_prefill, end)
         return self._answer
+
+    def _tokens_of(self, messages: list[dict[str, str]]) -> int:
+        """How many tokens messages take."""
+        return len(self._prompts.encode(self._prompts.render(messages))) if messages else 0
 
     def _prompt(self, rendered: str) -> list[int]:
         """The tokens of a rendered prompt: those of the conversation so far, and then the new ones."""
@@ -99,3 +144,17 @@ class Conversation:
         """Have the next turn encode the whole conversation."""
         self._tokens = []
         self._rendered = ""
+
+
+def check_turns(messages: Sequence[Mapping[str, str]]) -> None:
+    """Raise UsageError unless messages are a conversation: a system message or none, then turns."""
+    roles = [message.get("role") for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    texts = all(isinstance(message.get("content"), str) for message in messages)
+    if not texts or len(turns) % _TURN or turns != ["user", "assistant"] * (len(turns) // _TURN):
+        found = ", ".join(map(str, roles[:_MOST_SHOWN])) + (", …" if len(roles) > _MOST_SHOWN else "")
+        raise UsageError(
+            "expected messages with a role and a text each: a system message or none, then user and "
+            f"assistant by turns, found {found if texts else 'one without a text'}",
+            hint="`/save FILE` of a chat writes such ones",
+        )

@@ -189,7 +189,16 @@ class TestTerminal:
             terminal.wait_for("/help ")
             terminal.enter("")
             seen = terminal.wait_for("\n0/4096> ")
-            for name in ("/system TEXT", "/reset", "/save FILE", "/stats", "/quit", '"""', "Ctrl-C"):
+            for name in (
+                "/system TEXT",
+                "/retry",
+                "/set NAME VALUE",
+                "/load FILE",
+                "/stats",
+                "/quit",
+                '"""',
+                "Ctrl-C",
+            ):
                 assert f"\n{name} " in seen
             assert all(len(line) <= 80 for line in seen.splitlines())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from edgephi.cli.show.lines.wrapped import WrappedText
 from edgephi.guards.visible import VisibleAnswer, visible, visible_json, visible_lines
 
 
@@ -44,15 +45,22 @@ def error_lines(message: str, hint: str) -> str:
 
 
 class SaidAnswer:
-    """A model's answer on standard output, as it is written: exactly, but visibly on a terminal."""
+    """A model's answer on standard output, as it is written: exactly, but visibly on a terminal.
 
-    def __init__(self) -> None:
-        self._visible = VisibleAnswer() if sys.stdout.isatty() else None
+    `wrapped`: on a terminal, lines are broken between words.
+    """
+
+    def __init__(self, *, wrapped: bool = False) -> None:
+        at_terminal = sys.stdout.isatty()
+        self._visible = VisibleAnswer() if at_terminal else None
+        self._wrapped = WrappedText() if at_terminal and wrapped else None
 
     def add(self, piece: str) -> None:
         """Print what follows."""
-        click.echo(self._visible.add(piece) if self._visible else piece, nl=False)  # flushes each piece
+        shown = self._visible.add(piece) if self._visible else piece
+        click.echo(self._wrapped.add(shown) if self._wrapped else shown, nl=False)  # flushes each piece
 
     def end(self) -> None:
         """End the answer's last line."""
-        click.echo(self._visible.end() if self._visible else "")
+        shown = self._visible.end() if self._visible else ""
+        click.echo(self._wrapped.add(shown) + self._wrapped.end() if self._wrapped else shown)

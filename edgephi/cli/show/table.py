@@ -1,8 +1,8 @@
 """Plain-text tables with aligned columns."""
 
-import unicodedata
 from collections.abc import Sequence
 
+from edgephi.cli.show.lines.columns import columns_of
 from edgephi.guards.visible import visible
 
 
@@ -13,17 +13,10 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), *, right: S
     Each cell is one line, whatever stands in it.
     """
     lines = [[visible(cell) for cell in line] for line in (*([header] if header else []), *rows)]
-    widths = [max(_columns(cell) for cell in column) for column in zip(*lines, strict=True)]
+    widths = [max(columns_of(cell) for cell in column) for column in zip(*lines, strict=True)]
 
     def align(column: int, cell: str) -> str:
-        space = " " * (widths[column] - _columns(cell))
+        space = " " * (widths[column] - columns_of(cell))
         return space + cell if column in right else cell + space
 
     return "\n".join("  ".join(align(i, cell) for i, cell in enumerate(line)).rstrip() for line in lines)
-
-
-def _columns(text: str) -> int:
-    """Columns of `text` on a terminal: wide characters take two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import error_lines
+from edgephi.cli.terminal.chat_settings import changed, settings
+from edgephi.cli.terminal.saved_chat import read_messages
 from edgephi.errors import EdgephiError, UsageError
 
 if TYPE_CHECKING:
     from edgephi.runtime.answer import Generation
     from edgephi.runtime.conversation import Conversation
+    from edgephi.runtime.options import Options
     from edgephi.runtime.session import Session
 
 _COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
@@ -27,12 +30,26 @@ _NO_SYSTEM = "-"
 
 @dataclass
 class Chat:
-    """A conversation with a person: the answers so far, and the files that were written for it."""
+    """A conversation with a person: the answers so far, and the files that were written for it.
+
+    `asked` is the last message that was for the model, and `is_answered` whether the conversation has it.
+    """
 
     session: "Session"
     conversation: "Conversation"
+    options: "Options"
+    asked: str = ""
+    is_answered: bool = False
     answers: list["Generation"] = field(default_factory=list)
     saved: set[Path] = field(default_factory=set)
+
+
+class Again(Exception):  # noqa: N818 - it is no error
+    """A message is to be answered, as if it had been typed now."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Quit(Exception):  # noqa: N818 - it is no error
@@ -45,7 +62,10 @@ def is_command(text: str) -> bool:
 
 
 def run_command(chat: Chat, text: str) -> str:
-    """Do what a command says; what it has to say. Raises Quit, UsageError and what writing a file raises."""
+    """Do what a command says; what it has to say.
+
+    Raises Quit, Again, UsageError, and what reading and writing a file raises.
+    """
     found = _COMMAND.fullmatch(text.rstrip())
     assert found is not None  # noqa: S101 - the caller has asked `is_command`
     name, argument = found[1], (found[2] or "").strip()
@@ -59,24 +79,30 @@ def run_command(chat: Chat, text: str) -> str:
 
 
 def _help(_chat: Chat, _argument: str) -> str:
-    rows = [(f"{name} {command.argument}".strip(), command.help) for name, command in COMMANDS.items()]
+    rows = [
+        (f"{name} {command.argument}".strip(), command.help)
+        for name, command in COMMANDS.items()
+        if command.help
+    ]
     rows += [
         ('"""', "begins a text of several lines, and ends it"),
-        ("Ctrl-C", "stops an answer; twice on an empty line, it ends the conversation"),
+        ("Ctrl-C", "stops an answer; twice on an empty line, it ends all"),
         ("Ctrl-D", "ends the conversation"),
         ("Tab, arrows", "complete a command, edit, and go back to earlier lines"),
     ]
-    return "\n".join(f"{name:<14} {text}" for name, text in rows)
+    return "\n".join(f"{name:<16} {text}" for name, text in rows)
 
 
 def _system(chat: Chat, argument: str) -> str:
     if not argument:
         return chat.conversation.system or "no system message; /system TEXT begins again with one"
+    chat.asked = ""
     chat.conversation.reset("" if argument == _NO_SYSTEM else argument)
     return "begun again " + ("without a system message" if argument == _NO_SYSTEM else "with that")
 
 
 def _reset(chat: Chat, _argument: str) -> str:
+    chat.asked = ""
     chat.conversation.reset()
     return "forgotten" + (", but for the system message" if chat.conversation.system else "")
 
@@ -99,10 +125,36 @@ def _save(chat: Chat, argument: str) -> str:
     return f"{len(messages)} messages written to {file}"
 
 
+def _load(chat: Chat, argument: str) -> str:
+    if not argument:
+        raise UsageError("expected a file that /save has written, found none", hint="/load FILE")
+    messages = read_messages(_path(argument))
+    chat.conversation.resume(messages)
+    chat.asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
+    chat.is_answered = bool(chat.asked)
+    return f"{len(messages)} messages read; what is said next goes on from there"
+
+
+def _retry(chat: Chat, _argument: str) -> str:
+    if not chat.asked:
+        raise UsageError("expected a message to answer again, found none so far", hint="type one")
+    if chat.is_answered:
+        chat.conversation.take_back()
+    raise Again(chat.asked)
+
+
+def _set(chat: Chat, argument: str) -> str:
+    name, _, value = argument.partition(" ")
+    if not name:
+        return "\n".join(f"{name:<20} {value}" for name, value in settings(chat.options))
+    chat.options = changed(chat.options, name, value.strip())
+    return dict(settings(chat.options))[name.replace("_", "-")]
+
+
 def _path(argument: str) -> Path:
     """The file that was named, `~` resolved. Raises UsageError for what cannot be one."""
     if "\0" in argument:
-        raise UsageError("expected the name of a file, found a zero byte in it", hint="/save FILE")
+        raise UsageError("expected the name of a file, found a zero byte in it", hint="give another name")
     try:
         return Path(argument).expanduser()
     except RuntimeError:
@@ -161,7 +213,7 @@ def _quit(_chat: Chat, _argument: str) -> str:
 @dataclass(frozen=True)
 class _Command:
     run: Callable[[Chat, str], str]
-    help: str
+    help: str = ""  # another name for a command has none
     argument: str = ""
 
 
@@ -169,9 +221,13 @@ COMMANDS: Mapping[str, _Command] = {
     "/help": _Command(_help, "shows this"),
     "/system": _Command(_system, "begins again with another system message; - is none", "TEXT"),
     "/reset": _Command(_reset, "forgets the conversation"),
+    "/retry": _Command(_retry, "has the last message answered again"),
+    "/set": _Command(_set, "changes temperature, seed and so on; alone, it shows them", "NAME VALUE"),
     "/save": _Command(_save, "writes the conversation to a file: JSON, or Markdown for .md", "FILE"),
+    "/load": _Command(_load, "goes on with a conversation that /save has written as JSON", "FILE"),
     "/stats": _Command(_stats, "shows the numbers of the last answer, and the context in use"),
-    "/quit": _Command(_quit, "ends the conversation"),
+    "/quit": _Command(_quit, "ends the conversation, and so does /exit"),
+    "/exit": _Command(_quit),
 }
 """All commands by name, in the order of the help."""
 

@@ -1,0 +1,1 @@
+"""How texts are laid out in the lines of a terminal."""

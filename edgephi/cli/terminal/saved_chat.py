@@ -1,0 +1,40 @@
+"""Conversations in files: as `/save` of `edgephi chat` writes them, and as OpenAI's API takes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgephi.errors import BadInputError, UsageError
+
+_LARGEST_BYTES = 64 << 20
+_HINT = "`/save FILE` writes such a file, when FILE does not end in .md"
+
+
+def read_messages(file: Path) -> list[dict[str, str]]:
+    """The messages in a file: a list of them, or an object whose `messages` are one.
+
+    Raises UsageError where there is no such file, and BadInputError where something else is in it.
+    """
+    if not file.is_file():
+        found = "a folder" if file.is_dir() else "none"
+        raise UsageError(f"{file}: expected a file, found {found}", hint="/load FILE")
+    if file.stat().st_size > _LARGEST_BYTES:
+        raise BadInputError(
+            f"{file}: expected at most {_LARGEST_BYTES} bytes, found {file.stat().st_size}", hint=_HINT
+        )
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise BadInputError(
+            f"{file}: expected a conversation as JSON, found something else", hint=_HINT
+        ) from None
+    messages = document.get("messages") if isinstance(document, dict) else document
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        raise BadInputError(
+            f"{file}: expected messages with a role and a text each, found others", hint=_HINT
+        )
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
