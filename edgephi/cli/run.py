@@ -1,8 +1,9 @@
 """`edgephi run`: answer one prompt with a bundle."""
 
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +22,9 @@ from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 
+if TYPE_CHECKING:
+    from edgephi.runtime.session import Options, Session
+
 
 @click.command(no_args_is_help=True)
 @bundle_argument
@@ -31,6 +35,20 @@ from edgephi.errors import UsageError
 @device_context_option
 @provider_option
 @switched_adapter_option
+@click.option(
+    "--beams",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Search for the likeliest answer with N beams, and print it when it is found.",
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    default=1.0,
+    metavar="L",
+    show_default=True,
+    help="With --beams: above 0 longer answers are preferred, below 0 shorter ones.",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document with the answer and its numbers."
 )
@@ -50,6 +68,8 @@ def run(
     context: int | None,
     provider: str | None,
     adapter: str | None,
+    beams: int | None,
+    length_penalty: float,
     as_json: bool,
 ) -> None:
     """Answer one prompt with a bundle.
@@ -66,7 +86,6 @@ def run(
     system = system_message(system)
 
     import edgephi.runtime
-    from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
     from edgephi.runtime.session import Options
 
     options = Options(
@@ -87,19 +106,20 @@ def run(
         adapter=adapter,
         warn=lambda text: say(f"warning: {text}", err=True),
     )
-    engine = session.engine
-    answer = session.stream(prompt, options)
-    with_adapter = f", with {session.adapter}" if session.adapter else ""
-    say(f"{engine.name} {engine.version} on {engine.provider}{with_adapter}", dim=True, err=True)
-    if is_emulated(engine.provider):
-        say(f"note: {EMULATION_NOTE}", err=True)
-    if as_json:
-        for _piece in answer:
-            pass
+    if beams is not None:
+        _search(session, prompt, options, beams, length_penalty, as_json=as_json)
     else:
-        said = SaidAnswer()
-        for piece in answer:
+        _answer(session, prompt, options, as_json=as_json)
+
+
+def _answer(session: "Session", prompt: str, options: "Options", *, as_json: bool) -> None:
+    """Print the answer as it is written, or a document of it."""
+    answer, said = session.stream(prompt, options), SaidAnswer()
+    _say_engine(session)
+    for piece in answer:
+        if not as_json:
             said.add(piece)
+    if not as_json:
         said.end()
         return
     generation = answer.generation
@@ -113,6 +133,57 @@ def run(
             "prefill_tokens_per_second": round(generation.prefill_tokens_per_second, 2),
             "decode_tokens_per_second": round(generation.decode_tokens_per_second, 2),
         },
+    }
+    say_document({**document, **_facts(session)})
+
+
+def _search(
+    session: "Session", prompt: str, options: "Options", beams: int, length_penalty: float, *, as_json: bool
+) -> None:
+    """Print the best answer that beam search finds, or a document of all of them."""
+    start = time.perf_counter()
+    found = session.beams(prompt, beams, options, length_penalty=length_penalty)
+    seconds = time.perf_counter() - start
+    _say_engine(session)
+    if not as_json:
+        said = SaidAnswer()
+        said.add(found[0].text)
+        said.end()
+        return
+    document = {
+        "text": found[0].text,
+        "stop_reason": found[0].stop_reason,
+        "beams": [
+            {
+                "text": beam.text,
+                "score": round(beam.score, 6),
+                "stop_reason": beam.stop_reason,
+                "tokens": len(beam.token_ids),
+            }
+            for beam in found
+        ],
+        "timings": {"load_seconds": round(session.load_seconds, 4), "search_seconds": round(seconds, 4)},
+    }
+    say_document({**document, **_facts(session)})
+
+
+def _say_engine(session: "Session") -> None:
+    """Say what computes."""
+    from edgephi.runtime.adapter import EMULATION_NOTE, is_emulated
+
+    engine = session.engine
+    with_adapter = f", with {session.adapter}" if session.adapter else ""
+    say(f"{engine.name} {engine.version} on {engine.provider}{with_adapter}", dim=True, err=True)
+    if is_emulated(engine.provider):
+        say(f"note: {EMULATION_NOTE}", err=True)
+
+
+def _facts(session: "Session") -> dict[str, Any]:
+    """What a document says of the bundle and what computes it."""
+    from edgephi.runtime.adapter import is_emulated
+
+    engine = session.engine
+    return {
         "model": session.manifest.model.id,
         "adapter": session.adapter or None,
         "engine": {"name": engine.name, "version": engine.version},
@@ -120,7 +191,6 @@ def run(
         "emulated": is_emulated(engine.provider),
         "context": session.context,
     }
-    say_document(document)
 
 
 def _from_standard_input() -> str:

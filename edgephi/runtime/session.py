@@ -16,6 +16,7 @@ from edgephi.errors import BadInputError, PastContextError, UsageError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
+from edgephi.runtime.beam_search import Beam, BeamWork, search
 from edgephi.runtime.conversation import Conversation
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
@@ -38,6 +39,7 @@ __all__ = [
     "GREEDY",
     "Alternative",
     "Answer",
+    "Beam",
     "Conversation",
     "Generation",
     "OnPrefill",
@@ -209,6 +211,39 @@ class Session:
             )
         )
 
+    def beams(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        beams: int,
+        options: Options = GREEDY,
+        *,
+        length_penalty: float = 1.0,
+    ) -> tuple[Beam, ...]:
+        """The best answers that a search with so many `beams` finds, the best one first.
+
+        `prompt` is one, or messages. A `length_penalty` above 0 prefers longer answers. See
+        `edgephi.runtime.beam_search`. Each beam takes the memory of a conversation, where the engine can copy
+        caches. Raises as `stream` does; and UsageError for a temperature, stop texts, logprobs and rules.
+        """
+        if not isinstance(prompt, str):
+            _check_no_system(options)
+        messages = self._messages(prompt, options.system) if isinstance(prompt, str) else prompt
+        token_ids = self.encode_chat(messages)
+        adapter = self._checked(token_ids, options)
+        return search(
+            BeamWork(
+                engine=self.engine,
+                caches=self.caches,
+                stop_token_ids=frozenset(self.manifest.chat.stop_token_ids),
+                context=self.context,
+                prompt=token_ids,
+                options=options,
+                beams=beams,
+                length_penalty=length_penalty,
+                adapter=adapter,
+            )
+        )
+
     def chat(self, system: str | None = None) -> Conversation:
         """A conversation that remembers itself, with the bundle's system message or another one.
 
@@ -294,11 +329,8 @@ class Session:
         on_end: OnEnd | None = None,
         known: NDArray[np.float32] | None = None,
     ) -> Answer:
-        self.check_room(len(prompt))
-        adapter = self.adapter if options.adapter is None else options.adapter
-        self._check_adapter(adapter)
+        adapter = self._checked(prompt, options)
         scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
-        self._check_biases(options)
         rules = self.tool_calling.rules(may_call, options) if may_call.may_come else options.rules
         return Answer(
             Work(
@@ -330,14 +362,18 @@ class Session:
                 hint="shorten the prompt, or build the bundle for a target with a larger context",
             )
 
-    def _check_biases(self, options: Options) -> None:
-        """Raise BadInputError when there is no token that a bias is for."""
-        for token in options.logit_bias:
-            if token not in self.raw.token_bytes:
-                raise BadInputError(
-                    f"expected a logit_bias for a token of the vocabulary, found {token}",
-                    hint=f"it has {len(self.raw.token_bytes)} tokens",
-                )
+    def _checked(self, prompt: Sequence[int], options: Options) -> str:
+        """The adapter that a prompt is answered with. Raises EdgephiError for what cannot be answered."""
+        self.check_room(len(prompt))
+        unknown = options.logit_bias.keys() - self.raw.token_bytes.keys() if options.logit_bias else ()
+        for token in unknown:
+            raise BadInputError(
+                f"expected a logit_bias for a token of the vocabulary, found {token}",
+                hint=f"it has {len(self.raw.token_bytes)} tokens",
+            )
+        adapter = self.adapter if options.adapter is None else options.adapter
+        self._check_adapter(adapter)
+        return adapter
 
     def _check_adapter(self, name: str) -> None:
         """Raise BadInputError when the bundle has no adapter of that name."""

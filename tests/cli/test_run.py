@@ -324,3 +324,17 @@ def test_a_bias_that_is_none(edgephi: Edgephi, demo_bundle: Path, bias: str) -> 
     done = edgephi("run", demo_bundle, PROMPT, "--logit-bias", bias)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_beams(edgephi: Edgephi, demo_bundle: Path) -> None:
+    done = edgephi("run", demo_bundle, PROMPT, "--beams", 3, "--max-tokens", 24)
+    document = json.loads(
+        edgephi("run", demo_bundle, PROMPT, "--beams", 3, "--max-tokens", 24, "--json").stdout
+    )
+    assert done.stdout == document["text"] + "\n"
+    scores = [beam["score"] for beam in document["beams"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    assert document["beams"][0]["text"] == document["text"]
+    assert document["engine"]["name"] == "onnxruntime-genai"
+    assert is_one_error(edgephi("run", demo_bundle, PROMPT, "--beams", 3, "--temperature", 1), 2)
