@@ -40,9 +40,9 @@ class Generation:
     "closed" when the answer was closed before its end. `generated_tokens` does not count the stop token.
     `reused_tokens` of the prompt were in a KV cache already. `first_token_seconds` runs from the prompt's
     text to the first token, tokenisation and prefill included; loading the model does not count.
-    `prefill_tokens_per_second` is that of the tokens that were
-    computed. A speed that cannot be told is 0. `scores` are there when they were asked for. `tool_calls` are
-    those that are whole, and no part of `text`: one that was cut off is in neither.
+    `prefill_tokens_per_second` is that of the tokens that were computed. A speed that cannot be told is 0.
+    `scores` are there when they were asked for, and `stop_score`, that of a stop token at the end. `tool_calls`
+    are those that are whole, and no part of `text`: one that was cut off is in neither.
     """
 
     text: str
@@ -55,6 +55,7 @@ class Generation:
     reused_tokens: int = 0
     scores: tuple[TokenScore, ...] | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_score: TokenScore | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class _Written:
     scores: list[TokenScore] = field(default_factory=list)
     stop_reason: StopReason = "closed"
     reused: int = 0
+    stop_score: TokenScore | None = None
     steps: int = 0
     decoded: int = 0
     inside_letter: bool = False
@@ -264,6 +266,8 @@ class _Writer:
             written.first = written.first or written.last
             written.steps += 1
             if token in work.stop_token_ids:
+                if work.scorer is not None:
+                    written.stop_score = work.scorer.score(cache.logits(), token, opens=False, text="")
                 written.stop_reason = "stop"
                 break
             text = stream.decode(token) or work.spelled.get(token, "")
@@ -322,6 +326,7 @@ class _Writer:
             reused_tokens=written.reused,
             scores=None if work.scorer is None else tuple(written.scores),
             tool_calls=calls,
+            stop_score=written.stop_score,
         )
         if work.on_end is not None:
             is_said = written.decoded == len(written.text) and not written.inside_letter

@@ -15,5 +15,6 @@ python -m tests.bench.flash BUNDLE         speed and memory of `edgephi flash`, 
 python -m tests.bench.registry BUNDLE      speed of `push` and `flash oci://…`, beside oras and curl
 python -m tests.bench.delta CHECKPOINT     bytes that another release of a bundle costs over the network
 python -m tests.bench.startup              time of `edgephi --help`, size of a device's installation
+python -m tests.bench.likelihoods CHECKPOINT  what lm-eval finds through `serve`, beside transformers' numbers
 python -m tests.bench.same_bundles COMMIT  whether another commit builds the same bundles, byte for byte
 """

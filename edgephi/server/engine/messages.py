@@ -149,11 +149,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Finished:
-    """One of several choices is whole. `stop_reason` as in End."""
+    """One of several choices is whole. `stop_reason` as in End; `stop` is the score of a stop token."""
 
     id: int
     choice: int
     stop_reason: str
+    stop: Score | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def send_answer(answer: Answer, request: int, channel: Channel, choice: int = 0)
     """Write an answer, and tell the server each piece."""
     with channel.cancelling(request, answer):
         for piece in answer.pieces():
-            scores = tuple(map(_score, piece.scores))
+            scores = tuple(map(token_score, piece.scores))
             calls = tuple(CallPart(**vars(call)) for call in piece.calls)
             channel.send(Piece(request, piece.text, time.monotonic(), scores, choice, calls))
 
@@ -47,7 +47,8 @@ def given_score(score: GivenScore) -> PromptScore:
     return PromptScore(score.text, logprob, _alternatives(score.alternatives))
 
 
-def _score(score: TokenScore) -> Score:
+def token_score(score: TokenScore) -> Score:
+    """The score of a token of an answer."""
     return Score(score.text, _finite(score.logprob), score.bytes, _alternatives(score.alternatives))
 
 

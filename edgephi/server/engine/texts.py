@@ -7,7 +7,7 @@ import time
 from edgephi.runtime.session import Generation, Scoring, Session, StopReason
 from edgephi.server.engine.channel import Channel
 from edgephi.server.engine.messages import Ask, Echo, Finished, Prompt
-from edgephi.server.engine.said import end_of, given_score, send_answer, told_to
+from edgephi.server.engine.said import end_of, given_score, send_answer, token_score, told_to
 
 _SCORES_AT_ONCE = 64  # in one message
 
@@ -25,8 +25,10 @@ def answer_texts(session: Session, request: Ask, channel: Channel) -> None:
     for choice, (prompt, tokens) in enumerate(zip(request.prompts, texts, strict=True)):
         if channel.is_cancelled(request.id):
             break
-        numbers.append(_Choice(session, request, channel, choice).answer(prompt, tokens))
-        channel.send(Finished(request.id, choice, numbers[-1].stop_reason))
+        found = _Choice(session, request, channel, choice).answer(prompt, tokens)
+        numbers.append(found)
+        stop = None if found.stop_score is None else token_score(found.stop_score)
+        channel.send(Finished(request.id, choice, found.stop_reason, stop))
     together = dataclasses.replace(
         numbers[-1] if numbers else _nothing(0, "closed"),
         prompt_tokens=sum(each.prompt_tokens for each in numbers),

@@ -55,7 +55,7 @@ class TestContinued:
         logprobs = answer.choices[0].logprobs
         assert logprobs is not None and logprobs.tokens and logprobs.top_logprobs and logprobs.text_offset
         assert logprobs.text_offset[0] == 0
-        assert "".join(logprobs.tokens) == answer.choices[0].text
+        assert "".join(logprobs.tokens).removesuffix("<|end|>") == answer.choices[0].text
         assert all(len(each) <= 2 for each in logprobs.top_logprobs)
         assert all((value or 0) <= 0 for value in logprobs.token_logprobs or [])
 
@@ -189,6 +189,23 @@ class TestEchoed:
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model=MODEL, prompt=tokens, max_tokens=1, echo=True, logprobs=0)
         assert caught.value.code == "context_length_exceeded"
+
+
+class TestStopTokens:
+    """One that ends an answer has a score too: harnesses take the last token for the one that came."""
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_it_has_a_score_and_no_text(self, client: openai.OpenAI, session: Session, stream: bool) -> None:
+        whole = CHAT + continued(session, CHAT, 100)
+        answer: Any = client.completions.create(
+            model=MODEL, prompt=whole, max_tokens=1, echo=True, logprobs=1, stream=stream
+        )
+        choices = [choice for chunk in (answer if stream else [answer]) for choice in chunk.choices]
+        tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.tokens]
+        assert "".join(choice.text for choice in choices) == whole
+        assert tokens[-1] == "<|end|>"
+        assert len(tokens) == len(session.raw.encode(whole)) + 1
+        assert choices[-1].finish_reason == "stop"
 
 
 class TestRefused:

@@ -45,24 +45,27 @@ class TextWriter:
         if not isinstance(said, Finished):
             return [self._completion((self._choice(said.choice, [said]),))]
         before, self._last = self._last, said
-        return [] if before is None else [self._completion((_ended(before),))]
+        return [] if before is None else [self._completion((self._choice(before.choice, [before]),))]
 
     def closing(self, end: End) -> list[msgspec.Struct]:
         """See Writer."""
-        last = () if self._last is None else (_ended(self._last),)
+        last = () if self._last is None else (self._choice(self._last.choice, [self._last]),)
         chunks = [self._completion(last, end=end)]
         if self._include_usage:
             chunks.append(self._completion((), usage(end)))
         return [*chunks]
 
     def _choice(self, index: int, said: Sequence[Said]) -> TextChoice:
-        """What was said of one choice."""
+        """What was said of one choice. A stop token is no text, but has a score."""
         parts = [each for each in said if not isinstance(each, Finished)]
-        ended = [finish_reason(each) for each in said if isinstance(each, Finished)]
+        ended = next((each for each in said if isinstance(each, Finished)), None)
+        scores = [score for part in parts for score in part.scores]
+        if ended is not None and ended.stop is not None:
+            scores.append(ended.stop)
         return TextChoice(
             "".join(part.text for part in parts),
-            self._logprobs(index, [score for part in parts for score in part.scores]),
-            ended[0] if ended else None,
+            self._logprobs(index, scores),
+            None if ended is None else finish_reason(ended),
             index,
         )
 
@@ -102,8 +105,3 @@ def _likely(score: Score | PromptScore) -> dict[str, float] | None:
         return None
     likely = {each.text: each.logprob for each in reversed(score.alternatives)}
     return {score.text: score.logprob} | likely
-
-
-def _ended(finished: Finished) -> TextChoice:
-    """The chunk that says why a choice has ended."""
-    return TextChoice("", finish_reason=finish_reason(finished), index=finished.choice)
