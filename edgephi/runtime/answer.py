@@ -41,8 +41,8 @@ class Generation:
     `reused_tokens` of the prompt were in a KV cache already. `first_token_seconds` runs from the prompt's
     text to the first token, tokenisation and prefill included; loading the model does not count.
     `prefill_tokens_per_second` is that of the tokens that were computed. A speed that cannot be told is 0.
-    `scores` are there when they were asked for, and `stop_score`, that of a stop token at the end. `tool_calls`
-    are those that are whole, and no part of `text`: one that was cut off is in neither.
+    `scores` are there when they were asked for, and `stop_score`, that of a stop token at the end.
+    `tool_calls` are those that are whole, and no part of `text`: one that was cut off is in neither.
     """
 
     text: str

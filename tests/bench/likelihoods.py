@@ -1,8 +1,9 @@
 """Log-likelihoods of lm-evaluation-harness through `edgephi serve`, beside transformers' on the same weights.
 
 Builds the checkpoint for a CPU with activations in floats, as `kernels.accuracy_level` 0 of a target has
-them, or in the int8 of the target `cpu`; serves the bundle; runs the harness from an environment of its own on the
-items of `tests/server/clients`; and computes the same in transformers from the bundle's dequantised weights.
+them, or in the int8 of the target `cpu`; serves the bundle; runs the harness from an environment of its own
+on the items of `tests/server/clients`; and computes the same in transformers from the bundle's dequantised
+weights.
 """
 
 import argparse
