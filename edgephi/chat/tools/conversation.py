@@ -64,8 +64,8 @@ def _checked(message: Mapping[str, Any], place: int) -> dict[str, Any]:
     """A message whose calls are a name and arguments each, or that is the result of one, a text."""
     if message.get("role") == "tool" and not isinstance(message.get("content"), str):
         raise BadInputError(
-            f"messages[{place}]: expected text as the result of a call, "
-            f"found {type(message.get('content')).__name__}",
+            f"messages[{place}]: expected text as content of a result, found "
+            f"{type(message.get('content')).__name__}",
             hint=_HINT,
         )
     for call in message.get("tool_calls") or ():
