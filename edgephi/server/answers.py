@@ -1,4 +1,4 @@
-"""From a job's events to a response: one JSON document, or a stream of server-sent events."""
+"""From a job's events to a response: one JSON document, or a stream."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from edgephi.server.admission import Event, Job
 from edgephi.server.engine.messages import Echo, End, Finished, Piece, Progress
 from edgephi.server.http.connection import Connection
 from edgephi.server.openai.told_reuse import told_progress
-from edgephi.server.openai.writer import Said, Writer
 from edgephi.server.refusal import CLIENT_GONE, Refusal
+from edgephi.server.writer import Said, Writer
 
-_DONE = b"data: [DONE]\n\n"
-_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -95,10 +93,13 @@ class JobResponse(Response):
                     raise last
                 if last.status == CLIENT_GONE:
                     return None
-            lines = [] if started else [_event(chunk) for chunk in self._writer.opening()]
+            framed = self._writer.form.framed
+            lines = [] if started else [framed(chunk) for chunk in self._writer.opening()]
             lines += [line for event in events for line in self._lines(event)]
             if not started:
-                await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+                kind = self._writer.form.content_type.encode()
+                headers = [(b"content-type", kind), (b"cache-control", b"no-store")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
                 started = True
             ended = isinstance(last, End | Refusal)
             keeps_up = not connection.is_blocked
@@ -113,16 +114,12 @@ class JobResponse(Response):
 
     def _lines(self, event: Event) -> list[bytes]:
         """What is written into a stream for an event."""
-        if isinstance(event, Echo | Piece | Finished):
-            return [_event(chunk) for chunk in self._writer.chunks(event)]
+        writer = self._writer
+        form = writer.form
         if isinstance(event, Progress):
-            # A comment: clients skip it, and what stands between us sees that somebody is there.
-            done, total = told_progress(event)
-            return [f": prefill {done}/{total}\n\n".encode()]
+            return [form.progress(*told_progress(event))]
         if isinstance(event, Refusal):
-            return [_event(event.error)]
-        return [*(_event(chunk) for chunk in self._writer.closing(event)), _DONE]
-
-
-def _event(chunk: msgspec.Struct) -> bytes:
-    return b"data: " + _encode(chunk) + b"\n\n"
+            return [form.framed(writer.broken(event))]
+        if isinstance(event, End):
+            return [*map(form.framed, writer.closing(event)), form.end]
+        return list(map(form.framed, writer.chunks(event)))

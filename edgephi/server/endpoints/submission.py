@@ -12,8 +12,8 @@ from edgephi.server.admission import Job
 from edgephi.server.answers import JobResponse
 from edgephi.server.endpoints.service import Service
 from edgephi.server.engine.messages import Ask, End
-from edgephi.server.openai.writer import Writer
 from edgephi.server.refusal import Refusal
+from edgephi.server.writer import Writer
 
 _LATE_SECONDS = 10.0  # after the deadline, for a client to take what it is told about it
 

@@ -25,10 +25,10 @@ from edgephi.server.openai.chat.response import (
     TokenLogprob,
 )
 from edgephi.server.openai.numbers import finish_reason, numbers, usage
-from edgephi.server.openai.writer import Said
+from edgephi.server.writer import Said, WritesEvents
 
 
-class ChatWriter:
+class ChatWriter(WritesEvents):
     """The answer of a chat. `in_old_words`: a call is written as the API did at first, as `function_call`."""
 
     def __init__(

@@ -12,10 +12,10 @@ from msgspec import UNSET
 from edgephi.server.engine.messages import End, Finished, PromptScore, Score
 from edgephi.server.openai.completions.response import TextChoice, TextCompletion, TextLogprobs
 from edgephi.server.openai.numbers import Usage, finish_reason, numbers, usage
-from edgephi.server.openai.writer import Said
+from edgephi.server.writer import Said, WritesEvents
 
 
-class TextWriter:
+class TextWriter(WritesEvents):
     """The continuations of texts, a choice each."""
 
     def __init__(self, *, model: str, context: int, scored: bool, include_usage: bool) -> None:
