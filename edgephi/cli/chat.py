@@ -2,11 +2,9 @@
 
 import contextlib
 import io
-import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,28 +19,22 @@ from edgephi.cli.options import (
     switched_adapter_option,
 )
 from edgephi.cli.sampling_options import sampling_options
-from edgephi.cli.show.say import SaidAnswer, say
+from edgephi.cli.show.say import say
 from edgephi.cli.system_message import system_message
 from edgephi.cli.terminal.chat_commands import (
     COMMANDS,
-    Again,
     Chat,
     Quit,
     engine_text,
     error_text,
-    is_command,
-    numbers,
-    run_command,
 )
 from edgephi.cli.terminal.chat_input import ReadLine, TerminalLines, history_file, piped_lines, read_message
-from edgephi.cli.terminal.utf8 import checked_utf8
-from edgephi.errors import EdgephiError, PastContextError, UsageError
+from edgephi.cli.terminal.chat_tools import read_tools
+from edgephi.cli.terminal.turn import Watch, say_beside, take_turn
+from edgephi.errors import EdgephiError, UsageError
 
 if TYPE_CHECKING:
     from edgephi.runtime.answer import Answer
-
-_CLEAR_LINE = "\r\x1b[K"
-_SHOW_READING_SECONDS = 1.0
 
 
 @click.command(no_args_is_help=True)
@@ -52,6 +44,12 @@ _SHOW_READING_SECONDS = 1.0
 @device_context_option
 @provider_option
 @switched_adapter_option
+@click.option(
+    "--tools",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Functions that the model may call, as JSON: a list as OpenAI's API takes it. You give the results.",
+)
 @click.option("--verbose", is_flag=True, help="Show the numbers of each answer below it.")
 @click.option("--no-history", is_flag=True, help="Neither read nor keep the lines that are typed.")
 def chat(
@@ -66,6 +64,7 @@ def chat(
     context: int | None,
     provider: str | None,
     adapter: str | None,
+    tools: Path | None,
     verbose: bool,
     no_history: bool,
 ) -> None:
@@ -89,6 +88,7 @@ def chat(
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, **sampling)
+    may_call = () if tools is None else read_tools(tools)
     at_terminal = sys.stdin.isatty()
     with step("load", 0) if at_terminal else contextlib.nullcontext():
         session = edgephi.runtime.load(
@@ -99,11 +99,11 @@ def chat(
             warn=lambda text: say(f"warning: {text}", err=True),
         )
         session.open_ahead()
-    talk = Chat(session, session.chat(system), options)
+    talk = Chat(session, session.chat(system, tools=may_call), options)
     if at_terminal:
         history = None if no_history else history_file()
         name = model_name(session.manifest.name, session.adapter)
-        _say(f"{name}, {engine_text(talk)}; /help shows more")
+        say_beside(f"{name}, {engine_text(talk)}; /help shows more")
         _in_terminal(talk, TerminalLines(history, tuple(COMMANDS)), verbose=verbose)
     else:
         _from_pipe(talk, piped_lines(sys.stdin), verbose=verbose)
@@ -117,10 +117,10 @@ def _from_pipe(talk: Chat, read_line: ReadLine, *, verbose: bool) -> None:
     named = False
     exit_code = 0
 
-    def name_engine(_answer: "Answer") -> _Watch:
+    def name_engine(_answer: "Answer") -> Watch:
         nonlocal named
         if not named:
-            _say(engine_text(talk))
+            say_beside(engine_text(talk))
             named = True
         return contextlib.nullcontext()
 
@@ -128,7 +128,13 @@ def _from_pipe(talk: Chat, read_line: ReadLine, *, verbose: bool) -> None:
         while True:
             message = read_message(read_line, "")
             try:
-                _turn(talk, message, verbose=verbose, watch=name_engine)
+                take_turn(
+                    talk,
+                    message,
+                    verbose=verbose,
+                    watch=name_engine,
+                    read_result=lambda _: read_message(read_line, ""),
+                )
             except EdgephiError as error:
                 say(error_text(error), err=True)
                 exit_code = exit_code or error.exit_code
@@ -155,81 +161,23 @@ def _in_terminal(talk: Chat, lines: TerminalLines, *, verbose: bool) -> None:
                     return
                 else:
                     warned = True
-                    _say("Ctrl-C again ends the conversation, and so does Ctrl-D")
+                    say_beside("Ctrl-C again ends the conversation, and so does Ctrl-D")
                 continue
             warned = False
             try:
-                _turn(talk, message, verbose=verbose, preparing=keys.preparing, watch=keys.stopping)
-            except KeyboardInterrupt:
+                take_turn(
+                    talk,
+                    message,
+                    verbose=verbose,
+                    preparing=keys.preparing,
+                    watch=keys.stopping,
+                    read_result=keys.read,
+                )
+            except (KeyboardInterrupt, EOFError):
                 say(err=True)
-                _say("stopped")
+                say_beside("stopped")
             except EdgephiError as error:
                 say(error_text(error), err=True)
-
-
-def _turn(
-    talk: Chat,
-    message: str,
-    *,
-    verbose: bool,
-    watch: "Callable[[Answer], _Watch]",
-    preparing: "Callable[[], _Watch]" = contextlib.nullcontext,
-) -> None:
-    """Do a command, or have the model answer a message. An empty message is nothing.
-
-    The message is made a prompt inside of `preparing`, and answered inside of `watch`.
-    """
-    checked_utf8(message, "message")
-    if not message.strip():
-        return
-    if is_command(message):
-        try:
-            say(run_command(talk, message), err=True)
-            return
-        except Again as again:
-            message = again.message
-    talk.asked, talk.is_answered = message, False
-    reading = _Reading()
-    said = SaidAnswer(wrapped=True)
-    begun = False
-    try:
-        with preparing():
-            answer = talk.conversation.say(message, talk.options, on_prefill=reading.show)
-        with watch(answer):
-            for piece in answer:
-                reading.clear()
-                begun = True
-                said.add(piece)
-    except PastContextError as error:
-        raise PastContextError(
-            error.message, hint="/reset forgets the conversation; /save FILE keeps it before that"
-        ) from None
-    except EdgephiError:
-        if begun:  # the error gets a line of its own, and so does the next answer
-            said.end()
-        raise
-    finally:
-        reading.clear()
-    said.end()
-    talk.is_answered = True
-    generation = answer.generation
-    talk.answers.append(generation)
-    if generation.stop_reason == "closed":
-        _say("stopped")
-    elif generation.stop_reason == "length":
-        _say(f"cut off after {generation.generated_tokens} tokens; --max-tokens N allows more")
-    elif generation.stop_reason == "context":
-        _say(
-            f"the context of {talk.session.context} tokens is full: /reset forgets the conversation, "
-            "/save FILE keeps it"
-        )
-    if verbose:
-        _say(numbers(generation))
-
-
-def _say(text: str) -> None:
-    """Say something beside the conversation."""
-    say(text, dim=True, err=True)
 
 
 class _Keys:
@@ -296,28 +244,3 @@ class _Keys:
             raise KeyboardInterrupt
         elif self._preparing:
             raise KeyboardInterrupt
-
-
-_Watch = contextlib.AbstractContextManager[None]
-
-
-class _Reading:
-    """On a terminal, how much of a long prompt has been read, until the answer begins."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._shown = False
-        self._wanted = sys.stderr.isatty() and sys.stdout.isatty()
-
-    def show(self, done: int, total: int) -> None:
-        """Take in that so many tokens of a prompt are computed."""
-        if self._wanted and time.monotonic() - self._start > _SHOW_READING_SECONDS:
-            text = f"reading: {done} of {total} tokens"[: shutil.get_terminal_size().columns - 1]
-            click.echo(_CLEAR_LINE + click.style(text, dim=True), err=True, nl=False)
-            self._shown = True
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            click.echo(_CLEAR_LINE, err=True, nl=False)
-            self._shown = False

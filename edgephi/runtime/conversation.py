@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from edgephi.errors import UsageError
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill
 from edgephi.runtime.options import GREEDY, Options
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 
-AnswerTokens = Callable[[list[int], Options, float, OnPrefill | None, OnEnd], Answer]
-"""Has a prompt of tokens answered: the prompt, the options, when it was asked, whom to tell of its progress,
-and whom to give the answer and its tokens at its end; see `edgephi.runtime.answer.Work`."""
+
+class AnswerTokens(Protocol):
+    """Has a prompt of tokens answered, that was asked at the moment `start` of `time.perf_counter`."""
+
+    def __call__(
+        self,
+        prompt: list[int],
+        options: Options,
+        start: float,
+        *,
+        on_prefill: OnPrefill | None = None,
+        on_end: OnEnd | None = None,
+    ) -> Answer:
+        """The answer; `on_end` is told it and its tokens: see `edgephi.runtime.answer.Work`."""
 
 
 _MOST_SHOWN = 6
 _TURN = 2  # a question and its answer
-_Turn = tuple[list[dict[str, str]], int, list[int], str]
+_Turn = tuple[list[dict[str, Any]], int, list[int], str]
+
+Render = Callable[[Sequence[Mapping[str, Any]]], str]
+"""Renders messages to a prompt with marks, as `ChatPrompts.render` does."""
 
 
 class Conversation:
@@ -27,15 +42,18 @@ class Conversation:
     tokens, and what a tokenizer would make of an answer's text need not be what the model wrote. Where it is,
     the answers are the same as those to a prompt that is rendered anew.
 
-    `prompts` renders and encodes the messages, `answer_tokens` has a prompt answered.
+    `render` renders the messages, `prompts` encodes them, `answer_tokens` has a prompt answered.
     """
 
-    def __init__(self, prompts: ChatPrompts, answer_tokens: AnswerTokens, system: str | None = None) -> None:
+    def __init__(
+        self, render: Render, prompts: ChatPrompts, answer_tokens: AnswerTokens, system: str | None = None
+    ) -> None:
+        self._render = render
         self._prompts = prompts
         self._answer_tokens = answer_tokens
         self._system = system
         self._answer: Answer | None = None
-        self._messages: list[dict[str, str]] = []
+        self._messages: list[dict[str, Any]] = []
         self._used = 0
         self._tokens: list[int] = []  # what has been read and written, and as text; empty when not known
         self._rendered = ""
@@ -48,8 +66,11 @@ class Conversation:
         return self._system
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        """A copy of all messages so far. A question joins them with its answer, when that has ended."""
+    def messages(self) -> list[dict[str, Any]]:
+        """A copy of all messages so far. A question joins them with its answer, when that has ended.
+
+        Those of answers with calls of functions have `tool_calls`, as OpenAI's API does.
+        """
         return [dict(message) for message in self._messages]
 
     @property
@@ -75,7 +96,9 @@ class Conversation:
         UsageError for others, and as rendering them does.
         """
         check_turns(messages)
-        resumed = [{"role": message["role"], "content": message["content"]} for message in messages]
+        resumed: list[dict[str, Any]] = [
+            {"role": message["role"], "content": message["content"]} for message in messages
+        ]
         used = self._tokens_of(resumed)
         self.reset(resumed[0]["content"] if resumed and resumed[0]["role"] == "system" else "")
         self._messages = resumed
@@ -86,18 +109,17 @@ class Conversation:
         if self._answer is not None:
             self._answer.close()
             self._answer = None
-        if len(self._messages) < _TURN or self._messages[-1]["role"] != "assistant":
+        asked = [place for place, message in enumerate(self._messages) if message["role"] == "user"]
+        if not asked:
             return None
-        question = self._messages[-2]["content"]
+        question: str = self._messages[asked[-1]]["content"]
         if self._before is not None:
             before, self._before = self._before, None
             self._messages, self._used, self._tokens, self._rendered = before
         else:
-            self._messages = self._messages[:-_TURN]
+            self._messages = self._messages[: asked[-1]]
             self._forget_tokens()
-            self._used = (
-                len(self._prompts.encode(self._prompts.render(self._messages))) if self._messages else 0
-            )
+            self._used = self._tokens_of(self._messages)
         return question
 
     def say(self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None) -> Answer:
@@ -109,13 +131,48 @@ class Conversation:
         start = time.perf_counter()
         if self._answer is not None:
             self._answer.close()
-        asked = [*self._messages, {"role": "user", "content": text}]
-        rendered = self._prompts.render(asked)
+        before = (self._messages, self._used, self._tokens, self._rendered)
+        return self._go_on([{"role": "user", "content": text}], before, options, start, on_prefill)
+
+    def give_results(
+        self, results: Sequence[str], options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
+    ) -> Answer:
+        """The answer that goes on with the results of the calls of the last one, a text for each.
+
+        Raises UsageError for another number of them, and else as `say` does.
+        """
+        start = time.perf_counter()
+        calls = self._messages[-1].get("tool_calls", ()) if self._messages else ()
+        if len(results) != len(calls) or not calls:
+            raise UsageError(
+                f"expected the results of {len(calls)} calls, found {len(results)}",
+                hint="the last answer's generation.tool_calls are the calls",
+            )
+        said = [
+            {"role": "tool", "tool_call_id": call["id"], "content": result}
+            for call, result in zip(calls, results, strict=True)
+        ]
+        return self._go_on(said, self._before, options, start, on_prefill)
+
+    def _go_on(
+        self,
+        said: list[dict[str, Any]],
+        before: _Turn | None,
+        options: Options,
+        start: float,
+        on_prefill: OnPrefill | None,
+    ) -> Answer:
+        """The answer to what has been said; `before` is what it can be taken back to."""
+        options.check_no_system()
+        asked = [*self._messages, *said]
+        rendered = self._render(asked)
         prompt = self._prompt(rendered)
 
         def end(generation: Generation, tokens: list[int] | None) -> None:
-            answered = {"role": "assistant", "content": generation.text}
-            self._before = (self._messages, self._used, self._tokens, self._rendered)
+            answered: dict[str, Any] = {"role": "assistant", "content": generation.text}
+            if generation.tool_calls:
+                answered["tool_calls"] = [call.message for call in generation.tool_calls]
+            self._before = before
             self._messages = [*asked, answered]
             self._used = len(prompt) + generation.generated_tokens
             if tokens is None:
@@ -124,12 +181,12 @@ class Conversation:
                 self._tokens = [*prompt, *tokens]
                 self._rendered = rendered + self._prompts.marked(generation.text)
 
-        self._answer = self._answer_tokens(prompt, options, start, on_prefill, end)
+        self._answer = self._answer_tokens(prompt, options, start, on_prefill=on_prefill, on_end=end)
         return self._answer
 
-    def _tokens_of(self, messages: list[dict[str, str]]) -> int:
+    def _tokens_of(self, messages: list[dict[str, Any]]) -> int:
         """How many tokens messages take."""
-        return len(self._prompts.encode(self._prompts.render(messages))) if messages else 0
+        return len(self._prompts.encode(self._render(messages))) if messages else 0
 
     def _prompt(self, rendered: str) -> list[int]:
         """The tokens of a rendered prompt: those of the conversation so far, and then the new ones."""

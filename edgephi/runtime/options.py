@@ -108,6 +108,14 @@ class Options:
         """What the answer is held to, if it is."""
         return next(self._all_rules(), None)
 
+    def check_no_system(self) -> None:
+        """Raise UsageError for a system message: that of a conversation is no option."""
+        if self.system is not None:
+            raise UsageError(
+                "expected options without a system message, found one",
+                hint="it is the first of the messages, or given to `chat`",
+            )
+
     def _all_rules(self) -> Iterator[Rules]:
         if self.json_schema is not None:
             yield Rules("json_schema", self.json_schema)

@@ -12,7 +12,7 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
 from edgephi.chat.template import ChatTemplate
 from edgephi.chat.tools.function import NO_CALLS, Calling, calling
-from edgephi.errors import BadInputError, PastContextError, UsageError
+from edgephi.errors import BadInputError, PastContextError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
 from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
@@ -147,7 +147,7 @@ class Session:
         there are. Raises as `stream` does, and BadInputError for messages that are none.
         """
         start = time.perf_counter()
-        _check_no_system(options)
+        options.check_no_system()
         may_call = calling(tools, tool_choice, parallel=parallel_tool_calls)
         asked = self.tool_calling.template_input(messages, may_call)
         prompt = self.encode_chat(asked.messages, asked.tools)
@@ -168,7 +168,7 @@ class Session:
         does, and BadInputError for an empty text or a token that the model does not have.
         """
         start = time.perf_counter()
-        _check_no_system(options)
+        options.check_no_system()
         prompt = self.raw.encode(text)
         known = None if scored is None else scored.logits
         return self._answer(prompt, options, start, on_prefill=on_prefill, known=known)
@@ -226,7 +226,7 @@ class Session:
         caches. Raises as `stream` does; and UsageError for a temperature, stop texts, logprobs and rules.
         """
         if not isinstance(prompt, str):
-            _check_no_system(options)
+            options.check_no_system()
         messages = self._messages(prompt, options.system) if isinstance(prompt, str) else prompt
         token_ids = self.encode_chat(messages)
         adapter = self._checked(token_ids, options)
@@ -244,12 +244,24 @@ class Session:
             )
         )
 
-    def chat(self, system: str | None = None) -> Conversation:
+    def chat(self, system: str | None = None, *, tools: Sequence[Any] = ()) -> Conversation:
         """A conversation that remembers itself, with the bundle's system message or another one.
 
-        An empty text is for a conversation without.
+        An empty text is for a conversation without. `tools` are functions that may be called, as for
+        `answer`; `Conversation.give_results` goes on with the results of calls.
         """
-        return Conversation(self.prompts, self._answer_turn, self.system if system is None else system)
+        may_call = calling(tools)
+
+        def render(messages: Sequence[Mapping[str, Any]]) -> str:
+            asked = self.tool_calling.template_input(messages, may_call)
+            return self.prompts.render(asked.messages, asked.tools)
+
+        return Conversation(
+            render if tools else self.prompts.render,
+            self.prompts,
+            functools.partial(self._answer, may_call=may_call),
+            self.system if system is None else system,
+        )
 
     def open_ahead(self) -> None:
         """Take the memory of a whole context now, where the engine takes all of it at once.
@@ -309,13 +321,6 @@ class Session:
             ordinary_tokens=ordinary_tokens(self._tokenizer_file),
             knows_tools=ChatTemplate(self.manifest.chat.template).knows_tools,
         )
-
-    def _answer_turn(
-        self, prompt: list[int], options: Options, start: float, on_prefill: OnPrefill | None, on_end: OnEnd
-    ) -> Answer:
-        """The answer to a prompt of tokens, for a conversation."""
-        _check_no_system(options)
-        return self._answer(prompt, options, start, on_prefill=on_prefill, on_end=on_end)
 
     def _answer(
         self,
@@ -385,11 +390,3 @@ class Session:
         from edgephi.runtime.text.constraint import ConstraintCompiler
 
         return ConstraintCompiler(self._tokenizer_file, self.manifest.chat.stop_token_ids)
-
-
-def _check_no_system(options: Options) -> None:
-    if options.system is not None:
-        raise UsageError(
-            "expected options without a system message, found one",
-            hint="it is the first of the messages, or given to `chat`",
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import string
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgephi.chat.tools.call_form import CallForm
 
@@ -22,6 +23,12 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The call as a message of OpenAI's API has it among its `tool_calls`."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)

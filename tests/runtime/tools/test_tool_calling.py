@@ -110,3 +110,26 @@ def test_a_special_token_in_a_result_ends_no_turn(session: Session) -> None:
     tokens = session.encode_chat(taken.messages, taken.tools)
     (end,) = session.engine.encode("<|end|>")
     assert tokens.count(end) == 3  # those of the three turns, and none of the result
+
+
+def test_a_conversation_goes_on_with_the_results_of_calls(session: Session) -> None:
+    def begin_with(letter: str) -> Options:
+        bias = {token: 100.0 for text in (letter, f"a{letter}") for token in session.engine.encode(text)[-1:]}
+        return Options(json_schema='{"const": 7}', logit_bias=bias, max_tokens=400)
+
+    calls, words = begin_with("<"), begin_with("7")
+    chat = session.chat("", tools=TOOLS[:1])
+    list(chat.say("turn on the kitchen light", calls))
+    made = chat.messages[-1]["tool_calls"]
+    with pytest.raises(UsageError, match=f"expected the results of {len(made)} calls, found 0"):
+        chat.give_results([])
+    assert "".join(chat.give_results(["done"] * len(made), words)) == "7"
+    assert [message["role"] for message in chat.messages[1:]] == [
+        "assistant",
+        *["tool"] * len(made),
+        "assistant",
+    ]
+    with pytest.raises(UsageError, match="expected the results of 0 calls"):
+        chat.give_results(["done"])
+    assert chat.take_back() == "turn on the kitchen light"
+    assert chat.messages == []
