@@ -105,6 +105,11 @@ if TYPE_CHECKING:
     metavar="URL",
     help="Let web pages of this origin use the API (CORS). Can be given again.",
 )
+@click.option(
+    "--ollama",
+    is_flag=True,
+    help="Speak Ollama's API too, under /api. Its clients look for it on --port 11434.",
+)
 @click.option("--log-json", is_flag=True, help="Write the log as lines of JSON.")
 @click.option("--log-prompts", is_flag=True, help="Write the text of prompts into the log.")
 def serve(
@@ -125,6 +130,7 @@ def serve(
     max_body: int,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    ollama: bool,
     log_json: bool,
     log_prompts: bool,
 ) -> None:
@@ -176,6 +182,7 @@ def serve(
             log_prompts=log_prompts,
             hosts=tuple(name.lower() for name in hosts),
             origins=origins,
+            ollama=ollama,
         ),
         ready,
     )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
 from edgephi.server.admission import Job
-from edgephi.server.endpoints import chat, completions, models, monitoring, openapi
+from edgephi.server.endpoints import chat, completions, models, monitoring, ollama, openapi
 from edgephi.server.endpoints.service import Service
 from edgephi.server.guard import AccessLog, Gate, GateOptions
 from edgephi.server.log import Log
@@ -30,7 +30,8 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         chat.route(service),
         completions.route(service),
         *monitoring.routes(service),
-        openapi.route(),
+        *(ollama.routes(service) if service.options.ollama else []),
+        openapi.route(ollama=service.options.ollama),
         *page_routes(),
     ]
     app = Starlette(
@@ -54,7 +55,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
 async def _say_refusal(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, Refusal)  # noqa: S101 - for the type checker
     request.state.ended_as = refusal.status
-    return refusal_response(refusal)
+    return refusal_response(refusal, request.url.path)
 
 
 async def _say_http_exception(request: Request, cause: Exception) -> Response:
@@ -67,7 +68,7 @@ async def _say_http_exception(request: Request, cause: Exception) -> Response:
         refusal = Refusal(405, f"{path!r} does not take {method}", code="wrong_method")
     else:
         refusal = Refusal(cause.status_code, cause.detail)
-    response = refusal_response(refusal)
+    response = refusal_response(refusal, path)
     response.headers.update(cause.headers or {})
     return response
 

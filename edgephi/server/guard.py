@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgephi.server.ollama.response import OLLAMA
 from edgephi.server.refusal import CLIENT_GONE, Refusal
 from edgephi.server.replies import refusal_response
 
-_LOCKED = ("/v1/", "/metrics")  # need the key; the page and /health do not
+_LOCKED = ("/v1/", OLLAMA, "/metrics")  # need the key; the page and /health do not
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await refusal_response(refusal)(scope, receive, send)
+            await refusal_response(refusal, scope["path"])(scope, receive, send)
 
     def _refusal(self, path: str, method: str, headers: Headers) -> Refusal | None:
         options = self._options
@@ -124,7 +125,7 @@ class AccessLog:
                 self._log_bug(bug)
                 if status == CLIENT_GONE:
                     refusal = Refusal(500, "bug in edgephi, see its log", code="internal_error")
-                    await refusal_response(refusal)(scope, receive, seen_send)
+                    await refusal_response(refusal, scope["path"])(scope, receive, seen_send)
                 else:
                     state["connection"].abort()
         finally:

@@ -3,6 +3,7 @@
 import msgspec
 from starlette.responses import Response
 
+from edgephi.server.ollama.response import OLLAMA, OllamaError
 from edgephi.server.refusal import Refusal
 
 
@@ -11,6 +12,7 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
     return Response(msgspec.json.encode(value), status, headers, "application/json")
 
 
-def refusal_response(refusal: Refusal) -> Response:
-    """An error object."""
-    return json_response(refusal.error, refusal.status, refusal.headers)
+def refusal_response(refusal: Refusal, path: str) -> Response:
+    """An error object, in the form of the API that a path belongs to."""
+    error = OllamaError(refusal.error.error.message) if path.startswith(OLLAMA) else refusal.error
+    return json_response(error, refusal.status, refusal.headers)

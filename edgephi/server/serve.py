@@ -72,6 +72,7 @@ class ServeOptions:
     log_prompts: bool
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    ollama: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ async def _serve(
     )
     service = Service(
         manifest,
-        ServiceOptions(options.max_body, options.deadline, options.opening.system),
+        ServiceOptions(options.max_body, options.deadline, options.opening.system, options.ollama),
         queue,
         supervisor,
         ConstraintTrials(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.chat.stop_token_ids),

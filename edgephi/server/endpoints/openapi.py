@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgephi.server.openai.description import description
+from edgephi.server.description.document import description
 from edgephi.server.replies import json_response
 
 
-def route() -> Route:
-    """The route of the description."""
+def route(*, ollama: bool) -> Route:
+    """The route of the description, of Ollama's API too where that is offered."""
 
     async def openapi(_request: Request) -> Response:
-        return json_response(description())
+        return json_response(description(ollama=ollama))
 
     return Route("/openapi.json", openapi)

@@ -21,11 +21,15 @@ from edgephi.server.refusal import Refusal
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """How requests are treated. Seconds and bytes; `deadline_seconds` None: no deadline."""
+    """How requests are treated. Seconds and bytes; `deadline_seconds` None: no deadline.
+
+    `ollama`: whether Ollama's API is spoken too.
+    """
 
     max_body_bytes: int
     deadline_seconds: float | None
     system: str | None
+    ollama: bool = False
 
 
 @dataclass
