@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgephi.chat.tools.call_form import CallForm
@@ -28,35 +29,51 @@ _ANY_TEXT = r"/(.|\n)*/"
 _TEXT_BUT_JSON = r"/([^\[{\s](.|\n)*)?/"
 
 
-def call_grammar(
-    form: CallForm, calling: Calling, special: Mapping[str, int], content: str | None = None
-) -> Rules:
+@dataclass(frozen=True)
+class AddedTokens:
+    """The tokens that a tokenizer has for whole texts, by these texts: `special` ones, and `ordinary` ones.
+
+    What is ordinary for the tokenizer may not be for llguidance: for some of its versions, whatever stands in
+    angle brackets is special. So a grammar names the ordinary ones too.
+    """
+
+    special: Mapping[str, int] = field(default_factory=dict)
+    ordinary: Mapping[str, int] = field(default_factory=dict)
+
+
+NO_ADDED_TOKENS = AddedTokens()
+
+
+def call_grammar(form: CallForm, calling: Calling, tokens: AddedTokens, content: str | None = None) -> Rules:
     """The grammar of an answer, in which `calling` says what may be called.
 
-    `special` are the ids of the tokenizer's special tokens by their texts. `content` is the JSON schema (as
-    JSON text) of an answer without calls, None where that may be any text.
+    `content` is the JSON schema (as JSON text) of an answer without calls, None where that may be any text.
     """
-    rules = [f"calls: {_literals(form.before, special)} call {_more(form, calling)} {_end(form, special)}"]
+    made = f"call {_more(form, calling)} {_literals(form.after, tokens)}"
+    rules = [f"calls: {_literals(form.before, tokens)} {made}"]
     if form.between is not None:
-        rules.append(f"between: {_literals(form.between, special)}")
+        rules.append(f"between: {_literals(form.between, tokens)}")
     rules.append("call: " + " | ".join(f"call_{place}" for place in range(len(calling.functions))))
     rules += [_call(form, place, function) for place, function in enumerate(calling.functions)]
-    rules.append(f"TEXT: {_TEXT_BUT_JSON if form.is_bare else _ANY_TEXT}")
-    if calling.choice == "required" or content is not None or form.is_bare:
-        start = ["calls"]
-    elif form.mark in special:
-        start = ["TEXT calls"]
-    else:
-        # Lazy: text ends where the mark comes first, however long it could go on.
-        rest = _literals(form.before[len(form.mark) :], special)
-        rules += [
-            f"marked[lazy]: TEXT {_quoted(form.mark)}",
-            f"after_text: marked {rest} call {_more(form, calling)} {_end(form, special)}",
-        ]
-        start = ["after_text"]
+    start = ["calls"]
     if calling.choice != "required":
-        start.append("TEXT" if content is None else f"%json {_with_layout(json.loads(content))}")
+        start.append("text" if content is None else f"%json {_with_layout(json.loads(content))}")
+        rules.append(f"text: {_spoken(form, tokens)} TEXT")
+        rules.append(f"TEXT: {_TEXT_BUT_JSON if form.is_bare else _ANY_TEXT}")
+        if content is None and not form.is_bare:
+            # Lazy: text ends where the mark comes first, in letters, however long it could go on.
+            rest = f"{_literals(form.before[len(form.mark) :], tokens)} {made}"
+            rules.append(f"marked[lazy]: TEXT {_quoted(form.mark)}")
+            rules.append(f"after_text: {_spoken(form, tokens)} marked {rest} | text calls")
+            start.append("after_text")
     return Rules("tools", "\n".join(["%llguidance {}", f"start: {' | '.join(start)}", *rules]))
+
+
+def _spoken(form: CallForm, tokens: AddedTokens) -> str:
+    """What may come in text beside letters: tokens such as `<think>`, but for those of the form."""
+    written = (form.before, form.within, form.between or "", form.after)
+    ids = [id_ for text, id_ in tokens.ordinary.items() if not any(text in each for each in written)]
+    return f"(TEXT? <[{','.join(map(str, ids))}]>)*" if ids else ""
 
 
 def trial_grammar(calling: Calling, content: str | None = None) -> Rules:
@@ -82,18 +99,20 @@ def _more(form: CallForm, calling: Calling) -> str:
     return f"(between call){{0,{MOST_CALLS - 1}}}" if several else ""
 
 
-def _end(form: CallForm, special: Mapping[str, int]) -> str:
-    return _literals(form.after, special)
+def _literals(text: str, tokens: AddedTokens) -> str:
+    """A text as the grammar has it: what has a token of its own by its id, the rest in quotes."""
+    named = {**tokens.special, **tokens.ordinary}
+    found = sorted((each for each in named if each in text), key=len, reverse=True)
+    parts = re.split("(" + "|".join(map(re.escape, found)) + ")", text) if found else [text]
+    return " ".join(_literal(part, tokens) for part in parts if part)
 
 
-def _literals(text: str, special: Mapping[str, int]) -> str:
-    """A text as the grammar has it: special tokens by their ids, and what is between them in quotes."""
-    found = [each for each in special if each in text]
-    if not found:
-        return _quoted(text) if text else ""
-    longest_first = sorted(found, key=len, reverse=True)
-    parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
-    return " ".join(f"<[{special[part]}]>" if part in special else _quoted(part) for part in parts if part)
+def _literal(part: str, tokens: AddedTokens) -> str:
+    if part in tokens.special:
+        return f"<[{tokens.special[part]}]>"
+    if part in tokens.ordinary:
+        return f"(<[{tokens.ordinary[part]}]> | {_quoted(part)})"
+    return _quoted(part)
 
 
 def _quoted(text: str) -> str:

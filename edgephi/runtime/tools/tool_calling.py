@@ -17,7 +17,7 @@ from edgephi.errors import BadInputError, UsageError
 from edgephi.runtime.options import Options
 from edgephi.runtime.text.rules import Rules
 from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
-from edgephi.runtime.tools.call_grammar import call_grammar
+from edgephi.runtime.tools.call_grammar import AddedTokens, call_grammar
 
 _PROBE = "Is this system message read?"
 
@@ -27,6 +27,7 @@ class ToolCalling:
 
     def __init__(self, chat: ChatFacts, tokenizer_file: Path) -> None:
         self._template = ChatTemplate(chat.template, chat.variables)
+        self._stop_token_ids = chat.stop_token_ids
         self._tokenizer_file = tokenizer_file
 
     def template_input(self, messages: Sequence[Mapping[str, Any]], calling: Calling) -> TemplateInput:
@@ -43,7 +44,7 @@ class ToolCalling:
                 f"expected no rules but a JSON schema beside tools, found {options.rules.name}",
                 hint="leave the tools out, or the rules",
             )
-        return call_grammar(self.form, calling, self._special, options.json_schema)
+        return call_grammar(self.form, calling, self._tokens, options.json_schema)
 
     def reader(self) -> CallReader:
         """What reads one answer."""
@@ -59,12 +60,22 @@ class ToolCalling:
         """The texts of the form's special tokens, which are left out of an answer's text otherwise."""
         form = self.form
         written = (form.before, form.within, form.between or "", form.after)
-        return {id_: text for text, id_ in self._special.items() if any(text in each for each in written)}
+        special = self._tokens.special
+        return {id_: text for text, id_ in special.items() if any(text in each for each in written)}
 
     @functools.cached_property
-    def _special(self) -> dict[str, int]:
+    def _tokens(self) -> AddedTokens:
+        """The tokenizer's added tokens, but for those that end an answer."""
         ordinary = ordinary_tokens(self._tokenizer_file)
-        return {text: id_ for text, id_ in added_tokens(self._tokenizer_file).items() if text not in ordinary}
+        added = {
+            text: id_
+            for text, id_ in added_tokens(self._tokenizer_file).items()
+            if id_ not in self._stop_token_ids
+        }
+        return AddedTokens(
+            {text: id_ for text, id_ in added.items() if text not in ordinary},
+            {text: id_ for text, id_ in added.items() if text in ordinary},
+        )
 
     @functools.cached_property
     def _has_system(self) -> bool:

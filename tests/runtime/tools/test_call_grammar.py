@@ -11,6 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import (  # type: ignore[import-untyped]
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
+)
 
 from edgephi.bundle.manifest import read_manifest
 from edgephi.chat.tools.call_form import PHI_4_MINI_FORM, TAUGHT_FORM, CallForm
@@ -19,8 +27,8 @@ from edgephi.chat.tools.function import calling
 from edgephi.errors import BadInputError
 from edgephi.runtime.text.constraint import ConstraintCompiler
 from edgephi.runtime.text.rules import Rules
-from edgephi.runtime.text.tokenizer_file import token_bytes
-from edgephi.runtime.tools.call_grammar import call_grammar
+from edgephi.runtime.text.tokenizer_file import added_tokens, token_bytes
+from edgephi.runtime.tools.call_grammar import NO_ADDED_TOKENS, AddedTokens, call_grammar
 from tests.chat.tools.functions import LIGHT, TOOLS
 from tests.chat.tools.test_call_reader import BARE_FORM, FUNCTOOLS_FORM
 from tests.property_profile import examples
@@ -55,11 +63,9 @@ def compiler(tokenizer: Path, stops: tuple[int, ...]) -> ConstraintCompiler:
 
 
 @pytest.fixture(scope="module")
-def special(tokenizer: Path) -> dict[str, int]:
-    tokens = json.loads(tokenizer.read_text())["added_tokens"]
-    return {
-        token["content"]: token["id"] for token in tokens if token["content"] in ("<|system|>", "<|user|>")
-    }
+def tokens(tokenizer: Path) -> AddedTokens:
+    added = added_tokens(tokenizer)
+    return AddedTokens({text: added[text] for text in ("<|system|>", "<|user|>")})
 
 
 def drawn(
@@ -93,14 +99,14 @@ def test_whatever_is_drawn_is_calls_that_fit_their_schemas(
     compiler: ConstraintCompiler,
     tokenizer: Path,
     stops: tuple[int, ...],
-    special: dict[str, int],
+    tokens: AddedTokens,
     seed: int,
     form: str,
     choice: str,
     parallel: bool,
 ) -> None:
     may_call = calling(TOOLS, choice, parallel=parallel)
-    rules = call_grammar(FORMS[form], may_call, special)
+    rules = call_grammar(FORMS[form], may_call, tokens)
     text = drawn(compiler, rules, token_bytes(tokenizer), stops, seed)
     assert text is not None
     reader = CallReader(FORMS[form])
@@ -119,15 +125,13 @@ def accepts(
     compiler: ConstraintCompiler, rules: Rules, tokenizer: Path, text: str, *, stops: tuple[int, ...]
 ) -> bool:
     """Whether all of a text may come, and then the end."""
-    from tokenizers import Tokenizer  # type: ignore[import-untyped]
-
     constraint = compiler.compile(rules)
     for token in Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids:
-        if not np.isfinite(constraint.masked(np.zeros(768, np.float32))[token]):
+        if not np.isfinite(constraint.masked(np.zeros(800, np.float32))[token]):
             return False
         constraint.take(token)
     return constraint.is_finished or bool(
-        np.isfinite(constraint.masked(np.zeros(768, np.float32))[list(stops)]).all()
+        np.isfinite(constraint.masked(np.zeros(800, np.float32))[list(stops)]).all()
     )
 
 
@@ -164,14 +168,14 @@ def test_text_may_come_before_a_call_and_nothing_broken_after_it(
     required: bool,
 ) -> None:
     for choice, expected in (("auto", auto), ("required", required)):
-        rules = call_grammar(TAUGHT_FORM, calling([LIGHT], choice), {})
+        rules = call_grammar(TAUGHT_FORM, calling([LIGHT], choice), NO_ADDED_TOKENS)
         assert accepts(compiler, rules, tokenizer, text, stops=stops) == expected, choice
 
 
 def test_an_answer_without_a_call_may_have_a_schema_of_its_own(
     compiler: ConstraintCompiler, tokenizer: Path, stops: tuple[int, ...]
 ) -> None:
-    rules = call_grammar(TAUGHT_FORM, calling([LIGHT]), {}, content='{"type": "integer"}')
+    rules = call_grammar(TAUGHT_FORM, calling([LIGHT]), NO_ADDED_TOKENS, content='{"type": "integer"}')
     for text, expected in (("12", True), (f"<tool_call>\n{CALL}\n</tool_call>", True), ("light", False)):
         assert accepts(compiler, rules, tokenizer, text, stops=stops) == expected
 
@@ -197,7 +201,7 @@ def test_objects_have_the_properties_that_they_name_and_others_where_they_say_so
     expected: bool,
 ) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
-    rules = call_grammar(TAUGHT_FORM, calling([tool]), {})
+    rules = call_grammar(TAUGHT_FORM, calling([tool]), NO_ADDED_TOKENS)
     text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
     assert accepts(compiler, rules, tokenizer, text, stops=stops) == expected
 
@@ -210,4 +214,38 @@ def test_objects_have_the_properties_that_they_name_and_others_where_they_say_so
 def test_a_schema_that_is_none_is_refused(compiler: ConstraintCompiler, parameters: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     with pytest.raises(BadInputError, match="expected a list of tools to hold an answer to"):
-        compiler.compile(call_grammar(TAUGHT_FORM, calling([tool]), {}))
+        compiler.compile(call_grammar(TAUGHT_FORM, calling([tool]), NO_ADDED_TOKENS))
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["ordinary", "special"])
+def test_tokens_that_are_made_for_calls_are_used(tmp_path: Path, special: bool) -> None:
+    """As the byte-level vocabularies of Phi-4-mini and Qwen have them, the latter beside one for thoughts."""
+    marks = ["<|tool_call|>", "<|/tool_call|>", "<tool_call>", "</tool_call>"]
+    read = Tokenizer(models.BPE())
+    read.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    read.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    read.train_from_iterator(["the light in the bath"], trainer)
+    read.add_special_tokens(["<|end|>"])
+    read.add_tokens([AddedToken(text, special=special) for text in marks])
+    read.add_tokens([AddedToken("<think>", special=False)])
+    file = tmp_path / "tokenizer.json"
+    read.save(str(file))
+    stops = (read.token_to_id("<|end|>"),)
+    ids = {text: read.token_to_id(text) for text in marks}
+    thought = {"<think>": read.token_to_id("<think>")}
+    tokens = AddedTokens(ids, thought) if special else AddedTokens({}, ids | thought)
+    compiler = ConstraintCompiler(file, stops)
+    written = {
+        PHI_4_MINI_FORM: f"<|tool_call|>[{CALL}]<|/tool_call|>",
+        TAUGHT_FORM: f"<tool_call>\n{CALL}\n</tool_call>",
+    }
+    for form, text in written.items():
+        for choice in ("auto", "required"):
+            rules = call_grammar(form, calling([LIGHT], choice), tokens)
+            assert accepts(compiler, rules, file, text, stops=stops)
+        rules = call_grammar(form, calling([LIGHT]), tokens)
+        for before in ("<think>hm<think>", "hm", "hm<think>hm"):
+            assert accepts(compiler, rules, file, before, stops=stops)
+            assert accepts(compiler, rules, file, before + text, stops=stops)
+            assert not accepts(compiler, rules, file, f"{before}{form.mark}hm", stops=stops)
