@@ -1,5 +1,6 @@
 """What `edgephi run` can hold an answer to: --schema, --regex and --grammar."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,23 @@ from edgephi.cli.system_message import utf8_text
 from edgephi.errors import from_os_error
 
 
-def _text_of(_context: click.Context, _option: click.Parameter, file: Path | None) -> str | None:
-    """The text of the file that an option names. Raises BadInputError."""
+def rules_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The three options, and a command that gets them as `rules`: members of Options by their names."""
+
+    @functools.wraps(command)
+    def with_rules(
+        *arguments: Any, schema: Path | None, regex: str | None, grammar: Path | None, **values: Any
+    ) -> Any:
+        rules = {"json_schema": _text_of(schema), "regex": regex, "grammar": _text_of(grammar)}
+        return command(*arguments, rules=rules, **values)
+
+    for option in (_grammar, _regex, _schema):
+        with_rules = option(with_rules)
+    return with_rules
+
+
+def _text_of(file: Path | None) -> str | None:
+    """The text of a file that an option names. Raises BadInputError."""
     if file is None:
         return None
     try:
@@ -21,18 +37,9 @@ def _text_of(_context: click.Context, _option: click.Parameter, file: Path | Non
         raise from_os_error(cause, place=file) from None
 
 
-def rules_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The three options, whose values are the members of Options `json_schema`, `regex` and `grammar`."""
-    for option in (_grammar, _regex, _schema):
-        command = option(command)
-    return command
-
-
 _schema = click.option(
     "--schema",
-    "json_schema",
     type=ReadPath(),
-    callback=_text_of,
     metavar="FILE",
     help="Hold the answer to this JSON schema.",
 )
@@ -45,7 +52,6 @@ _regex = click.option(
 _grammar = click.option(
     "--grammar",
     type=ReadPath(),
-    callback=_text_of,
     metavar="FILE",
     help="Hold the answer to this grammar: Lark's as llguidance reads it, or llama.cpp's GBNF.",
 )

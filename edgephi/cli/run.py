@@ -62,9 +62,7 @@ def run(
     seed: int | None,
     sampling: dict[str, Any],
     system: str | None,
-    json_schema: str | None,
-    regex: str | None,
-    grammar: str | None,
+    rules: dict[str, Any],
     context: int | None,
     provider: str | None,
     adapter: str | None,
@@ -94,10 +92,8 @@ def run(
         top_p=top_p,
         seed=seed,
         system=system,
-        json_schema=json_schema,
-        regex=regex,
-        grammar=grammar,
         **sampling,
+        **rules,
     )
     session = edgephi.runtime.load(
         bundle,

@@ -23,3 +23,4 @@ def test_the_snippets_run(
     assert any(re.fullmatch("answer: [1-9][0-9]{0,2}", line) for line in lines)  # to a grammar
     assert any(re.fullmatch(r'switch \{"on": (true|false)\}', line) for line in lines)  # a call
     assert any(re.fullmatch(r"-\d+\.\d+", line) for line in lines)  # how likely a text is
+    assert any(re.fullmatch(r"-?\d+\.\d{3} stop " + re.escape(light), line) for line in lines)  # a beam
