@@ -32,7 +32,7 @@ _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports when a reader went a
 _EXTRAS: dict[str, str] = {
     "asyncssh": "flash",
     "cryptography": "flash",
-    "httpx": "flash",
+    "httpx2": "flash",
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",

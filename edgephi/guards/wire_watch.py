@@ -4,17 +4,21 @@ A client's own timeouts hold for one read each: a server that sends a byte a sec
 body as well as before one. Here a little must come within some seconds, whatever the reads are; else the
 connection is cut, and the error says so. A slow line brings more than that little. And no answer is
 longer than it may be.
+
+The client is httpx2's, or httpx's, which that one follows and which older clients of the hub are made with:
+no name of either stands here.
 """
 
 import contextlib
+import functools
 import socket
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
-
-import httpx
 
 from edgephi.errors import TransportError
 
@@ -35,8 +39,10 @@ _LONGEST_REFUSAL_BYTES = 64 << 10
 _ANSWER_BYTES, _ANSWER_SECONDS = "edgephi_answer_bytes", "edgephi_answer_seconds"
 
 
-class SlowWireError(httpx.ReadTimeout):
-    """Too little came for too long."""
+def http_library(client: Any) -> ModuleType:
+    """The library that a client is of: httpx2, or httpx."""
+    kind = next(kind for kind in type(client).__mro__ if kind.__name__ == "Client")
+    return sys.modules[kind.__module__.partition(".")[0]]
 
 
 def allowing(*, size: int | None = _LONGEST_REFUSAL_BYTES, seconds: float = 0.0) -> dict[str, Any]:
@@ -52,7 +58,7 @@ class WireWatch:
     came. Compressed answers, which can be any size, are not asked for.
     """
 
-    def __init__(self, client: httpx.Client, *, longest: int = _LONGEST_REFUSAL_BYTES) -> None:
+    def __init__(self, client: Any, *, longest: int = _LONGEST_REFUSAL_BYTES) -> None:
         self._longest = longest
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._progress_at = time.monotonic()
@@ -65,6 +71,7 @@ class WireWatch:
         self.cuts = 0
         self._closed = threading.Event()
         self._client = client
+        self.library = http_library(client)
         hooks = client.event_hooks
         client.event_hooks = {
             "request": [*hooks["request"], self._begin],
@@ -112,11 +119,11 @@ class WireWatch:
         return f"less than {PROGRESS_BYTES >> 10} KiB within {self._cut_after:.0f} s"
 
     def check(self) -> None:
-        """Raise SlowWireError when it was this watch that ended the connection."""
+        """Raise the library's ReadTimeout when it was this watch that ended the connection."""
         if self.slowness:
-            raise SlowWireError(self.slowness)
+            raise self.library.ReadTimeout(self.slowness)
 
-    def _begin(self, request: httpx.Request) -> None:
+    def _begin(self, request: Any) -> None:
         """A request is about to be sent."""
         if not self._is_one_operation:
             self._progress_at = time.monotonic()
@@ -132,7 +139,7 @@ class WireWatch:
         self._cut_after = self._began_at = 0.0
         self._is_waiting = True
 
-    def _arrive(self, response: httpx.Response) -> None:
+    def _arrive(self, response: Any) -> None:
         """The head of an answer is here."""
         # Whoever compresses all the same gets what is sent treated as what it is.
         response.headers.pop("Content-Encoding", None)
@@ -140,9 +147,9 @@ class WireWatch:
         longest = response.request.extensions.get(_ANSWER_BYTES, self._longest)
         if not response.is_success:
             longest = _LONGEST_REFUSAL_BYTES
-        assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - for the type checker
         host = response.url.host
-        response.stream = _Watched(response.stream, self, host, longest, is_refusal=not response.is_success)
+        watched = _body_of(self.library)
+        response.stream = watched(response.stream, self, host, longest, is_refusal=not response.is_success)
 
     def _trace(self, name: str, facts: Mapping[str, Any]) -> None:
         """Learn of connections, and of failures, from the library below the client."""
@@ -184,12 +191,22 @@ class WireWatch:
         self._is_waiting = False
 
 
-class _Watched(httpx.SyncByteStream):
+@functools.cache
+def _body_of(library: ModuleType) -> type["_Watched"]:
+    """A body that is watched, of the kind that a library's answers have."""
+
+    class Body(_Watched, library.SyncByteStream):  # type: ignore[misc,name-defined]
+        """As that one says it."""
+
+    return Body
+
+
+class _Watched:
     """The body of an answer."""
 
     def __init__(
         self,
-        stream: httpx.SyncByteStream,
+        stream: Any,
         watch: WireWatch,
         host: str,
         longest: int | None,
@@ -197,6 +214,7 @@ class _Watched(httpx.SyncByteStream):
         is_refusal: bool,
     ) -> None:
         self._stream = stream
+        self._failures = (watch.library.TransportError, OSError)
         self._watch = watch
         self._host = host
         self._longest = longest
@@ -212,7 +230,7 @@ class _Watched(httpx.SyncByteStream):
                 if self._longest is not None and size > self._longest:
                     if self._is_refusal:
                         return
-                    # None of httpx's errors: whoever tries again would get as much again.
+                    # None of the library's errors: whoever tries again would get as much again.
                     raise TransportError(
                         f"{self._host}: expected an answer of at most {self._longest} bytes, found more",
                         hint=_HINT,
@@ -220,7 +238,7 @@ class _Watched(httpx.SyncByteStream):
                 paused = self._watch.pause()
                 yield data
                 self._watch.resume(paused)
-        except (httpx.TransportError, OSError):
+        except self._failures:
             self._watch.check()
             raise
         finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 
 SLOW = Path(__file__).parent / "slow"
@@ -40,7 +40,7 @@ class Server:
         """What it has written to standard error so far."""
         return self.log_file.read_text()
 
-    def line_of(self, response: httpx.Response) -> str:
+    def line_of(self, response: httpx2.Response) -> str:
         """The line of the log about a request; its response may be there sooner."""
         request = response.headers["x-request-id"]
         until(lambda: request in self.log, "a line in the log")
@@ -67,13 +67,13 @@ class Server:
             }
         )
 
-    def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE, **options)
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=PATIENCE, **options)
 
-    def chat(self, content: str = "turn on the kitchen light", **members: Any) -> httpx.Response:
+    def chat(self, content: str = "turn on the kitchen light", **members: Any) -> httpx2.Response:
         """Post a chat of one message."""
         body = {"messages": [{"role": "user", "content": content}], **members}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+        return httpx2.post(f"{self.url}/v1/chat/completions", json=body, timeout=PATIENCE)
 
     def metric(self, name: str) -> float:
         """The value of a series of /metrics, labels included in its name."""

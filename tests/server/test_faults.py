@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from edgephi.server.engine.process import EngineProcess
@@ -48,7 +48,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
-def _is_restarting(health: httpx.Response) -> bool:
+def _is_restarting(health: httpx2.Response) -> bool:
     return health.status_code == 503 and health.json()["status"] == "restarting"
 
 
@@ -105,7 +105,7 @@ class TestEngine:
         with serving(demo_bundle, tmp_path, **slowly(0.1)) as server:
             body = {"messages": [{"role": "user", "content": PROMPT}], "stream": True}
             url = server.url + "/v1/chat/completions"
-            with httpx.stream("POST", url, json=body, timeout=PATIENCE) as response:
+            with httpx2.stream("POST", url, json=body, timeout=PATIENCE) as response:
                 data = (line for line in response.iter_lines() if line.startswith("data: "))
                 for _ in range(3):
                     next(data)
@@ -359,7 +359,7 @@ class TestStart:
 
 
 def _ignoring_errors(server: Server) -> None:
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         server.chat()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.build.demo import build_demo
@@ -49,7 +49,7 @@ def test_what_cannot_fit_is_refused_at_once(serving_it: Server, name: str) -> No
     worker, before = serving_it.worker(), _peak_bytes(serving_it.worker())
     start = time.monotonic()
     url = serving_it.url + "/v1/chat/completions"
-    response = httpx.post(url, json=PROMPTS[name], timeout=PATIENCE)
+    response = httpx2.post(url, json=PROMPTS[name], timeout=PATIENCE)
     assert time.monotonic() - start < MOST_SECONDS
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.server.serving import PATIENCE, Server, serving, until
@@ -18,7 +18,7 @@ JSON = {"content-type": "application/json"}
 KEY = "correct-horse-battery-staple"
 
 
-def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
+def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
     """The error of a response, which must have that status and nothing but an error object."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
@@ -29,8 +29,8 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     return dict(document["error"])
 
 
-def post(server: Server, content: bytes, headers: dict[str, str] = JSON) -> httpx.Response:
-    return httpx.post(server.url + CHAT, content=content, headers=headers, timeout=PATIENCE)
+def post(server: Server, content: bytes, headers: dict[str, str] = JSON) -> httpx2.Response:
+    return httpx2.post(server.url + CHAT, content=content, headers=headers, timeout=PATIENCE)
 
 
 def raw(server: Server, data: bytes) -> bytes:
@@ -83,7 +83,7 @@ class TestBodies:
         self, server: Server, path: str, headers: list[tuple[str, str]]
     ) -> None:
         body = b'{"messages": [{"role": "user", "content": "a"}]}' if path == CHAT else b'{"prompt": "a"}'
-        response = httpx.post(server.url + path, content=body, headers=headers, timeout=PATIENCE)
+        response = httpx2.post(server.url + path, content=body, headers=headers, timeout=PATIENCE)
         assert "Content-Type: application/json" in error_of(response, 415)["message"]
 
     @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ class TestBodies:
 
     def test_of_100_megabytes_that_are_not_announced(self, server: Server) -> None:
         chunks = (b" " * 1_000_000 for _ in range(100))
-        response = httpx.post(server.url + CHAT, content=chunks, headers=JSON, timeout=PATIENCE)
+        response = httpx2.post(server.url + CHAT, content=chunks, headers=JSON, timeout=PATIENCE)
         error_of(response, 413)
 
     def test_of_a_length_that_no_number_holds(self, server: Server) -> None:
@@ -206,11 +206,11 @@ class TestPaths:
         response = server.get(CHAT)
         error_of(response, 405)
         assert response.headers["allow"] == "POST"
-        error_of(httpx.delete(server.url + "/health"), 405)
-        error_of(httpx.request("BREW", server.url + "/v1/models"), 405)
+        error_of(httpx2.delete(server.url + "/health"), 405)
+        error_of(httpx2.request("BREW", server.url + "/v1/models"), 405)
 
     def test_an_empty_body_of_head(self, server: Server) -> None:
-        response = httpx.head(server.url + "/health")
+        response = httpx2.head(server.url + "/health")
         assert (response.status_code, response.content) == (200, b""), server.log
 
 
@@ -295,7 +295,7 @@ class TestOtherMachines:
                 "access-control-request-method": "POST",
                 "access-control-request-headers": "authorization,content-type,x-stainless-os",
             }
-            preflight = httpx.options(server.url + CHAT, headers={**headers, **asked})
+            preflight = httpx2.options(server.url + CHAT, headers={**headers, **asked})
             assert preflight.status_code == 200
             allowed = preflight.headers["access-control-allow-headers"]
             assert {"authorization", "content-type", "x-stainless-os"} <= {*allowed.split(",")}
@@ -323,7 +323,7 @@ class TestKey:
     )
     def test_another_is_none(self, locked: Server, value: str) -> None:
         headers = {"authorization": value.encode("latin-1")}
-        error_of(httpx.get(locked.url + "/v1/models", headers=headers), 401)  # type: ignore[arg-type]
+        error_of(httpx2.get(locked.url + "/v1/models", headers=headers), 401)  # type: ignore[arg-type]
 
     def test_it_opens(self, locked: Server) -> None:
         client = locked.client(api_key=KEY)

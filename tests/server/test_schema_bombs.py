@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.server.serving import Server, command_line, serving, slowly, until
@@ -120,7 +120,7 @@ def test_a_client_that_goes_away_ends_it(quiet: Server) -> None:
 
 
 def test_many_at_once_are_tried_one_by_one_and_not_too_many_wait(demo_bundle: Path, tmp_path: Path) -> None:
-    with serving(demo_bundle, tmp_path) as server, httpx.Client(timeout=300) as client:
+    with serving(demo_bundle, tmp_path) as server, httpx2.Client(timeout=300) as client:
         url, most = server.url + "/v1/chat/completions", 0
         with ThreadPoolExecutor(20) as pool:
             schemas = [intersection(200, seed=1000 * i) for i in range(20)]

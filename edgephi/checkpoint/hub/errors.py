@@ -12,16 +12,21 @@ HINT_AGAIN = "run the same command again: it resumes"
 @contextlib.contextmanager
 def hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     """Translate everything that the client raises in a block about `repo_id` at `revision`."""
-    import httpx
+    from huggingface_hub import get_session
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
         yield
     except EdgephiError:
         raise
-    # ValueError: an answer that is not JSON (a login page on the way), or a name that the client refuses
-    except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
-        raise _translated(error, repo_id, revision) from error
+    except Exception as error:
+        from edgephi.guards.wire_watch import http_library
+
+        # ValueError: an answer that is not JSON (a login page on the way), or a name that the client refuses
+        kinds = (HfHubHTTPError, EntryNotFoundError, OSError, ValueError)
+        if isinstance(error, (*kinds, http_library(get_session()).HTTPError)):
+            raise _translated(error, repo_id, revision) from error
+        raise
 
 
 def _translated(error: Exception, repo_id: str, revision: str | None) -> EdgephiError:  # noqa: PLR0911

@@ -1,7 +1,8 @@
 """Receiving one large file of the hub into its client's cache.
 
-The client throws a partial download away when it gives up (huggingface-hub 1.21). Weights are gigabytes, so
-here they are received into a file that stays, are continued from where it ends, and are hashed on the way.
+The client throws a partial download away when it gives up (huggingface-hub 1.21 and 2.4). Weights are
+gigabytes, so here they are received into a file that stays, are continued from where it ends, and are hashed
+on the way.
 """
 
 import contextlib
@@ -119,13 +120,13 @@ def _receive(url: str, file: BinaryIO, watch: "WireWatch", *, size: int) -> Iter
 
     A dropped connection is taken up again a few times, with growing pauses, as long as bytes arrive.
     """
-    import httpx  # the client of huggingface_hub
     from huggingface_hub import constants, get_session
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-    from edgephi.guards.wire_watch import allowing
+    from edgephi.guards.wire_watch import allowing, http_library
 
+    library = http_library(get_session())
     headers = build_hf_headers(library_name="edgephi", library_version=edgephi.__version__)
     failures = 0
     while (start := file.seek(0, os.SEEK_END)) != size:
@@ -161,8 +162,8 @@ def _receive(url: str, file: BinaryIO, watch: "WireWatch", *, size: int) -> Iter
                     failures = 0
                     yield chunk
             if file.tell() < size:
-                raise httpx.RemoteProtocolError("the answer ended too early")
-        except (httpx.TransportError, HfHubHTTPError) as cause:
+                raise library.RemoteProtocolError("the answer ended too early")
+        except (library.TransportError, HfHubHTTPError) as cause:
             failures += 1
             refused = isinstance(cause, HfHubHTTPError) and cause.response.status_code < 500
             refused = refused or watch.cuts > 1  # slowness is not cured by many attempts

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 
 from edgephi.errors import TransportError
 from edgephi.flash.oci.connection import HINT_AGAIN, RETRIED, RegistryConnection, UnavailableError
@@ -18,9 +18,9 @@ def has_blob(connection: RegistryConnection, digest: str) -> bool:
 
     def ask() -> bool:
         response = connection.client.head(connection.base.join(f"blobs/{digest}"))
-        if response.status_code != httpx.codes.NOT_FOUND:
+        if response.status_code != httpx2.codes.NOT_FOUND:
             connection.check(response)
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != httpx2.codes.OK:
                 raise UnavailableError(response)
         return response.is_success
 
@@ -56,17 +56,17 @@ def read_blob(connection: RegistryConnection, digest: str, start: int, end: int)
                         start += len(data)
                         yield data
                 if start < end:
-                    raise httpx.RemoteProtocolError("the answer ended too early")
+                    raise httpx2.RemoteProtocolError("the answer ended too early")
             except RETRIED as cause:
                 failures += connection.weight
                 connection.pause_or_raise(failures, cause)
 
 
 def _wanted(
-    connection: RegistryConnection, response: httpx.Response, start: int, end: int
+    connection: RegistryConnection, response: httpx2.Response, start: int, end: int
 ) -> Iterator[bytes]:
     """The part of an answer that was asked for: a registry may send the whole blob instead, or more."""
-    position = start if response.status_code == httpx.codes.PARTIAL_CONTENT else 0
+    position = start if response.status_code == httpx2.codes.PARTIAL_CONTENT else 0
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if position and (match is None or int(match[1]) != start):
         raise TransportError(

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Generator
 
-import httpx
+import httpx2
 
 from edgephi.errors import BadInputError
 from edgephi.flash.oci.credentials import Credentials
@@ -32,25 +32,25 @@ _LARGEST_ANSWER_BYTES = 1 << 20
 _LONGEST_TOKEN = 64 << 10
 
 
-class ChallengeAnswer(httpx.Auth):
+class ChallengeAnswer(httpx2.Auth):
     """Answers the registry at `base`, and nobody else. Its tokens are used again until they end.
 
     `insecure` allows passwords over plain HTTP to the registry on another machine.
     """
 
-    def __init__(self, base: httpx.URL, credentials: Credentials | None, *, insecure: bool) -> None:
+    def __init__(self, base: httpx2.URL, credentials: Credentials | None, *, insecure: bool) -> None:
         self._base = base
         self._credentials = credentials
         self._insecure = insecure
         self._header = ""
         self._ends = 0.0
 
-    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+    def sync_auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response]:
         """Send a request, and once more with an answer when the registry asks for one."""
         if self._header and time.monotonic() < self._ends and self._is_registry(request):
             request.headers["Authorization"] = self._header
         response = yield request
-        if response.status_code != httpx.codes.UNAUTHORIZED:
+        if response.status_code != httpx2.codes.UNAUTHORIZED:
             return
         if not (self._is_registry(request) and self._is_registry(response.request)):
             return  # it was redirected, and somebody else asks
@@ -60,7 +60,7 @@ class ChallengeAnswer(httpx.Auth):
             if self._credentials is None or not self._credentials.user:
                 return
             self._check_wire(request.url)
-            basic = httpx.BasicAuth(self._credentials.user, self._credentials.password)
+            basic = httpx2.BasicAuth(self._credentials.user, self._credentials.password)
             self._header = next(basic.auth_flow(request)).headers["Authorization"]
             self._ends = float("inf")
         elif scheme == "bearer" and "realm" in parameters:
@@ -74,19 +74,19 @@ class ChallengeAnswer(httpx.Auth):
             request.headers["Authorization"] = self._header
         yield request  # also without a token: the last answer must be the registry's
 
-    def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+    def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Not used: one transfer at a time needs no event loop."""
         raise NotImplementedError
 
-    def _is_registry(self, request: httpx.Request) -> bool:
+    def _is_registry(self, request: httpx2.Request) -> bool:
         return origin_of(request.url) == origin_of(self._base)
 
-    def _token_server(self, realm: str) -> httpx.URL:
+    def _token_server(self, realm: str) -> httpx2.URL:
         """The address of the token server that the registry names. Raises BadInputError unless it is safe."""
         try:
-            url = httpx.URL(realm)
-        except httpx.InvalidURL:
-            url = httpx.URL("")
+            url = httpx2.URL(realm)
+        except httpx2.InvalidURL:
+            url = httpx2.URL("")
         plain = url.scheme == "http" == self._base.scheme and is_same_host(url.host, self._base.host)
         if not url.host or not (url.scheme == "https" or plain):
             raise BadInputError(
@@ -95,14 +95,14 @@ class ChallengeAnswer(httpx.Auth):
             )
         return url
 
-    def _token_request(self, parameters: dict[str, str]) -> httpx.Request:
+    def _token_request(self, parameters: dict[str, str]) -> httpx2.Request:
         """Ask the token server that the registry has named for what the registry said is needed."""
         url = self._token_server(parameters["realm"])
         extensions = {**to_token_server(url), **allowing(size=_LARGEST_ANSWER_BYTES)}
         asked = {name: parameters[name] for name in ("service", "scope") if parameters.get(name)}
         credentials = self._credentials
         if credentials is None:
-            return httpx.Request("GET", url.copy_merge_params(asked), extensions=extensions)
+            return httpx2.Request("GET", url.copy_merge_params(asked), extensions=extensions)
         self._check_wire(url)
         if credentials.identity_token:
             form = {
@@ -111,12 +111,12 @@ class ChallengeAnswer(httpx.Auth):
                 "refresh_token": credentials.identity_token,
                 "client_id": "edgephi",
             }
-            return httpx.Request("POST", url, data=form, extensions=extensions)
+            return httpx2.Request("POST", url, data=form, extensions=extensions)
         url = url.copy_merge_params({**asked, "client_id": "edgephi"})
-        request = httpx.Request("GET", url, extensions=extensions)
-        return next(httpx.BasicAuth(credentials.user, credentials.password).auth_flow(request))
+        request = httpx2.Request("GET", url, extensions=extensions)
+        return next(httpx2.BasicAuth(credentials.user, credentials.password).auth_flow(request))
 
-    def _take_token(self, answer: httpx.Response) -> None:
+    def _take_token(self, answer: httpx2.Response) -> None:
         """Keep the token of a token server; without one, the registry's 401 stands."""
         try:
             found = answer.json() if answer.is_success else {}
@@ -128,7 +128,7 @@ class ChallengeAnswer(httpx.Auth):
             self._header = f"Bearer {token}"
             self._ends = time.monotonic() + min(seconds, _LONGEST_TOKEN_SECONDS) - _TOKEN_MARGIN_SECONDS
 
-    def _check_wire(self, url: httpx.URL) -> None:
+    def _check_wire(self, url: httpx2.URL) -> None:
         """Never let a password out where others can read it."""
         if url.scheme != "https" and not self._insecure and not is_loopback(url.host):
             raise BadInputError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
-import httpx
+import httpx2
 
 import edgephi
 from edgephi.commands import shell_command
@@ -47,14 +47,14 @@ class UnavailableError(Exception):
     Raised and caught between a request and its retries; `RegistryConnection.errors` translates the last one.
     """
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx2.Response) -> None:
         self.wait_seconds = retry_after_seconds(response.headers.get("Retry-After", ""))
         wait = f"; it asks to wait {self.wait_seconds:.0f} s" if self.wait_seconds else ""
         super().__init__(_said(response) + wait)
         self.may_pass = response.status_code in _MAY_PASS or not response.is_client_error
 
 
-RETRIED = (httpx.TransportError, UnavailableError)
+RETRIED = (httpx2.TransportError, UnavailableError)
 """What may be over in a moment: a cut, a restart, too many requests."""
 
 
@@ -63,8 +63,8 @@ class RegistryConnection:
     """Where requests about `reference` go: `base` is the address of its repository, with a final slash."""
 
     reference: Reference
-    base: httpx.URL
-    client: httpx.Client
+    base: httpx2.URL
+    client: httpx2.Client
     watch: WireWatch
 
     def retried(self, attempt: Callable[[], Found]) -> Found:
@@ -104,16 +104,16 @@ class RegistryConnection:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Translate all that httpx raises into a TransportError."""
+        """Translate all that httpx2 raises into a TransportError."""
         try:
             yield
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnavailableError) as cause:
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, UnavailableError) as cause:
             reason = self.watch.slowness or str(cause).strip().partition("\n")[0] or type(cause).__name__
             raise TransportError(
                 f"{self.reference}: expected the registry, found {reason}", hint=_hint(cause, self.base)
             ) from cause
 
-    def check(self, response: httpx.Response) -> None:
+    def check(self, response: httpx2.Response) -> None:
         """Let an answer pass that says yes.
 
         Raises BadInputError when the registry does not let us in or has nothing of that name, and
@@ -153,18 +153,18 @@ def connect(reference: Reference, *, insecure: bool = False) -> Iterator[Registr
     """
     plain = insecure or reference.is_loopback
     try:
-        base = httpx.URL(f"{'http' if plain else 'https'}://{reference.endpoint}/v2/{reference.name}/")
-    except httpx.InvalidURL as cause:
+        base = httpx2.URL(f"{'http' if plain else 'https'}://{reference.endpoint}/v2/{reference.name}/")
+    except httpx2.InvalidURL as cause:
         raise UsageError(
             f"{reference}: expected the name or address of a registry, found {reference.registry!r}",
             hint="write REGISTRY/NAME:TAG, such as ghcr.io/acme/phi-3.5-mini-cpu:7",
         ) from cause
-    client = httpx.Client(
+    client = httpx2.Client(
         auth=ChallengeAnswer(base, find_credentials(reference, os.environ), insecure=insecure),
         event_hooks={"request": [OriginGuard(base, insecure=insecure)], "response": []},
         # A compressed answer has no ranges.
         headers={"User-Agent": f"edgephi/{edgephi.__version__}", "Accept-Encoding": "identity"},
-        timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
+        timeout=httpx2.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
         follow_redirects=True,
         max_redirects=_MOST_REDIRECTS,
         # No proxy reaches what runs on this machine.
@@ -179,18 +179,24 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _said(response: httpx.Response) -> str:
+def _said(response: httpx2.Response) -> str:
     """The status of a refusal, and the reason that the registry gives, without what a terminal would obey."""
     reason = ""
     with contextlib.suppress(
-        ValueError, LookupError, TypeError, AttributeError, RecursionError, httpx.HTTPError, httpx.StreamError
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        httpx2.HTTPError,
+        httpx2.StreamError,
     ):
         first = json.loads(response.read())["errors"][0]
         reason = ": " + str(first.get("message") or first.get("code"))
     return visible(f"HTTP status {response.status_code}{reason}"[:_LONGEST_REASON])
 
 
-def _hint(cause: Exception, base: httpx.URL) -> str:
+def _hint(cause: Exception, base: httpx2.URL) -> str:
     reason = str(cause).lower()
     if base.scheme == "https" and ("wrong_version_number" in reason or "wrong version number" in reason):
         return "it does not speak https: add --insecure if you trust every machine on the way"

@@ -2,7 +2,7 @@
 
 import hashlib
 
-import httpx
+import httpx2
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, BadInputError
@@ -70,7 +70,7 @@ def has_manifest(connection: RegistryConnection, digest: str) -> bool:
 
     def ask() -> bool:
         response = connection.client.head(_address(connection), headers={"Accept": MANIFEST_TYPE})
-        if response.status_code != httpx.codes.NOT_FOUND:
+        if response.status_code != httpx2.codes.NOT_FOUND:
             connection.check(response)
         return response.is_success and response.headers.get(_DIGEST_HEADER) == digest
 
@@ -86,12 +86,12 @@ def write_manifest(connection: RegistryConnection, data: bytes) -> None:
             hint="a bundle of fewer files, such as one without wheels, has a smaller one",
         )
 
-    def put() -> httpx.Response:
+    def put() -> httpx2.Response:
         response = connection.client.put(
             _address(connection), content=data, headers={"Content-Type": MANIFEST_TYPE}
         )
         connection.check(response)
-        if response.status_code != httpx.codes.CREATED:  # such as the page of a hotel's network
+        if response.status_code != httpx2.codes.CREATED:  # such as the page of a hotel's network
             raise UnavailableError(response)
         return response
 
@@ -101,5 +101,5 @@ def write_manifest(connection: RegistryConnection, data: bytes) -> None:
         raise connection.damaged("manifest", digest_of(data), stored)
 
 
-def _address(connection: RegistryConnection) -> httpx.URL:
+def _address(connection: RegistryConnection) -> httpx2.URL:
     return connection.base.join(f"manifests/{connection.reference.version}")

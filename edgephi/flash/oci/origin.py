@@ -6,7 +6,7 @@ and for uploads; what it says is followed only as far as it is as safe as the re
 
 from typing import Any
 
-import httpx
+import httpx2
 
 from edgephi.errors import TransportError
 from edgephi.flash.oci.reference import is_loopback
@@ -19,7 +19,7 @@ HINT_OPERATOR = "tell those who run the registry; it may be that somebody on the
 Origin = tuple[str, str, int]
 
 
-def origin_of(url: httpx.URL) -> Origin:
+def origin_of(url: httpx2.URL) -> Origin:
     """Scheme, host and port of an address."""
     return url.scheme, url.host, url.port or _PORTS.get(url.scheme, 0)
 
@@ -29,7 +29,7 @@ def is_same_host(one: str, other: str) -> bool:
     return one == other or (one in _SAME_MACHINE and other in _SAME_MACHINE)
 
 
-def to_token_server(url: httpx.URL) -> dict[str, Any]:
+def to_token_server(url: httpx2.URL) -> dict[str, Any]:
     """The extensions of a request that carries credentials to the token server at `url`, and nowhere else."""
     return {_TOKEN_SERVER: origin_of(url)}
 
@@ -40,12 +40,12 @@ class OriginGuard:
     `insecure`: the user has said that everybody on the way may listen.
     """
 
-    def __init__(self, base: httpx.URL, *, insecure: bool) -> None:
+    def __init__(self, base: httpx2.URL, *, insecure: bool) -> None:
         self._base = base
         self._registry = origin_of(base)
         self._insecure = insecure
 
-    def __call__(self, request: httpx.Request) -> None:
+    def __call__(self, request: httpx2.Request) -> None:
         """Raise TransportError for a target that is not safe; take credentials off that are not for it."""
         url, origin = request.url, origin_of(request.url)
         if not self._is_safe(url):
@@ -66,7 +66,7 @@ class OriginGuard:
         elif origin != self._registry:
             request.headers.pop("Authorization", None)
 
-    def _is_safe(self, url: httpx.URL) -> bool:
+    def _is_safe(self, url: httpx2.URL) -> bool:
         if url.scheme == "https":
             return bool(url.host)
         if url.scheme != "http" or self._base.scheme != "http":

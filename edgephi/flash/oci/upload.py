@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from edgephi.errors import BadBundleError
 from edgephi.flash.oci.blobs import has_blob
@@ -63,7 +63,7 @@ class _Upload:
         self._progress = progress
         self._told = 0
         self._was_cut = False
-        self._address: httpx.URL | None = None
+        self._address: httpx2.URL | None = None
         self.confirmed = 0
 
     def begin_or_resume(self) -> None:
@@ -107,33 +107,33 @@ class _Upload:
         response = self._connection.client.put(
             address, headers={"Content-Length": "0"}, timeout=seconds, extensions=allowing(seconds=seconds)
         )
-        if response.status_code == httpx.codes.BAD_REQUEST and not self._was_cut:
+        if response.status_code == httpx2.codes.BAD_REQUEST and not self._was_cut:
             raise BadBundleError(
                 f"{self._file}: expected {digest}, found that the registry received something else",
                 hint="build the bundle again: it is not what its manifest says",
             )
         self._check(response)
 
-    def _check(self, response: httpx.Response) -> None:
+    def _check(self, response: httpx2.Response) -> None:
         """Let a good answer pass; another one ends this upload, and the next attempt begins a new one.
 
         The registry may have forgotten it, or late bytes of a connection that was cut may have spoiled it.
         """
-        if response.status_code in (httpx.codes.CREATED, httpx.codes.ACCEPTED, httpx.codes.NO_CONTENT):
+        if response.status_code in (httpx2.codes.CREATED, httpx2.codes.ACCEPTED, httpx2.codes.NO_CONTENT):
             return
         self._address = None
-        if response.status_code != httpx.codes.NOT_FOUND:
+        if response.status_code != httpx2.codes.NOT_FOUND:
             self._connection.check(response)
         raise UnavailableError(response)
 
     def _rest(self) -> "_Rest":
         return _Rest(self._file, self.confirmed, self._tell, self._connection.watch)
 
-    def _here(self) -> httpx.URL:
+    def _here(self) -> httpx2.URL:
         assert self._address is not None  # noqa: S101 - for the type checker
         return self._address
 
-    def _next_address(self, response: httpx.Response) -> httpx.URL:
+    def _next_address(self, response: httpx2.Response) -> httpx2.URL:
         """Where the upload goes on: every answer says it anew."""
         if "Location" not in response.headers:
             raise UnavailableError(response)

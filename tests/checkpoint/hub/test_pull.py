@@ -29,7 +29,7 @@ FIRST = "model-00001-of-00002.safetensors"
 # Everything but the client is loaded once, in the server that these processes are forked from.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
-    ["httpx", "httpcore", "tqdm.contrib.concurrent", "yaml", "filelock", __name__]
+    ["httpx2", "httpcore2", "tqdm.contrib.concurrent", "yaml", "filelock", __name__]
 )
 
 

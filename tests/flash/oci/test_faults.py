@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from edgephi.errors import BadBundleError, EdgephiError, TransportError
@@ -270,7 +270,7 @@ def test_an_artifact_that_is_not_the_bundle_it_says(
     reference = read_reference(f"{registry.host}/{name}:1")
     push_bundle(make_bundle(), reference, silent)
     address = f"http://{registry.host}/v2/{name}/manifests/1"
-    with httpx.Client(trust_env=False) as client:
+    with httpx2.Client(trust_env=False) as client:
         document = client.get(address, headers={"Accept": MANIFEST_TYPE}).json()
         change(document)
         client.put(address, json=document, headers={"Content-Type": MANIFEST_TYPE}).raise_for_status()

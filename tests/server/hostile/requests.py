@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from edgephi.server.engine.process_facts import resident_bytes
 from tests.build.demo import build_demo
@@ -97,9 +97,9 @@ def attack(server: Server, count: int, seed: int, ways: Mapping[Way, int]) -> Re
             try:
                 status = 408
                 while status == 408 and time.monotonic() - start < LIMIT_SECONDS:  # others needed its place
-                    status = httpx.get(f"{server.url}/health", timeout=LIMIT_SECONDS).status_code
+                    status = httpx2.get(f"{server.url}/health", timeout=LIMIT_SECONDS).status_code
                 note("health", start, None if status == 200 else f"status {status}")
-            except httpx.HTTPError as cause:
+            except httpx2.HTTPError as cause:
                 note("health", start, f"{type(cause).__name__}: {cause}")
 
     def watch_answers() -> None:
@@ -116,7 +116,7 @@ def attack(server: Server, count: int, seed: int, ways: Mapping[Way, int]) -> Re
                 elif response.json()["choices"][0]["message"]["content"] != expected:
                     wrong = f"another answer: {response.text[:100]}"
                 note("well-formed question", start, wrong)
-            except httpx.HTTPError as cause:
+            except httpx2.HTTPError as cause:
                 note("well-formed question", start, f"{type(cause).__name__}: {cause}")
 
     def weigh() -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
@@ -25,11 +25,11 @@ def expected(demo_bundle: Path) -> str:
     return edgephi.runtime.load(demo_bundle).generate(PROMPT, Options(system="be brief")).text
 
 
-def ask(server: Server, path: str, **members: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/api/{path}", json={"model": MODEL, **members}, timeout=PATIENCE)
+def ask(server: Server, path: str, **members: Any) -> httpx2.Response:
+    return httpx2.post(f"{server.url}/api/{path}", json={"model": MODEL, **members}, timeout=PATIENCE)
 
 
-def lines(response: httpx.Response) -> list[dict[str, Any]]:
+def lines(response: httpx2.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/x-ndjson"
     return [json.loads(line) for line in response.text.splitlines()]
@@ -50,7 +50,7 @@ class TestModels:
     @pytest.mark.parametrize("member", ["model", "name"])
     def test_one_is_shown(self, ollama_server: Server, demo_bundle: Path, member: str) -> None:
         manifest = read_manifest(demo_bundle)
-        shown = httpx.post(f"{ollama_server.url}/api/show", json={member: MODEL}).json()
+        shown = httpx2.post(f"{ollama_server.url}/api/show", json={member: MODEL}).json()
         assert shown["template"] == manifest.chat.template
         family = shown["model_info"]["general.architecture"]
         assert shown["model_info"][f"{family}.context_length"] == 512
@@ -240,7 +240,7 @@ class TestRefused:
 
     def test_paths_that_are_not_offered(self, ollama_server: Server) -> None:
         for path in ("/api/embed", "/api/pull", "/api/"):
-            answer = httpx.post(f"{ollama_server.url}{path}", json={"model": MODEL})
+            answer = httpx2.post(f"{ollama_server.url}{path}", json={"model": MODEL})
             assert answer.status_code == 404 and isinstance(answer.json()["error"], str)
 
     def test_it_is_an_option(self, server: Server) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -53,7 +53,7 @@ class TestModels:
         assert facts["edgephi"]["parameters"] == manifest.model.parameters
         assert client.models.retrieve(MODEL) == model
         assert client.models.retrieve("edgephi/demo") == model
-        with_slash = httpx.get(f"{client.base_url}models/").json()
+        with_slash = httpx2.get(f"{client.base_url}models/").json()
         assert [each["id"] for each in with_slash["data"]] == [MODEL]
 
     def test_another_is_not_found(self, client: openai.OpenAI) -> None:

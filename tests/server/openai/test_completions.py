@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -103,7 +103,7 @@ class TestMany:
         before = server.metric('edgephi_tokens_total{kind="prompt"}')
         many = ["turn on the kitchen light " * 40 + str(number) for number in range(128)]
         body = {"prompt": many, "max_tokens": 0, "echo": True, "logprobs": 1}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body | {"stream": True}) as stream:
+        with httpx2.stream("POST", f"{server.url}/v1/completions", json=body | {"stream": True}) as stream:
             next(stream.iter_lines())
             assert server.get("/health").status_code == 200  # while it computes
         until(lambda: not server.metric("edgephi_engine_busy"), "the end of the work")
@@ -113,10 +113,10 @@ class TestMany:
     def test_others_wait_their_turn(self, server: Server) -> None:
         """The server answers what needs no engine while it scores, and the next request after it."""
         body = {"prompt": ["turn on the light " * 60] * 8, "max_tokens": 0, "echo": True, "logprobs": 0}
-        answers: list[httpx.Response] = []
+        answers: list[httpx2.Response] = []
 
         def ask() -> None:
-            answers.append(httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE))
+            answers.append(httpx2.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE))
 
         thread = threading.Thread(target=ask)
         thread.start()
@@ -221,7 +221,7 @@ class TestRefused:
         ids=str,
     )
     def test_prompts_that_are_none(self, server: Server, prompt: Any) -> None:
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": prompt}, timeout=PATIENCE)
+        answer = httpx2.post(f"{server.url}/v1/completions", json={"prompt": prompt}, timeout=PATIENCE)
         assert answer.status_code == 400
         assert answer.json()["error"]["param"].startswith("prompt")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -176,7 +176,7 @@ def hold(target: Server, count: int) -> dict[int, int]:
     """Send so many requests; returns how often each status came."""
     components = target.get("/openapi.json").json()["components"]["schemas"]
     statuses: dict[int, int] = {}
-    with httpx.Client(base_url=target.url, timeout=PATIENCE) as client:
+    with httpx2.Client(base_url=target.url, timeout=PATIENCE) as client:
 
         @settings(LOSSLESS, max_examples=examples(count))
         @given(nearly_right(components))
@@ -242,5 +242,5 @@ def test_the_description_is_true(target: Server, path: str, mode: str) -> None:
 def test_reading_is_harmless(target: Server, path: str) -> None:
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"):
         for content in (b"", b"\xff" * 1000):
-            response = httpx.request(method, target.url + path, content=content, timeout=PATIENCE)
+            response = httpx2.request(method, target.url + path, content=content, timeout=PATIENCE)
             assert response.status_code == (200 if method in ("GET", "HEAD") else 405)

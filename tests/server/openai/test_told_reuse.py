@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import httpx
+import httpx2
 
 from edgephi.server.engine.messages import Progress
 from tests.server.serving import PATIENCE, Server
@@ -41,7 +41,7 @@ def test_nor_by_how_far_the_prompt_was_read(server: Server) -> None:
         "stream": True,
         "max_tokens": 1,
     }
-    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE)
+    response = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=PATIENCE)
     steps = [tuple(map(int, each)) for each in re.findall(r": prefill (\d+)/(\d+)", response.text)]
     assert len(steps) > 2 and steps[0][0] >= 96  # it went on from what it found
     assert all(done % 32 == 0 or done == total for done, total in steps)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from selenium.webdriver.common.keys import Keys
 
@@ -113,7 +113,7 @@ def test_the_way_through_a_long_question_is_shown(slow_page: Page) -> None:
 
 
 def test_a_busy_server_is_asked_again_when_it_says(slow_server: Server, slow_page: Page) -> None:
-    with httpx.stream(
+    with httpx2.stream(
         "POST",
         f"{slow_server.url}/v1/chat/completions",
         json={"messages": [{"role": "user", "content": QUESTION}], "stream": True},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import httpx
+import httpx2
 
 from edgephi.server.page import served
 from tests.server.page.browser import Page, requests_in
@@ -80,7 +80,7 @@ def test_the_policy_holds(page: Page) -> None:
 
 
 def test_the_files_are_served_with_their_headers(server: Server) -> None:
-    client = httpx.Client(base_url=server.url)
+    client = httpx2.Client(base_url=server.url)
     for name in sorted(path.name for path in served.FOLDER.iterdir()):
         path = "/" if name == "index.html" else f"/page/{name}"
         found = client.get(path)

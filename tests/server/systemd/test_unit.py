@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -398,7 +398,7 @@ def test_the_service_starts_says_that_it_is_ready_and_ends(
             assert server.chat().status_code == 401
             headers = {"authorization": "Bearer secret"}
             body = {"messages": [{"role": "user", "content": "turn on the light"}], "max_tokens": 8}
-            answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+            answer = httpx2.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
             assert answer.status_code == 200
             taken = resident_bytes(process.pid) + resident_bytes(server.worker())
             (limit,) = setting(unit, "MemoryMax")
