@@ -1,6 +1,8 @@
 """`--exporter upstream`: each engine's own converter writes the artifact, and ours is held against it."""
 
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from edgephi.export import upstream
 from edgephi.export.exporter import exporter
 from tests.build.conftest import names
 from tests.cli.conftest import MAIN, Edgephi, is_one_error
+from tests.optimum_environment import VARIABLE, optimum_python
 from tests.portable import portable
 
+ROOT = Path(__file__).parents[2]
 RECIPE = """
 name = "own"
 summary = "as the converters do it when they are asked for nothing"
@@ -61,7 +65,15 @@ class TestConverters:
     def test_their_bundle_runs_and_is_no_better_than_ours(
         self, edgephi: Edgephi, recipe: Path, work: Path, target: str, name: str, provider: str
     ) -> None:
-        theirs = built(edgephi, recipe, work / "theirs", "--target", target, "--exporter", "upstream")
+        converting = edgephi
+        if target == "openvino":
+            python = optimum_python()
+            if python is None:
+                pytest.skip(f"{VARIABLE} names no environment with optimum-intel")
+            # The working copy is what both environments run.
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            converting = functools.partial(edgephi, python=python, env=environment)
+        theirs = built(converting, recipe, work / "theirs", "--target", target, "--exporter", "upstream")
         bits = f"embedding_bits = {theirs.quant.embedding_bits}\nhead_bits = {theirs.quant.head_bits}\n"
         recipe.write_text(RECIPE.replace("[gate]", f"{bits}[gate]"))
         ours = built(edgephi, recipe, work / "ours", "--target", target, "--method", "search")

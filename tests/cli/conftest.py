@@ -13,13 +13,18 @@ MAIN = "from edgephi.cli.main import main; main()"
 
 @pytest.fixture(scope="session")
 def edgephi() -> Edgephi:
-    """Call `edgephi` with arguments in a process of its own; `before` is code that runs first."""
+    """Call `edgephi` with arguments in a process of its own.
 
-    def call(*arguments: object, before: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    `before` is code that runs first, `python` that of another environment.
+    """
+
+    def call(
+        *arguments: object, before: str = "", python: object = sys.executable, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", None if "input" in options else subprocess.DEVNULL)
         if options["stdin"] is None:
             del options["stdin"]
-        command = [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, arguments)]
+        command = [str(python), "-c", f"{before}\n{MAIN}", *map(str, arguments)]
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", timeout=120, check=False, **options
         )

@@ -18,13 +18,37 @@ from edgephi.declared.target import read_target
 from edgephi.engines.facts.registry import facts_of
 from tests.cli.conftest import MAIN
 from tests.docs.test_reference import DOCUMENTS, ROOT
+from tests.optimum_environment import VARIABLE, optimum_python
 
 PAGES = sorted((ROOT / "docs" / "targets").glob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-PEERS = [line for line in (ROOT / "tests/peers.txt").read_text().splitlines() if not line.startswith("#")]
+OPTIMUM_ALONE = [
+    line
+    for line in (ROOT / "tests/optimum_alone.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
 LEFT_OUT = "torchvision"
+# Prints what a package needs and does not find, in the environment that it is in.
+MISSING = """
+import sys
+from importlib import metadata
+from packaging.requirements import Requirement
+
+def fits(needed):
+    try:
+        return needed.specifier.contains(metadata.version(needed.name))
+    except metadata.PackageNotFoundError:
+        return False
+
+wanted, left_out = Requirement(sys.argv[1]), sys.argv[2]
+assert fits(wanted)
+for needed in map(Requirement, metadata.requires(wanted.name) or []):
+    is_asked_for = not needed.marker or needed.marker.evaluate({"extra": ""})
+    if needed.name != left_out and is_asked_for and not fits(needed):
+        print(needed)
+"""
 
 
 def marked_block(name: str) -> str:
@@ -43,26 +67,20 @@ def test_each_of_the_two_commands_of_the_readme_is_one_line(name: str) -> None:
     assert {each[0].partition("/")[0] for each in commands[1:]} == {commands[0][3]}
 
 
-def test_what_tests_install_alone_finds_all_else_that_it_needs() -> None:
-    assert f"pip install --no-deps -r {Path('tests/peers.txt')}" in marked_block("test")
-    missing = []
-    for peer in map(Requirement, PEERS):
-        assert peer.specifier.contains(importlib.metadata.version(peer.name))
-        for needed in map(Requirement, importlib.metadata.requires(peer.name) or []):
-            if needed.name == LEFT_OUT or (needed.marker and not needed.marker.evaluate({"extra": ""})):
-                continue
-            try:
-                fits = needed.specifier.contains(importlib.metadata.version(needed.name))
-            except importlib.metadata.PackageNotFoundError:
-                fits = False
-            if not fits:
-                missing.append(str(needed))
-    assert missing == []
+@pytest.mark.parametrize("name", OPTIMUM_ALONE)
+def test_what_is_installed_alone_finds_all_else_that_it_needs(name: str) -> None:
+    python = optimum_python()
+    if python is None:
+        pytest.skip(f"{VARIABLE} names no environment")
+    missing = subprocess.run(
+        [python, "-c", MISSING, name, LEFT_OUT], capture_output=True, text=True, check=True
+    ).stdout
+    assert missing == ""
 
 
 def test_no_extra_brings_what_breaks_beside_another_build_of_torch() -> None:
     asked = {Requirement(each).name for extra in EXTRAS.values() for each in extra}
-    assert not asked & {LEFT_OUT, *(Requirement(peer).name for peer in PEERS)}
+    assert not asked & {LEFT_OUT, *(Requirement(each).name for each in OPTIMUM_ALONE)}
 
 
 def rows() -> dict[tuple[str, ...], str]:

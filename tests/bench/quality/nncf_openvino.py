@@ -16,6 +16,7 @@ import numpy as np
 from tests.bench import measure
 from tests.bench.quality.harness import Floats, Logits
 from tests.bench.quality.quantised import Quantised, Subject, Way
+from tests.optimum_environment import optimum_python
 
 _INT4 = {"mode": "int4_sym", "group_size": 32}
 _CALIBRATED = {**_INT4, "calibrate": True}
@@ -46,7 +47,8 @@ def _quantise(subject: Subject, options: Mapping[str, Any]) -> Quantised:
         _trace(subject.checkpoint, source)
     pieces = subject.scratch / "pieces.npy"
     np.save(pieces, np.array(subject.text.calibration, np.int64))
-    command = [sys.executable, "-m", "tests.bench.quality.nncf_process", json.dumps(options)]
+    python = optimum_python() or sys.executable
+    command = [python, "-m", "tests.bench.quality.nncf_process", json.dumps(options)]
     cost = measure.run([*command, source, output, pieces], log=subject.scratch / "nncf.log")
     logits, bits, linear_bits = _compiled(output, len(subject.original["lm_head.weight"]), subject)
     return Quantised(logits, bits, linear_bits, cost.seconds, cost.peak_bytes)
