@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
 from edgephi.server.admission import Job
-from edgephi.server.endpoints import chat, completions, models, monitoring, ollama, openapi
+from edgephi.server.endpoints import chat, completions, models, monitoring, ollama, openapi, responses
 from edgephi.server.endpoints.service import Service
 from edgephi.server.guard import AccessLog, Gate, GateOptions
 from edgephi.server.log import Log
@@ -29,6 +29,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         *models.routes(service),
         chat.route(service),
         completions.route(service),
+        *responses.routes(service),
         *monitoring.routes(service),
         *(ollama.routes(service) if service.options.ollama else []),
         openapi.route(ollama=service.options.ollama),

@@ -1,0 +1,1 @@
+"""/v1/responses: its request, its response, the events of its stream, and what is kept of them."""
