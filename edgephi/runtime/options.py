@@ -52,7 +52,7 @@ class Options:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     logits_processor: LogitsProcessor | None = None
     seed: int | None = None
     system: str | None = None

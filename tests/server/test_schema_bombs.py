@@ -89,6 +89,16 @@ def test_is_refused_in_bounded_time_and_memory(quiet: Server, name: str) -> None
     assert quiet.chat(max_tokens=2).status_code == 200
 
 
+def test_a_grammar_is_held_to_the_same_limits(quiet: Server) -> None:
+    terminal = " & ".join(f"/(?s:.*)a{i}(?s:.*)/" for i in range(40))
+    start = time.monotonic()
+    response = quiet.chat(structured_outputs={"grammar": f"start: A\nA: {terminal}"})
+    assert response.status_code == 400, response.text
+    assert "expected a grammar that takes at most" in response.json()["error"]["message"]
+    assert time.monotonic() - start < MOST_SECONDS
+    assert quiet.chat(max_tokens=2).status_code == 200
+
+
 def test_the_refusal_says_the_limit_and_comes_at_once_the_second_time(quiet: Server) -> None:
     schema = intersection(30, seed=100)
     first = quiet.chat(response_format=held_to(schema))
