@@ -5,7 +5,7 @@ The answer is held to `edgephi.runtime.tools.call_grammar`, so all that comes af
 
 from __future__ import annotations
 
-import secrets
+import random
 import string
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,7 +120,8 @@ class CallReader:
         if not opening or not self._unread.startswith(opening) or within not in self._unread[len(opening) :]:
             return None
         self._name, _, self._unread = self._unread[len(opening) :].partition(within)
-        self._id = "".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH))
+        # As the module `secrets` draws, which would bring OpenSSL into the engine's process.
+        self._id = "".join(random.SystemRandom().choices(_ID_LETTERS, k=_ID_LENGTH))
         self._scan = _JsonScan()
         return CallPiece(len(self.calls), id=self._id, name=self._name)
 
