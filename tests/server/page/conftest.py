@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
+from tests.npm_packages import NoPackagesError, npm_packages
 from tests.server.page.browser import BROWSER, DESK, DRIVER, Page, browsing
 from tests.server.serving import Server, serving, slowly, until
 
@@ -68,3 +69,13 @@ def slow_page(slow_server: Server, open_page: Callable[[Server], Page]) -> Page:
     opened = open_page(slow_server)
     opened.until_state("Ready")
     return opened
+
+
+@pytest.fixture(scope="session")
+def node_modules(pytestconfig: pytest.Config) -> Path:
+    """The packages of npm that run in a browser."""
+    assert pytestconfig.cache is not None
+    try:
+        return npm_packages(pytestconfig.cache.mkdir("npm"))
+    except NoPackagesError as cause:
+        pytest.skip(str(cause))

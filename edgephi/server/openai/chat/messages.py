@@ -38,6 +38,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function_call: dict[str, Any] | None = None
     audio: Any = None
     annotations: list[Any] | None = None
+    parsed: Any = None  # what a client made of `content` for itself
 
 
 def plain_message(message: Message, position: int) -> dict[str, Any]:
