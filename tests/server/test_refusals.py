@@ -136,7 +136,7 @@ class TestMembers:
             ({"temperature": "hot"}, "temperature"),
             ({"top_p": 0}, "top_p"),
             ({"top_p": 1.5}, "top_p"),
-            ({"top_k": -1}, "top_k"),
+            ({"top_k": -2}, "top_k"),
             ({"max_tokens": 0}, "max_tokens"),
             ({"max_tokens": -5}, "max_tokens"),
             ({"max_tokens": 1.5}, "max_tokens"),

@@ -51,7 +51,7 @@ class Request(RuledRequest, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, description="0: all tokens. Not of OpenAI's API")] | None = None
+    top_k: Annotated[int, Meta(ge=-1, description="0 or -1: all tokens. Not of OpenAI's API")] | None = None
     seed: int | None = None
     stop: Stop | Stops | None = None
     n: int | None = None
@@ -95,7 +95,7 @@ def options(
         max_tokens=max_tokens,
         temperature=request.temperature or 0.0,
         top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=50 if request.top_k is None else min(request.top_k, _MOST_TOKENS),
+        top_k=50 if request.top_k is None else min(max(0, request.top_k), _MOST_TOKENS),
         min_p=request.min_p or 0.0,
         repetition_penalty=_repetition_penalty(request),
         frequency_penalty=request.frequency_penalty or 0.0,

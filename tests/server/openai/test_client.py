@@ -231,6 +231,8 @@ class TestChat:
         drawn = {"temperature": 2.0, "seed": 5}
         said = demo_session.generate(PROMPT, Options(max_tokens=12, min_p=0.2, **drawn))  # type: ignore[arg-type]
         assert content(extra_body={"min_p": 0.2}, **drawn) == said.text
+        assert content(extra_body={"top_k": 1}, **drawn) == free
+        assert content(extra_body={"top_k": -1}, **drawn) == content(extra_body={"top_k": 0}, **drawn)
 
     @pytest.mark.parametrize(
         ("members", "pattern"),
