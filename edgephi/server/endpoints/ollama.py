@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,7 +51,7 @@ def routes(service: Service) -> list[Route]:
         return json_response(LoadedModels(models))
 
     async def show(request: Request) -> Response:
-        body = await read_body(request, ShowRequest, service.options.max_body_bytes)
+        body = await _body(request, ShowRequest, service)
         name = body.model or body.name
         _adapter(service, name)
         return json_response(shown_model(service.manifest, name, service.context))
@@ -98,8 +98,17 @@ def routes(service: Service) -> list[Route]:
 async def _read(request: Request, kind: type[Body], service: Service) -> tuple[Body, str]:
     """The body of a request, and the adapter that its model names. Raises Refusal."""
     service.check_open()
-    body = await read_body(request, kind, service.options.max_body_bytes)
+    body = await _body(request, kind, service)
     return body, _adapter(service, body.model)
+
+
+async def _body(request: Request, kind: type[Any], service: Service) -> Any:
+    """A body, also one that its client does not call JSON.
+
+    Some of Ollama's clients say nothing. A web page's browser could say nothing too, but says of which site
+    the page is, and the gate looks at that.
+    """
+    return await read_body(request, kind, service.options.max_body_bytes, may_lack_type=True)
 
 
 async def _answer(

@@ -18,9 +18,16 @@ _JSON_TYPE = re.compile(r"application/(?:[a-z0-9.!#$&^_-]+\+)?json")
 Body = TypeVar("Body", bound=msgspec.Struct)
 
 
-async def read_body(request: Request, kind: type[Body], most_bytes: int) -> Body:
-    """The body of a request. Raises Refusal when it is too large, too slow, or not what it should be."""
-    _check_content_type(request.headers.getlist("content-type"))
+async def read_body(
+    request: Request, kind: type[Body], most_bytes: int, *, may_lack_type: bool = False
+) -> Body:
+    """The body of a request. Raises Refusal when it is too large, too slow, or not what it should be.
+
+    `may_lack_type`: whether a body is taken that is not called anything.
+    """
+    kinds = request.headers.getlist("content-type")
+    if kinds or not may_lack_type:
+        _check_content_type(kinds)
     if "content-encoding" in request.headers:
         raise Refusal(415, "expected content without an encoding", param="content-encoding")
     too_large = Refusal(

@@ -234,6 +234,16 @@ class TestRefused:
         assert answer.status_code == 400
         assert isinstance(answer.json()["error"], str)
 
+    def test_a_body_may_be_called_nothing_but_no_form(self, ollama_server: Server) -> None:
+        body = json.dumps({"model": MODEL, "prompt": PROMPT, "stream": False})
+        for kind, status in ((None, 200), ("text/plain", 415), ("application/x-www-form-urlencoded", 415)):
+            headers = {} if kind is None else {"content-type": kind}
+            answer = httpx2.post(f"{ollama_server.url}/api/generate", content=body, headers=headers)
+            assert answer.status_code == status
+            foreign = {**headers, "origin": "https://example.com"}
+            answer = httpx2.post(f"{ollama_server.url}/api/generate", content=body, headers=foreign)
+            assert answer.status_code == 403
+
     def test_what_is_not_known_is_ignored(self, ollama_server: Server) -> None:
         answer = ask(ollama_server, "chat", messages=[USER], stream=False, newest=1, options={"tfs_z": 1.0})
         assert answer.status_code == 200
