@@ -31,15 +31,15 @@ export async function firstModel(key) {
 }
 
 /**
- * The answer to `messages`, as it comes: {read, of}, tokens of the prompt that are read; {text}, what is new
+ * The answer to `messages`, written by `settings` (temperature), as it comes: {read, of}, tokens of the prompt that are read; {text}, what is new
  * in the answer; and {finish, numbers}, why it ended and the server's field `edgephi`.
  * Raises Refused, Unreachable, Broken, and the signal's AbortError.
  */
-export async function* streamAnswer(model, messages, key, signal) {
+export async function* streamAnswer(model, messages, settings, key, signal) {
   const response = await request("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...authorization(key) },
-    body: JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true } }),
+    body: JSON.stringify({ model, messages, ...settings, stream: true, stream_options: { include_usage: true } }),
     signal,
   });
   let ended = false;

@@ -2,12 +2,13 @@
 
 import { announce } from "./announce.js";
 import { Broken, Refused, Unreachable, firstModel, streamAnswer } from "./api.js";
+import { offerExport } from "./export.js";
 import { askForKey, knownKey } from "./key.js";
+import { requestSettings, systemMessage } from "./settings.js";
 import { addTurn } from "./turn.js";
 import { showModel, showRunning, showStart, showState } from "./view.js";
 
 const question = document.getElementById("question");
-const system = document.getElementById("system");
 
 /** The model's id, and what the server says of it; null until the server has answered. */
 let model = null;
@@ -37,10 +38,23 @@ function ask() {
   if (text === "" || running !== null) return;
   question.value = "";
   question.dispatchEvent(new Event("input"));
+  add(text);
+}
+
+/** Ask something behind all that was said. */
+function add(text) {
   turns.at(-1)?.view.settle();
-  const turn = { question: text, answer: "", view: addTurn(text, () => answer(turn)) };
+  const turn = { question: text, answer: "" };
+  turn.view = addTurn(text, () => answer(turn), (changed) => askInstead(turn, changed));
   turns.push(turn);
   answer(turn);
+}
+
+/** Ask another question in the place of one; what came after that is forgotten. */
+function askInstead(turn, text) {
+  if (running !== null) return;
+  for (const each of turns.splice(turns.indexOf(turn))) each.view.remove();
+  add(text);
 }
 
 /** Have the model answer a turn: a new one, or the last one once more. */
@@ -79,7 +93,7 @@ async function answer(turn) {
 async function receive(turn, signal) {
   turn.answer = "";
   turn.view.begin();
-  for await (const event of streamAnswer(model.id, messagesUpTo(turn), knownKey(), signal)) {
+  for await (const event of streamAnswer(model.id, messagesUpTo(turn), requestSettings(), knownKey(), signal)) {
     if (event.of) turn.view.read(event.read, event.of);
     if (event.text) {
       if (turn.answer === "") showState("busy", "Answering");
@@ -90,9 +104,9 @@ async function receive(turn, signal) {
   }
 }
 
-/** What the model is to read: turns that were never answered are left out. */
-function messagesUpTo(turn) {
-  const said = system.value.trim();
+/** What the model is to read, up to a turn's question, or all: turns that were never answered are left out. */
+function messagesUpTo(turn = null) {
+  const said = systemMessage();
   const messages = said === "" ? [] : [{ role: "system", content: said }];
   for (const each of turns) {
     if (each !== turn && each.answer === "") continue;
@@ -189,4 +203,5 @@ document.addEventListener("keydown", (event) => {
     ask();
   }
 });
+offerExport(() => ({ model: model?.id ?? null, messages: messagesUpTo() }));
 connect();

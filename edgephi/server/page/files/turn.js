@@ -2,6 +2,7 @@
 
 import { announce } from "./announce.js";
 import { copyOnClick } from "./copy.js";
+import { editable } from "./edit.js";
 import { count, numbersOfAnswer } from "./numbers.js";
 import { showText } from "./text.js";
 import { followEnd, showContext, usedBefore } from "./view.js";
@@ -9,13 +10,17 @@ import { followEnd, showContext, usedBefore } from "./view.js";
 const ENDS = { stopped: "Stopped", length: "Cut at the limit of tokens", full: "The context is full" };
 const MILLISECONDS_BETWEEN_NUMBERS = 250;
 
-/** Add a turn to the page; `again` is called when its button to try again is pressed. Returns its view. */
-export function addTurn(question, again) {
+/**
+ * Add a turn to the page; `again` is called when its buttons to try again are pressed, `change` with another question.
+ * Returns its view.
+ */
+export function addTurn(question, again, change) {
   const turn = document.getElementById("turn-template").content.firstElementChild.cloneNode(true);
   const part = (name) => turn.querySelector(name);
   const [answer, text, waiting, below, error] = [".answer", ".answer .text", ".waiting", ".answer .below", ".error"].map(part);
   const numbers = part(".numbers");
   const copy = part(".answer .below .copy");
+  const retry = part(".retry");
   part(".question .text").textContent = question;
   document.getElementById("welcome").hidden = true;
   document.getElementById("turns").append(turn);
@@ -31,7 +36,9 @@ export function addTurn(question, again) {
   let progress = "";
 
   part(".again").addEventListener("click", () => (freshStart ?? again)());
+  retry.addEventListener("click", () => again());
   copyOnClick(copy, () => written);
+  editable(part(".question"), () => question, change);
 
   const draw = () => {
     frame = 0;
@@ -129,7 +136,7 @@ export function addTurn(question, again) {
       part(".problem").textContent = problem;
       part(".advice").textContent = advice;
       part(".again").textContent = start === null ? "Try again" : "New chat";
-      [part(".buttons").hidden, error.hidden, copy.hidden] = [false, false, written === ""];
+      [part(".error .buttons").hidden, error.hidden, copy.hidden] = [false, false, written === ""];
       if (pieces > 0) showNumbers(measured());
       announce(`${problem} ${advice}`);
       followEnd();
@@ -137,7 +144,12 @@ export function addTurn(question, again) {
 
     /** A later question was asked: this one is not tried again. */
     settle() {
-      part(".buttons").hidden = true;
+      [part(".error .buttons").hidden, retry.hidden] = [true, true];
+    },
+
+    /** It is forgotten. */
+    remove() {
+      turn.remove();
     },
   };
 }

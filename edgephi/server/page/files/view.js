@@ -44,6 +44,8 @@ export function showRunning(running) {
   element("send").hidden = running;
   element("stop").hidden = !running;
   element("new-chat").disabled = element("turns").childElementCount === 0;
+  element("export").disabled = running || element("new-chat").disabled;
+  element("turns").classList.toggle("running", running);
   if (running && focused === element("send")) element("stop").focus();
   if (!running && (focused === element("stop") || focused === document.body)) backToQuestion();
 }
@@ -103,12 +105,7 @@ element("to-end").addEventListener("click", () => {
 });
 
 const question = element("question");
-const system = element("system");
 question.addEventListener("input", () => {
   fitField(question);
   element("send").disabled = question.value.trim() === "";
-});
-system.addEventListener("input", () => {
-  fitField(system);
-  element("system-preview").textContent = system.value.trim() || "not set";
 });
