@@ -250,3 +250,11 @@ def api_key_file_option(otherwise: str) -> Decorator:
         metavar="FILE",
         help=f"The key that requests must bring. [default: {otherwise}]",
     )
+
+
+ollama_option = click.option(
+    "--ollama",
+    is_flag=True,
+    help="Speak Ollama's API too, under /api. Its clients look for it on --port 11434.",
+)
+"""`--ollama`, of what serves a bundle."""

@@ -14,6 +14,7 @@ from edgephi.cli.options import (
     bundle_argument,
     device_context_option,
     host_option,
+    ollama_option,
     port_option,
     provider_option,
     served_system_option,
@@ -105,11 +106,7 @@ if TYPE_CHECKING:
     metavar="URL",
     help="Let web pages of this origin use the API (CORS). Can be given again.",
 )
-@click.option(
-    "--ollama",
-    is_flag=True,
-    help="Speak Ollama's API too, under /api. Its clients look for it on --port 11434.",
-)
+@ollama_option
 @click.option("--log-json", is_flag=True, help="Write the log as lines of JSON.")
 @click.option("--log-prompts", is_flag=True, help="Write the text of prompts into the log.")
 def serve(

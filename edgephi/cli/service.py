@@ -20,6 +20,7 @@ from edgephi.cli.options import (
     device_context_option,
     host_option,
     in_store,
+    ollama_option,
     opened,
     port_option,
     provider_option,
@@ -53,6 +54,7 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
 @device_context_option
 @provider_option
 @switched_adapter_option
+@ollama_option
 @click.option(
     "--name",
     default="edgephi",
@@ -78,6 +80,7 @@ def service(
     context: int | None,
     provider: str | None,
     adapter: str | None,
+    ollama: bool,
     name: str,
     output: Path | None,
 ) -> None:
@@ -117,6 +120,7 @@ def service(
         context=context,
         provider=provider,
         adapter=adapter if found.beside == generation else found.beside.resolve(),
+        ollama=ollama,
         name=name,
         groups=tuple(_groups_here()),
     )

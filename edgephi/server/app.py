@@ -45,7 +45,7 @@ def make_app(service: Service, gate: GateOptions) -> ASGIApp:
         guarded = CORSMiddleware(
             guarded,
             allow_origins=list(gate.origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],  # OpenAI's client for browsers tells of itself in a dozen of its own
             expose_headers=["retry-after", "x-request-id"],
         )

@@ -67,6 +67,7 @@ class UnitOptions:
     context: int | None = None
     provider: str | None = None
     adapter: str | Path | None = None
+    ollama: bool = False
     name: str = "edgephi"
     groups: tuple[str, ...] = ()
 
@@ -189,6 +190,8 @@ def _exec_start(options: UnitOptions) -> str:
         words += ["--provider", options.provider]
     if options.adapter is not None:
         words += ["--adapter", str(options.adapter)]
+    if options.ollama:
+        words += ["--ollama"]
     if options.system is not None:
         words += ["--system", options.system]
     if _ODD_PROGRAM.search(words[0]):

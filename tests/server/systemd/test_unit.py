@@ -299,6 +299,15 @@ def test_an_adapter_is_one_of_the_bundles_or_a_folder_that_is_bound(
     assert is_one_error(edgephi("service", whole, "--adapter", "milk"), 4)
 
 
+def test_ollamas_api_is_spoken_where_that_is_asked_for(edgephi: Edgephi, demo_bundle: Path) -> None:  # noqa: F811
+    def start(*asked: object) -> str:
+        unit = edgephi("service", demo_bundle, *asked).stdout
+        return next(line for line in unit.splitlines() if line.startswith("ExecStart="))
+
+    assert "--ollama" not in start()
+    assert start("--ollama", "--port", 11434).endswith(" --ollama")
+
+
 def test_an_adapters_file_that_others_cannot_read_is_named(
     edgephi: Edgephi,  # noqa: F811
     demo_bundle: Path,
