@@ -164,7 +164,11 @@ class PrefixCache:
         needed = length * self._token_bytes + more
         while not self._is_available(needed):
             if not self._close_one(but=None):
-                raise self._refusal(needed, length)
+                raise DoesNotFitError(
+                    f"{length} tokens and their logits need {needed / 1e9:.2f} GB of memory, "
+                    f"{max(0, self._available() - _RESERVE_BYTES) / 1e9:.2f} GB are available",
+                    hint="stop other programs, or give a shorter text",
+                )
 
     def close(self) -> None:
         """Close all caches."""

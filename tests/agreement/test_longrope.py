@@ -72,6 +72,10 @@ class Oracle:
             self._known[key] = expected_logits(self._model, tokens, last=1)[-1]
         return self._known[key]
 
+    def all_logits(self, tokens: list[int]) -> Floats:
+        """Logits after each of `tokens`, float32 [tokens, vocabulary]."""
+        return expected_logits(self._model, tokens)
+
 
 @pytest.fixture(scope="module")
 def oracle(checkpoint: Path, bundles: Bundles) -> Oracle:
@@ -120,6 +124,22 @@ def test_a_text_that_is_rewound_across_the_original_context(
         cache.rewind(kept)
         grow(cache, prompt[kept:total])
         check(oracle, prompt[:total], [cache.next_greedy()])
+
+
+@pytest.mark.parametrize("target", SWITCHING)
+@pytest.mark.parametrize("length", [ORIGINAL, ORIGINAL + 1])
+def test_a_text_is_scored_as_one_of_its_length(
+    bundles: Bundles, oracle: Oracle, prompt: list[int], target: str, length: int
+) -> None:
+    """Its first tokens too are rotated by the factors of the whole, wherever the pieces end."""
+    bundle = bundles(target, PAST)
+    text = prompt[:length]
+    scores = list(Session(bundle, read_manifest(bundle), provider=PROVIDER).score(text))
+    logits = oracle.all_logits(text)
+    for place in (40, 300, 3000, length - 1):
+        row = logits[place - 1].astype(np.float64)
+        expected = row[text[place]] - row.max() - np.log(np.exp(row - row.max()).sum())
+        assert scores[place].logprob == pytest.approx(expected, abs=TOLERANCE * float(np.ptp(row)))
 
 
 @pytest.mark.parametrize("target", CAPPED)

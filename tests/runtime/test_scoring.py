@@ -101,5 +101,5 @@ def test_idle_caches_make_room(demo_for: DemoFor, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(session.caches, "_available", lambda: (1 << 40) if len(session.caches) == 0 else 0)
     assert list(session.score(TEXT))
     monkeypatch.setattr(session.caches, "_available", lambda: 0)
-    with pytest.raises(DoesNotFitError):
+    with pytest.raises(DoesNotFitError, match="tokens and their logits need"):
         session.score(TEXT)
