@@ -116,7 +116,10 @@ class Work:
 
 @dataclass
 class _Written:
-    """What has been written so far. `steps` counts tokens, a stop token included; `decoded` their letters."""
+    """What has been written so far. `steps` counts tokens, a stop token included; `decoded` their letters.
+
+    Of these, `spoken` are known to be text and not of a call.
+    """
 
     tokens: list[int] = field(default_factory=list)
     text: str = ""
@@ -126,6 +129,7 @@ class _Written:
     stop_score: TokenScore | None = None
     steps: int = 0
     decoded: int = 0
+    spoken: int = 0
     inside_letter: bool = False
     prefill_start: float = 0.0
     first: float = 0.0
@@ -279,8 +283,8 @@ class _Writer:
             written.tokens.append(token)
             written.decoded += len(text)
             written.inside_letter = not text
-            shown, calls = (text, []) if work.calls is None else work.calls.feed(text)
-            yield from _shown(stops.feed(shown), written, waiting, calls=tuple(calls))
+            shown, calls = (text, ()) if work.calls is None else _read(work.calls, text, written, waiting)
+            yield from _shown(stops.feed(shown), written, waiting, calls=calls)
             if stops.found:
                 written.stop_reason = "stop"
                 return
@@ -355,6 +359,17 @@ def _chooser(cache: _Logits, work: Work, answer: Sequence[int]) -> Callable[[], 
 def _without_space(text: str, whole: str) -> str:
     """The text of a token without its first space, which may have been left out of `whole` already."""
     return text.removeprefix(" ") if text == whole else text
+
+
+def _read(
+    reader: CallReader, text: str, written: _Written, waiting: list[tuple[int, TokenScore]]
+) -> tuple[str, tuple[CallPiece, ...]]:
+    """What can be shown of an answer in which calls may come, and what is new in calls."""
+    shown, calls = reader.feed(text)
+    written.spoken += len(shown)
+    if reader.is_calling:  # the tokens of its mark are no text
+        waiting[:] = [(start, score) for start, score in waiting if start < written.spoken]
+    return shown, tuple(calls)
 
 
 def _shown(

@@ -350,7 +350,7 @@ class Session:
                 adapter=adapter,
                 constraint=None if rules is None else self._constraints.compile(rules),
                 scorer=scorer,
-                calls=self.tool_calling.reader() if may_call.may_come else None,
+                calls=self.tool_calling.reader(may_call) if may_call.may_come else None,
                 spelled=self.tool_calling.spelled if may_call.may_come else {},
                 on_prefill=on_prefill,
                 on_end=on_end,

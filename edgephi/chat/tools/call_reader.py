@@ -48,7 +48,7 @@ class CallReader:
     form: CallForm
     calls: list[ToolCall] = field(default_factory=list)
     is_calling: bool = False
-    """Whether the mark of a call has come: there is no more text after it."""
+    """Whether the mark of a call has come, or must: there is no more text."""
     _unread: str = ""
     _is_text: bool = False  # that no call can begin any more
     _name: str = ""

@@ -46,9 +46,9 @@ class ToolCalling:
             )
         return call_grammar(self.form, calling, self._tokens, options.json_schema)
 
-    def reader(self) -> CallReader:
-        """What reads one answer."""
-        return CallReader(self.form)
+    def reader(self, calling: Calling) -> CallReader:
+        """What reads one answer: where a call must come, there is no text in it."""
+        return CallReader(self.form, is_calling=calling.choice == "required")
 
     @functools.cached_property
     def form(self) -> CallForm:

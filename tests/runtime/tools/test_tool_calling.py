@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -59,6 +60,14 @@ def test_a_call_that_is_cut_off_is_in_no_answer(session: Session) -> None:
     assert (generation.text, generation.tool_calls, generation.stop_reason) == ("", (), "length")
 
 
+def test_wherever_a_call_is_cut_off_nothing_of_it_is_text_or_scored(session: Session) -> None:
+    for most in range(1, 12):  # also within the mark
+        options = Options(max_tokens=most, logprobs=0)
+        answer = session.answer(ASKED, options, tools=TOOLS, tool_choice="required")
+        assert "".join(answer) == ""
+        assert (answer.generation.scores, answer.generation.stop_reason) == ((), "length")
+
+
 def test_text_that_is_no_call_is_an_answer(session: Session) -> None:
     free = session.answer(ASKED)
     text = "".join(free)
@@ -81,6 +90,25 @@ def test_scores_are_those_of_the_text(session: Session) -> None:
     assert answer.generation.tool_calls
     spelled = b"".join(bytes(score.bytes) for score in answer.generation.scores or ())
     assert b"arguments" not in spelled
+
+
+def test_the_mark_of_a_call_behind_a_text_is_not_scored(session: Session) -> None:
+    """Nor is the beginning of it, which could have been text when it came."""
+    script = session.engine.encode("Yes." + session.tool_calling.form.before)
+    asked: list[int] = []
+
+    def writes(token_ids: Sequence[int], logits: Any) -> Any:
+        asked.append(len(token_ids))
+        place = len(token_ids) - asked[0]
+        if place < len(script):
+            logits[script[place]] = 1000.0
+        return logits
+
+    options = Options(logprobs=0, max_tokens=len(script) + 5, logits_processor=writes)
+    answer = session.answer(ASKED, options, tools=TOOLS)
+    assert "".join(answer) == answer.generation.text == "Yes."
+    spelled = b"".join(bytes(score.bytes) for score in answer.generation.scores or ())
+    assert spelled.decode() == "Yes."
 
 
 def test_calls_and_results_need_no_tools(session: Session) -> None:
