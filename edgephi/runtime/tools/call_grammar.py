@@ -8,6 +8,7 @@ Source: llguidance's docs/syntax.md, "Tool calling" and "Special tokens".
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ MOST_CALLS = 16
 _OPEN_KEYS = frozenset(
     {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "not", "$ref", "if"}
 )
+_SHARED = ("$defs", "definitions")
+_ALTERNATIVES = ("anyOf", "oneOf")
+_DESCRIBING = frozenset({"properties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"})  # an object
 _ANY_TEXT = r"/(.|\n)*/"
 _TEXT_BUT_JSON = r"/([^\[{\s](.|\n)*)?/"
 
@@ -90,7 +94,8 @@ def _call(form: CallForm, place: int, function: Function) -> str:
 
 
 def _arguments(function: Function) -> str:
-    return _with_layout({"type": "object", **_closed(function.parameters)})
+    parameters = function.parameters
+    return _with_layout({"type": "object", **_closed(parameters, shared=not _is_combined(parameters))})
 
 
 def _more(form: CallForm, calling: Calling) -> str:
@@ -123,19 +128,37 @@ def _with_layout(schema: Mapping[str, Any]) -> str:
     return json.dumps({**schema, "x-guidance": JSON_LAYOUT})
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: Any, *, shared: bool) -> Any:
     """A schema whose objects have no properties but those that it names, unless it says that they may.
 
-    A model that may write what it likes makes up arguments, and no function takes them.
+    A model that may write what it likes makes up arguments, and no function takes them. `shared`: in what
+    others refer to as well.
     """
     if not isinstance(schema, Mapping):
         return schema
     closed = dict(schema)
-    properties = closed.get("properties")
-    if isinstance(properties, Mapping):
-        closed["properties"] = {name: _closed(each) for name, each in properties.items()}
-        if _OPEN_KEYS.isdisjoint(closed):
-            closed["additionalProperties"] = False
-    if isinstance(closed.get("items"), Mapping):
-        closed["items"] = _closed(closed["items"])
+    if isinstance(closed.get("properties"), Mapping) and _OPEN_KEYS.isdisjoint(closed):
+        closed["additionalProperties"] = False
+    inner = functools.partial(_closed, shared=shared)
+    for key in ("properties", *(_SHARED if shared else ())):
+        if isinstance(closed.get(key), Mapping):
+            closed[key] = {name: inner(each) for name, each in closed[key].items()}
+    # Beside properties an alternative says more of the same object.
+    is_one = len(_DESCRIBING & closed.keys()) == 1
+    for key in ("prefixItems", *(_ALTERNATIVES if is_one else ())):
+        if isinstance(closed.get(key), list):
+            closed[key] = [inner(each) for each in closed[key]]
+    for key in ("items", "additionalProperties"):
+        closed.update({key: inner(closed[key])} if key in closed else {})
     return closed
+
+
+def _is_combined(schema: Any) -> bool:
+    """Whether an object is described in more than one place, which name its properties only together."""
+    if isinstance(schema, list):
+        return any(map(_is_combined, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    all_of = schema.get("allOf")
+    several = len(_DESCRIBING & schema.keys()) > 1 or (isinstance(all_of, list) and len(all_of) > 1)
+    return several or any(map(_is_combined, schema.values()))

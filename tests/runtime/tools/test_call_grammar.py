@@ -38,6 +38,8 @@ SCHEMAS = {tool["function"]["name"]: tool["function"].get("parameters", {}) for 
 SPECIAL_FORM = CallForm(
     '<|system|>{"name": "', '", "arguments": ', '}{"name": "', "}<|user|>", "by the template"
 )
+ONE = {"type": "object", "properties": {"b": {}}}
+BOTH = '{"b": 1, "c": 1}'
 FORMS = {
     "taught": TAUGHT_FORM,
     "phi-4-mini": PHI_4_MINI_FORM,
@@ -189,6 +191,26 @@ def test_an_answer_without_a_call_may_have_a_schema_of_its_own(
         ({"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, '{"a": 1, "b": 2}', True),
         ({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"const": 1}}}, '{"a": 1}', True),
         ({"properties": {"a": {}}, "additionalProperties": True}, '{"b": 1}', True),
+        ({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": ONE}}, '{"a": {"c": 1}}', False),
+        ({"$ref": "#/definitions/a", "definitions": {"a": ONE}}, '{"b": 1}', True),
+        ({"$ref": "#/definitions/a", "definitions": {"a": ONE}}, '{"c": 1}', False),
+        ({"properties": {"a": {"anyOf": [ONE, {"type": "null"}]}}}, '{"a": {"c": 1}}', False),
+        ({"properties": {"a": {"anyOf": [ONE, {"type": "null"}]}}}, '{"a": {"b": 1}}', True),
+        ({"properties": {"a": {"type": "array", "prefixItems": [ONE]}}}, '{"a": [{"c": 1}]}', False),
+        ({"additionalProperties": ONE}, '{"a": {"c": 1}}', False),
+        ({"$defs": {"a": ONE}, "allOf": [{"$ref": "#/$defs/a"}, {"properties": {"c": {}}}]}, BOTH, True),
+        ({"$defs": {"a": ONE}, "$ref": "#/$defs/a", "properties": {"c": {}}}, BOTH, True),
+        ({"properties": {"c": {}}, "anyOf": [ONE]}, '{"c": 1, "b": 1}', True),
+        (
+            {"$defs": {"a": ONE}, "properties": {"c": {"allOf": [{"$ref": "#/$defs/a"}]}}},
+            '{"c": {"d": 1}}',
+            False,
+        ),
+        (
+            {"$defs": {"a": ONE}, "properties": {"c": {}}, "anyOf": [{"$ref": "#/$defs/a"}]},
+            '{"c": 1, "b": 1}',
+            True,
+        ),
     ],
     ids=str,
 )
