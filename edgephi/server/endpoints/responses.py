@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,7 +59,7 @@ def routes(service: Service) -> list[Route]:
         found = kept.get(request.path_params["id"])
         if found is None:
             raise _not_kept(request)
-        return json_response(found.response)
+        return json_response(msgspec.Raw(found.response))
 
     async def delete(request: Request) -> Response:
         id_ = request.path_params["id"]

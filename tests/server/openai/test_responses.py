@@ -1,10 +1,12 @@
 """/v1/responses, with OpenAI's own client."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import openai
 import pydantic
 import pytest
@@ -201,12 +203,31 @@ class TestConversation:
         assert kept.before("r2") == ({"role": "assistant", "content": "x" * 100},)
         kept.keep(response(5), ())  # the one that was used last stays
         assert kept.get("r3") is None and kept.get("r2") is not None
-        few = KeptResponses(most_bytes=300)
+        few = KeptResponses(most_bytes=2000)
         for number in range(5):
             few.keep(response(number), ())
         assert len(few) == 2
-        few.keep(response(6), [{"role": "user", "content": "x" * 1000}])
+        few.keep(response(6), [{"role": "user", "content": "x" * 2000}])
         assert len(few) == 0
+        long: list[dict[str, Any]] = [{"metadata": {"a": [[]] * 1000}}, {"instructions": "x" * 2000}]
+        for asked_with in long:
+            few.keep(msgspec.structs.replace(response(7), **asked_with), ())
+            assert len(few) == 0
+
+    def test_what_is_kept_takes_no_more_memory_than_its_bytes(self) -> None:
+        kept = KeptResponses(most_bytes=4 << 20)
+        tracemalloc.start()
+        for number in range(50):
+            nested: dict[str, Any] = {"a": [[] for _ in range(30_000)]}
+            kept.keep(
+                ModelResponse(id=f"r{number}", created_at=0, model="m", status="completed", metadata=nested),
+                (),
+            )
+            del nested
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(kept) > 20
+        assert taken < 6 << 20
 
 
 class TestTools:

@@ -13,16 +13,23 @@ from edgephi.server.openai.responses.response import ModelResponse, OutputCall, 
 from edgephi.server.refusal import Refusal
 
 _MOST_RESPONSES = 256
-_MOST_BYTES = 32 << 20  # of the messages of all of them, as JSON
+_MOST_BYTES = 32 << 20  # of all of them, with what they were asked with and the messages before
 
 
 @dataclass(frozen=True)
 class KeptResponse:
-    """A response, and the messages that it went on from with its own behind them."""
+    """A response, and the messages that it went on from with its own behind them: both as JSON.
 
-    response: ModelResponse
-    messages: tuple[dict[str, Any], ...]
-    size: int
+    What a stranger's JSON holds takes many times its bytes as objects.
+    """
+
+    response: bytes
+    messages: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.response) + len(self.messages)
 
 
 class KeptResponses:
@@ -40,9 +47,9 @@ class KeptResponses:
     def keep(self, response: ModelResponse, before: Sequence[dict[str, Any]]) -> None:
         """Keep a response that goes on from the messages `before`."""
         messages = (*before, *_messages(response))
-        size = len(msgspec.json.encode(messages))
-        self._kept[response.id] = KeptResponse(response, messages, size)
-        self._bytes += size
+        kept = KeptResponse(msgspec.json.encode(response), msgspec.json.encode(messages))
+        self._kept[response.id] = kept
+        self._bytes += kept.size
         while self._kept and (len(self._kept) > self._most or self._bytes > self._most_bytes):
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.size
@@ -67,7 +74,7 @@ class KeptResponses:
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        return found.messages
+        return msgspec.json.decode(found.messages, type=tuple[dict[str, Any], ...])
 
     def forget(self, id_: str) -> bool:
         """Keep a response no more; whether it was."""
