@@ -143,7 +143,7 @@ class TestMembers:
             ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
             ({"seed": "x"}, "seed"),
             ({"stop": [""]}, "stop[0]"),
-            ({"stop": ["a"] * 5}, "stop"),
+            ({"stop": ["a"] * 17}, "stop"),
             ({"stop": "a" * 2000}, "stop"),
             ({"stream": "yes"}, "stream"),
             ({"stream_options": {"include_usage": True}}, "stream_options"),

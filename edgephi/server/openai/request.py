@@ -21,7 +21,7 @@ _MOST_TOKENS = 1 << 24  # more than any vocabulary has
 
 Tokens = Annotated[int, Meta(ge=1, description="The most tokens of the answer")]
 Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
-Stops = Annotated[list[Stop], Meta(max_length=4)]
+Stops = Annotated[list[Stop], Meta(max_length=16)]  # four in OpenAI's, more in what harnesses ask for
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[str, Meta(pattern="^[0-9]{1,9}$")]
 Repetition = Annotated[

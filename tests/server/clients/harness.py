@@ -13,7 +13,7 @@ import torch
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "lm_eval.txt"
 BEGINNINGS = [json.loads(line)["beginning"] for line in (HERE / "beginnings.jsonl").read_text().splitlines()]
-UNTIL, MOST_TOKENS = "\n\n", 12
+UNTIL, MOST_TOKENS = ("\n\n", "\nclass", "\ndef", "\n#", "\nif", "\nprint"), 12
 
 _TASKS: dict[str, dict[str, Any]] = {
     "choices": {
@@ -27,7 +27,7 @@ _TASKS: dict[str, dict[str, Any]] = {
         "output_type": "generate_until",
         "doc_to_text": "{{beginning}}",
         "doc_to_target": "{{end}}",
-        "generation_kwargs": {"until": [UNTIL], "max_gen_toks": MOST_TOKENS, "do_sample": False},
+        "generation_kwargs": {"until": list(UNTIL), "max_gen_toks": MOST_TOKENS, "do_sample": False},
         "metric_list": [{"metric": "exact_match"}],
     },
 }

@@ -62,6 +62,6 @@ def test_likelihoods_are_those_of_transformers_on_the_dequantised_weights(
 
 def test_texts_are_those_that_the_bundle_writes(bundle: Path, evaluated: Evaluated) -> None:
     session = edgephi.runtime.load(bundle)
-    options = Options(max_tokens=MOST_TOKENS, stop=(UNTIL,))
+    options = Options(max_tokens=MOST_TOKENS, stop=UNTIL)
     expected = ["".join(session.complete(beginning, options)) for beginning in BEGINNINGS]
     assert evaluated.texts == expected
