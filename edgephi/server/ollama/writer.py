@@ -127,6 +127,7 @@ class OllamaWriter:
         calls = []
         for place in range(count):
             parts = [part for part in self._calls if part.place == place]
-            arguments = msgspec.json.decode("".join(part.arguments for part in parts) or "{}")
+            # As they were written: JSON may have numbers and depths that no reader of it takes.
+            arguments = msgspec.Raw("".join(part.arguments for part in parts).encode() or b"{}")
             calls.append(UsedTool(parts[0].id, UsedFunction(place, parts[0].name, arguments)))
         return tuple(calls)

@@ -6,11 +6,14 @@ from typing import Any
 
 import httpx2
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pytest
 
 import edgephi.runtime
 from edgephi.bundle.manifest import read_manifest
 from edgephi.runtime.session import Options
+from edgephi.server.engine.messages import CallPart, End, Piece
+from edgephi.server.ollama.writer import OllamaWriter
 from tests.server.serving import PATIENCE, Server, serving
 
 PROMPT = "turn on the kitchen light"
@@ -167,6 +170,16 @@ class TestChat:
         for call in (call for part in parts for call in part["message"].get("tool_calls", [])):
             assert call["function"]["name"] == "light_on"
             jsonschema.validate(call["function"]["arguments"], parameters)
+
+    @pytest.mark.parametrize(
+        "arguments", ['{"a": 1e999}', '{"a": %s}' % ("9" * 5000), '{"a": %s}' % ("[" * 3000 + "]" * 3000)]
+    )
+    def test_arguments_that_no_reader_takes_are_told_as_they_were_written(self, arguments: str) -> None:
+        """All of it is JSON, so a schema may allow it."""
+        writer = OllamaWriter(model=MODEL, chat=True, scored=False)
+        writer.chunks(Piece(0, "", 0.0, calls=(CallPart(0, id="x", name="f"), CallPart(0, arguments))))
+        end = End(0, "tool_calls", 0.1, 1, 0, 1, 0.1, 1.0, 1.0, tool_calls=1)
+        assert arguments in msgspec.json.encode(writer.closing(end)).decode()
 
     def test_results_go_back_as_home_assistant_has_them(self, ollama_server: Server) -> None:
         call = {"function": {"name": "light_on", "arguments": {"room": "kitchen"}}}
