@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -28,7 +29,8 @@ class AnswerTokens(Protocol):
 
 
 _MOST_SHOWN = 6
-_TURN = 2  # a question and its answer
+_KINDS = {"system": "s", "user": "u", "assistant": "a", "tool": "r"}
+_TURNS = re.compile("s?(ua(r+a)*)*")
 _Turn = tuple[list[dict[str, Any]], int, list[int], str]
 
 Render = Callable[[Sequence[Mapping[str, Any]]], str]
@@ -89,16 +91,14 @@ class Conversation:
         self._before = None
         self._forget_tokens()
 
-    def resume(self, messages: Sequence[Mapping[str, str]]) -> None:
+    def resume(self, messages: Sequence[Mapping[str, Any]]) -> None:
         """Go on with another conversation: its system message, if it begins with one, and its turns.
 
-        `messages` are of the form of `messages` here: role and content, each question with its answer. Raises
-        UsageError for others, and as rendering them does.
+        `messages` are of the form of `messages` here: role and content, each question with its answer, and
+        calls of functions with their results. Raises UsageError for others, and as rendering them does.
         """
         check_turns(messages)
-        resumed: list[dict[str, Any]] = [
-            {"role": message["role"], "content": message["content"]} for message in messages
-        ]
+        resumed: list[dict[str, Any]] = [{**message, "content": _content(message)} for message in messages]
         used = self._tokens_of(resumed)
         self.reset(resumed[0]["content"] if resumed and resumed[0]["role"] == "system" else "")
         self._messages = resumed
@@ -203,15 +203,30 @@ class Conversation:
         self._rendered = ""
 
 
-def check_turns(messages: Sequence[Mapping[str, str]]) -> None:
-    """Raise UsageError unless messages are a conversation: a system message or none, then turns."""
+def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError unless messages are a conversation: a system message or none, then turns.
+
+    Between a question and its answer may stand answers with calls of functions, each with the results of its
+    calls behind it.
+    """
     roles = [message.get("role") for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    texts = all(isinstance(message.get("content"), str) for message in messages)
-    if not texts or len(turns) % _TURN or turns != ["user", "assistant"] * (len(turns) // _TURN):
+    texts = all(isinstance(_content(message), str) for message in messages)
+    kinds = "".join(_KINDS.get(str(message.get("role")), "?") for message in messages)
+    results = [len(found) for found in re.findall("a(r*)", kinds)]
+    called = [
+        len(message.get("tool_calls") or ()) for message in messages if message.get("role") == "assistant"
+    ]
+    answered = all(count in (0, calls) for count, calls in zip(results, called, strict=True))
+    if not texts or not answered or not _TURNS.fullmatch(kinds):
         found = ", ".join(map(str, roles[:_MOST_SHOWN])) + (", …" if len(roles) > _MOST_SHOWN else "")
         raise UsageError(
             "expected messages with a role and a text each: a system message or none, then user and "
             f"assistant by turns, found {found if texts else 'one without a text'}",
             hint="`/save FILE` of a chat writes such ones",
         )
+
+
+def _content(message: Mapping[str, Any]) -> Any:
+    """The text of a message: that of one with calls alone is empty."""
+    content = message.get("content")
+    return "" if content is None and message.get("tool_calls") else content

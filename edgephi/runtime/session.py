@@ -253,11 +253,13 @@ class Session:
         may_call = calling(tools)
 
         def render(messages: Sequence[Mapping[str, Any]]) -> str:
+            if not tools and not any("tool_calls" in message for message in messages):
+                return self.prompts.render(messages)
             asked = self.tool_calling.template_input(messages, may_call)
             return self.prompts.render(asked.messages, asked.tools)
 
         return Conversation(
-            render if tools else self.prompts.render,
+            render,
             self.prompts,
             functools.partial(self._answer, may_call=may_call),
             self.system if system is None else system,

@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import edgephi.runtime
 from edgephi.bundle.manifest import read_manifest
 from edgephi.cli.show.lines.columns import columns_of
+from edgephi.cli.terminal.saved_chat import read_messages
 from edgephi.errors import UsageError
+from edgephi.runtime.session import Options
+from tests.chat.tools.functions import TOOLS
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.cli.terminal import Terminal
 
@@ -78,6 +82,30 @@ class TestLoad:
         saved = tmp_path / "talk.json"
         chat(LIGHT, TIMER, f"/save {saved}")
         assert chat(f"/load {saved}", "/retry").stdout == f"{TEN_MINUTES}\n"
+
+    @pytest.mark.parametrize("tools", [True, False])
+    def test_one_with_calls_goes_on_too(self, demo_bundle: Path, tmp_path: Path, tools: bool) -> None:
+        call = {"id": "a", "type": "function", "function": {"name": "light", "arguments": '{"on": true}'}}
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": LIGHT},
+            {"role": "assistant", "content": None, "tool_calls": [call, call]},
+            {"role": "tool", "tool_call_id": "a", "content": "done"},
+            {"role": "tool", "tool_call_id": "a", "content": "done"},
+            {"role": "assistant", "content": ON},
+        ]
+        (tmp_path / "talk.json").write_text(json.dumps(messages))
+        talk = edgephi.runtime.load(demo_bundle).chat(tools=TOOLS if tools else ())
+        talk.resume(read_messages(tmp_path / "talk.json"))
+        assert talk.messages == [{**each, "content": each["content"] or ""} for each in messages]
+        used = talk.context_used
+        list(talk.say(TIMER, Options(max_tokens=3)))
+        assert talk.context_used > used
+        again = edgephi.runtime.load(demo_bundle).chat()
+        again.resume(talk.messages)
+        assert again.messages == talk.messages
+        for broken in (messages[:3], messages[:1] + messages[2:], [*messages[:4], *messages[2:]]):
+            with pytest.raises(UsageError, match="by turns"):
+                talk.resume(broken)
 
     def test_messages_alone_do_too(self, chat: Edgephi, tmp_path: Path) -> None:
         messages = [{"role": "user", "content": LIGHT}, {"role": "assistant", "content": ON}]

@@ -7,10 +7,11 @@ from typing import Any
 from edgephi.errors import BadInputError, UsageError
 
 _LARGEST_BYTES = 64 << 20
+_READ = ("role", "content", "tool_calls", "tool_call_id")
 _HINT = "`/save FILE` writes such a file, when FILE does not end in .md"
 
 
-def read_messages(file: Path) -> list[dict[str, str]]:
+def read_messages(file: Path) -> list[dict[str, Any]]:
     """The messages in a file: a list of them, or an object whose `messages` are one.
 
     Raises UsageError where there is no such file, and BadInputError where something else is in it.
@@ -33,8 +34,12 @@ def read_messages(file: Path) -> list[dict[str, str]]:
         raise BadInputError(
             f"{file}: expected messages with a role and a text each, found others", hint=_HINT
         )
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return [{key: message[key] for key in _READ if key in message} for message in messages]
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    calls = value.get("tool_calls") or []
+    has_text = isinstance(value.get("content"), str) or (bool(calls) and value.get("content") is None)
+    return has_text and isinstance(calls, list)
