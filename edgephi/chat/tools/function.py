@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from edgephi.errors import BadInputError
 
 MOST_FUNCTIONS = 128
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_DEEPEST = 64  # lists and objects inside each other
 _FORM = (
     "a tool is {'type': 'function', 'function': {'name': 'light', 'description': '…', "
     "'parameters': {'type': 'object', 'properties': {…}}}}"
@@ -111,7 +113,27 @@ def _function(tool: Any, where: str) -> Function:
             f"{where}: expected the JSON schema of an object as parameters, found {parameters!r:.60}",
             hint=_FORM,
         )
+    if not _is_json(dict(parameters)):
+        raise BadInputError(
+            f"{where}: expected JSON of at most {_DEEPEST} levels as parameters, found something else",
+            hint=_FORM,
+        )
     return Function(name, description or "", parameters)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON, and read again by programs that go down level by level."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):  # another kind of object, a circle, or far too deep
+        return False
+    level = [value]
+    for _ in range(_DEEPEST):
+        nested = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [inner for each in nested for inner in each if isinstance(inner, dict | list | tuple)]
+        if not level:
+            return True
+    return False
 
 
 def _chosen(choice: Any, names: tuple[str, ...]) -> tuple[tuple[str, ...], Choice]:

@@ -54,6 +54,37 @@ def test_without_tools_no_call_may_come() -> None:
     assert calling(TOOLS).may_come
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """A schema of so many levels."""
+    schema: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        schema = {"not": schema}
+    return schema
+
+
+def circle() -> dict[str, Any]:
+    """An object that has itself in it."""
+    schema: dict[str, Any] = {}
+    schema["properties"] = schema
+    return schema
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [nested(65), nested(400), nested(100_000), circle(), {"enum": {1}}, {"enum": [b"a"]}],
+    ids=["levels", "many", "far too many", "circle", "set", "bytes"],
+)
+def test_parameters_that_are_no_json(parameters: dict[str, Any]) -> None:
+    tool = {"type": "function", "function": {"name": "light", "parameters": parameters}}
+    with pytest.raises(BadInputError, match=r"tools\[0\]: expected JSON of at most 64 levels as parameters"):
+        functions([tool])
+
+
+def test_parameters_of_many_levels() -> None:
+    tool = {"type": "function", "function": {"name": "light", "parameters": nested(64)}}
+    assert functions([tool])[0].parameters == nested(64)
+
+
 @pytest.mark.parametrize(
     ("tools", "found"),
     [
