@@ -53,6 +53,8 @@ def routes(service: Service) -> list[Route]:
     async def show(request: Request) -> Response:
         body = await _body(request, ShowRequest, service)
         name = body.model or body.name
+        if not name:
+            raise Refusal(400, "expected the name of a model, found none", param="model")
         _adapter(service, name)
         return json_response(shown_model(service.manifest, name, service.context))
 

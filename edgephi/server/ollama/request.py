@@ -29,15 +29,19 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Repetition = Annotated[float, Meta(ge=LEAST_REPETITION_PENALTY, le=MOST_REPETITION_PENALTY)]
 
 
-class ModelOptions(msgspec.Struct, frozen=True):
-    """How an answer is drawn. `num_predict` below 1: as many tokens as the context leaves."""
+# With a point too: Ollama reads every number as one with a point, and cuts off what is behind it.
+Whole = int | float
 
-    num_predict: int | None = None
+
+class ModelOptions(msgspec.Struct, frozen=True):
+    """How an answer is drawn. `num_predict` below 1: as many tokens as the context leaves; `top_k`: all."""
+
+    num_predict: Whole | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
+    top_k: Whole | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stop: str | Annotated[list[str], Meta(max_length=_MOST_STOPS)] | None = None
     repeat_penalty: Repetition | None = None
     presence_penalty: Penalty | None = None
@@ -146,12 +150,12 @@ def _options(request: OllamaRequest, context: int, adapter: str) -> Options:
     predict = given.num_predict
     stop = (given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ())
     return Options(
-        max_tokens=context if predict is None or predict < 1 else min(predict, context),
+        max_tokens=context if predict is None or predict < 1 else min(int(predict), context),
         temperature=given.temperature or 0.0,
-        top_k=50 if given.top_k is None else min(given.top_k, _MOST_TOKENS),
+        top_k=50 if given.top_k is None else max(0, min(int(given.top_k), _MOST_TOKENS)),
         top_p=1.0 if given.top_p is None else given.top_p,
         min_p=given.min_p or 0.0,
-        seed=None if given.seed is None else given.seed % _SEEDS,
+        seed=None if given.seed is None else int(given.seed) % _SEEDS,
         stop=tuple(filter(None, stop)),
         repetition_penalty=given.repeat_penalty or 1.0,
         presence_penalty=given.presence_penalty or 0.0,

@@ -60,6 +60,10 @@ class TestModels:
         assert shown["model_info"]["general.parameter_count"] == manifest.model.parameters
         assert "completion" in shown["capabilities"]
 
+    def test_one_without_a_name_is_not(self, ollama_server: Server) -> None:
+        answer = httpx2.post(f"{ollama_server.url}/api/show", json={})
+        assert answer.status_code == 400 and "name of a model" in answer.json()["error"]
+
     def test_a_version_tells_clients_what_to_expect(self, ollama_server: Server) -> None:
         parts = ollama_server.get("/api/version").json()["version"].split(".")
         assert len(parts) == 3 and all(part.isdecimal() for part in parts)
@@ -104,8 +108,10 @@ class TestChat:
 
         assert expected.startswith(short := text(num_predict=4)) and short != expected
         assert text(num_predict=-1, num_ctx=8192, mirostat=0, numa=False) == expected
+        assert text(num_predict=4.0) == short
         assert text(stop=["kitchen"]) == expected[: expected.index("kitchen")]
-        assert text(temperature=1.5, seed=3) == text(temperature=1.5, seed=3)
+        assert text(temperature=1.5, seed=3) == text(temperature=1.5, seed=3.0)
+        assert text(temperature=1.5, seed=3, top_k=0) == text(temperature=1.5, seed=3, top_k=-1.0)
         assert text(temperature=2, top_k=1) == text(temperature=2, min_p=1.0) == expected
         assert len({text("zzz", temperature=2, seed=seed, num_predict=24) for seed in range(4)}) > 1
         assert text(repeat_penalty=50.0) != expected
