@@ -285,6 +285,14 @@ class TestTools:
         client.responses.create(model=MODEL, input="and?", previous_response_id=response.id)
 
 
+@pytest.mark.parametrize(
+    "reasoning", [{"effort": None, "summary": None}, {"effort": "none", "summary": None}]
+)
+def test_members_that_are_null_ask_for_nothing(client: openai.OpenAI, reasoning: Any) -> None:
+    answer = client.responses.create(model=MODEL, input=PROMPT, reasoning=reasoning, max_output_tokens=2)
+    assert answer.output_text
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "members",

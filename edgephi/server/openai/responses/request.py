@@ -80,7 +80,7 @@ UNSUPPORTED_IN_RESPONSES: dict[str, tuple[Any, ...]] = {
     "conversation": (),
     "max_tool_calls": (),
     "prompt": (),
-    "reasoning": ({}, {"effort": None}, {"effort": "none"}),
+    "reasoning": ({}, {"effort": "none"}),
     "truncation": ("disabled",),
 }
 """Members that are refused, and the values besides null that change nothing and are let through."""
@@ -90,6 +90,8 @@ def refuse_unsupported_in_responses(request: ResponseRequest) -> None:
     """Raise Refusal for what would change the response and is not offered."""
     for name, harmless in UNSUPPORTED_IN_RESPONSES.items():
         value = getattr(request, name)
+        if isinstance(value, dict):  # clients send all members of their own types
+            value = {key: each for key, each in value.items() if each is not None}
         if value is not None and value not in harmless:
             raise unsupported(f"{name} is not supported by this server; leave it out", name)
     others = [name for name in request.include or () if name != _LOGPROBS]
