@@ -360,9 +360,9 @@ class Session:
             )
         )
 
-    def check_room(self, tokens: int) -> None:
-        """Raise PastContextError when a prompt leaves no room for an answer."""
-        if tokens >= self.context:
+    def check_room(self, tokens: int, *, answer_follows: bool = True) -> None:
+        """Raise PastContextError when a prompt does not fit, or leaves no room for an answer that follows."""
+        if tokens + answer_follows > self.context:
             raise PastContextError(
                 f"the prompt has {tokens} tokens, the context is {self.context} tokens, "
                 "prompt and answer together",

@@ -20,7 +20,7 @@ def answer_texts(session: Session, request: Ask, channel: Channel) -> None:
         for prompt in request.prompts
     ]
     for tokens in texts:
-        session.check_room(len(tokens) - request.only_echo)
+        session.check_room(len(tokens), answer_follows=not request.only_echo)
     numbers: list[Generation] = []
     for choice, (prompt, tokens) in enumerate(zip(request.prompts, texts, strict=True)):
         if channel.is_cancelled(request.id):

@@ -189,6 +189,8 @@ class TestEchoed:
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model=MODEL, prompt=tokens, max_tokens=1, echo=True, logprobs=0)
         assert caught.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError, match=f"the prompt has {CONTEXT + 1} tokens"):
+            client.completions.create(model=MODEL, prompt=[*tokens, tokens[0]], max_tokens=0, echo=True)
 
 
 class TestStopTokens:
