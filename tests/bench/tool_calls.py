@@ -44,7 +44,7 @@ WORDS = (
 )
 TEXTS = ("kitchen", "Küche", "кухня", "厨房", "مطبخ", "☕", 'say "hi"', "a\\b", "line\nbreak", "", "1")
 MAX_TOKENS = 400
-CONTEXT = 2048
+CONTEXT = 1536
 
 
 @dataclass
