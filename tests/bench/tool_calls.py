@@ -1,6 +1,6 @@
 """Is every call of a function whole? Random tools, called by bundles over HTTP with OpenAI's own client.
 
-    python -m tests.bench.tool_calls BUNDLE... [--count 500]
+    python -m tests.bench.tool_calls BUNDLE... [--count 500] [--provider cpu]
 
 Each bundle is served. For each of `count` tools, whose schemas are drawn by chance (nested objects, arrays,
 enums, unions, limits, letters of many scripts, the same ones for every bundle), the model must call it, once
@@ -149,7 +149,7 @@ def is_right(tool: dict[str, Any], made: tuple[str, str]) -> bool:
     return bool(name == tool["function"]["name"])
 
 
-def measure(bundle: Path, count: int) -> Tally:
+def measure(bundle: Path, count: int, provider: str | None) -> Tally:
     """Have a bundle call each tool."""
     tally = Tally()
     with (
@@ -178,12 +178,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("bundles", metavar="BUNDLE", nargs="+", type=Path)
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--provider", help="another provider than the bundles' own")
     arguments = parser.parse_args()
     print("| bundle | engine | calls | right | cut off | wrong | streams that differ | seconds a call |")
     print("|---|---|---|---|---|---|---|---|")
     wrong = 0
     for bundle in arguments.bundles:
-        tally = measure(bundle, arguments.count)
+        tally = measure(bundle, arguments.count, arguments.provider)
         wrong += tally.wrong
         calls = 2 * arguments.count
         cells = [bundle.name, read_manifest(bundle).target.engine, calls, tally.right, tally.cut_off]

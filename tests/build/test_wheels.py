@@ -44,7 +44,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """All that pip finds: stand-ins for what `cpu` and `trust` need, of the right names and versions."""
     only_from(monkeypatch, tmp_path / "index")
-    write_wheel(tmp_path / "index", "click", "8.2.0")
+    write_wheel(tmp_path / "index", "click", "8.4.2")
     write_wheel(tmp_path / "index", "ecdsa", "0.19.0", requires=["six"])
     write_wheel(tmp_path / "index", "six", "1.16.0")
     write_wheel(tmp_path / "index", "jinja2", "3.1.6")
@@ -146,8 +146,8 @@ def test_a_wheel_that_was_changed_on_its_way(
     assert build().returncode == 0
     monkeypatch.delenv("PIP_FIND_LINKS")  # there, pip would find the right one
     manifest = read_manifest(work / "b")
-    write_wheel(work / "b" / manifest.wheels[0].folder, "click", "8.2.0", size=11)
-    with pytest.raises(BadBundleError, match=r"click-8\.2\.0-py3-none-any\.whl: expected "):
+    write_wheel(work / "b" / manifest.wheels[0].folder, "click", "8.4.2", size=11)
+    with pytest.raises(BadBundleError, match=r"click-8\.4\.2-py3-none-any\.whl: expected "):
         check_files(work / "b", manifest)
     options = ["--target", tmp_path / "target", "--no-deps", "--only-binary=:all:"]
     choice = ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_28_aarch64"]
