@@ -44,10 +44,8 @@ if TYPE_CHECKING:
 @click.option(
     "--length-penalty",
     type=float,
-    default=1.0,
     metavar="L",
-    show_default=True,
-    help="With --beams: above 0 longer answers are preferred, below 0 shorter ones.",
+    help="With --beams: above 0 longer answers are preferred, below 0 shorter ones.  [default: 1.0]",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document with the answer and its numbers."
@@ -67,7 +65,7 @@ def run(
     provider: str | None,
     adapter: str | None,
     beams: int | None,
-    length_penalty: float,
+    length_penalty: float | None,
     as_json: bool,
 ) -> None:
     """Answer one prompt with a bundle.
@@ -80,6 +78,11 @@ def run(
     if not prompt:
         raise UsageError(
             "expected a prompt, found an empty one", hint=f"see `{edgephi_command('run', '--help')}`"
+        )
+    if length_penalty is not None and beams is None:
+        raise UsageError(
+            "expected --beams with --length-penalty, found none",
+            hint="--beams 4 searches with four beams",
         )
     system = system_message(system)
 
@@ -103,7 +106,14 @@ def run(
         warn=lambda text: say(f"warning: {text}", err=True),
     )
     if beams is not None:
-        _search(session, prompt, options, beams, length_penalty, as_json=as_json)
+        _search(
+            session,
+            prompt,
+            options,
+            beams,
+            1.0 if length_penalty is None else length_penalty,
+            as_json=as_json,
+        )
     else:
         _answer(session, prompt, options, as_json=as_json)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from edgephi.errors import UsageError
 from edgephi.runtime.adapter import Engine, KvCache
 from edgephi.runtime.branches import BranchLogits, Continuation, CopiedCaches, OneCache
-from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
+from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
 from edgephi.runtime.text.logits_processors import processors_of
 from edgephi.runtime.text.sampling import log_probabilities, most_likely
@@ -105,6 +105,10 @@ def _check(work: BeamWork) -> None:
         )
     named = {
         "a temperature": options.temperature > 0,
+        "a seed": options.seed is not None,
+        "top_k": options.top_k != GREEDY.top_k,
+        "top_p": options.top_p < 1,
+        "min_p": options.min_p > 0,
         "stop texts": bool(options.stop),
         "logprobs": options.logprobs is not None,
         "rules for the answer": options.rules is not None,

@@ -337,4 +337,12 @@ def test_beams(edgephi: Edgephi, demo_bundle: Path) -> None:
     assert scores == sorted(scores, reverse=True)
     assert document["beams"][0]["text"] == document["text"]
     assert document["engine"]["name"] == "onnxruntime-genai"
-    assert is_one_error(edgephi("run", demo_bundle, PROMPT, "--beams", 3, "--temperature", 1), 2)
+    for option, value in (
+        ("--temperature", 1),
+        ("--seed", 1),
+        ("--top-k", 3),
+        ("--top-p", 0.5),
+        ("--min-p", 0.5),
+    ):
+        assert is_one_error(edgephi("run", demo_bundle, PROMPT, "--beams", 3, option, value), 2)
+    assert is_one_error(edgephi("run", demo_bundle, PROMPT, "--length-penalty", 2), 2)
