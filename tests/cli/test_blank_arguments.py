@@ -27,7 +27,7 @@ GIVEN = {
     "target_name": "cpu",
 }
 # Texts: an empty one is a text, or has an error of its own.
-TEXTS = {"prompt", "system", "text"}
+TEXTS = {"prompt", "stop", "system", "text"}
 
 
 def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
