@@ -40,13 +40,15 @@ def render_chat(
     words, and BadBundleError when it cannot be rendered, or to no more than `most_letters`.
     """
     with _translated(f"{where}: expected a template that renders the prompt"):
+        # Without members that are null, as transformers does: templates ask whether there is one.
+        told = [{key: value for key, value in each.items() if value is not None} for each in messages]
         written, length = [], 0
         for piece in (
             _environment()
             .from_string(template)
             .generate(
                 # None where there is none, as in transformers: templates ask `if tools is not none`.
-                {**(variables or {}), "messages": list(messages), "tools": tools, "documents": None},
+                {**(variables or {}), "messages": told, "tools": tools, "documents": None},
                 add_generation_prompt=answer_follows,
             )
         ):
