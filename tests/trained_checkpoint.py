@@ -32,7 +32,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from tests.tiny_checkpoint import FloatKind, write_weights
 

@@ -23,7 +23,7 @@ from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.errors import BadCheckpointError, BadDeclarationError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer  # type: ignore[import-untyped]
+    from tokenizers import Tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json",

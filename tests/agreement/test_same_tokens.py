@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, read_manifest
 from tests.agreement.text_paths import ENGINES, build_with, can_open, open_for_text

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest
 from edgephi.errors import EdgephiError

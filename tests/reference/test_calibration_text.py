@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.reference import calibration_text
 from edgephi.reference.calibration_text import CALIBRATION_TEXT, calibration_passages, read_calibration

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,

@@ -112,7 +112,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _read(folder: Path) -> _Tokens:
-    from tokenizers.processors import Sequence as Processors  # type: ignore[import-untyped]
+    from tokenizers.processors import Sequence as Processors
 
     tokenizer = load_tokenizer(folder)
     # What it would put around a text is no matter: nothing is put there.

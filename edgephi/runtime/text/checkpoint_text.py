@@ -22,7 +22,7 @@ class CheckpointTokenizer:
     """
 
     def __init__(self, file: Path) -> None:
-        from tokenizers import Tokenizer  # type: ignore[import-untyped]
+        from tokenizers import Tokenizer
 
         with _translated(f"{file}: expected a tokenizer"):
             self._tokenizer = Tokenizer.from_file(str(file))

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from tests.bench.measure import report
 from tests.bench.quality import genai, llama_cpp, mlx, nncf_openvino, ours

@@ -7,7 +7,7 @@ arguments of `nncf.compress_weights`; PIECES is a file of NumPy with token ids [
 import json
 import sys
 
-import nncf  # type: ignore[import-untyped]
+import nncf
 import numpy as np
 import openvino
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.build.plan import Plan, make_plan
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, read_manifest

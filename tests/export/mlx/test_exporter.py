@@ -461,7 +461,7 @@ class TestTokenizer:
         assert tokenizer.eos_token_id in stops
 
     def test_transformers_gives_the_same_ids(self, exports: Exports, shape: str) -> None:
-        from tokenizers import Tokenizer  # type: ignore[import-untyped]
+        from tokenizers import Tokenizer
         from transformers import AutoTokenizer
 
         exported = exports(shape)

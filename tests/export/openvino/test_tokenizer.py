@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers  # type: ignore[import-untyped]
+import tokenizers
 from hypothesis import given, settings
 
 from edgephi.errors import BadCheckpointError, NotSupportedError

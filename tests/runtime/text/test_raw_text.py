@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.errors import BadInputError, PastContextError
 from edgephi.runtime.text.prompt_bound import PromptBound

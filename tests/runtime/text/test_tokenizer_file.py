@@ -10,7 +10,7 @@ from typing import Any
 import llguidance
 import pytest
 from hypothesis import assume, given, settings
-from tokenizers import Tokenizer  # type: ignore[import-untyped]
+from tokenizers import Tokenizer
 
 from edgephi.errors import BadBundleError
 from edgephi.runtime.text.tokenizer_file import added_tokens, token_bytes

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (
     AddedToken,
     Tokenizer,
     decoders,
@@ -253,9 +253,10 @@ def test_tokens_that_are_made_for_calls_are_used(tmp_path: Path, special: bool) 
     read.add_tokens([AddedToken("<think>", special=False)])
     file = tmp_path / "tokenizer.json"
     read.save(str(file))
-    stops = (read.token_to_id("<|end|>"),)
-    ids = {text: read.token_to_id(text) for text in marks}
-    thought = {"<think>": read.token_to_id("<think>")}
+    vocabulary = read.get_vocab()
+    stops = (vocabulary["<|end|>"],)
+    ids = {text: vocabulary[text] for text in marks}
+    thought = {"<think>": vocabulary["<think>"]}
     tokens = AddedTokens(ids, thought) if special else AddedTokens({}, ids | thought)
     compiler = ConstraintCompiler(file, stops)
     written = {

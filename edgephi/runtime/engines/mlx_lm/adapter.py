@@ -66,7 +66,7 @@ def open_engine(
     try:
         import mlx.core
         import mlx.nn
-        import tokenizers  # type: ignore[import-untyped] # noqa: F401 - found missing here, not later
+        import tokenizers  # noqa: F401 - found missing here, not later
 
         modules = _engine_modules()
     except ImportError as cause:
