@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgephi.cli.argument_types import ReadPath
 from edgephi.cli.options import (
     answer_options,
     bundle_argument,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 @switched_adapter_option
 @click.option(
     "--tools",
-    type=click.Path(path_type=Path),
+    type=ReadPath(),
     metavar="FILE",
     help="Functions that the model may call, as JSON: a list as OpenAI's API takes it. You give the results.",
 )

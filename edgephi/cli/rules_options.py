@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
-from edgephi.cli.system_message import utf8_text
-from edgephi.errors import from_os_error
+from edgephi.cli.text_file import read_text
 
 
 def rules_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,22 +18,14 @@ def rules_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_rules(
         *arguments: Any, schema: Path | None, regex: str | None, grammar: Path | None, **values: Any
     ) -> Any:
-        rules = {"json_schema": _text_of(schema), "regex": regex, "grammar": _text_of(grammar)}
+        files = {"json_schema": schema, "grammar": grammar}
+        texts = {name: None if file is None else read_text(file) for name, file in files.items()}
+        rules = {**texts, "regex": regex}
         return command(*arguments, rules=rules, **values)
 
     for option in (_grammar, _regex, _schema):
         with_rules = option(with_rules)
     return with_rules
-
-
-def _text_of(file: Path | None) -> str | None:
-    """The text of a file that an option names. Raises BadInputError."""
-    if file is None:
-        return None
-    try:
-        return utf8_text(file.read_bytes(), file).removeprefix("\ufeff")
-    except OSError as cause:
-        raise from_os_error(cause, place=file) from None
 
 
 _schema = click.option(

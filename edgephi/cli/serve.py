@@ -21,7 +21,8 @@ from edgephi.cli.options import (
     switched_adapter_option,
 )
 from edgephi.cli.show.say import say
-from edgephi.cli.system_message import system_message, utf8_text
+from edgephi.cli.system_message import system_message
+from edgephi.cli.text_file import utf8_text
 from edgephi.commands import install_command, shell_command
 from edgephi.errors import NotSupportedError, UsageError
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgephi.cli.terminal.utf8 import checked_utf8
-from edgephi.errors import BadInputError, from_os_error
+from edgephi.cli.text_file import read_text
 
 
 def system_message(text: str | None) -> str | None:
@@ -13,18 +13,4 @@ def system_message(text: str | None) -> str | None:
     """
     if text is None or not text.startswith("@"):
         return None if text is None else checked_utf8(text, "system message").strip()
-    file = Path(text[1:])
-    try:
-        return utf8_text(file.read_bytes(), file).removeprefix("\ufeff").strip()
-    except OSError as cause:
-        raise from_os_error(cause, place=file) from None
-
-
-def utf8_text(data: bytes, file: Path) -> str:
-    """The text of a file. Raises BadInputError when it is none."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise BadInputError(
-            f"{file}: expected UTF-8 text, found other bytes", hint="convert it with iconv"
-        ) from None
+    return read_text(Path(text[1:])).strip()

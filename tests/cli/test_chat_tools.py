@@ -15,7 +15,7 @@ from edgephi.cli.terminal.chat_tools import read_tools
 from edgephi.cli.terminal.turn import take_turn
 from edgephi.errors import EdgephiError
 from edgephi.runtime.options import Options
-from tests.cli.conftest import Edgephi
+from tests.cli.conftest import Edgephi, is_one_error
 
 SWITCH: dict[str, Any] = {
     "name": "switch",
@@ -89,7 +89,7 @@ class TestCommand:
             ("[]", "expected a list of tools"),
             ('[{"type": "function", "function": {}}]', r"tools\[0\]: expected a name"),
             ("[3]", r"tools\[0\]: expected an object"),
-            (b"\xff", "expected tools as JSON"),
+            (b"\xff", "expected UTF-8 text"),
             ("[" * 5000, "expected tools as JSON"),
         ],
         ids=lambda value: repr(value[:20]),
@@ -102,8 +102,8 @@ class TestCommand:
 
     def test_no_such_file(self, edgephi: Edgephi, demo_bundle: Path, tmp_path: Path) -> None:
         done = edgephi("chat", demo_bundle, "--tools", tmp_path / "none.json", input="hello\n")
-        assert done.returncode == 2
-        assert "expected a file with tools, found none" in done.stderr
+        assert is_one_error(done, 4)
+        assert "none.json: No such file" in done.stderr
 
     def test_tools_as_a_request_has_them(self, tmp_path: Path) -> None:
         file = tmp_path / "tools.json"

@@ -131,13 +131,14 @@ def _with_results_of_user(messages: list[dict[str, Any]]) -> list[dict[str, Any]
     after_result = False
     for message in messages:
         is_result = message.get("role") == "tool"
-        if is_result:
+        if not is_result:
+            found.append(message)
+        else:
             parts = (Own(_OPEN_RESULT), message["content"], Own(_CLOSE_RESULT))
             if after_result:
                 before = found.pop()["content"]
                 parts = (*before, Own("\n"), *parts)
-            message = {"role": "user", "content": parts}  # noqa: PLW2901 - the same message, otherwise said
-        found.append(message)
+            found.append({"role": "user", "content": parts})
         after_result = is_result
     return found
 

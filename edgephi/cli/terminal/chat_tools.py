@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.chat.tools.function import functions
-from edgephi.errors import BadInputError, UsageError
+from edgephi.cli.text_file import read_text
+from edgephi.errors import BadInputError
 
 if TYPE_CHECKING:
     from edgephi.chat.tools.call_reader import ToolCall
 
-_LARGEST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 20
 _HINT = (
     'the file has a list of {"type": "function", "function": {"name": …, "description": …, "parameters": …}}'
 )
@@ -20,18 +21,12 @@ _HINT = (
 def read_tools(file: Path) -> Sequence[dict[str, Any]]:
     """The tools in a file: a list as OpenAI's API takes it, or an object whose `tools` are one.
 
-    Functions alone, without what says that they are some, are taken too. Raises UsageError where there is no
-    such file, and BadInputError where something else is in it.
+    Functions alone, without what says that they are some, are taken too. Raises BadInputError where the file
+    cannot be read, or something else is in it.
     """
-    if not file.is_file():
-        found = "a folder" if file.is_dir() else "none"
-        raise UsageError(f"{file}: expected a file with tools, found {found}", hint=_HINT)
-    if file.stat().st_size > _LARGEST_BYTES:
-        raise BadInputError(
-            f"{file}: expected at most {_LARGEST_BYTES} bytes, found {file.stat().st_size}", hint=_HINT
-        )
+    text = read_text(file, most_bytes=_MOST_BYTES)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(text)
     except (ValueError, RecursionError) as cause:
         raise BadInputError(f"{file}: expected tools as JSON, found: {cause!s:.100}", hint=_HINT) from None
     listed = document.get("tools") if isinstance(document, dict) else document

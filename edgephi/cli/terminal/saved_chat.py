@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgephi.cli.text_file import read_text
 from edgephi.errors import BadInputError, UsageError
 
-_LARGEST_BYTES = 64 << 20
+_MOST_BYTES = 64 << 20
 _READ = ("role", "content", "tool_calls", "tool_call_id")
 _HINT = "`/save FILE` writes such a file, when FILE does not end in .md"
 
@@ -19,12 +20,9 @@ def read_messages(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         found = "a folder" if file.is_dir() else "none"
         raise UsageError(f"{file}: expected a file, found {found}", hint="/load FILE")
-    if file.stat().st_size > _LARGEST_BYTES:
-        raise BadInputError(
-            f"{file}: expected at most {_LARGEST_BYTES} bytes, found {file.stat().st_size}", hint=_HINT
-        )
+    text = read_text(file, most_bytes=_MOST_BYTES)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(text)
     except (ValueError, RecursionError):
         raise BadInputError(
             f"{file}: expected a conversation as JSON, found something else", hint=_HINT
