@@ -72,38 +72,32 @@ class AnswerNumbers(msgspec.Struct, frozen=True):
     eval_duration: int
 
 
-class OllamaChatResponse(msgspec.Struct, kw_only=True, frozen=True):
-    """A chat's answer, or a line of it. The last one is `done`, and has numbers."""
+class AnswerLine(msgspec.Struct, kw_only=True, frozen=True):
+    """What an answer or a line of it has beside its words. The last one is `done`, and has numbers."""
 
     model: str
     created_at: str
+    done: bool
+    done_reason: str | UnsetType = UNSET
+    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET
+    total_duration: int | UnsetType = UNSET
+    load_duration: int | UnsetType = UNSET
+    prompt_eval_count: int | UnsetType = UNSET
+    prompt_eval_duration: int | UnsetType = UNSET
+    eval_count: int | UnsetType = UNSET
+    eval_duration: int | UnsetType = UNSET
+
+
+class OllamaChatResponse(AnswerLine, kw_only=True, frozen=True):
+    """A chat's answer, or a line of it."""
+
     message: OllamaAnswer
-    done: bool
-    done_reason: str | UnsetType = UNSET
-    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET
-    total_duration: int | UnsetType = UNSET
-    load_duration: int | UnsetType = UNSET
-    prompt_eval_count: int | UnsetType = UNSET
-    prompt_eval_duration: int | UnsetType = UNSET
-    eval_count: int | UnsetType = UNSET
-    eval_duration: int | UnsetType = UNSET
 
 
-class GenerateResponse(msgspec.Struct, kw_only=True, frozen=True):
-    """A prompt's answer, or a line of it. The last one is `done`, and has numbers."""
+class GenerateResponse(AnswerLine, kw_only=True, frozen=True):
+    """A prompt's answer, or a line of it."""
 
-    model: str
-    created_at: str
     response: str
-    done: bool
-    done_reason: str | UnsetType = UNSET
-    logprobs: tuple[ScoredToken, ...] | UnsetType = UNSET
-    total_duration: int | UnsetType = UNSET
-    load_duration: int | UnsetType = UNSET
-    prompt_eval_count: int | UnsetType = UNSET
-    prompt_eval_duration: int | UnsetType = UNSET
-    eval_count: int | UnsetType = UNSET
-    eval_duration: int | UnsetType = UNSET
 
 
 def answer_numbers(end: End) -> AnswerNumbers:
