@@ -253,8 +253,6 @@ class Session:
         may_call = calling(tools)
 
         def render(messages: Sequence[Mapping[str, Any]]) -> str:
-            if not tools and not any("tool_calls" in message for message in messages):
-                return self.prompts.render(messages)
             asked = self.tool_calling.template_input(messages, may_call)
             return self.prompts.render(asked.messages, asked.tools)
 

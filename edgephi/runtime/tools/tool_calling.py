@@ -26,13 +26,19 @@ class ToolCalling:
     """What a session needs for functions. Nothing is read or rendered before they are used."""
 
     def __init__(self, chat: ChatFacts, tokenizer_file: Path) -> None:
-        self._template = ChatTemplate(chat.template, chat.variables)
+        self._chat = chat
         self._stop_token_ids = chat.stop_token_ids
         self._tokenizer_file = tokenizer_file
 
     def template_input(self, messages: Sequence[Mapping[str, Any]], calling: Calling) -> TemplateInput:
-        """Messages, and what may be called, as the template takes them. Raises BadInputError."""
-        return template_input(self.form, messages, calling.told, has_system=self._has_system)
+        """Messages, and what may be called, as the template takes them. Raises BadInputError.
+
+        Where there is neither a function nor a call, that is as they are, and nothing is looked for.
+        """
+        if not calling.told and not any(map(_is_of_a_call, messages)):
+            return TemplateInput(tuple(map(dict, messages)))
+        form, has_system = self._learnt
+        return template_input(form, messages, calling.told, has_system=has_system)
 
     def rules(self, calling: Calling, options: Options) -> Rules:
         """What holds an answer to calls that are whole, and its text to the options' JSON schema.
@@ -50,10 +56,19 @@ class ToolCalling:
         """What reads one answer: where a call must come, there is no text in it."""
         return CallReader(self.form, is_calling=calling.choice == "required")
 
-    @functools.cached_property
+    @property
     def form(self) -> CallForm:
         """How the model writes calls."""
-        return call_form(self._template)
+        return self._learnt[0]
+
+    @functools.cached_property
+    def _learnt(self) -> tuple[CallForm, bool]:
+        """How the model writes calls, and whether its template renders a system message.
+
+        A stranger's template is rendered by a process, which ends when this is known.
+        """
+        template = ChatTemplate(self._chat.template, self._chat.variables)
+        return call_form(template), _has_system(template)
 
     @functools.cached_property
     def spelled(self) -> dict[int, str]:
@@ -77,13 +92,16 @@ class ToolCalling:
             {text: id_ for text, id_ in added.items() if text in ordinary},
         )
 
-    @functools.cached_property
-    def _has_system(self) -> bool:
-        """Whether the template renders a system message, rather than leaving it out or refusing it."""
-        try:
-            rendered = self._template.render(
-                [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
-            )
-        except BadInputError:
-            return False
-        return _PROBE in rendered
+
+def _has_system(template: ChatTemplate) -> bool:
+    """Whether a template renders a system message, rather than leaving it out or refusing it."""
+    try:
+        rendered = template.render([{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}])
+    except BadInputError:
+        return False
+    return _PROBE in rendered
+
+
+def _is_of_a_call(message: Mapping[str, Any]) -> bool:
+    """Whether a message has calls of functions, or is the result of one."""
+    return message.get("role") == "tool" or bool(message.get("tool_calls"))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 import edgephi.runtime
+from edgephi.chat.formats import PHI_3_CHAT
 from edgephi.chat.tools.function import NO_CALLS
 from edgephi.errors import BadInputError, UsageError
 from edgephi.runtime.session import Options, Session
 from tests.chat.tools.functions import TOOLS
 from tests.runtime.conftest import TARGETS, DemoFor
+from tests.runtime.text.test_hostile_templates import with_template
 
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "turn on the kitchen light"}]
 SCHEMAS = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in TOOLS}
@@ -161,3 +165,20 @@ def test_a_conversation_goes_on_with_the_results_of_calls(session: Session) -> N
         chat.give_results(["done"])
     assert chat.take_back() == "turn on the kitchen light"
     assert chat.messages == []
+
+
+def test_a_strangers_template_has_one_process_with_functions_and_without(
+    demo_for: DemoFor, tmp_path: Path
+) -> None:
+    """Reading the form out of it takes another one for a moment; an answer without functions takes none."""
+
+    def renderers() -> int:
+        lines = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+        return sum("edgephi.chat.rendering_process" in line for line in lines)
+
+    stranger = with_template(demo_for("cpu"), tmp_path, "{# mine #}" + PHI_3_CHAT.template)
+    before = renderers()
+    session = edgephi.runtime.load(stranger)
+    for tools in ((), TOOLS):
+        list(session.answer(ASKED, Options(max_tokens=2), tools=tools))
+        assert renderers() - before <= 1
