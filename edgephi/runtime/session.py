@@ -223,7 +223,8 @@ class Session:
 
         `prompt` is one, or messages. A `length_penalty` above 0 prefers longer answers. See
         `edgephi.runtime.beam_search`. Each beam takes the memory of a conversation, where the engine can copy
-        caches. Raises as `stream` does; and UsageError for a temperature, stop texts, logprobs and rules.
+        caches. Raises as `stream` does; and UsageError for whatever draws by chance, stop texts, logprobs and
+        rules.
         """
         if not isinstance(prompt, str):
             options.check_no_system()
