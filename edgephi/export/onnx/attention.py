@@ -1,0 +1,79 @@
+"""Attention in a graph: one fused projection, and an operator with rotary embedding and KV cache inside.
+
+Phi-3's sliding window is a local attention window over a full cache, not a cache that slides.
+"""
+
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.export.onnx.graph_builder import GraphBuilder
+from edgephi.export.tensor_names import node_name
+
+
+@dataclass(frozen=True)
+class SequenceValues:
+    """What the attention of all layers reads about the sequence.
+
+    last: index of each sequence's last token, int32 [batch]
+    total_length: of the longest sequence, int32
+    cos, sin: [context, rotary size / 2], of the factors that hold for this length
+    """
+
+    last: str
+    total_length: str
+    cos: str
+    sin: str
+
+
+def sequence_values(graph: GraphBuilder, architecture: Architecture, context: int) -> SequenceValues:
+    """Lengths as attention operators want them, from the attention mask; and the rotary tables."""
+    mask_sum = graph.node("ReduceSum", ["attention_mask", graph.integers("axis_1", [1])], keepdims=0)
+    last = graph.node("Sub", [mask_sum, graph.integers("one", [1])])
+    sequence_ends = graph.node("Cast", [last], to=TensorProto.INT32)
+    mask_shape = graph.node("Shape", ["attention_mask"])
+    total = graph.node("Gather", [mask_shape, graph.integers("index_1", 1)], axis=0)
+    total_length = graph.node("Cast", [total], to=TensorProto.INT32)  # scalar
+
+    rotary = architecture.attention.rotary
+    cos, sin = graph.table("cos_cache"), graph.table("sin_cache")
+    if rotary.uses_long_factors(context):
+        # One length decides for all positions: index 0 holds the short factors' table, 1 the long ones'.
+        limit = graph.integers("original_context", rotary.original_context)
+        chosen = graph.node("Cast", [graph.node("Greater", [total, limit])], to=TensorProto.INT64)
+        cos = graph.node("Gather", [cos, chosen], axis=0)
+        sin = graph.node("Gather", [sin, chosen], axis=0)
+    return SequenceValues(sequence_ends, total_length, cos, sin)
+
+
+def attended(
+    graph: GraphBuilder,
+    architecture: Architecture,
+    layer: int,
+    hidden: str,
+    *,
+    sequence: SequenceValues,
+    context: int,
+) -> str:
+    """What a layer's attention adds to the residual stream."""
+    attention = architecture.attention
+    # [batch, length, (heads + 2 kv_heads) * head_size]
+    qkv = graph.matmul(ModelTensor(Role.QUERY_KEY_VALUE, layer), hidden)
+    past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
+    window = attention.window
+    mixed = node_name(layer, "attention")  # [batch, length, heads * head_size]
+    graph.add(
+        "GroupQueryAttention",
+        [qkv, "", "", *past, sequence.last, sequence.total_length, sequence.cos, sequence.sin],
+        [mixed, f"present.{layer}.key", f"present.{layer}.value"],
+        num_heads=attention.heads,
+        kv_num_heads=attention.kv_heads,
+        scale=attention.head_size**-0.5,
+        do_rotary=1,
+        rotary_interleaved=0,
+        # A window as wide as the context is no window, and the kernel is quicker without.
+        local_window_size=window if window is not None and window < context else -1,
+    )
+    return graph.matmul(ModelTensor(Role.ATTENTION_OUTPUT, layer), mixed)

@@ -1,0 +1,150 @@
+"""What a graph is put together with: its nodes, and the tensors that lie in the data file.
+
+Weights stay quantised: `MatMulNBits` for matrices, `GatherBlockQuantized` for the embedding. Operators of the
+domain com.microsoft are described in onnxruntime's docs/ContribOperators.md; the layout of `MatMulNBits`
+weights is [rows, groups, group bytes].
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor
+from edgephi.engines.onnxruntime_genai import DATA_FILE
+from edgephi.export.onnx.layout import EMBEDDING_ZERO_POINTS, OnnxLayout
+from edgephi.export.stream.packed_tensor import PackedTensor, Region
+from edgephi.export.tensor_names import tensor_name
+from edgephi.quantize.scheme import Scheme
+
+CONTRIB_DOMAIN = "com.microsoft"
+_CONTRIB_OPERATORS = frozenset(
+    {"GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
+)
+
+
+class GraphBuilder:
+    """Collects nodes and initializers; each method returns the name of the value it made.
+
+    Activations have the type of the layout's floats. `accuracy_level` is that of all products.
+    """
+
+    def __init__(self, layout: OnnxLayout, accuracy_level: int) -> None:
+        self._layout = layout
+        self.accuracy_level = accuracy_level
+        self.float_type: int = helper.np_dtype_to_tensor_dtype(np.dtype(layout.float_type))
+        self.nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        """All constants, each once."""
+        return list(self._initializers.values())
+
+    def add(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        """A node whose outputs have names already."""
+        domain = CONTRIB_DOMAIN if operator in _CONTRIB_OPERATORS else ""
+        name = f"{operator}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name, domain=domain, **attributes))
+
+    def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        """A node with one output, which gets a name of its own."""
+        output = f"{operator}_{len(self.nodes)}_output"
+        self.add(operator, inputs, [output], **attributes)
+        return output
+
+    def integers(self, name: str, values: int | list[int]) -> str:
+        """A constant of int64; the same name is the same constant."""
+        return self._constant(name, np.array(values, dtype=np.int64))
+
+    def table(self, name: str) -> str:
+        """A lookup table of the layout."""
+        region, table = next((r, t) for n, r, t in self._layout.tables if n == name)
+        kind = helper.np_dtype_to_tensor_dtype(table.dtype)
+        return self._external(name, kind, table.shape, region)
+
+    def vector(self, norm: ModelTensor) -> str:
+        """A tensor that is not quantised."""
+        tensor = self._layout.tensors[norm]
+        return self._external(tensor.name, self.float_type, tensor.shape, tensor.regions[0])
+
+    def embedding(self, matrix: ModelTensor, indices: str) -> str:
+        """The rows of a quantised matrix at `indices`."""
+        tensor = self._layout.tensors[matrix]
+        name, scheme = tensor.name, scheme_of(tensor)
+        rows, columns = tensor.shape
+        inputs = [
+            self._external(
+                f"{name}.codes", TensorProto.UINT8, (rows, columns * scheme.bits // 8), tensor.regions[0]
+            ),
+            indices,
+            *self._scales_and_zeros(name, tensor, scheme),
+        ]
+        if any(table == EMBEDDING_ZERO_POINTS for table, _, _ in self._layout.tables):
+            inputs.append(self.table(EMBEDDING_ZERO_POINTS))
+        return self.node(
+            "GatherBlockQuantized",
+            inputs,
+            bits=scheme.bits,
+            block_size=scheme.group_size,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def matmul(self, matrix: ModelTensor, activations: str, *, output: str | None = None) -> str:
+        """`activations` [..., columns] times the transpose of a quantised matrix [rows, columns]."""
+        tensor = self._layout.tensors[matrix]
+        scheme = scheme_of(tensor)
+        rows, columns = tensor.shape
+        groups = columns // scheme.group_size
+        # A tied head reads the embedding's bytes under a second name, in the shape that this operator wants.
+        prefix = tensor_name(HEAD if matrix == EMBEDDING else matrix)
+        codes = (rows, groups, scheme.group_size * scheme.bits // 8)
+        inputs = [
+            activations,
+            self._external(f"{prefix}.codes", TensorProto.UINT8, codes, tensor.regions[0]),
+            *self._scales_and_zeros(prefix, tensor, scheme),
+        ]
+        output = output or f"{prefix}.product"
+        self.add(
+            "MatMulNBits",
+            inputs,
+            [output],
+            N=rows,
+            K=columns,
+            bits=scheme.bits,
+            block_size=scheme.group_size,
+            accuracy_level=self.accuracy_level,
+        )
+        return output
+
+    def _scales_and_zeros(self, prefix: str, tensor: PackedTensor, scheme: Scheme) -> list[str]:
+        rows, columns = tensor.shape
+        groups = columns // scheme.group_size
+        names = [self._external(f"{prefix}.scales", self.float_type, (rows, groups), tensor.regions[1])]
+        if not scheme.symmetric:
+            packed = (rows, -(-groups * scheme.bits // 8))
+            region = tensor.regions[2]
+            names.append(self._external(f"{prefix}.zero_points", TensorProto.UINT8, packed, region))
+        return names
+
+    def _constant(self, name: str, array: NDArray[Any]) -> str:
+        self._initializers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def _external(self, name: str, kind: int, shape: tuple[int, ...], region: Region) -> str:
+        reference = onnx.TensorProto(name=name, data_type=kind, dims=shape)
+        reference.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", DATA_FILE), ("offset", region.offset), ("length", region.size)):
+            reference.external_data.add(key=key, value=str(value))
+        self._initializers[name] = reference
+        return name
+
+
+def scheme_of(tensor: PackedTensor) -> Scheme:
+    """The scheme of a tensor that must be quantised."""
+    if tensor.scheme is None:
+        raise AssertionError(f"{tensor.name} is not quantised")
+    return tensor.scheme
