@@ -1,21 +1,14 @@
 """The adapter of mlx-lm (extra `mlx`), checked against its version 0.31.
 
-Of mlx-lm it takes the model and the KV cache. The loop around them is ours, because mlx-lm's own is bound
-to the device that was the default when it was imported, and text goes through the `tokenizers` library.
-The package mlx-lm itself is never imported: it pulls in transformers, and PyTorch where there is one, which
-takes seconds.
+Of mlx-lm it takes the models' parts and the KV cache. The loop around them is ours, because mlx-lm's own is
+bound to the device that was the default when it was imported, and text goes through the `tokenizers` library.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
@@ -26,16 +19,18 @@ from edgephi.engines.mlx_lm import FACTS
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.mlx_lm.model import load_model, with_adapter
+from edgephi.runtime.engines.mlx_lm.package import engine_module
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import numpy as np
     from numpy.typing import NDArray
 
 NAME = FACTS.name
 
-_PACKAGE = "mlx_lm"
 _DEVICES = {"metal": "gpu", "cpu": "cpu"}  # as MLX calls them
 # MLX keeps freed memory for the next computation; it is given back once in so many tokens.
 _TOKENS_BETWEEN_CLEANING = 256
@@ -68,14 +63,14 @@ def open_engine(
         import mlx.nn
         import tokenizers  # noqa: F401 - found missing here, not later
 
-        modules = _engine_modules()
+        caches = engine_module("cache")
     except ImportError as cause:
         raise cannot_import(NAME, cause, extra=FACTS.provider(provider).extra) from None
     version = installed_version(FACTS) or "unknown"
     check_version(NAME, version, manifest.requires.engines.get(NAME, ""))
     return MlxEngine(
         mlx=mlx,
-        modules=modules,
+        caches=caches,
         artifact=bundle / ARTIFACT_FOLDER,
         manifest=manifest,
         version=version,
@@ -83,24 +78,6 @@ def open_engine(
         context=context,
         adapters=adapters or AdapterFiles(bundle),
     )
-
-
-def _engine_modules() -> tuple[ModuleType, ModuleType]:
-    """mlx-lm's Phi-3 model and its KV cache, without what the package imports for its command line.
-
-    They lie in a package of our own name with mlx-lm's path, so that `import mlx_lm` elsewhere in this
-    process still gets the whole of it.
-    """
-    alias = f"_edgephi_{_PACKAGE}"
-    if alias not in sys.modules:
-        found = importlib.util.find_spec(_PACKAGE)  # does not run the package
-        if found is None or found.submodule_search_locations is None:
-            raise ModuleNotFoundError(f"No module named {_PACKAGE!r}", name=_PACKAGE)
-        package = ModuleType(alias)
-        package.__path__ = list(found.submodule_search_locations)
-        sys.modules[alias] = package
-    phi3 = importlib.import_module(f"{alias}.models.phi3")
-    return phi3, importlib.import_module(f"{alias}.models.cache")
 
 
 class MlxEngine:
@@ -114,7 +91,7 @@ class MlxEngine:
         self,
         *,
         mlx: Any,
-        modules: tuple[ModuleType, ModuleType],
+        caches: ModuleType,
         artifact: Path,
         manifest: Manifest,
         version: str,
@@ -128,13 +105,13 @@ class MlxEngine:
         self._adapter_files = adapters
         self.mx = mlx.core
         self._device = mlx.core.Device(getattr(mlx.core, _DEVICES[provider]), 0)
-        phi3, self._cache = modules
-        self._with_adapter = functools.partial(with_adapter, mlx, phi3, artifact, provider)
+        self._caches = caches
+        self._artifact = artifact
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
             with mlx.core.stream(self._device):
-                self._models = {"": load_model(mlx, phi3, artifact, provider)}
+                self._models = {"": load_model(artifact, provider)}
         if provider == "metal":
             # As mlx-lm does: weights that are to be read for every token are not paged out.
             mlx.core.set_wired_limit(mlx.core.device_info()["max_recommended_working_set_size"])
@@ -179,12 +156,12 @@ class MlxEngine:
         if adapter not in self._models:
             file = self._adapter_files.file(adapter)
             with opening_adapter(file, _translated), self.computing():
-                self._models[adapter] = self._with_adapter(model=self._models[""], file=file)
+                self._models[adapter] = with_adapter(self._models[""], file, self._artifact, self.provider)
         return self._models[adapter]
 
     def empty_layers(self) -> list[Any]:
         """An empty KVCache of mlx-lm's for each layer."""
-        layers: list[Any] = self._cache.make_prompt_cache(self._models[""])
+        layers: list[Any] = self._caches.make_prompt_cache(self._models[""])
         return layers
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
@@ -197,10 +174,7 @@ class MlxEngine:
 
         `layers` take the keys and values. The head is not asked about the other tokens.
         """
-        hidden = model.model(tokens[None], layers)[:, -1, :]  # [1, hidden]
-        if model.args.tie_word_embeddings:
-            return model.model.embed_tokens.as_linear(hidden)
-        return model.lm_head(hidden)
+        return model.head(model.model(tokens[None], layers)[:, -1, :])
 
 
 class MlxCache(SequenceCache):
