@@ -140,8 +140,8 @@ def tiny_config(tiny: TinyShape, ids: dict[str, int]) -> dict[str, Any]:
     if tiny.longrope:
         half = int(tiny.hidden // tiny.heads * tiny.partial_rotary) // 2
         rope_scaling = {
-            "long_factor": _spread(tiny.long_factor, half),
-            "short_factor": _spread(tiny.short_factor, half),
+            "long_factor": spread(tiny.long_factor, half),
+            "short_factor": spread(tiny.short_factor, half),
             "type": "longrope",
         }
     config: dict[str, Any] = {
@@ -336,7 +336,7 @@ def _merges(words: Counter[str], *, room: int) -> list[tuple[str, str]]:
     return merges
 
 
-def _spread(curve: tuple[float, ...], count: int) -> list[float]:
+def spread(curve: tuple[float, ...], count: int) -> list[float]:
     """`count` points of the piecewise linear `curve`, ends included."""
     at = np.linspace(0, len(curve) - 1, count)
     return [round(float(value), 6) for value in np.interp(at, np.arange(len(curve)), curve)]

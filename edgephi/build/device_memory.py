@@ -98,7 +98,7 @@ def _weight_bytes(
 def _token_bytes(architecture: Architecture, footprint: Footprint) -> int:
     """Logits and activations of one of the tokens that are computed at once."""
     numbers = footprint.logits_copies * architecture.vocabulary_size
-    numbers += _FEED_FORWARD_COPIES * architecture.feed_forward.width
+    numbers += _FEED_FORWARD_COPIES * architecture.feed_forward.active_width
     numbers += _HIDDEN_COPIES * architecture.hidden_size
     return numbers * footprint.activation_bytes
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Container, Iterable
 from fnmatch import fnmatchcase
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.errors import BadDeclarationError
 from edgephi.export.tensor_names import WEIGHT_SUFFIX, matrix_name
 
@@ -17,7 +17,8 @@ def tensors_named(names: Iterable[str], architecture: Architecture) -> frozenset
 
     "down of layer 2", as messages name it, is a name too. Raises BadDeclarationError for one that none has.
     """
-    matrices = [tensor for tensor, shape in architecture.tensor_shapes().items() if len(shape) == 2]
+    shapes = architecture.tensor_shapes().items()
+    matrices = [tensor for tensor, shape in shapes if len(shape) > 1 and tensor.role is not Role.ROUTER]
     found: set[ModelTensor] = set()
     for name in names:
         pattern = name.removesuffix(WEIGHT_SUFFIX)

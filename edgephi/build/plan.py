@@ -68,7 +68,7 @@ class Plan:
         size, shapes = self.recipe.quant.group_size, self.architecture.tensor_shapes()
         schemes = quantised_tensors(self.tensors).items()
         return sum(
-            shapes[tensor][1] % size != 0 for tensor, scheme in schemes if scheme.scales != "superblocks"
+            shapes[tensor][-1] % size != 0 for tensor, scheme in schemes if scheme.scales != "superblocks"
         )
 
 
@@ -89,6 +89,7 @@ def make_plan(
     With `alternatives` the hint of the former names what else of recipe and quality would do, by plans of it.
     """
     exporter = exporter_of(target.engine)
+    exporter.check_architecture(architecture)
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     native = facts_of(target.engine).native_groups
     plans = plan_tensors(architecture, recipe.quant, native)

@@ -11,7 +11,7 @@ from edgephi.errors import BadBundleError, BadDeclarationError
 from edgephi.quantize.tensor_plan import TensorPlan
 from edgephi.records import read_record
 from edgephi.reference.comparison.plain_rounding import RoundedWeights
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 
 _PLAIN = "rtn"
 _CHOSEN_BITS = 4

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from edgephi.build.matrix_names import EVERY_LAYER, tensors_named
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.declared.recipe import GroupSize, Quant
 from edgephi.engines.facts.engine import NativeGroups
 from edgephi.errors import DoesNotFitError, NotSupportedError
@@ -22,7 +22,7 @@ MEASURING_METHODS = ("weighted", "calibrated")
 def plan_tensors(
     architecture: Architecture, quant: Quant, native: NativeGroups = "symmetric"
 ) -> dict[ModelTensor, TensorPlan]:
-    """What is done with every tensor: matrices are quantised, the norms' vectors stay float32.
+    """What is done with every tensor: matrices are quantised, vectors and routers stay float32.
 
     `native` says what groups the engine has, for formats of that kind. Of what a recipe keeps at more bits
     only the tensors that it names are told apart: the others are chosen later.
@@ -36,26 +36,31 @@ def plan_tensors(
     kept = tensors_named(quant.keep.tensors, architecture)
     plans: dict[ModelTensor, TensorPlan] = {}
     for tensor, shape in architecture.tensor_shapes().items():
-        if len(shape) == 1:
+        if not is_quantised(tensor, shape):
             plans[tensor] = TensorPlan(None, quant.method)
             continue
         bits = special.get(tensor, quant.bits)
         if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
             bits = 8
-        size = _dividing(quant.group_size, shape[1])
+        size = _dividing(quant.group_size, shape[-1])
         if quant.formats == "portable":
             scheme = Scheme(bits, size, quant.symmetric)
         elif native == "K-quants":
-            scheme = k_quant(tensor, shape[1], bits, quant.mixture, kept=tensor in kept)
+            scheme = k_quant(tensor, shape[-1], bits, quant.mixture, kept=tensor in kept)
         else:
             scheme = _native_scheme(bits, size, native)
-        if shape[1] % scheme.group_size:
+        if shape[-1] % scheme.group_size:
             raise NotSupportedError(
-                f"{tensor}: group size {scheme.group_size} does not divide its {shape[1]} columns",
+                f"{tensor}: group size {scheme.group_size} does not divide its {shape[-1]} columns",
                 hint="every matrix needs a multiple of 32 columns",
             )
         plans[tensor] = TensorPlan(scheme, quant.method)
     return plans
+
+
+def is_quantised(tensor: ModelTensor, shape: tuple[int, ...]) -> bool:
+    """Whether codes are found for a tensor: all matrices but a router, whose few weights choose experts."""
+    return len(shape) > 1 and tensor.role is not Role.ROUTER
 
 
 def _dividing(group_size: GroupSize, columns: int) -> GroupSize:
@@ -124,6 +129,12 @@ def most_added(
     """
     if not quant.chooses:
         return 0
+    if isinstance(architecture.feed_forward, MixtureOfExperts):
+        raise NotSupportedError(
+            "quant.keep: auto and bits_per_weight: expected a model without experts, found "
+            f"{architecture.feed_forward.experts} of them, whose rounding is not measured one by one",
+            hint="name the matrices under quant.keep: tensors",
+        )
     if quant.method not in MEASURING_METHODS:
         raise NotSupportedError(
             f"quant.keep: auto and bits_per_weight: expected the method {' or '.join(MEASURING_METHODS)}, "
@@ -161,5 +172,5 @@ def matrix_sizes(architecture: Architecture) -> dict[ModelTensor, int]:
     return {
         tensor: math.prod(shape)
         for tensor, shape in architecture.tensor_shapes().items()
-        if tensor.layer is not None and len(shape) == 2
+        if tensor.layer is not None and is_quantised(tensor, shape)
     }

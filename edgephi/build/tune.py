@@ -8,6 +8,7 @@ a quarter and less cost a fraction of building and measuring every candidate who
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,9 +157,9 @@ def cut_depths(architecture: Architecture, bits: int, cache_bytes: int) -> tuple
     `bits` is what a weight takes, `cache_bytes` the size of the processor's largest cache.
     """
     in_layers = sum(
-        shape[0] * shape[1]
+        math.prod(shape)
         for tensor, shape in architecture.tensor_shapes().items()
-        if len(shape) == 2 and tensor.layer is not None
+        if len(shape) > 1 and tensor.layer is not None
     )
     layer_bytes = in_layers * bits / 8 / architecture.layers
     outside_cache = -(-_CACHE_MULTIPLE * cache_bytes // max(1, round(layer_bytes)))

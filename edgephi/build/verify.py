@@ -38,14 +38,9 @@ from edgephi.reference.evaluation_text import (
     EvaluationLevel,
     evaluation_passages,
 )
-from edgephi.reference.forward import (
-    LOGITS_BLOCK_TOKENS,
-    REFERENCE,
-    Weights,
-    final_hidden_states,
-    logits_blocks,
-)
+from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, REFERENCE, final_hidden_states, logits_blocks
 from edgephi.reference.passages import TokenPassage
+from edgephi.reference.weights import Weights
 from edgephi.runtime.proof.clear_answer import ClearAnswer
 from edgephi.runtime.proof.logits import AskedPassage, Computed, LogitsQuestion, UserQuestion
 from edgephi.steps import Step

@@ -230,7 +230,10 @@ def _check_names(
     """Refuse weights that another model type has other names for, which transformers would not find."""
     own = architecture.model_type
     missing = sorted(_names(sources) - found.keys())
+    parts = family_of(own).PARTS
     for other in MODEL_TYPES if missing else ():
+        if parts != family_of(other).PARTS:
+            continue
         names = _names(family_of(other).sources(architecture))
         if names <= found.keys():
             raise BadCheckpointError(
@@ -268,7 +271,7 @@ def _stored_shapes(
     for tensor, shape in architecture.tensor_shapes().items():
         for source in sources[tensor]:
             rows[source.tensor] = max(rows.get(source.tensor, 0), source.rows[-1] + 1)
-            columns[source.tensor] = shape[1:]
+            columns[source.tensor] = shape[-1:] if len(shape) > 1 else ()
     return {name: (count, *columns[name]) for name, count in rows.items()}
 
 

@@ -22,9 +22,7 @@ MODEL_TYPES = tuple(sorted(module.name for module in pkgutil.iter_modules(family
 """The model types that edgephi builds: each is a file of `family/`."""
 
 _NOT_YET_SUPPORTED: dict[str, str] = {
-    "phi3small": "Phi-3-small (block-sparse attention, GEGLU)",
     "phi3_v": "Phi-3-vision and Phi-3.5-vision (image encoder)",
-    "phimoe": "Phi-3.5-MoE (mixture of experts)",
     "phi4mm": "Phi-4-multimodal (speech and image encoders)",
     "phi4_multimodal": "Phi-4-multimodal (speech and image encoders)",
 }
@@ -33,6 +31,9 @@ _NOT_YET_SUPPORTED: dict[str, str] = {
 
 class Family(Protocol):
     """What a file of `family/` offers."""
+
+    PARTS: frozenset[type]
+    """The kinds of norm and feed-forward that its architectures are made of."""
 
     def read(self, config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         """The architecture that a `config.json` of this type and its `generation_config.json` describe.

@@ -9,7 +9,9 @@ class Role(Enum):
 
     Projections of one input are one tensor, their rows one after the other: engines multiply by all of them
     at once, and whoever wants them apart takes their rows. A checkpoint that keeps them apart gives that
-    tensor several sources.
+    tensor several sources. The matrices of a layer's experts are one stack, whose rows are numbered through.
+
+    A bias is a vector of its own, one number a row of its matrix, or for each number that its norm scales.
     """
 
     EMBEDDING = "embedding"  # [vocabulary, hidden]
@@ -21,6 +23,19 @@ class Role(Enum):
     DOWN = "down"  # [hidden, feed-forward width]
     FINAL_NORM = "last norm"  # [hidden]
     HEAD = "head"  # [vocabulary, hidden]
+
+    ROUTER = "router"  # [experts, hidden]
+    EXPERTS_GATE_UP = "gate and up of the experts"  # [experts, 2 * width, hidden]: gate, then up, of each
+    EXPERTS_DOWN = "down of the experts"  # [experts, hidden, width]
+
+    ATTENTION_NORM_BIAS = "bias of the norm before attention"
+    QUERY_KEY_VALUE_BIAS = "bias of query, key and value"
+    ATTENTION_OUTPUT_BIAS = "bias of the attention output"
+    FEED_FORWARD_NORM_BIAS = "bias of the norm before feed-forward"
+    GATE_UP_BIAS = "bias of gate and up"
+    DOWN_BIAS = "bias of down"
+    FINAL_NORM_BIAS = "bias of the last norm"
+    HEAD_BIAS = "bias of the head"
 
 
 @dataclass(frozen=True)
@@ -38,3 +53,23 @@ class ModelTensor:
 EMBEDDING = ModelTensor(Role.EMBEDDING)
 FINAL_NORM = ModelTensor(Role.FINAL_NORM)
 HEAD = ModelTensor(Role.HEAD)
+FINAL_NORM_BIAS = ModelTensor(Role.FINAL_NORM_BIAS)
+HEAD_BIAS = ModelTensor(Role.HEAD_BIAS)
+
+BIASES = {
+    Role.ATTENTION_NORM: Role.ATTENTION_NORM_BIAS,
+    Role.QUERY_KEY_VALUE: Role.QUERY_KEY_VALUE_BIAS,
+    Role.ATTENTION_OUTPUT: Role.ATTENTION_OUTPUT_BIAS,
+    Role.FEED_FORWARD_NORM: Role.FEED_FORWARD_NORM_BIAS,
+    Role.GATE_UP: Role.GATE_UP_BIAS,
+    Role.DOWN: Role.DOWN_BIAS,
+    Role.FINAL_NORM: Role.FINAL_NORM_BIAS,
+    Role.HEAD: Role.HEAD_BIAS,
+}
+"""The role of the bias that belongs to what has another role, where a model has one."""
+
+
+def bias_of(tensor: ModelTensor) -> ModelTensor:
+    """The bias of a norm or a matrix; whether a model has it, its shapes say. A tied head's is the head's."""
+    role = Role.HEAD if tensor.role is Role.EMBEDDING else tensor.role
+    return ModelTensor(BIASES[role], tensor.layer)

@@ -18,6 +18,8 @@ class RotaryEmbedding:
     `size` is the number of rotated dimensions of a head (less than the head size when partial). A LongRoPE
     checkpoint has one factor for each of the `size // 2` frequencies, short and long; otherwise both are
     None. Sequences of more than `original_context` tokens use the long factors, for all their positions.
+    `attention_factor` is what a checkpoint names for its magnitude; `long_attention_factor` is that of the
+    long factors, where it names another for these.
     """
 
     size: int
@@ -27,6 +29,7 @@ class RotaryEmbedding:
     short_factor: tuple[float, ...] | None = None
     long_factor: tuple[float, ...] | None = None
     attention_factor: float | None = None
+    long_attention_factor: float | None = None
 
     def uses_long_factors(self, total_length: int) -> bool:
         """Whether a sequence of `total_length` tokens is rotated by the long factors."""
@@ -38,11 +41,18 @@ class RotaryEmbedding:
         plain = (self.theta ** (-2 * i / self.size) for i in range(self.size // 2))
         return [f / factors[i] for i, f in enumerate(plain)] if factors else list(plain)
 
+    def magnitude_of(self, *, long: bool) -> float:
+        """What cosines and sines of the short factors are multiplied by, or those of the long ones."""
+        if long and self.long_attention_factor is not None:
+            return self.long_attention_factor
+        return self.magnitude
+
     @property
     def magnitude(self) -> float:
         """What cosines and sines are multiplied by: 1, or LongRoPE's attention factor.
 
-        sqrt(1 + ln(context / original) / ln(original)) unless the checkpoint names its own.
+        sqrt(1 + ln(context / original) / ln(original)) unless the checkpoint names its own. It is that of the
+        long factors too, but for a model that names another for these.
         """
         if self.short_factor is None:
             return 1.0
@@ -83,6 +93,7 @@ def read_rotary(keys: ConfigKeys, *, head_size: int, context: int) -> RotaryEmbe
     original = holder.whole("original_max_position_embeddings", largest=LARGEST_CONTEXT)
     if original < 2:
         holder.fail("original_max_position_embeddings", "at least 2", original)
+    short, long = _attention_factors(rope, original_context=original)
     return RotaryEmbedding(
         size=size,
         theta=theta,
@@ -90,21 +101,26 @@ def read_rotary(keys: ConfigKeys, *, head_size: int, context: int) -> RotaryEmbe
         context=context,
         short_factor=rope.numbers("short_factor", count=size // 2),
         long_factor=rope.numbers("long_factor", count=size // 2),
-        attention_factor=_attention_factor(rope, original_context=original),
+        attention_factor=short,
+        long_attention_factor=long,
     )
 
 
-def _attention_factor(rope: ConfigKeys, *, original_context: int) -> float | None:
-    """What a LongRoPE table says about the magnitude of cosines and sines; None: the usual formula."""
+def _attention_factors(rope: ConfigKeys, *, original_context: int) -> tuple[float | None, float | None]:
+    """What a LongRoPE table says about the magnitude of cosines and sines, and another for the long factors.
+
+    None for the first is the usual formula.
+    """
     table = rope.data
     if table.get("short_mscale") is not None or table.get("long_mscale") is not None:
         short, long = rope.number("short_mscale"), rope.number("long_mscale")
-        if short != long:
-            rope.refuse("long_mscale", short)
-        return short
+        return short, None if short == long else long
     if table.get("attention_factor") is not None:
-        return rope.number("attention_factor")
+        return rope.number("attention_factor"), None
     if table.get("factor") is not None:
         stretch = rope.number("factor")
-        return 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original_context))
-    return None
+        return (
+            1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original_context)),
+            None,
+        )
+    return None, None

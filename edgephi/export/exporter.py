@@ -22,7 +22,7 @@ from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.quantize.tensor_plan import TensorPlans
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 from edgephi.steps import Step, silent
 
 
@@ -42,6 +42,9 @@ class Exporter(Protocol):
 
         Raises NotSupportedError for a provider that the engine does not have.
         """
+
+    def check_architecture(self, architecture: Architecture) -> None:
+        """Raise NotSupportedError for a model that the engine does not compute rightly, with the reason."""
 
     def context_limit(self, architecture: Architecture) -> ContextLimit | None:
         """The engine's own limit below the model's, or None."""

@@ -1,10 +1,11 @@
 """The names of tensors in graphs and files whose formats leave them to us.
 
-They are those that transformers gives a Phi-3, whatever the checkpoint calls its own: mlx-lm's class has them
-too, and who looks into a graph with another tool finds what they know.
+They are those that transformers gives a Phi-3, or a Phi-3.5-MoE, whatever the checkpoint calls its own:
+mlx-lm's class has them too, and who looks into a graph with another tool finds what they know. The experts of
+a layer are a stack.
 """
 
-from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.checkpoint.roles import BIASES, ModelTensor, Role
 
 WEIGHT_SUFFIX = ".weight"
 
@@ -18,7 +19,11 @@ _NAMES = {
     Role.DOWN: "mlp.down_proj.weight",
     Role.FINAL_NORM: "model.norm.weight",
     Role.HEAD: "lm_head.weight",
+    Role.ROUTER: "block_sparse_moe.gate.weight",
+    Role.EXPERTS_GATE_UP: "block_sparse_moe.experts.gate_up_proj.weight",
+    Role.EXPERTS_DOWN: "block_sparse_moe.experts.down_proj.weight",
 }
+_NAMES |= {bias: f"{_NAMES[role].removesuffix(WEIGHT_SUFFIX)}.bias" for role, bias in BIASES.items()}
 
 
 def tensor_name(tensor: ModelTensor) -> str:

@@ -23,13 +23,14 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.errors import DoesNotFitError, NotSupportedError
 from edgephi.export.exporter import ContextLimit, Exporter
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.installed.extras import with_installed
 from edgephi.installed.origin import requirement
 from edgephi.processes.child_process import run_child
 from edgephi.processes.ending import ending
 from edgephi.quantize.tensor_plan import TensorPlans
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 from edgephi.steps import Step, silent
 
 Command = Callable[[Path, Path, Path, Quant, Target], list[str]]
@@ -165,6 +166,10 @@ class UpstreamExporter:
     def footprint(self, target: Target) -> Footprint:
         """What the engine takes beside the artifact's bytes."""
         return self.own.footprint(target)
+
+    def check_architecture(self, architecture: Architecture) -> None:
+        """Raise NotSupportedError for other than a plain decoder: upstream's way with others is not ours."""
+        check_plain_decoder(architecture, self.tool.name)
 
     def context_limit(self, architecture: Architecture) -> ContextLimit | None:
         """The engine's own limit below the model's, or None."""

@@ -2,17 +2,19 @@
 
 A matrix times s in the columns, whose inputs are divided by s, computes the same. A channel with large inputs
 that is scaled up takes more of its group's codes, so that its error, which counts most, shrinks; the others
-lose little as long as it is one of few. What divides the inputs is there already: the norm's weights before
-query, key and value and before gate and up, the rows of up before down, the last norm before the head. The
-network has nothing new, and every engine computes it as before.
+lose little as long as it is one of few. What divides the inputs is there already: the norm's weights (and
+its bias) before query, key and value and before gate and up, the rows of up before down, the last norm before
+the head. The network has nothing new, and every engine computes it as before. A router, which has the inputs
+of its experts, is multiplied as they are. Nothing before the down of experts, or of a clipped GEGLU, can
+divide its inputs.
 
 s is (mean square of the input / the median one)**(a / 2), at least 1, at most 64, by which norms in float16
 can be divided. The power a is chosen for each matrix as the one with the least weighted error on some of its
 rows. Source: AWQ (arXiv:2306.00978), there with means of |x| and for all channels.
 """
 
-import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -20,8 +22,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role
+from edgephi.checkpoint.architecture import (
+    Architecture,
+    ClippedGeglu,
+    GatedSilu,
+    LayerNorm,
+    MixtureOfExperts,
+)
+from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role, bias_of
 from edgephi.quantize.groups import NotFiniteError, error_sums, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
@@ -54,11 +62,15 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class _Fold:
-    """A matrix, and the rows from `first` on of the tensor before it that divide its inputs."""
+    """A matrix, and the rows from `first` on of the tensors before it that divide its inputs.
+
+    `beside` are other matrices with the same inputs, of plain numbers.
+    """
 
     matrix: ModelTensor
-    before: ModelTensor
+    before: tuple[ModelTensor, ...]
     first: int = 0
+    beside: tuple[ModelTensor, ...] = ()
 
 
 def weigh(
@@ -90,6 +102,9 @@ def weigh(
         tensor: replace(plan, importance=_damped(importance.get(tensor))) for tensor, plan in plans.items()
     }
     found = {fold.matrix: scale for fold, scale in zip(folds, scales, strict=True) if scale is not None}
+    for fold in folds:
+        for matrix in fold.beside if fold.matrix in found else ():
+            weighed[matrix] = replace(weighed[matrix], column_factors=found[fold.matrix])
     for matrix, scale in found.items():
         damped = _damped(_divided(importance[matrix], scale))
         weighed[matrix] = replace(weighed[matrix], column_factors=scale, importance=damped)
@@ -106,9 +121,10 @@ def row_factors(
     for fold in _folds(architecture):
         scale = column_factors.get(fold.matrix)
         if scale is not None:
-            factors = np.ones(shapes[fold.before][0], np.float32)
-            factors[fold.first : fold.first + len(scale)] = 1 / scale
-            rows[fold.before] = factors
+            for before in fold.before:
+                factors = np.ones(shapes[before][0], np.float32)
+                factors[fold.first : fold.first + len(scale)] = 1 / scale
+                rows[before] = factors
     return rows
 
 
@@ -119,21 +135,30 @@ def fold_count(architecture: Architecture) -> int:
 
 def _folds(architecture: Architecture) -> list[_Fold]:
     """Every matrix whose inputs can be divided by what is before it."""
-    of_layers = (
-        (
-            _Fold(ModelTensor(Role.QUERY_KEY_VALUE, layer), ModelTensor(Role.ATTENTION_NORM, layer)),
-            _Fold(ModelTensor(Role.GATE_UP, layer), ModelTensor(Role.FEED_FORWARD_NORM, layer)),
-            _Fold(
-                ModelTensor(Role.DOWN, layer),
-                ModelTensor(Role.GATE_UP, layer),
-                first=architecture.feed_forward.width,
-            ),
-        )
-        for layer in range(architecture.layers)
-    )
+    folds = [fold for layer in range(architecture.layers) for fold in _folds_of(architecture, layer)]
     # A tied head is the embedding too, whose rows are the inputs of the first layer.
-    head = [] if architecture.tied_embeddings else [_Fold(HEAD, FINAL_NORM)]
-    return [*itertools.chain.from_iterable(of_layers), *head]
+    return folds if architecture.tied_embeddings else [*folds, _Fold(HEAD, _norm(architecture, FINAL_NORM))]
+
+
+def _folds_of(architecture: Architecture, layer: int) -> Iterator[_Fold]:
+    attention_norm = _norm(architecture, ModelTensor(Role.ATTENTION_NORM, layer))
+    feed_forward_norm = _norm(architecture, ModelTensor(Role.FEED_FORWARD_NORM, layer))
+    gate_up, down = ModelTensor(Role.GATE_UP, layer), ModelTensor(Role.DOWN, layer)
+    yield _Fold(ModelTensor(Role.QUERY_KEY_VALUE, layer), attention_norm)
+    match architecture.feed_forward:
+        case GatedSilu(width=width):
+            yield _Fold(gate_up, feed_forward_norm)
+            yield _Fold(down, (gate_up,), first=width)
+        case ClippedGeglu():
+            yield _Fold(gate_up, feed_forward_norm)
+        case MixtureOfExperts():
+            experts = ModelTensor(Role.EXPERTS_GATE_UP, layer)
+            yield _Fold(experts, feed_forward_norm, beside=(ModelTensor(Role.ROUTER, layer),))
+
+
+def _norm(architecture: Architecture, norm: ModelTensor) -> tuple[ModelTensor, ...]:
+    """What a norm scales its numbers by, and what it adds to them where it does."""
+    return (norm, bias_of(norm)) if isinstance(architecture.norm, LayerNorm) else (norm,)
 
 
 def _rounded(rows: Floats, plan: TensorPlan) -> Floats:
@@ -186,7 +211,7 @@ def _damped(importance: Floats | None) -> Floats | None:
 
 def sampled_rows(weights: Rows, matrix: ModelTensor) -> Floats:
     """SAMPLED_ROWS rows of a matrix, spread evenly, or all of them: [rows, columns]."""
-    count = weights.architecture.tensor_shapes()[matrix][0]
+    count = math.prod(weights.architecture.tensor_shapes()[matrix][:-1])  # of all matrices of a stack
     places = np.unique(np.linspace(0, count - 1, min(SAMPLED_ROWS, count)).astype(int))
     return np.concatenate([weights.rows(matrix, int(row), int(row) + 1) for row in places])
 

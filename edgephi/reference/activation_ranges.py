@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.reference.forward import Progress, Weights, final_hidden_states, logits_blocks
+from edgephi.reference.forward import Progress, final_hidden_states, logits_blocks
+from edgephi.reference.weights import Weights
 
 
 def measure_ranges(

@@ -1,4 +1,4 @@
-"""The forward pass of `Phi3ForCausalLM` in NumPy float32, streamed through memory a block of rows at a time.
+"""The forward pass of the family in NumPy float32, streamed through memory a block of rows at a time.
 
 It answers what a checkpoint (or its quantised twin) says, so that an engine's answer can be held against it.
 The model is never loaded: besides the activations there is one block of weight rows a worker in memory,
@@ -9,8 +9,8 @@ One worker thread a core reads a block and multiplies with it.
 It is a prefill of whole texts: no cache, no generation. Weights are [output, input] as in the
 checkpoint, activations [tokens, features], everything is float32.
 
-Sources: `Phi3ForCausalLM` of transformers, which the tests use as their oracle; RMSNorm (arXiv:1910.07467),
-SwiGLU (arXiv:2002.05202).
+Sources: `Phi3ForCausalLM` and `PhimoeForCausalLM` of transformers, which the tests use as their oracles, and
+the published `modeling_phi3_small.py`; RMSNorm (arXiv:1910.07467), LayerNorm (arXiv:1607.06450).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,17 +22,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
+from edgephi.checkpoint.architecture import LayerNorm
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role, bias_of
 from edgephi.reference.activations import FINAL_NORM_INPUT, FINAL_NORM_OUTPUT, LOGITS, in_layer
-from edgephi.reference.attention import Positions, attend, positions_of
-from edgephi.reference.workers import one_worker_per_core, share
+from edgephi.reference.layers.attention import Positions, attend, positions_of
+from edgephi.reference.layers.feed_forward import feed_forward
+from edgephi.reference.layers.projection import project
+from edgephi.reference.weights import Weights
+from edgephi.reference.workers import one_worker_per_core
 
 REFERENCE = "edgephi NumPy float32"
 """How a certificate names this forward pass."""
-
-WEIGHT_BLOCK_BYTES = 4 << 20
-"""Size of a worker's block of float32 weight rows. 2 and 4 MiB are equally fast, 16 MiB is slower."""
 
 LOGITS_BLOCK_TOKENS = 128
 """Tokens whose logits are held at once: 102 MB with Phi-4-mini's 200,064 words, 16 MB with Phi-3's 32,064."""
@@ -40,21 +40,6 @@ LOGITS_BLOCK_TOKENS = 128
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after each step."""
-
-
-class Weights(Protocol):
-    """One version of a model's weights: those of the checkpoint, or what a quantiser made of them.
-
-    `rows` returns rows start:stop of one of `Architecture.tensor_shapes` in float32: [stop - start, columns]
-    of a matrix, [stop - start] of a vector. Several threads call it at once.
-    """
-
-    @property
-    def architecture(self) -> Architecture:
-        """The shape of the model."""
-
-    def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
-        """Rows start:stop of a tensor."""
 
 
 @runtime_checkable
@@ -120,16 +105,20 @@ def final_hidden_states(
     normed = []
     for weights, states in zip(versions, hidden, strict=True):
         _show(weights, FINAL_NORM_INPUT, states)
-        normed.append(_rms_norm(weights, FINAL_NORM, states))
+        normed.append(_norm(weights, FINAL_NORM, states))
         _show(weights, FINAL_NORM_OUTPUT, normed[-1])
     return normed
 
 
 def logits(weights: Weights, hidden: Floats) -> Floats:
     """The logits of the next token, [tokens, vocabulary], from final hidden states [tokens, hidden]."""
+    architecture = weights.architecture
     with one_worker_per_core() as workers:
-        words = _project(weights, weights.architecture.head, hidden, workers)
+        words = project(weights, architecture.head, hidden, workers)
+    if architecture.logits_multiplier != 1:
+        words *= np.float32(architecture.logits_multiplier)
     _show(weights, LOGITS, words)
+    words[:, list(architecture.unused_token_ids)] = np.finfo(np.float32).min
     return words
 
 
@@ -163,6 +152,8 @@ def _embedding_rows(weights: Weights, ids: NDArray[np.int64]) -> Floats:
     table = np.empty((len(distinct), weights.architecture.hidden_size), np.float32)
     for first, last in pairwise(edges):
         table[first:last] = weights.rows(EMBEDDING, int(distinct[first]), int(distinct[last - 1]) + 1)
+    if weights.architecture.embedding_multiplier != 1:
+        table *= np.float32(weights.architecture.embedding_multiplier)
     return table[inverse]
 
 
@@ -183,83 +174,44 @@ def _add_layer(
     def show(part: str, values: Floats) -> None:
         _show(weights, in_layer(layer, part), values)
 
-    normed = _rms_norm(weights, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
+    normed = _norm(weights, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
     show("self_attn.input", normed)
-    qkv = _project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
+    qkv = project(weights, ModelTensor(Role.QUERY_KEY_VALUE, layer), normed, workers)  # [tokens, qkv rows]
     del normed
     shape = weights.architecture.attention
     heads = attend(  # [tokens, heads * head size]
-        shape, positions, qkv, workers, lambda part, values: show(f"self_attn.{part}", values)
+        shape,
+        positions,
+        qkv,
+        workers,
+        lambda part, values: show(f"self_attn.{part}", values),
+        sparsity=shape.sparsity_of(layer),
     )
     del qkv
-    attended = _project(weights, ModelTensor(Role.ATTENTION_OUTPUT, layer), heads, workers)
+    attended = project(weights, ModelTensor(Role.ATTENTION_OUTPUT, layer), heads, workers)
     show("self_attn.output", attended)
     hidden += attended
     show("attended", hidden)
     del heads, attended
-    normed = _rms_norm(weights, ModelTensor(Role.FEED_FORWARD_NORM, layer), hidden)
+    normed = _norm(weights, ModelTensor(Role.FEED_FORWARD_NORM, layer), hidden)
     show("mlp.input", normed)
-    gated = _gated_projection(weights, layer, normed, workers)
-    del normed
-    fed = _project(weights, ModelTensor(Role.DOWN, layer), gated, workers)
+    fed = feed_forward(
+        weights, layer, normed, workers, lambda part, values: show(f"mlp.{part}", values)
+    )  # [tokens, hidden]
     show("mlp.output", fed)
     hidden += fed
 
 
-def _rms_norm(weights: Weights, tensor: ModelTensor, x: Floats) -> Floats:
-    """Divide by the root mean square of the last axis, then scale: [tokens, hidden] -> [tokens, hidden]."""
+def _norm(weights: Weights, tensor: ModelTensor, x: Floats) -> Floats:
+    """The architecture's norm over the last axis: [tokens, hidden] -> [tokens, hidden]."""
+    norm = weights.architecture.norm
     scale = weights.rows(tensor, 0, x.shape[-1])  # [hidden]
+    if isinstance(norm, LayerNorm):
+        x = x - x.mean(axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
     mean_square = np.einsum("th,th->t", x, x, dtype=np.float64) / x.shape[-1]  # [tokens]
-    shrink = 1 / np.sqrt(mean_square + weights.architecture.norm.epsilon)  # [tokens]
+    shrink = 1 / np.sqrt(mean_square + norm.epsilon)  # [tokens]
     normed: Floats = x * shrink.astype(np.float32)[:, None]
     normed *= scale
+    if isinstance(norm, LayerNorm):
+        normed += weights.rows(bias_of(tensor), 0, x.shape[-1])
     return normed
-
-
-def _project(weights: Weights, tensor: ModelTensor, x: Floats, workers: Executor) -> Floats:
-    """Multiply with a whole matrix: [tokens, columns] -> x @ matrix.T [tokens, rows]."""
-    rows, columns = weights.architecture.tensor_shapes()[tensor]
-    y = np.empty((len(x), rows), np.float32)
-
-    def fill(span: tuple[int, int]) -> None:
-        start, stop = span
-        np.matmul(x, weights.rows(tensor, start, stop).T, out=y[:, start:stop])
-
-    share(workers, fill, _row_spans(rows, columns))
-    return y
-
-
-def _gated_projection(weights: Weights, layer: int, x: Floats, workers: Executor) -> Floats:
-    """SwiGLU: silu(x @ gate.T) * (x @ up.T), [tokens, hidden] -> [tokens, intermediate].
-
-    The matrix holds all gate rows, then all up rows; a worker takes the same rows of both, so that the
-    product with the whole matrix is never held.
-    """
-    tensor = ModelTensor(Role.GATE_UP, layer)
-    rows, columns = weights.architecture.tensor_shapes()[tensor]
-    half = rows // 2
-    y = np.empty((len(x), half), np.float32)
-
-    def show(part: str, values: Floats) -> None:
-        _show(weights, in_layer(layer, f"mlp.{part}"), values)
-
-    def fill(span: tuple[int, int]) -> None:
-        start, stop = span
-        gate = x @ weights.rows(tensor, start, stop).T  # [tokens, block]
-        show("gate", gate)
-        with np.errstate(over="ignore"):  # exp overflows for a very negative gate, whose silu is 0
-            gate /= 1 + np.exp(-gate)
-        show("activated", gate)
-        up = x @ weights.rows(tensor, half + start, half + stop).T
-        show("up", up)
-        np.multiply(gate, up, out=y[:, start:stop])
-
-    share(workers, fill, _row_spans(half, columns))
-    show("gated", y)
-    return y
-
-
-def _row_spans(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Cut a matrix of float32 [rows, columns] into blocks of at most WEIGHT_BLOCK_BYTES (or one row)."""
-    step = max(1, WEIGHT_BLOCK_BYTES // (4 * columns))
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]

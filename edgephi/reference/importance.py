@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.reference.activations import FINAL_NORM_OUTPUT, in_layer
-from edgephi.reference.forward import Progress, Weights, final_hidden_states
+from edgephi.reference.forward import Progress, final_hidden_states
+from edgephi.reference.weights import Weights
 
 Importance = Mapping[ModelTensor, NDArray[np.float32]]
 """The mean square of each input of a matrix, float32 [columns]; of every matrix that multiplies."""
@@ -28,14 +29,20 @@ _INPUTS = {
     Role.GATE_UP: "mlp.input",
     Role.DOWN: "mlp.gated",
 }
+_EXPERTS_INPUTS = {Role.EXPERTS_GATE_UP: "mlp.input", Role.EXPERTS_DOWN: "mlp.gated"}
 
 
 def matrix_inputs(architecture: Architecture) -> dict[str, ModelTensor]:
-    """Every matrix that multiplies, by the name of the activation that it multiplies."""
+    """Every matrix that multiplies, by the name of the activation that it multiplies.
+
+    The matrices of a layer's experts are one. A router is none of them: its weights stay what they are.
+    """
+    shapes = architecture.tensor_shapes()
     inputs = {
         in_layer(layer, part): ModelTensor(role, layer)
         for layer in range(architecture.layers)
-        for role, part in _INPUTS.items()
+        for role, part in (_INPUTS | _EXPERTS_INPUTS).items()
+        if ModelTensor(role, layer) in shapes
     }
     return {**inputs, FINAL_NORM_OUTPUT: architecture.head}
 

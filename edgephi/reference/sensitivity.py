@@ -27,7 +27,8 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.reference.activations import FINAL_NORM_INPUT, in_layer
 from edgephi.reference.comparison.divergence import token_divergences
-from edgephi.reference.forward import Begun, Progress, Weights, final_hidden_states, logits_blocks
+from edgephi.reference.forward import Begun, Progress, final_hidden_states, logits_blocks
+from edgephi.reference.weights import Weights
 
 Floats = NDArray[np.float32]
 

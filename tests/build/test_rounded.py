@@ -14,7 +14,7 @@ from edgephi.declared.recipe import Formats, Keep, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import BadBundleError
 from edgephi.export.exporter import exporter
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 from tests.build.demo import build_demo
 
 DEMO = read_recipe("demo")

@@ -24,8 +24,9 @@ from edgephi.quantize.folding import (
 from edgephi.quantize.groups import restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlan
-from edgephi.reference.forward import Weights, final_hidden_states, logits
+from edgephi.reference.forward import final_hidden_states, logits
 from edgephi.reference.importance import measure_importance
+from edgephi.reference.weights import Weights
 from tests.property_profile import examples
 from tests.tiny_checkpoint import TinyShape, write_tiny_checkpoint
 

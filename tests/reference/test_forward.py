@@ -15,8 +15,8 @@ from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, 
 from edgephi.checkpoint.family.phi3 import sources
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.checkpoint.rotary import RotaryEmbedding
-from edgephi.reference import attention, forward
 from edgephi.reference.forward import final_hidden_states, logits, logits_blocks
+from edgephi.reference.layers import attention, projection
 
 Floats = NDArray[np.float32]
 
@@ -217,7 +217,7 @@ def test_long_rope_at_its_real_boundary(count: int) -> None:
 @pytest.fixture
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks so small that even a tiny model falls into many, with a shorter last one."""
-    monkeypatch.setattr(forward, "WEIGHT_BLOCK_BYTES", 5 * 256 * 4)
+    monkeypatch.setattr(projection, "WEIGHT_BLOCK_BYTES", 5 * 256 * 4)
     monkeypatch.setattr(attention, "SCORE_BLOCK_BYTES", 7 * 100 * 4)
 
 
@@ -328,7 +328,7 @@ def peak_bytes(architecture: Architecture) -> tuple[int, int]:
 
 
 def test_memory_is_flat_in_the_size_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "WEIGHT_BLOCK_BYTES", 512 << 10)
+    monkeypatch.setattr(projection, "WEIGHT_BLOCK_BYTES", 512 << 10)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)  # a block a worker
     _, weights = make(Shape(heads=8, kv_heads=8, vocabulary=1000))  # hidden 512: 3 MB of qkv
     small = replace(weights.architecture, feed_forward=GatedSilu(1024))

@@ -64,7 +64,7 @@ def kept_bytes(architecture: Architecture, plans: TensorPlans) -> int:
     # Twice two hidden states, and the inputs of a layer's matrices.
     attention = architecture.attention
     numbers = 7 * architecture.hidden_size + attention.heads * attention.head_size
-    numbers += architecture.feed_forward.width
+    numbers += architecture.feed_forward.active_width
     return codes + CALIBRATED_TOKENS * numbers * 4
 
 

@@ -138,7 +138,13 @@ class QuantisedPrefix:
 
 
 def calibrated_tensors(architecture: Architecture, plans: TensorPlans) -> frozenset[ModelTensor]:
-    """The matrices whose codes are found together: those that multiply, and have few bits."""
+    """The matrices whose codes are found together: those that multiply, and have few bits.
+
+    Not those of experts: few tokens of a text reach each of them, and all their moments are too many to hold.
+    """
+    shapes = architecture.tensor_shapes()
     return frozenset(
-        tensor for tensor in matrix_inputs(architecture).values() if plans[tensor].quantised.bits < _MANY_BITS
+        tensor
+        for tensor in matrix_inputs(architecture).values()
+        if plans[tensor].quantised.bits < _MANY_BITS and len(shapes[tensor]) == 2
     )

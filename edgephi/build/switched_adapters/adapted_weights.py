@@ -6,7 +6,7 @@ from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.quantize.folding import Floats
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 
 
 @dataclass(frozen=True)

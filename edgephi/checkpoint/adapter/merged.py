@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -131,10 +132,12 @@ def _modules(checkpoint: Checkpoint) -> dict[str, tuple[ModelTensor, range]]:
     """The rows of the model's tensors that each module's weight is, by the module's name."""
     architecture = checkpoint.architecture
     family = family_of(architecture.model_type)
+    every = [(tensor, source) for tensor, own in family.sources(architecture).items() for source in own]
+    times = Counter(source.tensor for _, source in every)
     own = {
         source.tensor.removesuffix(".weight"): (tensor, source.into)
-        for tensor, sources in family.sources(architecture).items()
-        for source in sources
+        for tensor, source in every
+        if times[source.tensor] == 1
     }
     return {**family.other_modules(architecture), **own}
 
@@ -157,9 +160,15 @@ def _place(
     checkpoint: Checkpoint, modules: Mapping[str, tuple[ModelTensor, range]], module: str, id_: str
 ) -> tuple[ModelTensor, range]:
     """Which tensor's rows a low-rank change of `module` is about."""
-    if module not in modules:
-        _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
-    return modules[module]
+    if module in modules:
+        return modules[module]
+    if f"{module}.weight" in checkpoint.tensors:
+        raise NotSupportedError(
+            f"{id_}: {module}: expected a matrix whose rows stay in their order, found one of a "
+            f"{checkpoint.architecture.model_type!r} that is taken apart",
+            hint="merge it where it was trained, and build the checkpoint that results",
+        )
+    return _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
 
 
 def _of_stored(sources: tuple[Source, ...], change: LowRankChange) -> Iterator[tuple[str, LowRankChange]]:

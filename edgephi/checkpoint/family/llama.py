@@ -17,6 +17,8 @@ from edgephi.errors import NotSupportedError
 
 # What transformers takes where a config says nothing and a Phi-3's would mean something else.
 _DEFAULTS = {"rms_norm_eps": 1e-6}
+PARTS = phi3.PARTS
+
 _FUSED = (Role.QUERY_KEY_VALUE, Role.GATE_UP)
 
 

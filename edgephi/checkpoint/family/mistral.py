@@ -6,6 +6,8 @@ from edgephi.checkpoint.family import llama
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.source import Source
 
+PARTS = llama.PARTS
+
 # What transformers takes where a config says nothing and a Phi-3's would mean something else.
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _DEFAULTS = {"rms_norm_eps": 1e-6, "num_key_value_heads": 8, "sliding_window": 4096}

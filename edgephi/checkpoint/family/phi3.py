@@ -3,11 +3,15 @@
 Understands the keys of the published models and the `rope_parameters` that transformers 5 writes.
 """
 
+from dataclasses import dataclass
+
 from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
 from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigKeys
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.rotary import read_rotary
 from edgephi.checkpoint.weights.source import Source
+
+PARTS: frozenset[type] = frozenset({RmsNorm, GatedSilu})
 
 _NAMES = {
     Role.EMBEDDING: "model.embed_tokens.weight",
@@ -36,24 +40,43 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     vocabulary_size = config.whole("vocab_size")
     hidden_size = config.whole("hidden_size")
     context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
-    eos = generation.token_ids("eos_token_id", vocabulary_size)
-    eos += config.token_ids("eos_token_id", vocabulary_size)
-    bos = config.token_ids("bos_token_id", vocabulary_size)
-    pad = config.token_ids("pad_token_id", vocabulary_size, none=-1)
+    tokens = read_tokens(config, generation, vocabulary_size)
+    attention = read_attention(config, hidden_size, context)
+    if attention.rotary.long_attention_factor is not None:
+        fail = ConfigKeys(config.data.get("rope_scaling") or config.data["rope_parameters"], config.where)
+        fail.refuse("long_mscale", attention.rotary.attention_factor)
     return Architecture(
         model_type="phi3",
         vocabulary_size=vocabulary_size,
         hidden_size=hidden_size,
         layers=config.whole("num_hidden_layers", largest=LARGEST_DEPTH),
         norm=RmsNorm(config.number("rms_norm_eps", default=1e-5)),
-        attention=_read_attention(config, hidden_size, context),
+        attention=attention,
         feed_forward=GatedSilu(config.whole("intermediate_size")),
         context=context,
         tied_embeddings=config.flag("tie_word_embeddings"),
-        bos_token_id=bos[0] if bos else None,
-        eos_token_ids=tuple(dict.fromkeys(eos)),
-        pad_token_id=pad[0] if pad else None,
+        bos_token_id=tokens.bos,
+        eos_token_ids=tokens.eos,
+        pad_token_id=tokens.pad,
     )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids that a config names: of the beginning, of all that end an answer, and of padding."""
+
+    bos: int | None
+    eos: tuple[int, ...]
+    pad: int | None
+
+
+def read_tokens(config: ConfigKeys, generation: ConfigKeys, vocabulary_size: int) -> Tokens:
+    """The ids that the two files name, all inside the vocabulary."""
+    eos = generation.token_ids("eos_token_id", vocabulary_size)
+    eos += config.token_ids("eos_token_id", vocabulary_size)
+    bos = config.token_ids("bos_token_id", vocabulary_size)
+    pad = config.token_ids("pad_token_id", vocabulary_size, none=-1)
+    return Tokens(bos[0] if bos else None, tuple(dict.fromkeys(eos)), pad[0] if pad else None)
 
 
 def sources(architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
@@ -75,14 +98,22 @@ def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, ra
 
 def projections(architecture: Architecture) -> dict[str, tuple[Role, range]]:
     """The projections that are one matrix here, by the modules that they are in a Llama: which rows of it."""
-    attention, width = architecture.attention, architecture.feed_forward.width
-    queries, keys = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
+    width = architecture.feed_forward.width
     return {
-        "self_attn.q_proj": (Role.QUERY_KEY_VALUE, range(queries)),
-        "self_attn.k_proj": (Role.QUERY_KEY_VALUE, range(queries, queries + keys)),
-        "self_attn.v_proj": (Role.QUERY_KEY_VALUE, range(queries + keys, queries + 2 * keys)),
+        **{name: (Role.QUERY_KEY_VALUE, rows) for name, rows in attention_projections(architecture).items()},
         "mlp.gate_proj": (Role.GATE_UP, range(width)),
         "mlp.up_proj": (Role.GATE_UP, range(width, 2 * width)),
+    }
+
+
+def attention_projections(architecture: Architecture) -> dict[str, range]:
+    """Query, key and value where they are apart: which rows of the one matrix each is."""
+    attention = architecture.attention
+    queries, keys = attention.heads * attention.head_size, attention.kv_heads * attention.head_size
+    return {
+        "self_attn.q_proj": range(queries),
+        "self_attn.k_proj": range(queries, queries + keys),
+        "self_attn.v_proj": range(queries + keys, queries + 2 * keys),
     }
 
 
@@ -92,7 +123,8 @@ def is_known(name: str, architecture: Architecture) -> bool:
     return tied_head or name.endswith(".rotary_emb.inv_freq")
 
 
-def _read_attention(config: ConfigKeys, hidden_size: int, context: int) -> Attention:
+def read_attention(config: ConfigKeys, hidden_size: int, context: int, *, biases: bool = False) -> Attention:
+    """The attention that a config describes with Phi-3's keys, dense and with the usual scale."""
     heads = config.whole("num_attention_heads")
     kv_heads = config.whole("num_key_value_heads", default=heads)
     if hidden_size % heads:
@@ -109,4 +141,5 @@ def _read_attention(config: ConfigKeys, hidden_size: int, context: int) -> Atten
         head_size=head_size,
         window=None if window is None else config.whole("sliding_window", largest=LARGEST_CONTEXT),
         rotary=read_rotary(config, head_size=head_size, context=context),
+        biases=biases,
     )

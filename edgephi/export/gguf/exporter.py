@@ -37,6 +37,7 @@ from edgephi.export.gguf.layout import (
 from edgephi.export.gguf.modelfile import MODELFILE, modelfile
 from edgephi.export.gguf.tokenizer import breaks_after, ends, read_gguf_tokenizer
 from edgephi.export.gguf.weights import ArtifactWeights
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import Region, align
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
@@ -46,6 +47,11 @@ from edgephi.steps import Step, silent
 def footprint(target: Target) -> Footprint:
     """float32 activations and a float16 cache, whatever the target's kernels."""
     return FACTS.provider(target.provider).footprint
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise NotSupportedError for a model that the engine does not compute rightly."""
+    check_plain_decoder(architecture, FACTS.name)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001 - true of all of them

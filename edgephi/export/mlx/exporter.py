@@ -24,6 +24,7 @@ from edgephi.export.exporter import ContextLimit
 from edgephi.export.mlx.configuration import mlx_config, rotary_lengths, tokenizer_config
 from edgephi.export.mlx.layout import float_type, lay_out, pack
 from edgephi.export.mlx.weights import ArtifactWeights
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 from edgephi.steps import Step, silent
@@ -36,6 +37,11 @@ def footprint(target: Target) -> Footprint:
     size = float_type(target.kernels).itemsize
     facts = FACTS.provider(target.provider).footprint
     return replace(facts, cache_bytes_per_number=size, activation_bytes=size)
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise NotSupportedError for a model that the engine does not compute rightly."""
+    check_plain_decoder(architecture, FACTS.name)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:

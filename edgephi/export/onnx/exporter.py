@@ -22,6 +22,7 @@ from edgephi.export.onnx.configuration import genai_config
 from edgephi.export.onnx.graph import build_graph
 from edgephi.export.onnx.layout import data_bytes, float_type, lay_out, packer
 from edgephi.export.onnx.weights import ArtifactWeights
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
@@ -34,6 +35,11 @@ def footprint(target: Target) -> Footprint:
     size = np.dtype(float_type(target.kernels)).itemsize
     facts = FACTS.provider(target.provider).footprint
     return replace(facts, cache_bytes_per_number=size, activation_bytes=size)
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise NotSupportedError for a model that the engine does not compute rightly."""
+    check_plain_decoder(architecture, FACTS.name)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:

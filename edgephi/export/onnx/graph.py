@@ -3,7 +3,7 @@
 import onnx
 from onnx import TensorProto, helper
 
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, RmsNorm
 from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
 from edgephi.export.onnx.attention import attended, sequence_values
 from edgephi.export.onnx.feed_forward import gated_silu
@@ -24,6 +24,8 @@ def build_graph(
     """
     graph = GraphBuilder(layout, accuracy_level)
     norm = architecture.norm
+    if not isinstance(norm, RmsNorm):
+        raise AssertionError(f"expected a model that was checked, found {norm}")
     inputs, outputs = _ends(architecture, graph.float_type)
     sequence = sequence_values(graph, architecture, context)
     hidden = graph.embedding(EMBEDDING, "input_ids")  # [batch, length, hidden]

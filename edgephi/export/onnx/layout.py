@@ -143,7 +143,8 @@ def rotary_tables(architecture: Architecture, kernels: Kernels, context: int) ->
     frequencies = np.array([rotary.inverse_frequencies(long=long) for long in versions])  # [versions, size/2]
     angles = np.arange(context)[:, None] * frequencies[:, None, :]  # [versions, context, size/2], radians
     tables = {"cos_cache": np.cos(angles), "sin_cache": np.sin(angles)}
+    magnitudes = np.array([rotary.magnitude_of(long=long) for long in versions])[:, None, None]
     return {
-        name: (table * rotary.magnitude).astype(float_type(kernels))[0 if len(versions) == 1 else slice(None)]
+        name: (table * magnitudes).astype(float_type(kernels))[0 if len(versions) == 1 else slice(None)]
         for name, table in tables.items()
     }

@@ -25,6 +25,7 @@ from edgephi.export.openvino.intermediate_representation import Graph
 from edgephi.export.openvino.layout import lay_out, pack
 from edgephi.export.openvino.tokenizer import tokenizer_files
 from edgephi.export.openvino.weights import ArtifactWeights
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align
 from edgephi.quantize.tensor_plan import TensorPlans
@@ -53,6 +54,11 @@ def _graph(
 def footprint(target: Target) -> Footprint:
     """float32 activations and a float16 cache, whatever the target's kernels."""
     return FACTS.provider(target.provider).footprint
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise NotSupportedError for a model that the engine does not compute rightly."""
+    check_plain_decoder(architecture, FACTS.name)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001

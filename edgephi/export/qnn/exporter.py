@@ -37,6 +37,7 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.qnn import CHUNK, FACTS, GRAPHS_FOLDER
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
+from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.qnn.activations import encodings, precision_of
 from edgephi.export.qnn.compiler import Compiled, check_compiler, compile_graphs
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
@@ -73,6 +74,11 @@ def footprint(target: Target) -> Footprint:
     """16-bit activations, and a cache of 16 or 8 bits, as the chip computes."""
     cache = np.dtype(precision_of(read_soc(target.soc).htp_arch).cache)
     return replace(FACTS.provider(target.provider).footprint, cache_bytes_per_number=cache.itemsize)
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Raise NotSupportedError for a model that the engine does not compute rightly."""
+    check_plain_decoder(architecture, FACTS.name)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:

@@ -163,7 +163,10 @@ def _work(
     if job.tensor.scheme is None:
         # The value that overflows a smaller type is infinite there: it must not come through either.
         with np.errstate(over="ignore"):
-            plain = plan.factored(to_float32(rows, dtype)).astype(job.tensor.plain_dtype, copy=False)
+            values = to_float32(rows, dtype)
+            if len(job.tensor.shape) > 1:
+                values = values.reshape(job.stop - job.start, -1)
+            plain = plan.factored(values).astype(job.tensor.plain_dtype, copy=False)
         if not np.isfinite(plain).all():
             kind = np.dtype(job.tensor.plain_dtype).name
             raise not_finite(_largest(job, raw), f"NaN or infinity, or a value past {kind}'s range")

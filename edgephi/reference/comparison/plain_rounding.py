@@ -12,7 +12,8 @@ from edgephi.checkpoint.roles import ModelTensor
 from edgephi.quantize.groups import restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
-from edgephi.reference.forward import Floats, Weights
+from edgephi.reference.forward import Floats
+from edgephi.reference.weights import Weights
 
 
 class RoundedWeights:

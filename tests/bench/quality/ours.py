@@ -24,7 +24,7 @@ from edgephi.export.gguf.weights import gguf_name, read_tensors
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import quantised_tensors
-from edgephi.reference.forward import Weights
+from edgephi.reference.weights import Weights
 from tests.bench import measure
 from tests.bench.quality.harness import EMBEDDING, HEAD, Arrays
 from tests.bench.quality.padded import cut, shape_of, write_padded

@@ -25,8 +25,9 @@ from edgephi.quantize.folding import FoldedWeights, weigh
 from edgephi.quantize.groups import restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlans
-from edgephi.reference.forward import Weights, final_hidden_states, logits
+from edgephi.reference.forward import final_hidden_states, logits
 from edgephi.reference.importance import measure_importance
+from edgephi.reference.weights import Weights
 from edgephi.steps import silent
 from tests.tiny_checkpoint import TinyShape, tiny_weights, write_tiny_checkpoint, write_weights
 

@@ -10,7 +10,7 @@ from edgephi.build.calibrating.calibrate import calibrate
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.recipe import Quant
-from edgephi.reference import forward
+from edgephi.reference.layers import projection
 from edgephi.steps import silent
 from tests.tiny_checkpoint import TinyShape, write_tiny_checkpoint
 
@@ -35,7 +35,7 @@ def peak_bytes(folder: Path, **changes: int) -> int:
 
 def test_it_is_flat_in_the_size_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantised_prefix, "_BLOCK_WEIGHTS", 1 << 16)
-    monkeypatch.setattr(forward, "WEIGHT_BLOCK_BYTES", 256 << 10)
+    monkeypatch.setattr(projection, "WEIGHT_BLOCK_BYTES", 256 << 10)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)  # two workers' blocks
     peak_bytes(tmp_path / "imports", layers=1)  # these and caches are not the model's
     small = peak_bytes(tmp_path / "small", layers=1)

@@ -276,7 +276,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("model_type", "name"),
-        [("phimoe", "Phi-3.5-MoE"), ("phi3small", "Phi-3-small"), ("phi3_v", "Phi-3-vision")],
+        [("phi4mm", "Phi-4-multimodal"), ("phi3_v", "Phi-3-vision"), ("phimoe", "attention_bias")],
     )
     def test_an_unsupported_model_costs_no_weights(self, tmp_path: Path, model_type: str, name: str) -> None:
         folder = write_tiny_checkpoint(tmp_path / "published")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Attention
+from edgephi.checkpoint.architecture import Attention, BlockSparsity
 from edgephi.checkpoint.rotary import RotaryEmbedding
 from edgephi.reference.workers import share
 
@@ -41,25 +41,31 @@ def positions_of(rotary: RotaryEmbedding, passages: Sequence[slice]) -> Position
     A passage has LongRoPE's long factors when it is a long one, whatever the others are. Angles are float64,
     for they reach 10^5 radians.
     """
-    angles = []
+    cosines, sines = [], []
     for passage in passages:
         tokens = passage.stop - passage.start
-        frequencies = np.array(rotary.inverse_frequencies(long=rotary.uses_long_factors(tokens)))
-        angles.append(np.arange(tokens)[:, None, None] * frequencies)  # [tokens, 1, rotary size / 2]
-    every = np.concatenate(angles)
-    return Positions(
-        tuple(passages),
-        cosines=(np.cos(every) * rotary.magnitude).astype(np.float32),
-        sines=(np.sin(every) * rotary.magnitude).astype(np.float32),
-    )
+        long = rotary.uses_long_factors(tokens)
+        angles = np.arange(tokens)[:, None, None] * np.array(rotary.inverse_frequencies(long=long))
+        magnitude = rotary.magnitude_of(long=long)
+        cosines.append((np.cos(angles) * magnitude).astype(np.float32))  # [tokens, 1, rotary size / 2]
+        sines.append((np.sin(angles) * magnitude).astype(np.float32))
+    return Positions(tuple(passages), np.concatenate(cosines), np.concatenate(sines))
 
 
-def attend(shape: Attention, positions: Positions, qkv: Floats, workers: Executor, show: Show) -> Floats:
+def attend(
+    shape: Attention,
+    positions: Positions,
+    qkv: Floats,
+    workers: Executor,
+    show: Show,
+    *,
+    sparsity: BlockSparsity | None = None,
+) -> Floats:
     """Causal grouped-query attention: fused [tokens, qkv rows] -> [tokens, heads * head size].
 
-    No token sees one of another passage. A worker takes one key head of a passage with the query heads that
-    share it, and goes through the queries in blocks whose scores fit in SCORE_BLOCK_BYTES. Rotates the
-    queries and keys inside `qkv`.
+    No token sees one of another passage. `sparsity` is that of the layer. A worker takes one key head of a
+    passage with the query heads that share it, and goes through the queries in blocks whose scores fit in
+    SCORE_BLOCK_BYTES. Rotates the queries and keys inside `qkv`.
     """
     tokens = len(qkv)
     size, kv_heads, window = shape.head_size, shape.kv_heads, shape.window
@@ -76,32 +82,30 @@ def attend(shape: Attention, positions: Positions, qkv: Floats, workers: Executo
         at, head = item
         for heads in (queries[at, head], keys[at, head, None]):
             _rotate(heads, positions.cosines[at], positions.sines[at])
-        queries[at, head] *= np.float32(size**-0.5)
+        queries[at, head] *= np.float32(shape.score_scale)
         show("rotated_query", queries[at, head])
         show("rotated_key", keys[at, head])
-        _mix(queries[at, head], keys[at, head], values[at, head], mixed[at, head], window=window, show=show)
+        mask = _Mask(window, sparsity, range(head * group, (head + 1) * group))
+        _mix(queries[at, head], keys[at, head], values[at, head], mixed[at, head], mask=mask, show=show)
 
     share(workers, attend_head, [(at, head) for at in positions.passages for head in range(kv_heads)])
     show("mixed", mixed)
     return mixed.reshape(tokens, -1)
 
 
-def _mix(
-    queries: Floats, keys: Floats, values: Floats, mixed: Floats, *, window: int | None, show: Show
-) -> None:
+def _mix(queries: Floats, keys: Floats, values: Floats, mixed: Floats, *, mask: "_Mask", show: Show) -> None:
     """Fill `mixed` [tokens, group, size] with what `queries` of that shape find in `keys` [tokens, size]."""
     tokens, group, size = queries.shape
     step = max(1, SCORE_BLOCK_BYTES // (4 * group * tokens))
     for start in range(0, tokens, step):
         stop = min(start + step, tokens)
         # The first query of the block sees the farthest back, the last one the farthest forward.
-        oldest = 0 if window is None else max(0, start + 1 - window)
+        oldest = mask.oldest(start)
         query = queries[start:stop].reshape(-1, size)  # [queries * group, size]
         scores = query @ keys[oldest:stop].T  # [queries * group, keys]
         show("scores", scores)
         by_query = scores.reshape(stop - start, group, -1)  # a view: [queries, group, keys]
-        unseen = _unseen(start, stop, oldest, window)  # [queries, keys]
-        np.copyto(by_query, -np.inf, where=unseen[:, None, :])
+        np.copyto(by_query, -np.inf, where=mask.unseen(start, stop, oldest))
         _softmax_in_place(scores)
         show("probabilities", scores)
         answer = scores @ values[oldest:stop]  # [queries * group, size]
@@ -122,15 +126,32 @@ def _rotate(heads: Floats, cos: Floats, sin: Floats) -> None:
     first[...] = turned
 
 
-def _unseen(start: int, stop: int, oldest: int, window: int | None) -> NDArray[np.bool_]:
-    """Which keys oldest:stop the queries start:stop do not see, [queries, keys].
+@dataclass(frozen=True)
+class _Mask:
+    """What the queries of heads that share a key head see: keys up to their own."""
 
-    A query sees itself and the keys before it; with a sliding window, `window` of them in all.
-    """
-    query = np.arange(start, stop)[:, None]
-    key = np.arange(oldest, stop)[None, :]
-    later = key > query
-    return later if window is None else later | (key <= query - window)
+    window: int | None
+    sparsity: BlockSparsity | None
+    heads: range
+
+    def oldest(self, query: int) -> int:
+        """The first key that a query may see."""
+        return 0 if self.window is None else max(0, query + 1 - self.window)
+
+    def unseen(self, start: int, stop: int, oldest: int) -> NDArray[np.bool_]:
+        """Which keys oldest:stop the queries start:stop do not see, [queries, 1 or heads, keys].
+
+        A query sees itself and the keys before it; with a sliding window, `window` of them in all.
+        """
+        query = np.arange(start, stop)[:, None, None]
+        key = np.arange(oldest, stop)[None, None, :]
+        unseen: NDArray[np.bool_] = key > query
+        if self.window is not None:
+            unseen = unseen | (key <= query - self.window)
+        if self.sparsity is not None and stop > self.sparsity.dense_tokens:
+            block, heads = self.sparsity.block_size, np.array(self.heads)[None, :, None]
+            unseen = unseen | ~self.sparsity.sees(query // block, key // block, heads)
+        return unseen
 
 
 def _softmax_in_place(scores: Floats) -> None:

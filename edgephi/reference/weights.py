@@ -1,0 +1,27 @@
+"""The weights that a forward pass asks for, a few rows at a time."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor
+
+Floats = NDArray[np.float32]
+
+
+class Weights(Protocol):
+    """One version of a model's weights: those of the checkpoint, or what a quantiser made of them.
+
+    `rows` returns rows start:stop of one of `Architecture.tensor_shapes` in float32: [stop - start, columns]
+    of a matrix, [stop - start] of a vector; those of a stack of matrices are numbered through. Several
+    threads call it at once.
+    """
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of the model."""
+
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
+        """Rows start:stop of a tensor."""
