@@ -33,6 +33,11 @@ PHI_3_CHAT = ChatFormat(
     ),
     stop_tokens=("<|endoftext|>", "<|assistant|>", "<|end|>"),
 )
+PHI_3_SMALL_CHAT = ChatFormat(
+    name="phi-3-small",
+    template="{{ '<|endoftext|>' }}" + PHI_3_CHAT.template,
+    stop_tokens=("<|endoftext|>", "<|end|>"),
+)
 PHI_4_MINI_CHAT = ChatFormat(
     name="phi-4-mini",
     template=(
@@ -56,11 +61,12 @@ PHI_4_CHAT = ChatFormat(
     stop_tokens=("<|endoftext|>", "<|im_end|>"),
 )
 
-CHAT_FORMATS = (PHI_3_CHAT, PHI_4_MINI_CHAT, PHI_4_CHAT)
+CHAT_FORMATS = (PHI_3_CHAT, PHI_3_SMALL_CHAT, PHI_4_MINI_CHAT, PHI_4_CHAT)
 """All that edgephi itself writes into bundles."""
 
-# Phi-4-mini shares Phi-3's token names but writes no line breaks between them; its vocabulary tells it apart.
-_PHI_4_MINI_VOCABULARY = 200_064
+# These share Phi-3's token names but write something else around them; their vocabularies tell them apart.
+# Phi-3-small's begins where its texts did in training.
+_BY_VOCABULARY = {100_352: PHI_3_SMALL_CHAT, 200_064: PHI_4_MINI_CHAT}
 
 
 def chat_format(vocabulary_size: int, special_tokens: Collection[str]) -> ChatFormat | None:
@@ -68,5 +74,5 @@ def chat_format(vocabulary_size: int, special_tokens: Collection[str]) -> ChatFo
     if {"<|im_start|>", "<|im_sep|>", "<|im_end|>"} <= set(special_tokens):
         return PHI_4_CHAT
     if {"<|user|>", "<|assistant|>", "<|end|>"} <= set(special_tokens):
-        return PHI_4_MINI_CHAT if vocabulary_size == _PHI_4_MINI_VOCABULARY else PHI_3_CHAT
+        return _BY_VOCABULARY.get(vocabulary_size, PHI_3_CHAT)
     return None

@@ -61,13 +61,14 @@ class Checkpoint:
 
         The chat template becomes that of the bundle, and stands in the configuration only: engines read it in
         one place or another. One that is too long for their parsers stays in the manifest alone. A checkpoint
-        without a configuration gets the little that engines ask for. Raises BadCheckpointError.
+        without a configuration gets the little that engines ask for, and so does one with ranks, whose own
+        names a class of its own that reads those. Raises BadCheckpointError.
         """
         for name, file in self.tokenizer.files.items():
             if name not in (CONFIG_FILE, TEMPLATE_FILE):
                 shutil.copyfile(file, folder / name)
         source, template = self.tokenizer.files.get(CONFIG_FILE), self.tokenizer.chat.template
-        if source is not None:
+        if source is not None and not self.tokenizer.is_made_of_ranks:
             content = dict(read_json_object(source, where=str(source)))
             if content.get("chat_template") == template and len(template) <= LONGEST_PARSED:
                 shutil.copyfile(source, folder / CONFIG_FILE)

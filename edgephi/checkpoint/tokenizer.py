@@ -18,6 +18,8 @@ from edgephi.checkpoint.chat_form import (
     read_chat_form,
 )
 from edgephi.checkpoint.git_lfs import POINTER_START, check_no_pointer
+from edgephi.checkpoint.rank_file.converted import TOKENIZER_JSON, token_source, tokenizer_json
+from edgephi.checkpoint.rank_file.phi_3_small import RANK_FILE
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import AS_CHECKPOINT, ChatSettings
 from edgephi.errors import BadCheckpointError, BadDeclarationError
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER_JSON,
     CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     "added_tokens.json",
     TEMPLATE_FILE,
 )
-"""The files a tokenizer may have; the first one is required."""
+"""The files a tokenizer may have; the first one is required, or made of the file of ranks."""
+PUBLISHED_FILES = (*TOKENIZER_FILES, RANK_FILE)
+"""The files of a checkpoint that its tokenizer is read from, where it has them."""
 
 TokenizerKind = Literal["sentencepiece", "byte-level"]
 
@@ -46,7 +50,8 @@ class TokenizerFacts:
 
     `special_tokens` maps every token that was added to the trained vocabulary to its id, whether or not the
     file flags it as special; `control_ids` are those that it does. `stop_token_ids`, ascending, end an
-    answer. `files` are those there are, by the names that engines know them by, each at one of the `places`.
+    answer. `files` are those there are, by the names that engines know them by, each at one of the `places`;
+    a `tokenizer.json` that was made of a checkpoint's ranks is elsewhere.
     """
 
     vocabulary_size: int
@@ -61,14 +66,20 @@ class TokenizerFacts:
     @property
     def folder(self) -> Path:
         """The folder of `tokenizer.json`."""
-        return self.places.tokens
+        return self.files[TOKENIZER_JSON].parent
+
+    @property
+    def is_made_of_ranks(self) -> bool:
+        """Whether `tokenizer.json` is not the checkpoint's own, which has ranks in its place."""
+        return token_source(self.places.tokens) != self.files[TOKENIZER_JSON]
 
     @property
     def read(self) -> tuple[Path, ...]:
-        """All files that say something of it: a configuration too from which only the template is."""
+        """All files of it that are somebody's own: a configuration too from which only the template is."""
         template = self.places.template / CONFIG_FILE
         more = [] if TEMPLATE_FILE in self.files or not template.is_file() else [template]
-        return tuple(dict.fromkeys([*self.files.values(), *more]))
+        files = {**self.files, TOKENIZER_JSON: token_source(self.places.tokens)}
+        return tuple(dict.fromkeys([*files.values(), *more]))
 
 
 def read_tokenizer(
@@ -121,18 +132,18 @@ def read_tokenizer_at(
 
 def fitting_tokenizer(folder: Path, architecture: Architecture) -> "Tokenizer":
     """The tokenizer in `folder`, whose tokens are the model's. Raises BadCheckpointError."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer, source = load_tokenizer(folder), token_source(folder)
     size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if not 0 < size <= architecture.vocabulary_size:
         raise BadCheckpointError(
-            f"{folder / 'tokenizer.json'}: expected ids below vocab_size = {architecture.vocabulary_size}, "
+            f"{source}: expected ids below vocab_size = {architecture.vocabulary_size}, "
             f"found ids up to {size - 1}",
             hint=_HINT,
         )
     for id_ in architecture.eos_token_ids:
         if tokenizer.id_to_token(id_) is None:
             raise BadCheckpointError(
-                f"{folder / 'tokenizer.json'}: expected a token for eos_token_id {id_}, found none",
+                f"{source}: expected a token for eos_token_id {id_}, found none",
                 hint=_HINT,
             )
     return tokenizer
@@ -145,6 +156,7 @@ def _files(places: TokenizerPlaces) -> dict[str, Path]:
         TEMPLATE_FILE: places.template,
     }
     files = {name: folders.get(name, places.tokens) / name for name in TOKENIZER_FILES}
+    files[TOKENIZER_JSON] = tokenizer_json(places.tokens)
     return {name: file for name, file in files.items() if file.is_file()}
 
 
@@ -182,10 +194,13 @@ def _missing(file: Path) -> BadCheckpointError:
 
 
 def load_tokenizer(folder: Path) -> "Tokenizer":
-    """The tokenizer in `folder`, which neither cuts nor fills texts. Raises BadCheckpointError."""
+    """The tokenizer in `folder`, or that of its ranks; it neither cuts nor fills texts.
+
+    Raises BadCheckpointError.
+    """
     from tokenizers import Tokenizer
 
-    file = folder / "tokenizer.json"
+    file = tokenizer_json(folder)
     if not file.is_file():
         raise _missing(file)
     with file.open("rb") as start:

@@ -12,7 +12,7 @@ from edgephi.checkpoint.hub.repository import (
     open_repository,
 )
 from edgephi.checkpoint.located import Located
-from edgephi.checkpoint.tokenizer import TOKENIZER_FILES, fitting_tokenizer
+from edgephi.checkpoint.tokenizer import PUBLISHED_FILES, fitting_tokenizer
 from edgephi.checkpoint.weights.foreign import other_kind
 from edgephi.checkpoint.weights.weight_files import (
     INDEX_FILE,
@@ -57,7 +57,7 @@ def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
         )
         repository.get_those_of(["generation_config.json"])
         architecture = load_architecture(folder, name=repo_id)
-        repository.get_those_of(TOKENIZER_FILES)
+        repository.get_those_of(PUBLISHED_FILES)
         fitting_tokenizer(folder, architecture)  # a chat template may come from a recipe or an adapter
         if SINGLE_FILE in repository.files:
             weights = [SINGLE_FILE]

@@ -20,6 +20,9 @@ _TEMPLATES = {
     "phi-3": (
         "{{ range .Messages }}<|{{ .Role }}|>¶ROLE{{ .Content }}<|end|>¶END{{ end }}<|assistant|>¶START"
     ),
+    "phi-3-small": (
+        "<|endoftext|>{{ range .Messages }}<|{{ .Role }}|>\n{{ .Content }}<|end|>\n{{ end }}<|assistant|>\n"
+    ),
     "phi-4-mini": "{{ range .Messages }}<|{{ .Role }}|>{{ .Content }}<|end|>{{ end }}<|assistant|>",
     "phi-4": (
         "{{ range .Messages }}<|im_start|>{{ .Role }}<|im_sep|>{{ .Content }}<|im_end|>{{ end }}"
