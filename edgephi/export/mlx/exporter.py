@@ -1,9 +1,9 @@
 """The MLX artifact for mlx-lm: `model.safetensors` in MLX's packed layout, `config.json` and the tokenizer.
 
-MLX brings its own graph (`mlx_lm.models.phi3`), so the artifact is weights and a configuration, and MLX is
-not needed to write it.
+The graph is a class of the engine's, mlx-lm's or ours, so the artifact is weights and a configuration, and
+MLX is not needed to write it.
 
-mlx-lm's phi3 computes no attention window and never changes LongRoPE's factors, so the context ends where
+None of these classes computes an attention window or changes LongRoPE's factors, so the context ends where
 either would matter: see `context_limit`.
 """
 
@@ -21,10 +21,10 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE, FACTS, INDEX_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
-from edgephi.export.mlx.configuration import mlx_config, rotary_lengths, tokenizer_config
+from edgephi.export.mlx.configuration import mlx_config, tokenizer_config
+from edgephi.export.mlx.known_models import check_known
 from edgephi.export.mlx.layout import float_type, lay_out, pack
 from edgephi.export.mlx.weights import ArtifactWeights
-from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 from edgephi.steps import Step, silent
@@ -40,8 +40,8 @@ def footprint(target: Target) -> Footprint:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raise NotSupportedError for a model that the engine does not compute rightly."""
-    check_plain_decoder(architecture, FACTS.name)
+    """Raise NotSupportedError for a model that no class, of mlx-lm's or of ours, computes rightly."""
+    check_known(architecture)
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
@@ -77,8 +77,7 @@ def artifact_bytes(
     target: Target,
     context: int,  # noqa: ARG001 - MLX computes its rotary tables itself
 ) -> int:
-    """Size of `model.safetensors`. Raises NotSupportedError when mlx-lm cannot be told the RoPE magnitude."""
-    rotary_lengths(architecture.attention.rotary)
+    """Size of `model.safetensors`."""
     nothing = dict.fromkeys(architecture.tensor_shapes(), ())
     layout = lay_out(nothing, architecture, plans, target.kernels)
     return len(layout.header) + layout.data_size

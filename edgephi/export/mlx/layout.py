@@ -6,10 +6,12 @@ A quantised matrix NAME is three tensors (`mlx.core.quantize`, mode "affine"):
     NAME.scales  [rows, groups]        NAME.biases  [rows, groups]        weight = code * scale + bias
 
 so our weight `(code - zero point) * scale` has the bias `-zero point * scale`. The middle code is a power of
-two, so in a symmetric group that is exact in float16 too. An offset is a bias as it is.
+two, so in a symmetric group that is exact in float16 too. An offset is a bias as it is. A stack of matrices
+has one dimension more.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +23,14 @@ from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Kernels
 from edgephi.export import safetensors_file
+from edgephi.export.mlx.parts import parts_of
 from edgephi.export.stream.packed_tensor import PackedTensor, place
 from edgephi.export.tensor_names import tensor_name
+from edgephi.export.tensor_parts import TensorParts
 from edgephi.quantize.groups import Groups, NotFiniteError
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
-from edgephi.quantize.tensor_plan import TensorPlans
+from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
 
 _HEADER_ALIGNMENT = 4096  # bytes: the weights begin on a page
 
@@ -59,22 +63,34 @@ def lay_out(
     """
     shapes = architecture.tensor_shapes()
     floats = float_type(kernels)
-    parts = {each: _parts(tensor_name(each), shapes[each], plans[each].scheme, floats) for each in sources}
     entries: dict[str, Mapping[str, Any]] = {}
+    sizes: dict[ModelTensor, list[int]] = {}
+    parts = {each: parts_of(each, shapes[each], architecture) for each in sources}
     offset = 0  # from the end of the header, as the format counts
-    for tensor in parts.values():
-        for name, (dtype, shape, size) in tensor.items():
-            entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-            offset += size
+    for each, own in parts.items():
+        sizes[each] = []
+        for region in _regions(own, plans[each].scheme, floats):
+            begin = offset
+            for name, (dtype, shape, size) in region.items():
+                entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+                offset += size
+            sizes[each].append(offset - begin)
     header = safetensors_file.header(entries, made_for="mlx", alignment=_HEADER_ALIGNMENT)
     tensors = []
     position = len(header)
-    for each, own in sources.items():
-        regions = place(position, [size for _, _, size in parts[each].values()], alignment=1)
-        name = tensor_name(each)
-        tensors.append(PackedTensor(name, shapes[each], plans[each], regions, floats.type, own))
+    for each, own in parts.items():
+        regions = place(position, sizes[each], alignment=1)
+        _check_rows(each, own, plans[each])
+        rows = own.in_file_order(sources[each])
+        tensors.append(PackedTensor(tensor_name(each), shapes[each], plans[each], regions, floats.type, rows))
         position = regions[-1].offset + regions[-1].size
     return MlxLayout(tuple(tensors), entries, header, offset)
+
+
+def _check_rows(tensor: ModelTensor, parts: TensorParts, plan: TensorPlan) -> None:
+    """Raise ValueError where the plan says something of single rows that lie in another order in the file."""
+    if not parts.keep_order and not (plan.row_factors is None and plan.found is None):
+        raise ValueError(f"{tensor}: expected a plan for all rows alike, found one for each")
 
 
 def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDArray[np.generic], ...]:
@@ -93,19 +109,23 @@ def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDA
     return codes, scales, biases
 
 
-def _parts(
-    name: str, shape: tuple[int, ...], scheme: Scheme | None, floats: np.dtype[Any]
-) -> dict[str, tuple[str, list[int], int]]:
-    """The tensors that stand for one of the model's: name -> dtype, shape and bytes, in file order."""
+def _regions(
+    parts: TensorParts, scheme: Scheme | None, floats: np.dtype[Any]
+) -> Iterable[dict[str, tuple[str, list[int], int]]]:
+    """What a tensor of the model is made of in the file: of each region, name -> dtype, shape and bytes."""
     dtype = "F16" if floats == np.float16 else "F32"
     if scheme is None:
-        return {name: (dtype, list(shape), shape[0] * floats.itemsize)}
-    rows, columns = shape
-    prefix = name.removesuffix(".weight")
-    words, groups = columns * scheme.bits // 32, columns // scheme.group_size
-    small = (dtype, [rows, groups], rows * groups * floats.itemsize)
-    return {
-        name: ("U32", [rows, words], rows * words * 4),
-        f"{prefix}.scales": small,
-        f"{prefix}.biases": small,
-    }
+        yield {
+            name: (dtype, list(shape), math.prod(shape) * floats.itemsize)
+            for name, shape in parts.shapes.items()
+        }
+        return
+    words: dict[str, tuple[str, list[int], int]] = {}
+    scales, biases = dict(words), dict(words)
+    for name, (*rows, columns) in parts.shapes.items():
+        prefix = name.removesuffix(".weight")
+        codes, groups = [*rows, columns * scheme.bits // 32], [*rows, columns // scheme.group_size]
+        small = (dtype, groups, math.prod(groups) * floats.itemsize)
+        words[name] = ("U32", codes, math.prod(codes) * 4)
+        scales[f"{prefix}.scales"] = biases[f"{prefix}.biases"] = small
+    yield from (words, scales, biases)

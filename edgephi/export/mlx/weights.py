@@ -11,7 +11,8 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.safetensors import read_bytes, read_header
 from edgephi.engines.mlx_lm import CONFIG_FILE, DATA_FILE
-from edgephi.export.tensor_names import tensor_name
+from edgephi.export.mlx.parts import parts_of
+from edgephi.export.stream.packed_tensor import row_count
 from edgephi.quantize.groups import dequantize
 from edgephi.quantize.nibbles import unpack_nibbles
 
@@ -25,12 +26,21 @@ class ArtifactWeights:
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
         self.architecture = architecture
+        self._shapes = architecture.tensor_shapes()
         self._entries = {entry.name: entry for entry in read_header(folder / DATA_FILE).entries}
         self._quantization = json.loads((folder / CONFIG_FILE).read_bytes())["quantization"]
 
     def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        name = tensor_name(tensor)
+        found = []
+        for source in parts_of(tensor, self._shapes[tensor], self.architecture).rows:
+            rows, _ = source.within(start, stop)
+            if rows:
+                found.append(self._stored_rows(source.tensor, rows.start, rows.stop))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of a tensor of the file, of a stack's matrices numbered through."""
         prefix = name.removesuffix(".weight")
         stored = self._read(name, start, stop)
         if f"{prefix}.scales" not in self._entries:
@@ -47,9 +57,10 @@ class ArtifactWeights:
 
     def _read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         entry = self._entries[name]
-        row_bytes = entry.size // entry.shape[0]
+        row_bytes = entry.size // row_count(entry.shape)
         dtype = {"U32": "<u4", "F16": "<f2", "F32": "<f4"}[entry.dtype]
         with entry.file.open("rb", buffering=0) as file:
             offset, size = entry.start + start * row_bytes, (stop - start) * row_bytes
             raw = read_bytes(file.fileno(), offset, size, file=entry.file)
-        return raw.view(dtype).reshape(stop - start, *entry.shape[1:])
+        columns = entry.shape[-1:] if len(entry.shape) > 1 else ()
+        return raw.view(dtype).reshape(stop - start, *columns)

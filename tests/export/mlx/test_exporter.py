@@ -138,7 +138,7 @@ def dequantised(folder: Path) -> dict[str, Floats]:
     stored = mx.load(str(folder / "model.safetensors"))
     quantization = json.loads((folder / "config.json").read_text())["quantization"]
     weights = {}
-    for name in [name for name in stored if name.endswith("weight")]:
+    for name in [name for name in stored if name.endswith((".weight", ".bias"))]:
         prefix = name.removesuffix(".weight")
         array = stored[name]
         if f"{prefix}.scales" in stored:

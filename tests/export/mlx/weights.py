@@ -22,7 +22,7 @@ def weights_of(folder: Path) -> dict[str, Floats]:
     weights = {}
     for name, array in stored.items():
         prefix, _, part = name.rpartition(".")
-        if part != "weight":
+        if part not in ("weight", "bias"):
             continue
         whole = array
         if f"{prefix}.scales" in stored:

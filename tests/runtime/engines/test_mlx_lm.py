@@ -192,6 +192,12 @@ class TestAnswers:
         logits = all_logits(engine, prompt + tokens[:-1])[len(prompt) - 1 :]
         assert tokens == logits.argmax(axis=-1).tolist()
 
+    def test_of_equal_logits_the_first_one_counts(self) -> None:
+        logits = np.random.default_rng(0).integers(0, 50, (100, 1000)).astype(np.float32)
+        with mx.stream(mx.cpu):
+            found = np.array(mx.argmax(mx.array(logits), axis=-1))
+        np.testing.assert_array_equal(found, logits.argmax(axis=1))
+
     def test_a_prompt_of_many_pieces(self, engine: MlxEngine) -> None:
         token_ids = (engine.encode("the light in the hall ") * 100)[:300]
         assert greedy(engine, token_ids, 1) == [int(all_logits(engine, token_ids, step=300)[-1].argmax())]

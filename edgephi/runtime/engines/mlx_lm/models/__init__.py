@@ -8,7 +8,7 @@ logits: a prompt's other tokens need none. They import MLX and mlx-lm, so they a
 import importlib
 from typing import Any
 
-MODEL_TYPES = ("phi3",)
+MODEL_TYPES = ("phi3", "phimoe", "phi3small")
 
 
 def classes_of(model_type: str) -> tuple[Any, Any]:
