@@ -150,8 +150,8 @@ def build(
 
     from edgephi.build.build import build as build_bundle
     from edgephi.build.build import find_checkpoint
+    from edgephi.build.choosing.this_machine import check_proof
     from edgephi.build.request import BuildRequest
-    from edgephi.build.this_machine import check_proof
     from edgephi.bundle.unfinished import check_destination
     from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
     from edgephi.cli.show.built import built_summary
@@ -238,8 +238,8 @@ def _chosen_target(
 
     if name != "auto":
         return read_target(name)
-    from edgephi.build.rank import prospects, reason
-    from edgephi.build.this_machine import survey
+    from edgephi.build.choosing.rank import prospects, reason
+    from edgephi.build.choosing.this_machine import survey
 
     ranked = prospects(survey(), model, recipe, revision=revision, context=context)
     say(reason(ranked), err=True)

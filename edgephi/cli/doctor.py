@@ -11,7 +11,7 @@ from edgephi.cli.options import json_option
 from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
-    from edgephi.build.this_machine import ThisMachine
+    from edgephi.build.choosing.this_machine import ThisMachine
     from edgephi.errors import NotSupportedError
     from edgephi.installed.extras import OutOfRange
 
@@ -27,7 +27,7 @@ def doctor(*, as_json: bool) -> None:
     made for, and each target: possible here, or why not and what would help. Takes a few seconds, of which
     one reads memory as fast as it can.
     """
-    from edgephi.build.this_machine import survey
+    from edgephi.build.choosing.this_machine import survey
 
     machine = survey()
     if as_json:

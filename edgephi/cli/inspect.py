@@ -15,7 +15,7 @@ from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import bundle_argument
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.certificate import certificate_table
-from edgephi.cli.show.chat_form import chat_form_line
+from edgephi.cli.show.model.chat_form import chat_form_line
 from edgephi.cli.show.quantisation import WORST, tensors_table, unknown_errors
 from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes

@@ -24,9 +24,9 @@ from edgephi.cli.show.say import say, say_document
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
+    from edgephi.build.choosing.rank import Prospect
+    from edgephi.build.choosing.this_machine import ThisMachine
     from edgephi.build.plan import Plan
-    from edgephi.build.rank import Prospect
-    from edgephi.build.this_machine import ThisMachine
     from edgephi.checkpoint.tokenizer import TokenizerFacts
     from edgephi.declared.quality import Quality
     from edgephi.declared.recipe import GroupSize, Method, Recipe
@@ -79,7 +79,7 @@ def plan(
 
     from edgephi.build.build import find_architecture, find_tokenizer, plan_model
     from edgephi.checkpoint.adapter.locate_adapter import asked_for, locate_adapters
-    from edgephi.cli.show.chat_form import tokenizer_document
+    from edgephi.cli.show.model.chat_form import tokenizer_document
     from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
@@ -90,8 +90,8 @@ def plan(
     adapters = locate_adapters(adapter_names, progress=True)
     if target_name == "auto":
         find_architecture(model, recipe, revision, adapters)  # whether they fit: they change no size
-        from edgephi.build.rank import prospects
-        from edgephi.build.this_machine import survey
+        from edgephi.build.choosing.rank import prospects
+        from edgephi.build.choosing.this_machine import survey
 
         machine = survey()
         ranked = prospects(machine, model, recipe, revision=revision, context=context)
@@ -102,7 +102,7 @@ def plan(
         return
     target = for_soc(read_target(target_name), soc)
     if here:
-        from edgephi.build import this_machine
+        from edgephi.build.choosing import this_machine
 
         target = this_machine.here(target)
     recipe = asked(quality, k_quants=_has_k_quants(target))
@@ -161,7 +161,7 @@ def _qualities(
 
 
 def _ranking(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> dict[str, Any]:
-    from edgephi.build.rank import reason
+    from edgephi.build.choosing.rank import reason
 
     best = ranked[0]
     assert best.plan is not None  # noqa: S101 - what was chosen has a plan
@@ -198,7 +198,7 @@ def _prospect(prospect: "Prospect") -> dict[str, Any]:
 
 def _choice(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> str:
     """The table of what can be chosen, the reason for the choice, and what cannot be chosen."""
-    from edgephi.build.rank import reason
+    from edgephi.build.choosing.rank import reason
     from edgephi.cli.show.machine import machine_line
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
@@ -347,7 +347,7 @@ def _chip(name: str) -> str:
 
 
 def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
-    from edgephi.cli.show.chat_form import tokenizer_rows
+    from edgephi.cli.show.model.chat_form import tokenizer_rows
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
     from edgephi.engines.facts.groups import groups_in_words

@@ -16,8 +16,8 @@ from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command
 
 if TYPE_CHECKING:
-    from edgephi.build.this_machine import ThisMachine
-    from edgephi.build.tune import Tuning, Variant
+    from edgephi.build.choosing.this_machine import ThisMachine
+    from edgephi.build.choosing.tune import Tuning, Variant
 
 _WIDTH = 80
 _CLOSE = 1.05
@@ -79,9 +79,9 @@ def tune(
     them. The fastest is the one that reads the prompt and writes the answer in the least time.
     """
     from edgephi.build.build import find_checkpoint
-    from edgephi.build.this_machine import survey
-    from edgephi.build.tune import cut_depths, variants
-    from edgephi.build.tune import tune as tune_model
+    from edgephi.build.choosing.this_machine import survey
+    from edgephi.build.choosing.tune import cut_depths, variants
+    from edgephi.build.choosing.tune import tune as tune_model
     from edgephi.checkpoint.config import load_architecture
     from edgephi.cli.show.machine import warn_when_busy
     from edgephi.cli.show.progress import step
@@ -172,7 +172,7 @@ def _document(tuning: "Tuning") -> dict[str, Any]:
 
 def _text(model: str, machine: "ThisMachine", tuning: "Tuning") -> str:
     """The table of candidates and the recommendation, in at most 80 columns."""
-    from edgephi.build.tune import AGREEMENT
+    from edgephi.build.choosing.tune import AGREEMENT
     from edgephi.cli.show.machine import machine_line
     from edgephi.cli.show.numbers import rate, seconds
     from edgephi.cli.show.sizes import human_bytes

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from edgephi.build.build import find_checkpoint
-from edgephi.build.this_machine import survey
-from edgephi.build.tune import Tuning, cut_depths, tune, variants
+from edgephi.build.choosing.this_machine import survey
+from edgephi.build.choosing.tune import Tuning, cut_depths, tune, variants
 from edgephi.checkpoint.config import load_architecture
 from edgephi.cli.show.machine import warn_when_busy
 from edgephi.cli.show.progress import step

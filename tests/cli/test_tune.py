@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 
 from edgephi.build.build import find_checkpoint
+from edgephi.build.choosing.tune import (
+    Measure,
+    Times,
+    Tuning,
+    Variant,
+    cut_depths,
+    extrapolate,
+    tune,
+    variants,
+)
 from edgephi.build.plan import architecture_of
-from edgephi.build.tune import Measure, Times, Tuning, Variant, cut_depths, extrapolate, tune, variants
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target

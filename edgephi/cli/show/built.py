@@ -4,7 +4,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from edgephi.cli.show.certificate import certificate_table
-from edgephi.cli.show.chat_form import chat_form_line
+from edgephi.cli.show.model.chat_form import chat_form_line
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.guards.visible import visible
 

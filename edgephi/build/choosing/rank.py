@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgephi.build.build import find_architecture
+from edgephi.build.choosing.this_machine import ThisMachine
 from edgephi.build.plan import Plan, PlanRequest, make_plan, within_memory
-from edgephi.build.this_machine import ThisMachine
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import Recipe
