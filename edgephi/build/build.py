@@ -11,8 +11,9 @@ from edgephi.build.gate import check_answer, check_gate
 from edgephi.build.manifest import manifest_of, time_of_build
 from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.mixed_precision import decided
-from edgephi.build.plan import Plan, architecture_of, make_plan, shape_of
+from edgephi.build.plan import Plan, make_plan
 from edgephi.build.request import BuildRequest
+from edgephi.build.shapes import architecture_of, shape_of
 from edgephi.build.switched_adapters.folded_scales import write_folded_scales
 from edgephi.build.verify import certify, logits_bytes
 from edgephi.build.weighing import Weighed, weighed

@@ -6,8 +6,8 @@ Measured against processes that run full-size models: `python -m tests.bench.pla
 import math
 from dataclasses import dataclass
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.roles import EMBEDDING, EXPERTS, ModelTensor
 from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.quantize.scheme import SUPER_BLOCK, Scheme
@@ -132,6 +132,19 @@ def _stored_bytes(shape: tuple[int, ...], scheme: Scheme) -> int:
         steps = numbers // SUPER_BLOCK * _SCALE_BYTES
         return codes + (groups + steps if scheme.symmetric else groups * 12 // 8 + 2 * steps)
     return codes + groups * _SCALE_BYTES * (2 if scheme.scales == "offset" else 1)
+
+
+def idle_bytes(architecture: Architecture, plans: TensorPlans) -> int:
+    """Codes and scales of the experts that a token does not have."""
+    feed_forward = architecture.feed_forward
+    if not isinstance(feed_forward, MixtureOfExperts):
+        return 0
+    stored = sum(
+        _stored_bytes(*each)
+        for tensor, each in _multiplied(architecture, plans).items()
+        if tensor.role in EXPERTS
+    )
+    return stored * (feed_forward.experts - feed_forward.chosen) // feed_forward.experts
 
 
 def _rounded_up(tokens: int, step: int) -> int:

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgephi.build.device_memory import Memory, memory_at
+from edgephi.build.device_memory import Memory, idle_bytes, memory_at
 from edgephi.build.matrix_names import names_of
 from edgephi.build.tensor_plans import improvable, least_bits_per_weight, most_added, plan_tensors
-from edgephi.checkpoint.architecture import Architecture, Attention, GatedSilu, RmsNorm
-from edgephi.checkpoint.rotary import RotaryEmbedding
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.quality import at_quality
-from edgephi.declared.recipe import MOST_BITS_PER_WEIGHT, Keep, Quant, Recipe, Shape
+from edgephi.declared.recipe import MOST_BITS_PER_WEIGHT, Keep, Quant, Recipe
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError
@@ -41,7 +40,8 @@ class Plan:
     `bits_per_weight` is the artifact's size over the number of weights, so it counts all that is stored.
 
     `largest_context` is the most tokens that fit into the target's memory, None when that is not known.
-    `decode_tokens_per_second` is the bound that the target's memory bandwidth sets, None when not known.
+    `decode_tokens_per_second` is the bound that the target's memory bandwidth sets, None when not known. A
+    token reads all of the artifact but the experts that it does not have.
     """
 
     model: str
@@ -162,7 +162,9 @@ def make_plan(
         bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),
         memory=memory,
         largest_context=largest,
-        decode_tokens_per_second=None if bandwidth is None else bandwidth / artifact_bytes,
+        decode_tokens_per_second=None
+        if bandwidth is None
+        else bandwidth / (artifact_bytes - idle_bytes(architecture, plans)),
     )
 
 
@@ -263,57 +265,6 @@ def suited(quant: Quant, target: Target) -> Quant:
     """`quant` with what the target's format dictates of formats, group size and symmetry, where it does."""
     dictated = {key: value for key, value in dataclasses.asdict(target.quant).items() if value is not None}
     return dataclasses.replace(quant, **dictated)
-
-
-def architecture_of(shape: Shape) -> Architecture:
-    """Stands in for what `config.json` says where only sizes matter: its LongRoPE factors are all 1."""
-    factors = (1.0,) * (shape.rotary_size // 2) if shape.longrope else None
-    return Architecture(
-        model_type="phi3",
-        vocabulary_size=shape.vocabulary_size,
-        hidden_size=shape.hidden_size,
-        layers=shape.layers,
-        norm=RmsNorm(epsilon=1e-5),
-        attention=Attention(
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            head_size=shape.hidden_size // shape.heads,
-            window=shape.sliding_window,
-            rotary=RotaryEmbedding(
-                size=shape.rotary_size,
-                theta=10000.0,
-                original_context=shape.original_context,
-                context=shape.context,
-                short_factor=factors,
-                long_factor=factors,
-            ),
-        ),
-        feed_forward=GatedSilu(width=shape.intermediate_size),
-        context=shape.context,
-        tied_embeddings=shape.tied_embeddings,
-        bos_token_id=None,
-        eos_token_ids=(),
-        pad_token_id=None,
-    )
-
-
-def shape_of(architecture: Architecture) -> Shape:
-    """The shape that a recipe for this architecture declares."""
-    attention = architecture.attention
-    return Shape(
-        vocabulary_size=architecture.vocabulary_size,
-        hidden_size=architecture.hidden_size,
-        intermediate_size=architecture.feed_forward.width,
-        layers=architecture.layers,
-        heads=attention.heads,
-        kv_heads=attention.kv_heads,
-        rotary_size=attention.rotary.size,
-        context=architecture.context,
-        original_context=attention.rotary.original_context,
-        longrope=attention.rotary.long_factor is not None,
-        sliding_window=attention.window,
-        tied_embeddings=architecture.tied_embeddings,
-    )
 
 
 def _largest_context(computable: int, memory_for: Callable[[int], Memory], target: Target) -> int | None:

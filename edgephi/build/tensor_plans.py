@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from edgephi.build.matrix_names import EVERY_LAYER, tensors_named
 from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
+from edgephi.checkpoint.roles import EMBEDDING, EXPERTS, ModelTensor, Role
 from edgephi.declared.recipe import GroupSize, Quant
 from edgephi.engines.facts.engine import NativeGroups
 from edgephi.errors import DoesNotFitError, NotSupportedError
@@ -39,7 +39,8 @@ def plan_tensors(
         if not is_quantised(tensor, shape):
             plans[tensor] = TensorPlan(None, quant.method)
             continue
-        bits = special.get(tensor, quant.bits)
+        own = quant.expert_bits if tensor.role in EXPERTS else None
+        bits = special.get(tensor, own or quant.bits)
         if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
             bits = 8
         size = _dividing(quant.group_size, shape[-1])

@@ -56,6 +56,9 @@ HEAD = ModelTensor(Role.HEAD)
 FINAL_NORM_BIAS = ModelTensor(Role.FINAL_NORM_BIAS)
 HEAD_BIAS = ModelTensor(Role.HEAD_BIAS)
 
+EXPERTS = frozenset({Role.EXPERTS_GATE_UP, Role.EXPERTS_DOWN})
+"""The matrices of experts: a stack of one for each."""
+
 BIASES = {
     Role.ATTENTION_NORM: Role.ATTENTION_NORM_BIAS,
     Role.QUERY_KEY_VALUE: Role.QUERY_KEY_VALUE_BIAS,

@@ -249,6 +249,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
         "provider": plan.target.provider,
         "soc": plan.target.soc or None,
         "parameters": plan.architecture.parameters,
+        "active_parameters": plan.architecture.active_parameters,
         "quant": {
             "method": quant.method,
             "bits": quant.bits,
@@ -257,6 +258,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "formats": quant.formats,
             "embedding_bits": quant.embedding_bits,
             "head_bits": quant.head_bits,
+            "expert_bits": quant.expert_bits,
             "kept": list(plan.kept),
             "keep_auto": quant.keep.auto,
             "bits_per_weight_budget": quant.bits_per_weight,
@@ -348,6 +350,7 @@ def _chip(name: str) -> str:
 
 def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
     from edgephi.cli.show.model.chat_form import tokenizer_rows
+    from edgephi.cli.show.model.experts import expert_bits, experts_rows
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
     from edgephi.engines.facts.groups import groups_in_words
@@ -358,12 +361,13 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
     )
     rows = [
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
+        *experts_rows(plan.architecture),
         *(("adapter", visible(adapter)) for adapter in adapters),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
         *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
         ("weights", f"int{quant.bits}, {groups}, {quant.method}"),
-        ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}"),
+        ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}{expert_bits(quant)}"),
         *_kept(plan),
         ("", f"{_at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
         ("artifact", f"{_at_most(plan)}{human_bytes(plan.artifact_bytes)}"),

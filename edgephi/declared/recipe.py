@@ -35,6 +35,9 @@ Mixture = Literal["medium", "small"]
 nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
 """
 
+ModelType = Literal["phi3", "phi3small", "phimoe"]
+"""What parts a model has: those of a Phi-3, of a Phi-3-small, or of a Phi-3.5-MoE."""
+
 FOLDER = "recipes"
 DEFAULT = "default"
 
@@ -47,6 +50,8 @@ class Shape:
     """The published model's size, so that a plan needs no download. Checked against its config when built.
 
     `rotary_size` is the number of rotated dimensions of a head, `original_context` where LongRoPE switches.
+    `intermediate_size` of a mixture of experts is that of one. `model_type` says what parts there are; the
+    last fields are those of a mixture and of block-sparse attention (`edgephi.checkpoint.architecture`).
     """
 
     vocabulary_size: int
@@ -61,6 +66,13 @@ class Shape:
     longrope: bool = False
     sliding_window: int | None = None
     tied_embeddings: bool = False
+    model_type: ModelType = "phi3"
+    experts: int = 0
+    experts_per_token: int = 0
+    sparse_block: int = 0
+    local_blocks: int = 0
+    vertical_stride: int = 0
+    dense_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ class Keep:
 class Quant:
     """How to quantise: see `edgephi.quantize.tensor_plan.TensorPlan`. Embedding and head have their own bits.
 
-    When the two share one matrix, it gets the larger number of bits of the two.
+    When the two share one matrix, it gets the larger number of bits of the two. So may the experts of a
+    mixture; without `expert_bits` they have those of all other matrices. A router is never quantised.
 
     `symmetric` is about portable formats; native ones are what the engine has (`EngineFacts.native_groups`),
     and llama.cpp's K-quants have their own sizes of groups too (`edgephi.quantize.k_quants`).
@@ -107,6 +120,7 @@ class Quant:
     symmetric: bool = True
     embedding_bits: Literal[4, 8] = 8
     head_bits: Literal[4, 8] = 8
+    expert_bits: Literal[4, 8] | None = None
     formats: Formats = "native"
     mixture: Mixture = "medium"
     keep: Keep = field(default_factory=Keep)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from edgephi.build.matrix_names import names_of, tensors_named
-from edgephi.build.plan import architecture_of
+from edgephi.build.shapes import architecture_of
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
 from edgephi.declared.recipe import read_recipe

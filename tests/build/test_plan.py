@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgephi.build.plan import Plan, architecture_of, make_plan
+from edgephi.build.plan import Plan, make_plan
+from edgephi.build.shapes import architecture_of
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, Role

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgephi.build.matrix_names import names_of
-from edgephi.build.plan import Plan, architecture_of, make_plan
+from edgephi.build.plan import Plan, make_plan
+from edgephi.build.shapes import architecture_of
 from edgephi.build.tensor_plans import improvable, matrix_sizes, plan_tensors, weights_to_keep
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.recipe import Keep, Quant, read_recipe

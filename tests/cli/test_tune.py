@@ -17,7 +17,7 @@ from edgephi.build.choosing.tune import (
     tune,
     variants,
 )
-from edgephi.build.plan import architecture_of
+from edgephi.build.shapes import architecture_of
 from edgephi.bundle.manifest import read_manifest
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import read_target

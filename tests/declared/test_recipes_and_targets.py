@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgephi.build.plan import architecture_of, shape_of
+from edgephi.build.shapes import architecture_of, shape_of
 from edgephi.checkpoint.config import load_architecture
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import ChatSettings, Recipe, RecipeModel, Shape, read_recipe, recipe_for, recipes

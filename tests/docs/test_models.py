@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edgephi.build.plan import architecture_of, make_plan
+from edgephi.build.plan import make_plan
+from edgephi.build.shapes import architecture_of
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.declared.recipe import Recipe, recipes
 from edgephi.declared.target import read_target

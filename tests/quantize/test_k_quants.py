@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from edgephi.build.plan import architecture_of
+from edgephi.build.shapes import architecture_of
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
 from edgephi.declared.recipe import Quant, read_recipe

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from edgephi.build.choosing.rank import Candidate, Prospect, check_choice, rank, reason
-from edgephi.build.plan import architecture_of, make_plan
+from edgephi.build.plan import make_plan
+from edgephi.build.shapes import architecture_of
 from edgephi.declared.recipe import read_recipe
 from edgephi.declared.target import Target, read_target
 from edgephi.errors import DoesNotFitError, NotSupportedError

@@ -1,0 +1,78 @@
+"""What a plan knows of a mixture of experts: which bits, how much of it a token reads, what is refused."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from edgephi.build.device_memory import idle_bytes
+from edgephi.build.tensor_plans import most_added, plan_tensors
+from edgephi.checkpoint.config import read_architecture
+from edgephi.checkpoint.roles import EXPERTS, ModelTensor, Role
+from edgephi.declared.recipe import Keep, Quant
+from edgephi.errors import BadDeclarationError, NotSupportedError
+from tests.tiny_phimoe import TinyExperts, tiny_phimoe_config
+
+ARCHITECTURE = read_architecture(tiny_phimoe_config(TinyExperts(layers=3), 500), where="config.json")
+PORTABLE = Quant(formats="portable")
+
+
+def bits_of(quant: Quant) -> dict[Role, set[int | None]]:
+    found: dict[Role, set[int | None]] = {}
+    for tensor, plan in plan_tensors(ARCHITECTURE, quant).items():
+        found.setdefault(tensor.role, set()).add(None if plan.scheme is None else plan.scheme.bits)
+    return found
+
+
+def test_a_router_and_biases_stay_plain_numbers() -> None:
+    found = bits_of(PORTABLE)
+    assert found[Role.ROUTER] == {None}
+    assert {role for role, bits in found.items() if bits == {None} and "bias" in role.value} == {
+        Role.ATTENTION_NORM_BIAS,
+        Role.QUERY_KEY_VALUE_BIAS,
+        Role.ATTENTION_OUTPUT_BIAS,
+        Role.FEED_FORWARD_NORM_BIAS,
+        Role.FINAL_NORM_BIAS,
+        Role.HEAD_BIAS,
+    }
+    assert found[Role.EXPERTS_GATE_UP] == found[Role.EXPERTS_DOWN] == {4}
+
+
+@pytest.mark.parametrize(("bits", "expert_bits"), [(4, 8), (8, 4)])
+def test_experts_have_bits_of_their_own(bits: Any, expert_bits: Any) -> None:
+    found = bits_of(dataclasses.replace(PORTABLE, bits=bits, expert_bits=expert_bits))
+    assert {*found[Role.EXPERTS_GATE_UP], *found[Role.EXPERTS_DOWN]} == {expert_bits}
+    assert found[Role.QUERY_KEY_VALUE] == {bits}
+
+
+def test_a_name_keeps_the_experts_of_a_layer_at_more_bits() -> None:
+    name = "model.layers.1.block_sparse_moe.experts.down_proj"
+    plans = plan_tensors(ARCHITECTURE, dataclasses.replace(PORTABLE, keep=Keep((name,))))
+    kept = {
+        tensor for tensor, plan in plans.items() if plan.scheme and plan.scheme.bits == 8 and tensor.layer
+    }
+    assert kept == {ModelTensor(Role.EXPERTS_DOWN, 1)}
+
+
+def test_a_router_has_no_bits_to_keep() -> None:
+    keep = Keep(("model.layers.1.block_sparse_moe.gate",))
+    with pytest.raises(BadDeclarationError, match="expected the name of a matrix"):
+        plan_tensors(ARCHITECTURE, dataclasses.replace(PORTABLE, keep=keep))
+
+
+@pytest.mark.parametrize("choice", [{"keep": Keep(auto=0.03)}, {"bits_per_weight": 5.0}])
+def test_what_to_keep_is_not_chosen_among_experts(choice: dict[str, Any]) -> None:
+    quant = dataclasses.replace(PORTABLE, **choice)
+    plans = plan_tensors(ARCHITECTURE, quant)
+    with pytest.raises(NotSupportedError, match="expected a model without experts, found 16"):
+        most_added(ARCHITECTURE, quant, plans, {}, lambda _: 0)
+
+
+def test_a_token_leaves_most_experts_alone() -> None:
+    plans = plan_tensors(ARCHITECTURE, PORTABLE)
+    weights = 3 * 3 * 16 * 192 * 256  # layers, matrices, experts, width, hidden
+    assert idle_bytes(ARCHITECTURE, plans) == weights * 14 // 16 * 18 // 32  # 16 bytes of codes, 2 of a scale
+    idle_weights = ARCHITECTURE.parameters - ARCHITECTURE.active_parameters
+    assert idle_weights == weights * 14 // 16
+    stored = sum(1 for tensor in plans if tensor.role in EXPERTS)
+    assert stored == 2 * ARCHITECTURE.layers
