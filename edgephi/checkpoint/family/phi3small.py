@@ -16,6 +16,7 @@ from edgephi.checkpoint.architecture import (
 )
 from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigKeys
 from edgephi.checkpoint.family import phi3
+from edgephi.checkpoint.rank_file.phi_3_small import unused_token_ids
 from edgephi.checkpoint.roles import BIASES, ModelTensor, Role
 from edgephi.checkpoint.weights.source import Source
 
@@ -36,9 +37,6 @@ _NAMES = {role: f"{module}.weight" for role, module in _MODULES.items()} | {
     bias: f"{_MODULES[role]}.bias" for role, bias in BIASES.items()
 }
 
-# Ids without a text in the published tokenizer, which the model never says; no config lists them.
-_UNUSED = (100256, *range(100258, 100261), 100264, 100265, *range(100267, 100352))
-
 
 def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     """The architecture that the two files describe; see `phi3.read`."""
@@ -50,9 +48,8 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     hidden_size = config.whole("hidden_size")
     context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
     tokens = phi3.read_tokens(config, generation, vocabulary_size)
-    unused = config.token_ids("dummy_token_indices", vocabulary_size) or [
-        each for each in _UNUSED if each < vocabulary_size
-    ]
+    # The published config does not list them; its class asks the tokenizer.
+    unused = config.token_ids("dummy_token_indices", vocabulary_size) or unused_token_ids(vocabulary_size)
     return Architecture(
         model_type="phi3small",
         vocabulary_size=vocabulary_size,
