@@ -1,5 +1,6 @@
 """Folding outliers: the same function as before, and less error where it counts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import CheckpointWeights, open_checkpoint
-from edgephi.checkpoint.roles import FINAL_NORM, HEAD, ModelTensor, Role
+from edgephi.checkpoint.roles import BIASES, FINAL_NORM, HEAD, ModelTensor, Role
 from edgephi.declared.recipe import Quant
 from edgephi.quantize.folding import (
     LARGEST_SCALE,
@@ -29,6 +30,8 @@ from edgephi.reference.importance import measure_importance
 from edgephi.reference.weights import Weights
 from tests.property_profile import examples
 from tests.tiny_checkpoint import TinyShape, write_tiny_checkpoint
+from tests.tiny_phi3small import write_tiny_phi3small
+from tests.tiny_phimoe import write_tiny_phimoe
 
 Floats = NDArray[np.float32]
 
@@ -78,6 +81,22 @@ def test_the_folded_model_computes_the_same(model: Outlying) -> None:
     assert factors.max() > 2  # there is something to show
     before, after = words(model), words(FoldedWeights(model, plans))
     np.testing.assert_allclose(after, before, rtol=0, atol=2e-4 * np.abs(before).max())
+
+
+@pytest.mark.parametrize("write", [write_tiny_phimoe, write_tiny_phi3small])
+def test_layer_norms_are_folded_with_their_biases(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    """And where a router has the same inputs as its experts, it chooses the same ones."""
+    folder = write(tmp_path / "model")
+    model = Outlying(CheckpointWeights(open_checkpoint(folder, id="tiny", revision="")))
+    plans = weighed_plans(model)
+    folded = {tensor for tensor, plan in plans.items() if plan.row_factors is not None}
+    for layer in range(model.architecture.layers):
+        for role in (Role.ATTENTION_NORM, Role.FEED_FORWARD_NORM):
+            assert {ModelTensor(role, layer), ModelTensor(BIASES[role], layer)} <= folded
+    before, after = words(model), words(FoldedWeights(model, plans))
+    used = before.max(axis=0) > np.finfo(np.float32).min
+    largest = np.abs(before[:, used]).max()
+    np.testing.assert_allclose(after[:, used], before[:, used], rtol=0, atol=1e-3 * largest)
 
 
 def test_columns_of_a_matrix_and_rows_before_it_cancel(model: Outlying) -> None:
