@@ -112,7 +112,7 @@ class Second:
 def both(folder: Path, count: int, **options: Any) -> tuple[Doubles, NDArray[np.float32]]:
     tiny = TinySmall(dtype="F32", **options)
     write_tiny_phi3small(folder, tiny)
-    ids = [int(token) for token in np.random.default_rng(count).integers(0, 300, count)]
+    ids = [int(token) for token in np.random.default_rng(count).integers(0, 500, count)]
     weights = CheckpointWeights(open_checkpoint(folder, id="tiny", revision="local"))
     [hidden] = final_hidden_states([weights], [ids])
     return Second(folder, tiny).logits(ids), logits(weights, hidden)
