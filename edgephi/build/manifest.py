@@ -28,6 +28,7 @@ from edgephi.bundle.manifest import (
 from edgephi.bundle.unfinished import file_sha256, list_files
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.locate import DEMO, DEMO_ID
 from edgephi.checkpoint.tokenizer import TokenizerFacts
@@ -103,6 +104,7 @@ def manifest_of(
             revision=checkpoint.revision,
             variant=visible(_short_name(request)),
             parameters=checkpoint.architecture.parameters,
+            active_parameters=_active_parameters(checkpoint.architecture),
             context=checkpoint.architecture.context,
             adapters=tuple(
                 AdapterFacts(visible(each.located.id), each.located.revision, each.scale)
@@ -119,6 +121,7 @@ def manifest_of(
             engines=dict(target.engines),
             memory_per_token_bytes=plan.memory.per_token,
             cached_tokens=plan.memory.cached_tokens if plan.memory.cached_tokens < plan.context else None,
+            idle_bytes=plan.idle_bytes,
         ),
         files=files,
         certificate=Certificate(level="off"),
@@ -207,3 +210,9 @@ def time_of_build() -> str:
             hint=f"unset it, or `{shell_command('date', '+%s')}`",
         ) from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _active_parameters(architecture: Architecture) -> int | None:
+    """The weights that one token is computed with, None where these are all."""
+    active = architecture.active_parameters
+    return None if active == architecture.parameters else active

@@ -41,7 +41,7 @@ class Plan:
 
     `largest_context` is the most tokens that fit into the target's memory, None when that is not known.
     `decode_tokens_per_second` is the bound that the target's memory bandwidth sets, None when not known. A
-    token reads all of the artifact but the experts that it does not have.
+    token reads all of the artifact but `idle_bytes` of it: the experts that it does not have.
     """
 
     model: str
@@ -56,6 +56,7 @@ class Plan:
     memory: Memory
     largest_context: int | None
     decode_tokens_per_second: float | None
+    idle_bytes: int = 0
 
     @property
     def undecided(self) -> bool:
@@ -136,7 +137,7 @@ def make_plan(
         heaviest = {**plans, **better}
         return memory_at(tokens, architecture, heaviest, footprint, prefill, artifact_bytes=size)
 
-    memory = memory_for(served)
+    memory, idle = memory_for(served), idle_bytes(architecture, plans)
     artifact_bytes = size_of(plans) + added
     largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
@@ -162,9 +163,8 @@ def make_plan(
         bits_per_weight=round(8 * artifact_bytes / architecture.parameters, 3),
         memory=memory,
         largest_context=largest,
-        decode_tokens_per_second=None
-        if bandwidth is None
-        else bandwidth / (artifact_bytes - idle_bytes(architecture, plans)),
+        decode_tokens_per_second=None if bandwidth is None else bandwidth / (artifact_bytes - idle),
+        idle_bytes=idle,
     )
 
 

@@ -59,7 +59,8 @@ class AdapterFacts:
 class ModelFacts:
     """Which checkpoint the bundle was made from. `context` is what the checkpoint was trained for.
 
-    `adapters` were merged into it, in this order.
+    `adapters` were merged into it, in this order. `active_parameters` of a mixture of experts are those that
+    one token is computed with; None: all.
     """
 
     id: str
@@ -68,6 +69,7 @@ class ModelFacts:
     parameters: int
     context: int
     adapters: tuple[AdapterFacts, ...] = ()
+    active_parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Requires:
 
     `memory_per_token_bytes` is the part of the memory that each token of the context takes, up to
     `cached_tokens` of them: an engine may forget what has left the model's attention window. None: all do.
+    `idle_bytes` are those of the artifact that one token does not read: of the experts that it does not have.
     """
 
     memory_bytes: int
@@ -157,6 +160,7 @@ class Requires:
     engines: dict[str, str]
     memory_per_token_bytes: int = 0
     cached_tokens: int | None = None
+    idle_bytes: int = 0
 
 
 @dataclass(frozen=True)

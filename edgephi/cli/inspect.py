@@ -112,11 +112,12 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
     model, target, quant, requires = manifest.model, manifest.target, manifest.quant, manifest.requires
     engines = ", ".join(f"{name} {allowed}" for name, allowed in requires.engines.items())
     certificate, base = manifest.certificate, manifest.base
+    active = "" if model.active_parameters is None else f", {model.active_parameters:,} of them active"
     measured = f", {certificate.tokens:,} tokens of {certificate.text!r}" if certificate.tokens else ""
     facts = {
         "bundle": f"{manifest.name}, release {manifest.sequence} of {manifest.created}",
         "model": f"{model.id} at {model.revision} ({model.variant})",
-        "": f"{model.parameters:,} parameters, trained for {model.context:,} tokens",
+        "": f"{model.parameters:,} parameters{active}, trained for {model.context:,} tokens",
         "merged": "; ".join(adapter.described for adapter in model.adapters),
         "adapters": "; ".join(adapter.described for adapter in manifest.adapters),
         "base": "" if base is None else f"{base.name}, release {base.sequence}, {base.sha256[:12]}",

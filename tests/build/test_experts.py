@@ -1,17 +1,22 @@
 """What a plan knows of a mixture of experts: which bits, how much of it a token reads, what is refused."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgephi.build.build import build, find_checkpoint
 from edgephi.build.device_memory import idle_bytes
+from edgephi.build.request import BuildRequest
 from edgephi.build.tensor_plans import most_added, plan_tensors
-from edgephi.checkpoint.config import read_architecture
+from edgephi.checkpoint.config import load_architecture, read_architecture
 from edgephi.checkpoint.roles import EXPERTS, ModelTensor, Role
-from edgephi.declared.recipe import Keep, Quant
+from edgephi.declared.recipe import Keep, Quant, read_recipe
+from edgephi.declared.target import read_target
 from edgephi.errors import BadDeclarationError, NotSupportedError
-from tests.tiny_phimoe import TinyExperts, tiny_phimoe_config
+from edgephi.steps import silent
+from tests.tiny_phimoe import TinyExperts, tiny_phimoe_config, write_tiny_phimoe
 
 ARCHITECTURE = read_architecture(tiny_phimoe_config(TinyExperts(layers=3), 500), where="config.json")
 PORTABLE = Quant(formats="portable")
@@ -76,3 +81,17 @@ def test_a_token_leaves_most_experts_alone() -> None:
     assert idle_weights == weights * 14 // 16
     stored = sum(1 for tensor in plans if tensor.role in EXPERTS)
     assert stored == 2 * ARCHITECTURE.layers
+
+
+def test_a_bundle_says_what_one_token_is_computed_with(tmp_path: Path) -> None:
+    """And its bench takes the bytes that it reads for the bound by memory bandwidth."""
+    checkpoint = write_tiny_phimoe(tmp_path / "tiny")
+    recipe = dataclasses.replace(read_recipe("default"), quant=PORTABLE)
+    request = BuildRequest(str(checkpoint), read_target("mlx"), recipe, tmp_path / "bundle", verify="off")
+    located = find_checkpoint(str(checkpoint), recipe, None, progress=False)
+    manifest = build(request, located, silent).manifest
+    architecture = load_architecture(checkpoint)
+    assert manifest.model.parameters == architecture.parameters
+    assert manifest.model.active_parameters == architecture.active_parameters
+    weights = tmp_path / "bundle" / "model" / "model.safetensors"
+    assert 0.5 < manifest.requires.idle_bytes / weights.stat().st_size < 0.9

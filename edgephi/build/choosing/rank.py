@@ -169,8 +169,9 @@ def _prospect(
         )
     limit = None
     if memory.bytes_per_second is not None:
-        # Each token reads all weights once, and the cache of those before it.
-        limit = memory.bytes_per_second / (plan.artifact_bytes + plan.memory.kv_cache / 2)
+        # Each token reads all weights of its own once, and the cache of those before it.
+        read = plan.artifact_bytes - plan.idle_bytes
+        limit = memory.bytes_per_second / (read + plan.memory.kv_cache / 2)
     provider = facts_of(target.engine).provider(target.provider)
     share = provider.decode_shares.get(most_like(candidate.features))
     return Prospect(candidate, plan, largest, limit, share, problem)

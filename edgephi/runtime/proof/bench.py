@@ -29,7 +29,7 @@ class Range:
 class SpeedSummary:
     """One prompt length in all runs; see `edgephi.machine.measurement.Speed`.
 
-    `decode_limit` is what memory bandwidth allows when each token reads all weights and the cache once: None
+    `decode_limit` is what memory bandwidth allows when each token reads its weights and the cache once: None
     where that is not known, or all of it fits into the processor's cache. `share_of_limit` is the part of
     it that the median reaches.
     """
@@ -117,7 +117,8 @@ def _summary(
 def _speeds(speeds: Sequence[Speed], manifest: Manifest, bandwidth: float | None) -> SpeedSummary:
     decode = _range([speed.decode_tokens_per_second for speed in speeds])
     cached = speeds[0].prompt_tokens + speeds[0].generated_tokens / 2
-    read_bytes = loaded_bytes(manifest) + manifest.requires.memory_per_token_bytes * cached
+    weights = loaded_bytes(manifest) - manifest.requires.idle_bytes
+    read_bytes = weights + manifest.requires.memory_per_token_bytes * cached
     limit = None
     if bandwidth is not None and read_bytes > last_level_cache_bytes():
         limit = bandwidth / read_bytes
