@@ -54,9 +54,12 @@ def memory_at(
     head_numbers = 2 * attention.head_size  # of keys and values, for a token
     cached_numbers = architecture.layers * attention.kv_heads * head_numbers
     cache_per_token = round(cached_numbers * footprint.cache_bytes_per_number)
+    score_copies = int(footprint.keeps_scores)
+    if attention.sparsity is not None and context > attention.sparsity.dense_tokens:
+        score_copies = max(score_copies, footprint.sparse_score_copies)
     unpacked_heads = attention.heads if footprint.unpacks_for_each_head else attention.kv_heads
     computed_per_token = footprint.activation_bytes * (
-        attention.heads * prefill.tokens * footprint.keeps_scores
+        attention.heads * prefill.tokens * score_copies
         + unpacked_heads * head_numbers * footprint.unpacked_layer_caches
     )
     held = context
@@ -66,7 +69,7 @@ def memory_at(
     computed = computed_per_token * context + prefill.tokens * _token_bytes(architecture, footprint)
     if attention.rotary.uses_long_factors(context) and not prefill.told_factors:
         first = attention.rotary.original_context + 1
-        scores = footprint.activation_bytes * attention.heads * first * footprint.keeps_scores
+        scores = footprint.activation_bytes * attention.heads * first * min(score_copies, 1)
         computed = max(computed, first * (scores + _token_bytes(architecture, footprint)))
     working = max(kv_cache + computed, _packing_bytes(architecture, plans, footprint))
     engine = footprint.engine_bytes + footprint.token_bytes * architecture.vocabulary_size

@@ -43,7 +43,11 @@ def plan_tensors(
         bits = special.get(tensor, own or quant.bits)
         if tensor in kept and (quant.formats == "portable" or native != "K-quants"):
             bits = 8
-        size = _dividing(quant.group_size, shape[-1])
+        columns = shape[-1]
+        if tensor.role in (Role.EXPERTS_GATE_UP, Role.EXPERTS_DOWN):
+            # The same groups for both: some engines compute a layer's experts in one operator.
+            columns = math.gcd(architecture.hidden_size, architecture.feed_forward.width)
+        size = _dividing(quant.group_size, columns)
         if quant.formats == "portable":
             scheme = Scheme(bits, size, quant.symmetric)
         elif native == "K-quants":

@@ -17,6 +17,8 @@ from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.proof.measure import measure
 from edgephi.steps import silent
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_phi3small import write_tiny_phi3small
+from tests.tiny_phimoe import write_tiny_phimoe
 
 SLACK_BYTES = 80e6  # the plan has room for the threads of a larger processor
 
@@ -56,4 +58,24 @@ def test_what_the_kernels_pack_is_in_the_plan(tmp_path: Path) -> None:
     build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
     declared = read_manifest(bundle).requires.memory_bytes
     taken = measure(bundle, BenchRequest((500,), 2, context=512)).peak_memory_bytes
+    assert declared - SLACK_BYTES < taken <= declared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["experts", "block-sparse attention"])
+def test_other_kinds_of_models_take_what_the_plan_says(tmp_path: Path, kind: str) -> None:
+    """The engine packs experts otherwise than a single matrix, and keeps the scores of sparse attention."""
+    pytest.importorskip("onnxruntime_genai")
+    if kind == "experts":
+        tiny = write_tiny_phimoe(tmp_path / "tiny", layers=4, hidden=1024, heads=8, ffn=704)
+    else:
+        tiny = write_tiny_phi3small(tmp_path / "tiny", hidden=1024, heads=32, kv_heads=8, ffn=512)
+    default, context = read_recipe("default"), 4096
+    quant = dataclasses.replace(default.quant, group_size=32, method="rtn")
+    recipe = dataclasses.replace(default, quant=quant)
+    bundle = tmp_path / "bundle"
+    request = BuildRequest(str(tiny), read_target("cpu"), recipe, bundle, verify="off", context=context)
+    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
+    declared = read_manifest(bundle).requires.memory_bytes
+    taken = measure(bundle, BenchRequest((context - 8,), 2, context=context)).peak_memory_bytes
     assert declared - SLACK_BYTES < taken <= declared

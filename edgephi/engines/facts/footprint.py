@@ -19,6 +19,7 @@ class Footprint:
     kept_past_window: how many tokens a cache holds that have left the model's attention window, None for all
     logits_copies: copies of the logits of all tokens that are computed at once
     keeps_scores: whether the scores of attention for all of them are in memory at the same time
+    sparse_score_copies: how often those of block-sparse attention are, where the others are not
     unpacked_layer_caches: copies of one layer's keys and values as activations, to compute with
     unpacks_for_each_head: whether such a copy has keys and values for each head, not for each key head
     """
@@ -35,5 +36,6 @@ class Footprint:
     kept_past_window: int | None = None
     logits_copies: int = 2
     keeps_scores: bool = True
+    sparse_score_copies: int = 0
     unpacked_layer_caches: int = 0
     unpacks_for_each_head: bool = False

@@ -1,6 +1,8 @@
 """Attention in a graph: one fused projection, and an operator with rotary embedding and KV cache inside.
 
-Phi-3's sliding window is a local attention window over a full cache, not a cache that slides.
+`GroupQueryAttention` is that of dense layers; Phi-3's sliding window is a local attention window over a full
+cache, not a cache that slides. `SparseAttention` is that of block-sparse layers; it wants its cache in one
+buffer with room for the whole sequence, as the engine's configuration says.
 """
 
 from dataclasses import dataclass
@@ -8,7 +10,8 @@ from dataclasses import dataclass
 from onnx import TensorProto
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.checkpoint.roles import ModelTensor, Role, bias_of
+from edgephi.export.onnx.block_layout import BLOCK_COLUMNS, BLOCK_ROWS, sparse_layers, sparsity_at
 from edgephi.export.onnx.graph_builder import GraphBuilder
 from edgephi.export.tensor_names import node_name
 
@@ -17,11 +20,13 @@ from edgephi.export.tensor_names import node_name
 class SequenceValues:
     """What the attention of all layers reads about the sequence.
 
+    lengths: of each sequence, int32 [batch]
     last: index of each sequence's last token, int32 [batch]
     total_length: of the longest sequence, int32
     cos, sin: [context, rotary size / 2], of the factors that hold for this length
     """
 
+    lengths: str
     last: str
     total_length: str
     cos: str
@@ -33,6 +38,9 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
     mask_sum = graph.node("ReduceSum", ["attention_mask", graph.integers("axis_1", [1])], keepdims=0)
     last = graph.node("Sub", [mask_sum, graph.integers("one", [1])])
     sequence_ends = graph.node("Cast", [last], to=TensorProto.INT32)
+    lengths = ""
+    if sparse_layers(architecture, context):
+        lengths = graph.node("Cast", [mask_sum], to=TensorProto.INT32)
     mask_shape = graph.node("Shape", ["attention_mask"])
     total = graph.node("Gather", [mask_shape, graph.integers("index_1", 1)], axis=0)
     total_length = graph.node("Cast", [total], to=TensorProto.INT32)  # scalar
@@ -45,7 +53,7 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
         chosen = graph.node("Cast", [graph.node("Greater", [total, limit])], to=TensorProto.INT64)
         cos = graph.node("Gather", [cos, chosen], axis=0)
         sin = graph.node("Gather", [sin, chosen], axis=0)
-    return SequenceValues(sequence_ends, total_length, cos, sin)
+    return SequenceValues(lengths, sequence_ends, total_length, cos, sin)
 
 
 def attended(
@@ -59,21 +67,40 @@ def attended(
 ) -> str:
     """What a layer's attention adds to the residual stream."""
     attention = architecture.attention
+    projection, output = ModelTensor(Role.QUERY_KEY_VALUE, layer), ModelTensor(Role.ATTENTION_OUTPUT, layer)
+    biased = attention.biases
     # [batch, length, (heads + 2 kv_heads) * head_size]
-    qkv = graph.matmul(ModelTensor(Role.QUERY_KEY_VALUE, layer), hidden)
-    past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
-    window = attention.window
+    qkv = graph.matmul(projection, hidden, bias=bias_of(projection) if biased else None)
     mixed = node_name(layer, "attention")  # [batch, length, heads * head_size]
-    graph.add(
-        "GroupQueryAttention",
-        [qkv, "", "", *past, sequence.last, sequence.total_length, sequence.cos, sequence.sin],
-        [mixed, f"present.{layer}.key", f"present.{layer}.value"],
-        num_heads=attention.heads,
-        kv_num_heads=attention.kv_heads,
-        scale=attention.head_size**-0.5,
-        do_rotary=1,
-        rotary_interleaved=0,
-        # A window as wide as the context is no window, and the kernel is quicker without.
-        local_window_size=window if window is not None and window < context else -1,
-    )
-    return graph.matmul(ModelTensor(Role.ATTENTION_OUTPUT, layer), mixed)
+    past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
+    present = [f"present.{layer}.key", f"present.{layer}.value"]
+    common = {
+        "num_heads": attention.heads,
+        "kv_num_heads": attention.kv_heads,
+        "scale": attention.score_scale,
+        "do_rotary": 1,
+        "rotary_interleaved": 0,
+    }
+    sparsity = sparsity_at(attention, layer, context)
+    if sparsity is not None:
+        graph.add(
+            "SparseAttention",
+            [
+                *[qkv, "", "", *past, graph.table(BLOCK_ROWS), graph.table(BLOCK_COLUMNS)],
+                *[sequence.total_length, sequence.lengths, sequence.cos, sequence.sin],
+            ],
+            [mixed, *present],
+            sparse_block_size=sparsity.block_size,
+            **common,
+        )
+    else:
+        window = attention.window
+        graph.add(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, sequence.last, sequence.total_length, sequence.cos, sequence.sin],
+            [mixed, *present],
+            # A window as wide as the context is no window, and the kernel is quicker without.
+            local_window_size=window if window is not None and window < context else -1,
+            **common,
+        )
+    return graph.matmul(output, mixed, bias=bias_of(output) if biased else None)

@@ -1,5 +1,6 @@
 """`genai_config.json`: how onnxruntime-genai runs our graph. The engine's src/config.cpp reads the keys."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
@@ -7,10 +8,28 @@ from edgephi.checkpoint.architecture import Architecture
 _CHUNK_TOKENS = 512
 """Prompt tokens that others than edgephi let the engine compute at once; edgephi gives it fewer on a CPU."""
 
+
+@dataclass(frozen=True)
+class LongType:
+    """A type of models for which the engine changes LongRoPE's factors past so many tokens."""
+
+    name: str
+    switches_at: int
+
+
+_LONG_TYPES = {"phimoe": LongType("phimoe", 4096), "phi3small": LongType("phi3small", 8192)}
+"""By the checkpoint's own type; fixed in the engine's src/generators.cpp."""
+_OTHERS = LongType("phi3", 4096)
+
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # A captured graph needs every node on the GPU and fixed shapes; lengths here are computed on the CPU.
     "cuda": {"enable_cuda_graph": "0"},
 }
+
+
+def long_type(architecture: Architecture) -> LongType:
+    """The engine's type for a model whose context passes LongRoPE's original one."""
+    return _LONG_TYPES.get(architecture.model_type, _OTHERS)
 
 
 def genai_config(
@@ -38,9 +57,9 @@ def genai_config(
         "top_p": 1.0,
     }
     if architecture.attention.rotary.uses_long_factors(context):
-        # A model of this type is prefilled again when its answer passes 4,096 tokens, as LongRoPE needs.
+        # A model of this type is prefilled again when its answer passes so many tokens, as LongRoPE needs.
         # A prompt must stay whole: in chunks it would begin with the short factors and end with the long.
-        kind = "phi3"
+        kind = long_type(architecture).name
     else:
         # The same decoder, without that second prefill.
         kind = "llama"

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.roles import EMBEDDING
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.onnxruntime_genai import CONFIG_FILE, DATA_FILE, FACTS, GRAPH_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
-from edgephi.export.onnx.configuration import genai_config
+from edgephi.export.onnx.configuration import genai_config, long_type
 from edgephi.export.onnx.graph import build_graph
 from edgephi.export.onnx.layout import data_bytes, float_type, lay_out, packer
 from edgephi.export.onnx.weights import ArtifactWeights
-from edgephi.export.plain_decoder import check_plain_decoder
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
 
-_ENGINE_SWITCHES_AT = 4096  # tokens; fixed in the engine for models of type "phi3"
+_CUDA_EXPERT_COLUMNS = 64
+"""CUDA's kernel reads the columns of experts so many at once (onnxruntime's moe_quantization.cc)."""
 
 
 def footprint(target: Target) -> Footprint:
@@ -38,24 +38,35 @@ def footprint(target: Target) -> Footprint:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raise NotSupportedError for a model that the engine does not compute rightly."""
-    check_plain_decoder(architecture, FACTS.name)
+    """It computes all that there are."""
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
     """LongRoPE's original context, when the engine does not know that its factors change there."""
     rotary = architecture.attention.rotary
-    if rotary.long_factor is None or rotary.original_context == _ENGINE_SWITCHES_AT:
+    switches_at = long_type(architecture).switches_at
+    if rotary.long_factor is None or rotary.original_context == switches_at:
         return None
     return ContextLimit(
         rotary.original_context,
-        f"the engine changes LongRoPE's factors at {_ENGINE_SWITCHES_AT} tokens, "
+        f"the engine changes LongRoPE's factors at {switches_at} tokens, "
         f"this model at {rotary.original_context}",
     )
 
 
 def check_schemes(plans: TensorPlans, target: Target) -> None:
-    """The operators take every scheme that there is."""
+    """One operator computes the experts of a layer, so both of their stacks have one scheme."""
+    for tensor, plan in plans.items():
+        if tensor.role is not Role.EXPERTS_GATE_UP:
+            continue
+        other = ModelTensor(Role.EXPERTS_DOWN, tensor.layer)
+        own, others = plan.quantised, plans[other].quantised
+        if (own.bits, own.group_size) != (others.bits, others.group_size):
+            raise NotSupportedError(
+                f"{target.name}: expected {tensor} and {other} with the same bits and groups, found "
+                f"{own.bits} and {others.bits} bits in groups of {own.group_size} and {others.group_size}",
+                hint="the engine computes a layer's experts in one operator: keep both or none at more bits",
+            )
 
 
 def artifact_bytes(
@@ -66,8 +77,18 @@ def artifact_bytes(
 ) -> int:
     """Size of the data file, known before a byte of the checkpoint is.
 
-    Raises NotSupportedError when CUDA's kernels would read an embedding's zero points wrongly.
+    Raises NotSupportedError when CUDA's kernels would read an embedding's zero points wrongly, or do not take
+    the experts.
     """
+    experts = architecture.feed_forward
+    if target.provider == "cuda" and isinstance(experts, MixtureOfExperts):
+        sizes = (architecture.hidden_size, experts.width)
+        if any(size % _CUDA_EXPERT_COLUMNS for size in sizes):
+            raise NotSupportedError(
+                f"{target.name}: expected experts whose matrices have multiples of {_CUDA_EXPERT_COLUMNS} "
+                f"columns, found {sizes[0]} and {sizes[1]}",
+                hint="the target cpu takes them",
+            )
     scheme = plans[EMBEDDING].scheme
     if target.provider == "cuda" and scheme is not None and not scheme.symmetric and scheme.bits == 4:
         groups = architecture.hidden_size // scheme.group_size

@@ -1,14 +1,15 @@
 """The decoder of a Phi as an ONNX graph for onnxruntime-genai: its inputs, its layers, its logits."""
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgephi.checkpoint.architecture import Architecture, RmsNorm
-from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, ModelTensor, Role
+from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD_BIAS, ModelTensor, Role
 from edgephi.export.onnx.attention import attended, sequence_values
-from edgephi.export.onnx.feed_forward import gated_silu
+from edgephi.export.onnx.feed_forward import fed_forward
 from edgephi.export.onnx.graph_builder import CONTRIB_DOMAIN, GraphBuilder
-from edgephi.export.onnx.layout import OnnxLayout
+from edgephi.export.onnx.layout import UNUSED_IDS, OnnxLayout
 from edgephi.export.onnx.norms import added_and_normed, normed
 
 _OPSET = 21
@@ -24,27 +25,42 @@ def build_graph(
     """
     graph = GraphBuilder(layout, accuracy_level)
     norm = architecture.norm
-    if not isinstance(norm, RmsNorm):
-        raise AssertionError(f"expected a model that was checked, found {norm}")
     inputs, outputs = _ends(architecture, graph.float_type)
     sequence = sequence_values(graph, architecture, context)
     hidden = graph.embedding(EMBEDDING, "input_ids")  # [batch, length, hidden]
+    if architecture.embedding_multiplier != 1:
+        multiplier = graph.number("embedding_multiplier", architecture.embedding_multiplier)
+        hidden = graph.node("Mul", [hidden, multiplier])
     state = normed(graph, norm, ModelTensor(Role.ATTENTION_NORM, 0), hidden)
     for layer in range(architecture.layers):
         mixed = attended(graph, architecture, layer, state, sequence=sequence, context=context)
         before = ModelTensor(Role.FEED_FORWARD_NORM, layer)
         state, hidden = added_and_normed(graph, norm, before, hidden, mixed)
-        fed = gated_silu(graph, layer, state)
+        fed = fed_forward(graph, architecture, layer, state)
         last = layer + 1 == architecture.layers
         following = FINAL_NORM if last else ModelTensor(Role.ATTENTION_NORM, layer + 1)
         state, hidden = added_and_normed(graph, norm, following, hidden, fed)
-    graph.matmul(architecture.head, state, output="logits")
+    _add_logits(graph, architecture, state)
     return helper.make_model(
         helper.make_graph(graph.nodes, "phi3", inputs, outputs, graph.initializers),
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB_DOMAIN, 1)],
         producer_name="edgephi",
         ir_version=_IR_VERSION,
     )
+
+
+def _add_logits(graph: GraphBuilder, architecture: Architecture, state: str) -> None:
+    """The logits, from the last norm; those of ids that belong to no token are never the largest."""
+    if architecture.logits_multiplier != 1:
+        multiplier = graph.number("logits_multiplier", architecture.logits_multiplier)
+        state = graph.node("Mul", [state, multiplier])
+    bias = HEAD_BIAS if architecture.head_bias else None
+    if not architecture.unused_token_ids:
+        graph.matmul(architecture.head, state, bias=bias, output="logits")
+        return
+    words = graph.matmul(architecture.head, state, bias=bias)
+    lowest = graph.number("lowest", float(np.finfo(graph.numpy_type).min))
+    graph.add("Where", [graph.table(UNUSED_IDS), lowest, words], ["logits"])
 
 
 def _ends(

@@ -21,8 +21,18 @@ from edgephi.quantize.scheme import Scheme
 
 CONTRIB_DOMAIN = "com.microsoft"
 _CONTRIB_OPERATORS = frozenset(
-    {"GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
+    {
+        "GatherBlockQuantized",
+        "GroupQueryAttention",
+        "MatMulNBits",
+        "QMoE",
+        "QuickGelu",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "SparseAttention",
+    }
 )
+_BIAS_INPUT = 5  # of MatMulNBits
 
 
 class GraphBuilder:
@@ -34,6 +44,7 @@ class GraphBuilder:
     def __init__(self, layout: OnnxLayout, accuracy_level: int) -> None:
         self._layout = layout
         self.accuracy_level = accuracy_level
+        self.numpy_type = layout.float_type
         self.float_type: int = helper.np_dtype_to_tensor_dtype(np.dtype(layout.float_type))
         self.nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -59,16 +70,22 @@ class GraphBuilder:
         """A constant of int64; the same name is the same constant."""
         return self._constant(name, np.array(values, dtype=np.int64))
 
+    def number(self, name: str, value: float, *, like: int | None = None) -> str:
+        """A constant number of the type `like`, of the graph's floats where that is None."""
+        kind = helper.tensor_dtype_to_np_dtype(like or self.float_type)
+        return self._constant(name, np.array(value, dtype=kind))
+
     def table(self, name: str) -> str:
         """A lookup table of the layout."""
         region, table = next((r, t) for n, r, t in self._layout.tables if n == name)
         kind = helper.np_dtype_to_tensor_dtype(table.dtype)
         return self._external(name, kind, table.shape, region)
 
-    def vector(self, norm: ModelTensor) -> str:
+    def plain(self, tensor: ModelTensor) -> str:
         """A tensor that is not quantised."""
-        tensor = self._layout.tensors[norm]
-        return self._external(tensor.name, self.float_type, tensor.shape, tensor.regions[0])
+        packed = self._layout.tensors[tensor]
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(packed.plain_dtype))
+        return self._external(packed.name, kind, packed.shape, packed.regions[0])
 
     def embedding(self, matrix: ModelTensor, indices: str) -> str:
         """The rows of a quantised matrix at `indices`."""
@@ -93,8 +110,15 @@ class GraphBuilder:
             quantize_axis=1,
         )
 
-    def matmul(self, matrix: ModelTensor, activations: str, *, output: str | None = None) -> str:
-        """`activations` [..., columns] times the transpose of a quantised matrix [rows, columns]."""
+    def matmul(
+        self,
+        matrix: ModelTensor,
+        activations: str,
+        *,
+        bias: ModelTensor | None = None,
+        output: str | None = None,
+    ) -> str:
+        """`activations` [..., columns] times the transpose of a matrix [rows, columns], and `bias`."""
         tensor = self._layout.tensors[matrix]
         scheme = scheme_of(tensor)
         rows, columns = tensor.shape
@@ -107,6 +131,8 @@ class GraphBuilder:
             self._external(f"{prefix}.codes", TensorProto.UINT8, codes, tensor.regions[0]),
             *self._scales_and_zeros(prefix, tensor, scheme),
         ]
+        if bias is not None:
+            inputs += [""] * (_BIAS_INPUT - len(inputs)) + [self.plain(bias)]
         output = output or f"{prefix}.product"
         self.add(
             "MatMulNBits",
@@ -120,12 +146,21 @@ class GraphBuilder:
         )
         return output
 
+    def stack(self, tensor: ModelTensor) -> tuple[Scheme, list[str]]:
+        """Codes, scales and, when there are any, zero points of a quantised [count, rows, columns]."""
+        packed = self._layout.tensors[tensor]
+        scheme = scheme_of(packed)
+        *outer, columns = packed.shape
+        codes = (*outer, columns * scheme.bits // 8)
+        name = self._external(f"{packed.name}.codes", TensorProto.UINT8, codes, packed.regions[0])
+        return scheme, [name, *self._scales_and_zeros(packed.name, packed, scheme)]
+
     def _scales_and_zeros(self, prefix: str, tensor: PackedTensor, scheme: Scheme) -> list[str]:
-        rows, columns = tensor.shape
+        *outer, columns = tensor.shape
         groups = columns // scheme.group_size
-        names = [self._external(f"{prefix}.scales", self.float_type, (rows, groups), tensor.regions[1])]
+        names = [self._external(f"{prefix}.scales", self.float_type, (*outer, groups), tensor.regions[1])]
         if not scheme.symmetric:
-            packed = (rows, -(-groups * scheme.bits // 8))
+            packed = (*outer, -(-groups * scheme.bits // 8))
             region = tensor.regions[2]
             names.append(self._external(f"{prefix}.zero_points", TensorProto.UINT8, packed, region))
         return names

@@ -3,6 +3,7 @@
 Source of the layouts: MatMulNBits and GatherBlockQuantized in onnxruntime's docs/ContribOperators.md.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Kernels
-from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
+from edgephi.export.onnx.block_layout import block_tables
+from edgephi.export.onnx.expert_rows import by_turns
+from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place, row_count
 from edgephi.export.stream.quantized_block import Pack
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.groups import Groups
@@ -23,6 +26,7 @@ from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlans
 
+UNUSED_IDS = "unused_ids"
 EMBEDDING_ZERO_POINTS = f"{tensor_name(EMBEDDING)}.zero_points"
 
 
@@ -56,15 +60,21 @@ def lay_out(
     floats = float_type(kernels)
     tensors = {}
     offset = 0
-    for tensor, own in sources.items():
-        shape, plan = shapes[tensor], plans[tensor]
-        regions = place(offset, region_sizes(shape, plan.scheme, np.dtype(floats).itemsize))
-        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, plan, regions, floats, own)
+    for tensor, given in sources.items():
+        shape, plan, own = shapes[tensor], plans[tensor], given
+        kind = plain_type(tensor, floats)
+        regions = place(offset, region_sizes(shape, plan.scheme, np.dtype(kind).itemsize))
+        if tensor.role is Role.EXPERTS_GATE_UP:
+            if plan.row_factors is not None or plan.found is not None:
+                raise AssertionError(f"expected {tensor} without anything of its own for each row")
+            own = by_turns(own, shape)
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, plan, regions, kind, own)
         offset = regions[-1].offset + regions[-1].size
     tables = []
     for name, table in {
         **embedding_zero_points(shapes[EMBEDDING], plans[EMBEDDING].scheme, kernels),
         **rotary_tables(architecture, kernels, context),
+        **other_tables(architecture, context),
     }.items():
         (region,) = place(offset, [table.nbytes])
         tables.append((name, region, table))
@@ -75,21 +85,26 @@ def lay_out(
 def data_bytes(architecture: Architecture, plans: TensorPlans, kernels: Kernels, context: int) -> int:
     """Size of the data file, gaps included, from shapes alone."""
     shapes = architecture.tensor_shapes()
-    float_bytes = np.dtype(float_type(kernels)).itemsize
+    floats = float_type(kernels)
+    float_bytes = np.dtype(floats).itemsize
     rotary = architecture.attention.rotary
     versions = 2 if rotary.uses_long_factors(context) else 1
     tables = 2 * align(versions * context * rotary.size // 2 * float_bytes)
     zero_points = embedding_zero_points(shapes[EMBEDDING], plans[EMBEDDING].scheme, kernels).values()
     tables += sum(align(table.nbytes) for table in zero_points)
-    sizes = (region_sizes(shape, plans[tensor].scheme, float_bytes) for tensor, shape in shapes.items())
+    tables += sum(align(table.nbytes) for table in other_tables(architecture, context).values())
+    sizes = (
+        region_sizes(shape, plans[tensor].scheme, np.dtype(plain_type(tensor, floats)).itemsize)
+        for tensor, shape in shapes.items()
+    )
     return sum(align(size) for regions in sizes for size in regions) + tables
 
 
 def region_sizes(shape: tuple[int, ...], scheme: Scheme | None, float_bytes: int = 4) -> tuple[int, ...]:
     """Bytes of the regions of one tensor: codes, scales and, when not symmetric, zero points."""
     if scheme is None:
-        return (float_bytes * shape[0],)
-    rows, columns = shape
+        return (float_bytes * math.prod(shape),)
+    rows, columns = row_count(shape), shape[-1]
     groups = columns // scheme.group_size
     sizes = (rows * columns * scheme.bits // 8, rows * groups * float_bytes)
     return sizes if scheme.symmetric else (*sizes, rows * -(-groups * scheme.bits // 8))
@@ -131,6 +146,21 @@ def embedding_zero_points(
     row_bytes = -(-columns // scheme.group_size * scheme.bits // 8)
     middle = np.uint8(0x88 if scheme.bits == 4 else 0x80)  # two codes of 4 bits, or one of 8
     return {EMBEDDING_ZERO_POINTS: np.broadcast_to(middle, (rows, row_bytes))}
+
+
+def plain_type(tensor: ModelTensor, floats: type[np.floating[Any]]) -> type[np.floating[Any]]:
+    """The type of a tensor that is not quantised: of the activations, but of a router always float32."""
+    return np.float32 if tensor.role is Role.ROUTER else floats
+
+
+def other_tables(architecture: Architecture, context: int) -> dict[str, NDArray[Any]]:
+    """What the graph looks up beside rotary tables: which blocks see each other, and which ids are unused."""
+    tables: dict[str, NDArray[Any]] = block_tables(architecture, context)
+    if architecture.unused_token_ids:
+        unused = np.zeros(architecture.vocabulary_size, np.bool_)
+        unused[list(architecture.unused_token_ids)] = True
+        tables[UNUSED_IDS] = unused
+    return tables
 
 
 def rotary_tables(architecture: Architecture, kernels: Kernels, context: int) -> dict[str, NDArray[Any]]:
