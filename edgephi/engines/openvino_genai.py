@@ -9,6 +9,9 @@ from edgephi.engines.facts.processors import MeasuredProcessor
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
 
+SPARSE_MASK = "sparse_attention_mask"
+"""The layer of a graph that says what each head sees, where some layers attend to a part of the tokens."""
+
 _GPU = Provider(
     package="openvino-genai",
     extra="openvino",

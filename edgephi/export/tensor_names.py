@@ -39,3 +39,8 @@ def matrix_name(tensor: ModelTensor) -> str:
 def node_name(layer: int, part: str) -> str:
     """The name of what belongs to a layer: of a value of a graph, or of a tensor."""
     return f"model.layers.{layer}.{part}"
+
+
+def expert_part_name(layer: int, part: str) -> str:
+    """The name of one part of the experts of a layer, "gate", "up" or "down", where each is a tensor."""
+    return node_name(layer, f"block_sparse_moe.experts.{part}_proj.weight")

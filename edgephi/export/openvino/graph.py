@@ -1,4 +1,4 @@
-"""The Phi-3 decoder as an OpenVINO graph whose key-value cache is the model's state.
+"""A decoder of the Phi-3 family as an OpenVINO graph whose key-value cache is the model's state.
 
 The shapes of its subgraphs are those that OpenVINO's plugins recognise and replace by one kernel each
 (RMSNorm, RoPE, compressed matrices, attention with its cache), and those that its paged attention is made
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD, ModelTensor, Role
+from edgephi.checkpoint.architecture import Architecture, LayerNorm, Norm
+from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD, HEAD_BIAS, ModelTensor, Role, bias_of
+from edgephi.export.openvino.attention_mask import AttentionMasks, attention_masks
+from edgephi.export.openvino.feed_forward import add_feed_forward
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Value
 from edgephi.export.openvino.operators import Operators
 from edgephi.export.stream.packed_tensor import PackedTensor
@@ -22,8 +24,6 @@ from edgephi.export.tensor_names import node_name, tensor_name
 TOTAL_LENGTH = "total_length"
 """The layer whose value decides about LongRoPE's factors: the number of tokens up to the last new one."""
 
-_HIDDEN_SCORE = -65504.0  # float16's lowest: exp of it is 0, and a row of nothing else stays finite
-
 
 @dataclass(frozen=True)
 class _Sequence:
@@ -31,7 +31,7 @@ class _Sequence:
 
     batch: Value  # i64 [1]
     beam_idx: Value  # i32 [B]
-    mask: Value  # f32 [B, 1, L, T]
+    masks: AttentionMasks
     cosines: Value  # f32 [B, 1, L, rotary size]
     sines: Value  # f32 [B, 1, L, rotary size]
 
@@ -54,47 +54,44 @@ def build_graph(
     sequence = _Sequence(
         batch=operators.dimension(input_ids, 0),
         beam_idx=beam_idx,
-        mask=_mask(operators, architecture, context, input_ids, attention_mask),
+        masks=attention_masks(operators, architecture.attention, context, input_ids, attention_mask),
         cosines=cosines,
         sines=sines,
     )
     hidden = operators.embedding(EMBEDDING, input_ids)  # [B, L, H]
+    hidden = _scaled(operators, architecture.embedding_multiplier, hidden, sequence.masks, attention_mask)
     for layer in range(architecture.layers):
-        norm = ModelTensor(Role.ATTENTION_NORM, layer)
-        normed = _rms_norm(operators, norm, hidden, architecture.norm.epsilon)
+        normed = _norm(operators, architecture.norm, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
         attended = _attention(operators, architecture, layer, normed, sequence)
         hidden = operators.add(hidden, attended)
-        norm = ModelTensor(Role.FEED_FORWARD_NORM, layer)
-        normed = _rms_norm(operators, norm, hidden, architecture.norm.epsilon)
-        hidden = operators.add(hidden, _feed_forward(operators, architecture, layer, normed))
-    normed = _rms_norm(operators, FINAL_NORM, hidden, architecture.norm.epsilon)
-    logits = operators.project(architecture.head, normed, label=tensor_name(HEAD))
-    graph.result("logits", logits)  # [B, L, vocabulary]
+        normed = _norm(operators, architecture.norm, ModelTensor(Role.FEED_FORWARD_NORM, layer), hidden)
+        hidden = operators.add(hidden, add_feed_forward(operators, architecture.feed_forward, layer, normed))
+    normed = _norm(operators, architecture.norm, FINAL_NORM, hidden)
+    graph.result("logits", _logits(operators, architecture, normed))  # [B, L, vocabulary]
     return graph
 
 
-def _mask(
-    o: Operators, architecture: Architecture, context: int, input_ids: Value, attention_mask: Value
-) -> Value:
-    """What is added to the scores: 0 where a new token sees one before it or itself, else very low."""
-    length = o.dimension(input_ids, 1)  # [1]
-    total = o.dimension(attention_mask, 1)  # [1]
-    past = o.subtract(o.scalar(total), o.scalar(length))
-    query = o.unsqueeze(o.range(past, o.scalar(total)), [0, 1, 3])  # [1, 1, L, 1]
-    key = o.unsqueeze(o.range(o.literal(0), o.scalar(total)), [0, 1, 2])  # [1, 1, 1, T]
-    seen = o.less_equal(key, query)  # [1, 1, L, T]
-    real = o.unsqueeze(o.convert(attention_mask, "boolean"), [1, 2])  # [B, 1, 1, T]: no padding
-    scores = (o.literal(0.0, "f32"), o.literal(_HIDDEN_SCORE, "f32"))
-    window = architecture.attention.window
-    if window is None or window >= context:
-        return o.select(o.both(seen, real), *scores)
-    near = o.greater(key, o.add(query, o.literal(-window)))
-    # Paged attention knows a window by exactly this chain: four "and" with the window in the first, then
-    # Broadcast, Select and Slice. It takes the number from `near` and drops the mask.
-    allowed = o.both(o.both(real, o.both(o.both(seen, near), real)), seen)
-    shape = o.concat([o.dimension(attention_mask, 0), o.literal([1]), length, total], 0)
-    everywhere = o.broadcast(allowed, shape, (UNKNOWN, 1, UNKNOWN, UNKNOWN))
-    return o.slice(o.select(everywhere, *scores), stop=total, axis=3)
+def _scaled(o: Operators, factor: float, x: Value, masks: AttentionMasks, attention_mask: Value) -> Value:
+    """The embeddings, times their factor."""
+    if masks.sparse is None:
+        return o.scale(x, factor)
+    # Paged attention drops masks, and would have every layer see everything. It is made only of graphs in
+    # which nothing but masks asks for the input `attention_mask`: here the factor does, for its length.
+    total = o.dimension(attention_mask, 1)
+    some = o.greater(total, o.literal(0))
+    return o.multiply(x, o.select(some, o.literal([factor], "f32"), o.literal([0.0], "f32")))
+
+
+def _logits(o: Operators, architecture: Architecture, x: Value) -> Value:
+    logits = o.scale(o.project(architecture.head, x, label=tensor_name(HEAD)), architecture.logits_multiplier)
+    if architecture.head_bias:
+        logits = o.add(logits, o.plain(HEAD_BIAS))
+    if not architecture.unused_token_ids:
+        return logits
+    unused = np.zeros(architecture.vocabulary_size, np.uint8)
+    unused[list(architecture.unused_token_ids)] = 1
+    never = o.literal(np.finfo(np.float32).min, "f32")
+    return o.select(o.literal(unused, "boolean"), never, logits)
 
 
 def _rotation(
@@ -110,37 +107,43 @@ def _rotation(
         )
 
     chosen = frequencies(long=False)  # [1, rotary size / 2, 1]
+    magnitude = None if rotary.magnitude == 1 else o.literal(rotary.magnitude, "f32")
     if rotary.uses_long_factors(context):
         # Taken from the positions, not from the mask: paged attention has no mask.
         last = o.reduce("ReduceMax", position_ids, [0, 1], keep=False)
         total = o.add(last, o.literal(1), name=TOTAL_LENGTH)
         is_long = o.greater(total, o.literal(rotary.original_context))
         chosen = o.select(is_long, frequencies(long=True), chosen)
+        if rotary.magnitude_of(long=True) != rotary.magnitude:
+            short, long = (o.literal(rotary.magnitude_of(long=each), "f32") for each in (False, True))
+            magnitude = o.select(is_long, long, short)
     positions = o.convert(o.unsqueeze(position_ids, [1]), "f32")  # [B, 1, L]
     angles = o.transpose(o.matmul(chosen, positions, transpose_b=False), [0, 2, 1])  # [B, L, rotary size / 2]
     both_halves = o.concat([angles, angles], -1)
 
     def wave(kind: str) -> Value:
         value = o.unary(kind, both_halves)
-        if rotary.magnitude != 1:
-            value = o.multiply(value, o.literal(rotary.magnitude, "f32"))
-        return o.unsqueeze(value, [1])
+        return o.unsqueeze(value if magnitude is None else o.multiply(value, magnitude), [1])
 
     return wave("Cos"), wave("Sin")
 
 
-def _rms_norm(o: Operators, norm: ModelTensor, x: Value, epsilon: float) -> Value:
-    """RMSNorm over the last dimension: x / sqrt(mean(x²) + epsilon) * weight."""
+def _norm(o: Operators, kind: Norm, norm: ModelTensor, x: Value) -> Value:
+    """A norm over the last dimension."""
+    if isinstance(kind, LayerNorm):
+        return o.add(o.multiply(o.standardise(x, kind.epsilon), o.plain(norm)), o.plain(bias_of(norm)))
     mean = o.reduce("ReduceMean", o.power(x, o.literal(2.0, "f32")), [-1], keep=True)
-    root = o.unary("Sqrt", o.add(mean, o.literal(epsilon, "f32")))
-    return o.multiply(o.vector(norm), o.multiply(x, o.divide(o.literal(1.0, "f32"), root)))
+    root = o.unary("Sqrt", o.add(mean, o.literal(kind.epsilon, "f32")))
+    return o.multiply(o.plain(norm), o.multiply(x, o.divide(o.literal(1.0, "f32"), root)))
 
 
 def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, sequence: _Sequence) -> Value:
     """Grouped-query attention over the cache and the new tokens, [B, L, H] -> [B, L, H]."""
     attention = architecture.attention
     heads, kv_heads, size = attention.heads, attention.kv_heads, attention.head_size
-    qkv = o.project(ModelTensor(Role.QUERY_KEY_VALUE, layer), x)  # [B, L, (heads + 2 kv_heads) * S]
+    qkv = o.project(
+        ModelTensor(Role.QUERY_KEY_VALUE, layer), x, biased=attention.biases
+    )  # [B, L, (heads + 2 kv_heads) * S]
     widths = [count * size for count in (heads, kv_heads, kv_heads)]
     parts = [
         o.transpose(o.reshape(part, [0, 0, count, size], (*part.shape[:2], count, size)), [0, 2, 1, 3])
@@ -154,9 +157,10 @@ def _attention(o: Operators, architecture: Architecture, layer: int, x: Value, s
     if kv_heads < heads:
         keys, values = (_repeat(o, each, heads) for each in (keys, values))  # [B, heads, T, S]
     name = node_name(layer, "self_attn.attention")
-    mixed = o.attention(query, keys, values, sequence.mask, name=name)  # [B, heads, L, S]
+    mask = sequence.masks.of(layer)
+    mixed = o.attention(query, keys, values, mask, scale=attention.scale, name=name)  # [B, heads, L, S]
     joined = o.reshape(o.transpose(mixed, [0, 2, 1, 3]), [0, 0, heads * size], (*x.shape[:2], heads * size))
-    return o.project(ModelTensor(Role.ATTENTION_OUTPUT, layer), joined)
+    return o.project(ModelTensor(Role.ATTENTION_OUTPUT, layer), joined, biased=attention.biases)
 
 
 def _rotate(o: Operators, rotary_size: int, x: Value, sequence: _Sequence) -> Value:
@@ -189,11 +193,3 @@ def _repeat(o: Operators, x: Value, heads: int) -> Value:
         o.unsqueeze(x, [2]), o.literal([1, 1, times, 1, 1]), (batch, kv_heads, times, total, size)
     )
     return o.reshape(apart, [0, heads, -1, size], (batch, heads, total, size))
-
-
-def _feed_forward(o: Operators, architecture: Architecture, layer: int, x: Value) -> Value:
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
-    width = architecture.feed_forward.width
-    gate, up = o.split(o.project(ModelTensor(Role.GATE_UP, layer), x), -1, [width, width])
-    gated = o.multiply(o.unary("Swish", gate, version="opset4"), up)
-    return o.project(ModelTensor(Role.DOWN, layer), gated)

@@ -220,15 +220,20 @@ def read_layers(file: Path) -> dict[str, StoredLayer]:
     return {layer.name: layer for layer in by_number.values()}
 
 
-def read_constant(data_file: Path, constant: StoredLayer, start: int, stop: int) -> NDArray[np.generic]:
-    """Rows `start` to `stop` of a constant, read from the data file; u4 stays packed, two to a byte, flat."""
+def read_constant(
+    data_file: Path, constant: StoredLayer, start: int, stop: int, *, row: Shape
+) -> NDArray[np.generic]:
+    """Rows `start` to `stop` of a constant, read from the data file; u4 stays packed, two to a byte, flat.
+
+    `row` is the shape of a row, the constant's last dimensions; what is before them is numbered through.
+    """
     element_type = constant.data["element_type"]
-    bits, row = _BITS[element_type], math.prod(constant.shape[1:])
-    if start * row * bits % 8:
+    bits, size = _BITS[element_type], math.prod(row)
+    if start * size * bits % 8:
         raise AssertionError(f"{constant.name}: row {start} does not begin with a byte")
-    offset = int(constant.data["offset"]) + start * row * bits // 8
-    count = math.ceil((stop - start) * row * bits / 8)
+    offset = int(constant.data["offset"]) + start * size * bits // 8
+    count = math.ceil((stop - start) * size * bits / 8)
     dtype = np.dtype(_DTYPES.get(element_type, np.uint8))
     with data_file.open("rb") as file:
         flat: NDArray[np.generic] = np.fromfile(file, dtype, count // dtype.itemsize, offset=offset)
-    return flat if element_type == "u4" else flat.reshape(stop - start, *constant.shape[1:])
+    return flat if element_type == "u4" else flat.reshape(stop - start, *row)

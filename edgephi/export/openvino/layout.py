@@ -2,6 +2,9 @@
 
 The weights stay quantised: u4 or u8 codes, a zero point and float16 scales a group, in the shape that
 OpenVINO's plugins read as a compressed matrix.
+
+Of experts, gate and up are two stacks, as their kernel wants them: the gates of all experts come before all
+ups.
 """
 
 from collections.abc import Mapping
@@ -9,11 +12,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.weights.source import Source
-from edgephi.export.stream.packed_tensor import PackedTensor, place
-from edgephi.export.tensor_names import tensor_name
+from edgephi.export.stream.packed_tensor import PackedTensor, place, row_count
+from edgephi.export.tensor_names import expert_part_name, tensor_name
+from edgephi.export.tensor_parts import TensorParts, gate_and_up
 from edgephi.quantize.groups import Groups
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
@@ -24,7 +28,7 @@ def region_sizes(shape: tuple[int, ...], scheme: Scheme | None) -> tuple[int, ..
     """Bytes of a tensor's regions: codes, float16 scales and, if asymmetric, zero points."""
     if scheme is None:
         return (int(np.prod(shape)) * 4,)
-    rows, columns = shape
+    rows, columns = row_count(shape), shape[-1]
     groups = columns // scheme.group_size
     sizes = (rows * columns * scheme.bits // 8, rows * groups * 2)
     return sizes if scheme.symmetric else (*sizes, rows * groups // _zero_points_per_byte(scheme, groups))
@@ -57,8 +61,21 @@ def lay_out(
     tensors = {}
     end = 0
     for tensor, own in sources.items():
-        regions = place(end, region_sizes(shapes[tensor], plans[tensor].scheme))
-        name = tensor_name(tensor)
-        tensors[tensor] = PackedTensor(name, shapes[tensor], plans[tensor], regions, sources=own)
+        shape, stored = shapes[tensor], own
+        regions = place(end, region_sizes(shape, plans[tensor].scheme))
+        if tensor.role is Role.EXPERTS_GATE_UP:
+            parts = gate_and_up_of(architecture, tensor)
+            experts, both, columns = shape
+            shape, stored = (2 * experts, both // 2, columns), parts.in_file_order(own)
+        tensors[tensor] = PackedTensor(tensor_name(tensor), shape, plans[tensor], regions, sources=stored)
         end = regions[-1].offset + regions[-1].size
     return tensors, end
+
+
+def gate_and_up_of(architecture: Architecture, tensor: ModelTensor) -> TensorParts:
+    """The two stacks of a layer's experts, by their names."""
+    experts, layer = architecture.feed_forward, tensor.layer
+    if not isinstance(experts, MixtureOfExperts) or layer is None:
+        raise AssertionError(f"{tensor} of a model without experts")
+    names = [expert_part_name(layer, part) for part in ("gate", "up")]
+    return gate_and_up(experts, names, architecture.hidden_size)

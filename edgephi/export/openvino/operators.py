@@ -3,13 +3,14 @@
 Names: H hidden size, S head size.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from numpy.typing import ArrayLike
 
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.roles import ModelTensor, bias_of
 from edgephi.export.openvino.intermediate_representation import UNKNOWN, Graph, Shape, Value
-from edgephi.export.stream.packed_tensor import PackedTensor
+from edgephi.export.stream.packed_tensor import PackedTensor, Region
 from edgephi.export.tensor_names import WEIGHT_SUFFIX
 
 
@@ -24,56 +25,68 @@ class Operators:
         """A number or an array that the graph itself holds."""
         return self._graph.literal(content, element_type)
 
-    def vector(self, norm: ModelTensor) -> Value:
-        """A norm's weights, f32 [H]."""
-        tensor = self._tensors[norm]
-        return self._graph.stored(tensor.name, "f32", tensor.shape, tensor.regions[0])
+    def plain(self, tensor: ModelTensor) -> Value:
+        """A tensor that is not quantised, f32: a vector [H], or the router's matrix."""
+        stored = self._tensors[tensor]
+        return self._graph.stored(stored.name, "f32", stored.shape, stored.regions[0])
 
-    def weights(self, matrix: ModelTensor, label: str = "") -> Value:
-        """A matrix, f32 [rows, columns]: (codes - zero points) * scales.
+    def weights(self, matrix: ModelTensor, label: str = "", *, part: int = 0, parts: int = 1) -> Value:
+        """A matrix, f32 [rows, columns], or a stack of them: (codes - zero points) * scales.
 
-        `label` names the operators; by default it is the matrix's own name.
+        `label` names the operators; by default it is the matrix's own name. Of a stack it may be one of
+        several equal parts, in the order in which they are stored.
         """
         tensor = self._tensors[matrix]
         if tensor.scheme is None:
             raise AssertionError(f"{matrix} is not quantised")
         label = label or tensor.name
         scheme = tensor.scheme
-        rows, columns = tensor.shape
+        *stack, rows, columns = tensor.shape
+        shape = (*(count // parts for count in stack), rows, columns)
         groups = columns // scheme.group_size
+        of_groups = (*shape[:-1], groups, 1)
+        regions = [
+            Region(region.offset + part * region.size // parts, region.size // parts)
+            for region in tensor.regions
+        ]
         kind = f"u{scheme.bits}"
-        by_group = (rows, groups, scheme.group_size)
+        by_group = (*shape[:-1], groups, scheme.group_size)
         graph = self._graph
-        codes = self.convert(graph.stored(f"{label}/codes", kind, by_group, tensor.regions[0]), "f16")
+        codes = self.convert(graph.stored(f"{label}/codes", kind, by_group, regions[0]), "f16")
         if scheme.symmetric:
-            zero_point = graph.literal(scheme.middle, kind, name=f"{label}/zero_point", shape=(1, 1, 1))
+            one = (1,) * len(by_group)
+            zero_point = graph.literal(scheme.middle, kind, name=f"{label}/zero_point", shape=one)
         else:
-            zero_kind = kind if tensor.regions[2].size < rows * groups else "u8"
-            zero_point = graph.stored(f"{label}/zero_points", zero_kind, (rows, groups, 1), tensor.regions[2])
+            zero_kind = kind if regions[2].size < math.prod(of_groups) else "u8"
+            zero_point = graph.stored(f"{label}/zero_points", zero_kind, of_groups, regions[2])
         centred = self.subtract(codes, self.convert(zero_point, "f16"))
-        scales = graph.stored(f"{label}/scales", "f16", (rows, groups, 1), tensor.regions[1])
-        scaled = self.multiply(centred, scales)  # [rows, groups, group size]
-        whole = self.reshape(scaled, [rows, columns], (rows, columns))
+        scales = graph.stored(f"{label}/scales", "f16", of_groups, regions[1])
+        scaled = self.multiply(centred, scales)  # [..., rows, groups, group size]
+        whole = self.reshape(scaled, shape, shape)
         return self.convert(whole, "f32", name=label)
 
     def embedding(self, matrix: ModelTensor, indices: Value) -> Value:
         """Rows of a quantised matrix."""
         return self.gather(self.weights(matrix), indices, 0)
 
-    def project(self, matrix: ModelTensor, x: Value, *, label: str = "") -> Value:
-        """`x` [..., columns] times the transpose of a quantised matrix [rows, columns].
+    def project(self, matrix: ModelTensor, x: Value, *, label: str = "", biased: bool = False) -> Value:
+        """`x` [..., columns] times the transpose of a quantised matrix [rows, columns], plus its bias.
 
-        It gets the name that the matrix has without ".weight": openvino-genai looks for that in products
-        when it is to add an adapter to them.
+        The product gets the name that the matrix has without ".weight": openvino-genai looks for that in
+        products when it is to add an adapter to them.
         """
         label = label or self._tensors[matrix].name
         name = label.removesuffix(WEIGHT_SUFFIX)
-        return self.matmul(x, self.weights(matrix, label), transpose_b=True, name=name)
+        product = self.matmul(x, self.weights(matrix, label), transpose_b=True, name=name)
+        return self.add(product, self.plain(bias_of(matrix))) if biased else product
 
     def dimension(self, x: Value, axis: int) -> Value:
         """One dimension of `x` at run time, i64 [1]."""
-        shape = self._one("ShapeOf", [x], "i64", (len(x.shape),), version="opset3", output_type="i64")
-        return self.gather(shape, self.literal([axis]), 0)
+        return self.gather(self.dimensions(x), self.literal([axis]), 0)
+
+    def dimensions(self, x: Value) -> Value:
+        """The shape of `x` at run time, i64 [rank]."""
+        return self._one("ShapeOf", [x], "i64", (len(x.shape),), version="opset3", output_type="i64")
 
     def scalar(self, x: Value) -> Value:
         """[1] -> []."""
@@ -99,9 +112,21 @@ class Operators:
         """A * b, element by element."""
         return self._elementwise("Multiply", a, b, a.element_type)
 
+    def scale(self, x: Value, factor: float) -> Value:
+        """`x` times a number."""
+        return x if factor == 1 else self.multiply(x, self.literal(factor, "f32"))
+
     def divide(self, a: Value, b: Value) -> Value:
         """A / b, element by element."""
         return self._elementwise("Divide", a, b, a.element_type, m_pythondiv="true")
+
+    def minimum(self, a: Value, b: Value) -> Value:
+        """The smaller of a and b, element by element."""
+        return self._elementwise("Minimum", a, b, a.element_type)
+
+    def maximum(self, a: Value, b: Value) -> Value:
+        """The larger of a and b, element by element."""
+        return self._elementwise("Maximum", a, b, a.element_type)
 
     def power(self, a: Value, b: Value) -> Value:
         """A to the power of b, element by element."""
@@ -111,19 +136,44 @@ class Operators:
         """A > b, boolean."""
         return self._elementwise("Greater", a, b, "boolean")
 
+    def remainder(self, a: Value, b: Value) -> Value:
+        """What is left of a, divided by b, element by element."""
+        return self._elementwise("Mod", a, b, a.element_type)
+
+    def less(self, a: Value, b: Value) -> Value:
+        """A < b, boolean."""
+        return self._elementwise("Less", a, b, "boolean")
+
     def less_equal(self, a: Value, b: Value) -> Value:
         """A <= b, boolean."""
         return self._elementwise("LessEqual", a, b, "boolean")
+
+    def equal(self, a: Value, b: Value) -> Value:
+        """A = b, boolean."""
+        return self._elementwise("Equal", a, b, "boolean")
 
     def both(self, a: Value, b: Value) -> Value:
         """A and b, both boolean."""
         return self._elementwise("BitwiseAnd", a, b, "boolean", version="opset13")
 
-    def select(self, condition: Value, then: Value, otherwise: Value) -> Value:
+    def either(self, a: Value, b: Value) -> Value:
+        """A or b, both boolean."""
+        return self._elementwise("BitwiseOr", a, b, "boolean", version="opset13")
+
+    def negate(self, x: Value) -> Value:
+        """Not x, boolean."""
+        return self._one("LogicalNot", [x], "boolean", x.shape)
+
+    def select(self, condition: Value, then: Value, otherwise: Value, *, name: str = "") -> Value:
         """`then` where the condition holds, else `otherwise`."""
         shape = _broadcast(condition.shape, _broadcast(then.shape, otherwise.shape))
         return self._one(
-            "Select", [condition, then, otherwise], then.element_type, shape, auto_broadcast="numpy"
+            "Select",
+            [condition, then, otherwise],
+            then.element_type,
+            shape,
+            name=name,
+            auto_broadcast="numpy",
         )
 
     def range(self, start: Value, stop: Value) -> Value:
@@ -135,6 +185,10 @@ class Operators:
         """`pattern` may hold 0 (as it was) and -1 (what is left); `shape` is what comes out."""
         inputs = [x, self.literal(pattern)]
         return self._one("Reshape", inputs, x.element_type, shape, special_zero=str(0 in pattern).lower())
+
+    def reshape_to(self, x: Value, target: Value, shape: Shape) -> Value:
+        """`x` in the shape that `target` holds at run time; `shape` is what is known of it."""
+        return self._one("Reshape", [x, target], x.element_type, shape, special_zero="false")
 
     def unsqueeze(self, x: Value, axes: Sequence[int]) -> Value:
         """Dimensions of 1 at the places `axes` of the result."""
@@ -182,6 +236,41 @@ class Operators:
         mode = "bidirectional" if bidirectional else "numpy"
         return self._one("Broadcast", [x, target], x.element_type, shape, version="opset3", mode=mode)
 
+    def tile(self, x: Value, times: int) -> Value:
+        """`x` [rows, columns] so many times, one below the other."""
+        rows, columns = x.shape
+        shape = (UNKNOWN if rows == UNKNOWN else rows * times, columns)
+        return self._one("Tile", [x, self.literal([times, 1])], x.element_type, shape)
+
+    def largest(self, x: Value, count: int) -> tuple[Value, Value]:
+        """The largest numbers of each row, the largest first, and where they stand, i64; [..., count] each.
+
+        Of equal ones the first comes first, as NumPy and PyTorch have it.
+        """
+        shape = (*x.shape[:-1], count)
+        data = {"axis": "-1", "mode": "max", "sort": "value", "index_element_type": "i64", "stable": "true"}
+        outputs = [(x.element_type, shape), ("i64", shape)]
+        found = self._graph.add("TopK", [x, self.literal(count)], outputs, version="opset11", data=data)
+        return found[0], found[1]
+
+    def scatter(self, x: Value, indices: Value, updates: Value, axis: int) -> Value:
+        """`x` with the updates at the places that `indices` say along one axis."""
+        inputs = [x, indices, updates, self.literal(axis)]
+        return self._one("ScatterElementsUpdate", inputs, x.element_type, x.shape, version="opset3")
+
+    def standardise(self, x: Value, epsilon: float) -> Value:
+        """(x - mean) / sqrt(variance + epsilon) over the last dimension."""
+        return self._one(
+            "MVN",
+            [x, self.literal([-1])],
+            x.element_type,
+            x.shape,
+            version="opset6",
+            normalize_variance="true",
+            eps=repr(epsilon),
+            eps_mode="inside_sqrt",
+        )
+
     def reduce(self, kind: str, x: Value, axes: Sequence[int], *, keep: bool) -> Value:
         """One value for all along the axes; `keep` leaves dimensions of 1 in their place."""
         reduced = {axis % len(x.shape) for axis in axes}
@@ -205,11 +294,14 @@ class Operators:
             transpose_b=str(transpose_b).lower(),
         )
 
-    def attention(self, query: Value, keys: Value, values: Value, mask: Value, *, name: str) -> Value:
-        """softmax(query · keysᵀ / sqrt(S) + mask) · values."""
+    def attention(
+        self, query: Value, keys: Value, values: Value, mask: Value, *, scale: float | None, name: str
+    ) -> Value:
+        """softmax(query · keysᵀ * scale + mask) · values; the scale is 1 / sqrt(S) where it is None."""
+        own = [] if scale is None else [self.literal(scale, "f32")]
         return self._one(
             "ScaledDotProductAttention",
-            [query, keys, values, mask],
+            [query, keys, values, mask, *own],
             query.element_type,
             query.shape,
             version="opset13",

@@ -29,11 +29,14 @@ def weights_of(folder: Path) -> dict[str, Floats]:
         return np.array(value, dtype=np.float32)
 
     weights = {}
-    for name in constants:
+    for name, node in constants.items():
         label, _, part = name.rpartition("/")
         if part == "codes":
+            middle = "zero_points" if f"{label}/zero_points" in constants else "zero_point"
             codes, scales = numbers(name), numbers(f"{label}/scales")
-            weights[label] = ((codes - numbers(f"{label}/zero_point")) * scales).reshape(len(codes), -1)
-        elif name.endswith("norm.weight"):
+            groups = (codes - numbers(f"{label}/{middle}")) * scales
+            weights[label] = groups.reshape(*codes.shape[:-2], -1)
+        elif name.endswith((".weight", ".bias")):
+            assert node.get_element_type() == openvino.Type.f32
             weights[name] = numbers(name)
     return weights

@@ -362,7 +362,7 @@ class LongRopeBehaviour:
         ids = some_ids(ORIGINAL + 1)
         before, shifted, after = (fresh_logits(longrope, each) for each in (ids[:-1], ids[1:], ids))
         for other in (before, shifted):
-            assert np.abs(after - other).max() > 3 * self.tolerance * after.std()
+            assert np.abs(after - other).max() > 3 * self.tolerance * spread(after)
 
     def test_an_answer_crosses_to_the_long_factors(self, longrope: Engine, same: Same) -> None:
         start = ORIGINAL - 2
