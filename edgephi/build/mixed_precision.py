@@ -32,7 +32,7 @@ from edgephi.quantize.folding import Rows, sampled_rows
 from edgephi.quantize.groups import error_sums, restored
 from edgephi.quantize.quantizer import Quantizer
 from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
-from edgephi.reference.sensitivity import measure_sensitivity
+from edgephi.reference.sensitivity import measure_sensitivity, rows_of_a_token
 from edgephi.steps import Step
 
 Floats = NDArray[np.float32]
@@ -120,7 +120,7 @@ def _saved_error(weights: Rows, plan: Plan, better: TensorPlans, tensor: ModelTe
     own = plan.tensors[tensor]
     rows = sampled_rows(weights, tensor)
     more = replace(own, scheme=better[tensor].scheme)
-    count = plan.architecture.tensor_shapes()[tensor][0]
+    count = rows_of_a_token(plan.architecture, tensor)
     return (_error(rows, own) - _error(rows, more)) * count / len(rows)
 
 

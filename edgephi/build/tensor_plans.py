@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 from edgephi.build.matrix_names import EVERY_LAYER, tensors_named
-from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, EXPERTS, ModelTensor, Role
 from edgephi.declared.recipe import GroupSize, Quant
 from edgephi.engines.facts.engine import NativeGroups
@@ -134,12 +134,6 @@ def most_added(
     """
     if not quant.chooses:
         return 0
-    if isinstance(architecture.feed_forward, MixtureOfExperts):
-        raise NotSupportedError(
-            "quant.keep: auto and bits_per_weight: expected a model without experts, found "
-            f"{architecture.feed_forward.experts} of them, whose rounding is not measured one by one",
-            hint="name the matrices under quant.keep: tensors",
-        )
     if quant.method not in MEASURING_METHODS:
         raise NotSupportedError(
             f"quant.keep: auto and bits_per_weight: expected the method {' or '.join(MEASURING_METHODS)}, "

@@ -16,6 +16,7 @@ On a trained model of 135 M weights this foretells what rounding one of its matr
 factor of two for most, and of three for the others. The errors themselves, absolute or relative, do not.
 """
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.roles import EXPERTS, ModelTensor, Role
 from edgephi.reference.activations import FINAL_NORM_INPUT, in_layer
 from edgephi.reference.comparison.divergence import token_divergences
 from edgephi.reference.forward import Begun, Progress, final_hidden_states, logits_blocks
@@ -39,7 +40,10 @@ PRODUCT_NOISE = 3e-3
 """Of the energy of a matrix's products: about what rounding to 4 bits makes."""
 
 _LOGITS_TOKENS = 64  # whose logits are held at once, twice: 102 MB with Phi-4-mini's words
-_NOISY = {"self_attn.input": Role.QUERY_KEY_VALUE, "mlp.input": Role.GATE_UP}
+_NOISY = {
+    "self_attn.input": (Role.QUERY_KEY_VALUE,),
+    "mlp.input": (Role.GATE_UP, Role.EXPERTS_GATE_UP),
+}
 """The matrices whose noise does not go into the stream as it is, by what goes into them."""
 
 
@@ -48,8 +52,9 @@ def measure_sensitivity(
 ) -> dict[ModelTensor, float]:
     """Of every matrix of a layer, what its error costs: mean KL divergence in nats for a squared error of 1.
 
-    The squared error is that of all products of a token, in the mean over tokens. `passages` as
-    `final_hidden_states` takes them: a hundred tokens in all are enough. `progress` is told of the steps of
+    The squared error is that of all products of a token, in the mean over tokens; of experts, of those that
+    it has (`rows_of_a_token`). `passages` as `final_hidden_states` takes them: a hundred tokens in all are
+    enough. `progress` is told of the steps of
     one pass; as much work again follows it.
     """
     architecture = weights.architecture
@@ -61,9 +66,12 @@ def measure_sensitivity(
         for place, stream in plain.kept.items()
     }
     found = {}
+    shapes = architecture.tensor_shapes()
     for layer in range(architecture.layers):
         for role, halves in _PLACES.items():
             tensor = ModelTensor(role, layer)
+            if tensor not in shapes:
+                continue
             reach = noisy.reach.get(tensor) or 1 / plain.energy[layer, halves]
             # A few digits: the last ones of a sum depend on the processor.
             found[tensor] = float(f"{reach * _between(costs, layer + halves / 2):.3g}")
@@ -71,7 +79,26 @@ def measure_sensitivity(
 
 
 # Where the products of each matrix arrive in the stream, in halves of a layer from its beginning.
-_PLACES = {Role.QUERY_KEY_VALUE: 1, Role.ATTENTION_OUTPUT: 1, Role.GATE_UP: 2, Role.DOWN: 2}
+_PLACES = {
+    Role.QUERY_KEY_VALUE: 1,
+    Role.ATTENTION_OUTPUT: 1,
+    Role.GATE_UP: 2,
+    Role.DOWN: 2,
+    Role.EXPERTS_GATE_UP: 2,
+    Role.EXPERTS_DOWN: 2,
+}
+
+
+def rows_of_a_token(architecture: Architecture, tensor: ModelTensor) -> float:
+    """How many rows of a matrix a token is multiplied with: of experts, those of as many as it has.
+
+    As if all experts had as many tokens as each other.
+    """
+    rows = math.prod(architecture.tensor_shapes()[tensor][:-1])
+    feed_forward = architecture.feed_forward
+    if tensor.role in EXPERTS and isinstance(feed_forward, MixtureOfExperts):
+        return rows * feed_forward.chosen / feed_forward.experts
+    return rows
 
 
 def noise_places(layers: int) -> tuple[int, ...]:
@@ -137,14 +164,16 @@ class _Noisy:
     def rows(self, tensor: ModelTensor, start: int, stop: int) -> Floats:
         """Rows of the weights, with noise in those of two matrices."""
         rows = self.plain.rows(tensor, start, stop)
-        if tensor.role not in _NOISY.values():
+        if not any(tensor.role in roles for roles in _NOISY.values()):
             return rows
         energies = PRODUCT_NOISE * (np.square(rows) @ self.columns**-2) / rows.shape[1]  # of each row's noise
         noise = _signs(rows.shape, (tensor.layer or 0, start))
         noise *= np.sqrt(energies)[:, None]
         noise *= self.columns
+        whole = math.prod(self.architecture.tensor_shapes()[tensor][:-1])
+        share = rows_of_a_token(self.architecture, tensor) / whole
         with self.lock:
-            self.noise += float(energies.sum(dtype=np.float64)) * rows.shape[1]
+            self.noise += float(energies.sum(dtype=np.float64)) * rows.shape[1] * share
         return rows + noise
 
     def activation(self, name: str, values: Floats) -> None:
@@ -153,14 +182,19 @@ class _Noisy:
         if place is not None:
             layer, halves = place
             if halves or layer:
-                role, of_layer = (Role.QUERY_KEY_VALUE, layer) if halves else (Role.GATE_UP, layer - 1)
-                self._measure(ModelTensor(role, of_layer), values, self.plain.latest[halves])
+                self._measure(self._before(layer, halves), values, self.plain.latest[halves])
             values[...] = self.plain.latest[halves]
         elif _of_layer(name)[1] in _NOISY:
             mean_squares = np.square(values).mean(axis=0, dtype=np.float64)
             floor = max(mean_squares.mean() * 1e-6, float(np.finfo(np.float32).tiny))
             self.columns = (1 / np.sqrt(np.maximum(mean_squares, floor))).astype(np.float32)
             self.noise = 0.0
+
+    def _before(self, layer: int, halves: int) -> ModelTensor:
+        """The matrix with noise that comes before a place in the stream."""
+        part, of_layer = ("self_attn.input", layer) if halves else ("mlp.input", layer - 1)
+        shapes = self.architecture.tensor_shapes()
+        return next(each for role in _NOISY[part] if (each := ModelTensor(role, of_layer)) in shapes)
 
     def _measure(self, tensor: ModelTensor, found: Floats, expected: Floats) -> None:
         shares = _energies(found - expected) / _energies(expected)

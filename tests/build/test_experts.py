@@ -9,12 +9,12 @@ import pytest
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.device_memory import idle_bytes
 from edgephi.build.request import BuildRequest
-from edgephi.build.tensor_plans import most_added, plan_tensors
+from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.config import load_architecture, read_architecture
 from edgephi.checkpoint.roles import EXPERTS, ModelTensor, Role
 from edgephi.declared.recipe import Keep, Quant, read_recipe
 from edgephi.declared.target import read_target
-from edgephi.errors import BadDeclarationError, NotSupportedError
+from edgephi.errors import BadDeclarationError
 from edgephi.steps import silent
 from tests.tiny_phimoe import TinyExperts, tiny_phimoe_config, write_tiny_phimoe
 
@@ -63,14 +63,6 @@ def test_a_router_has_no_bits_to_keep() -> None:
     keep = Keep(("model.layers.1.block_sparse_moe.gate",))
     with pytest.raises(BadDeclarationError, match="expected the name of a matrix"):
         plan_tensors(ARCHITECTURE, dataclasses.replace(PORTABLE, keep=keep))
-
-
-@pytest.mark.parametrize("choice", [{"keep": Keep(auto=0.03)}, {"bits_per_weight": 5.0}])
-def test_what_to_keep_is_not_chosen_among_experts(choice: dict[str, Any]) -> None:
-    quant = dataclasses.replace(PORTABLE, **choice)
-    plans = plan_tensors(ARCHITECTURE, quant)
-    with pytest.raises(NotSupportedError, match="expected a model without experts, found 16"):
-        most_added(ARCHITECTURE, quant, plans, {}, lambda _: 0)
 
 
 def test_a_token_leaves_most_experts_alone() -> None:

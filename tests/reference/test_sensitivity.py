@@ -14,6 +14,7 @@ from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.declared.recipe import read_recipe
 from edgephi.export.tensor_names import tensor_name
 from edgephi.reference.sensitivity import measure_sensitivity, noise_places
+from tests.demo.moe_demo import MOE_DEMO
 
 LAYERS = 3
 ROLES = (Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT, Role.GATE_UP, Role.DOWN)
@@ -86,6 +87,65 @@ def test_it_foretells_what_errors_cost(
     # What goes through another matrix first lies where the model listens more than to noise.
     least, most = (1 / 1.5, 1.5) if tensor.role in (Role.ATTENTION_OUTPUT, Role.DOWN) else (1 / 1.5, 5)
     assert least < found / foretold < most
+
+
+class TestExperts:
+    """The errors are in all experts of a layer at once, and a token has those of its own."""
+
+    @pytest.fixture
+    def model(self, passages: list[list[int]]) -> Model:
+        return Model(MOE_DEMO, passages)
+
+    @pytest.fixture
+    def sensitivity(self, passages: list[list[int]]) -> dict[ModelTensor, float]:
+        weights = CheckpointWeights(open_checkpoint(MOE_DEMO, id="demo", revision=""))
+        return measure_sensitivity(weights, passages)
+
+    def costs(self, model: Model, tensor: ModelTensor, seed: int) -> tuple[float, float]:
+        """KL in nats, and the mean over tokens of the squared error of its experts' products."""
+        experts = model.model.model.layers[tensor.layer].mlp.experts
+        down = tensor.role is Role.EXPERTS_DOWN
+        stack = experts.down_proj if down else experts.gate_up_proj
+        original = stack.data
+        noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(seed))
+        noise *= original.square().mean(-1, keepdim=True).sqrt() * RELATIVE_ERROR**0.5
+        errors = []
+
+        def look(_: Any, inputs: Any) -> None:
+            hidden, chosen, _ = inputs
+            for token, own in zip(hidden, chosen, strict=True):
+                products = [self.product(experts, noise[each], token, each, down=down) for each in own]
+                errors.append(sum(float(each.square().sum()) for each in products))
+
+        hook = experts.register_forward_pre_hook(look)
+        stack.data = original + noise
+        logs = model._logs()
+        stack.data = original
+        hook.remove()
+        kl = (model.original.exp() * (model.original - logs)).sum(-1).mean()
+        return float(kl), float(np.mean(errors))
+
+    def product(
+        self, experts: Any, noise: torch.Tensor, token: torch.Tensor, expert: int, *, down: bool
+    ) -> torch.Tensor:
+        """What noise in one expert's matrix adds to its product of a token."""
+        if down:
+            gate, up = (token @ experts.gate_up_proj[expert].T).chunk(2)
+            token = torch.nn.functional.silu(gate) * up
+        return token @ noise.T
+
+    @pytest.mark.parametrize("role", [Role.EXPERTS_GATE_UP, Role.EXPERTS_DOWN], ids=str)
+    @pytest.mark.parametrize("layer", [0, 1])
+    def test_it_foretells_what_errors_cost(
+        self, model: Model, sensitivity: dict[ModelTensor, float], role: Role, layer: int
+    ) -> None:
+        tensor = ModelTensor(role, layer)
+        with torch.no_grad():
+            pairs = [self.costs(model, tensor, seed) for seed in range(2)]
+        found = np.mean([kl for kl, _ in pairs])
+        foretold = sensitivity[tensor] * np.mean([error for _, error in pairs])
+        # Behind the last gate and up is only down, which listens to some products far more.
+        assert 1 / 2 < found / foretold < (3 if role is Role.EXPERTS_DOWN else 20)
 
 
 def test_every_matrix_of_a_layer_has_one(sensitivity: dict[ModelTensor, float]) -> None:
