@@ -38,7 +38,7 @@ _BIAS_INPUT = 5  # of MatMulNBits
 class GraphBuilder:
     """Collects nodes and initializers; each method returns the name of the value it made.
 
-    Activations have the type of the layout's floats. `accuracy_level` is that of all products.
+    Activations have the type of the layout's floats. `accuracy_level` is that of products.
     """
 
     def __init__(self, layout: OnnxLayout, accuracy_level: int) -> None:
@@ -116,9 +116,13 @@ class GraphBuilder:
         activations: str,
         *,
         bias: ModelTensor | None = None,
+        exact: bool = False,
         output: str | None = None,
     ) -> str:
-        """`activations` [..., columns] times the transpose of a matrix [rows, columns], and `bias`."""
+        """`activations` [..., columns] times the transpose of a matrix [rows, columns], and `bias`.
+
+        An `exact` product rounds no activations, whatever the accuracy level of the others is.
+        """
         tensor = self._layout.tensors[matrix]
         scheme = scheme_of(tensor)
         rows, columns = tensor.shape
@@ -142,7 +146,7 @@ class GraphBuilder:
             K=columns,
             bits=scheme.bits,
             block_size=scheme.group_size,
-            accuracy_level=self.accuracy_level,
+            accuracy_level=0 if exact else self.accuracy_level,
         )
         return output
 

@@ -10,11 +10,14 @@ from onnx import TensorProto
 
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.checkpoint.tokenizer import encode
 from edgephi.declared.recipe import Keep, Quant
 from edgephi.declared.target import Kernels, read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export.onnx import exporter
 from edgephi.export.tensor_names import tensor_name
+from edgephi.reference.evaluation_text import passages
+from tests.demo.moe_demo import MOE_DEMO
 from tests.export.onnx.artifacts import (
     FLOAT16,
     FLOAT32,
@@ -31,6 +34,7 @@ from tests.export.onnx.artifacts import (
     some_ids,
 )
 from tests.export.oracle import expected_logits, tensors_of, transformers_model
+from tests.phi_3_chat import as_phi_3
 from tests.portable import portable
 from tests.tiny_phimoe import write_tiny_phimoe
 
@@ -101,6 +105,28 @@ def test_coarser_activations_change_little_but_near_ties(
     artifact = export(tiny, tmp_path / "model", kernels=kernels, context=512)
     ids = some_ids(300, seed=6)
     assert np.median(divergences(artifact.expected(ids), artifact.in_pieces(ids, 300))) <= 1e-3
+
+
+def test_a_trained_router_takes_the_same_experts_with_int8_activations(tmp_path: Path) -> None:
+    """Of those before it none are rounded, so its near ties are decided as the reference decides them."""
+    artifact = export(MOE_DEMO, tmp_path / "model", kernels=INT8, context=1024)
+    text = "".join(passage.text for passage in passages(as_phi_3, "device"))
+    ids = encode(MOE_DEMO, text)[:500]
+    found = divergences(artifact.expected(ids), artifact.in_pieces(ids, 250))
+    assert found.mean() <= 1e-3
+    assert np.median(found) <= 1e-6
+
+
+def test_only_experts_and_head_have_the_targets_accuracy(tiny: Path, tmp_path: Path) -> None:
+    artifact = export(tiny, tmp_path / "model", kernels=INT8, context=64)
+    levels: dict[int, set[str]] = {}
+    for node in artifact.model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                levels.setdefault(attribute.i, set()).add(node.output[0].removesuffix(".weight.product"))
+    assert {name.rpartition(".")[2] for name in levels[0]} == {"qkv_proj", "o_proj"}
+    assert len(levels[4]) == 3  # two layers' experts, and the logits
+    assert "logits" in levels[4]
 
 
 QUANTS = [
