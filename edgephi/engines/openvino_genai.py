@@ -11,6 +11,8 @@ DATA_FILE = "openvino_model.bin"
 
 SPARSE_MASK = "sparse_attention_mask"
 """The layer of a graph that says what each head sees, where some layers attend to a part of the tokens."""
+CHOSEN_EXPERTS_KERNEL = "GatherMatmul"
+"""What OpenVINO calls the product of tokens with those of a stack of matrices that were chosen for them."""
 
 _GPU = Provider(
     package="openvino-genai",

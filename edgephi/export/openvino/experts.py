@@ -3,7 +3,7 @@
 The experts are written as if every token went through all of them, each on its own copy of the tokens, and
 what the router did not choose were multiplied by 0. That is the one shape that OpenVINO's plugins replace by
 products with the chosen experts only (`GatherMatmul`). Where another shape would compute the same, they do
-compute all experts, silently.
+compute all experts, silently: `expert_check` looks whether they do.
 
 Sources: `ConvertTiledMoeBlockTo3GatherMatmuls` of OpenVINO's transformations; for the router, SparseMixer
 (arXiv:2310.00811) at inference.

@@ -20,6 +20,7 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE
 from edgephi.export.exporter import ContextLimit
+from edgephi.export.openvino.expert_check import check_expert_kernels
 from edgephi.export.openvino.graph import build_graph
 from edgephi.export.openvino.intermediate_representation import Graph
 from edgephi.export.openvino.layout import lay_out, pack
@@ -90,6 +91,7 @@ def write_artifact(
     step: Step = silent,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
+    check_expert_kernels(checkpoint.architecture, plans, step=step)
     tensors, graph, literals_at = _graph(checkpoint.sources, checkpoint.architecture, plans, context)
     literals = np.frombuffer(bytes(graph.literals), np.uint8)
     with (folder / DATA_FILE).open("wb") as file:

@@ -7,6 +7,7 @@ OpenVINO's reading of it, is tested here.
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,3 +152,11 @@ def check_kernels(artifact: Artifact) -> None:
     assert kinds.count("ScaledDotProductAttention") == architecture.layers
     assert kinds.count("RoPE") == 2 * architecture.layers
     assert kinds.count("MVN") == 2 * architecture.layers + 1
+
+
+def rewritten(graph: Path, change: Any) -> None:
+    """Change the text of a graph's file."""
+    text = graph.read_text()
+    changed = change(text)
+    assert changed != text
+    graph.write_text(changed)

@@ -12,7 +12,10 @@ from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import read_target
 from edgephi.engines.openvino_genai import DATA_FILE
+from edgephi.errors import NotSupportedError
+from edgephi.export.openvino.expert_check import PRODUCTS_PER_LAYER, check_expert_kernels, check_graph
 from edgephi.export.openvino.layout import lay_out
+from edgephi.runtime.engines.openvino_genai.decoder import open_decoder
 from tests.export.openvino.artifacts import (
     ROUNDING,
     Artifact,
@@ -21,9 +24,10 @@ from tests.export.openvino.artifacts import (
     check_reads_as_openvino,
     check_size,
     export,
+    rewritten,
     some_ids,
 )
-from tests.export.openvino.oracle import pipeline_answer
+from tests.export.openvino.oracle import MODEL, openvino, pipeline_answer
 from tests.export.oracle import mean_kl
 from tests.portable import portable
 from tests.tiny_phimoe import write_tiny_phimoe
@@ -145,6 +149,30 @@ class TestRouting:
 class TestKernels:
     def test_the_plugin_uses_its_kernels(self, artifact: Artifact) -> None:
         check_kernels(artifact)
+
+    def test_a_build_looks_for_them(self, artifact: Artifact) -> None:
+        check_graph(artifact.folder / MODEL, PRODUCTS_PER_LAYER * 2)
+        architecture = artifact.checkpoint.architecture
+        check_expert_kernels(architecture, plan_tensors(architecture, artifact.quant))
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def unrecognised(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+        """With another function in the place of a Swish, which the plugin knows no kernel for."""
+        artifact = export(tiny, tmp_path_factory.mktemp("unrecognised") / "artifact")
+        rewritten(
+            artifact.folder / MODEL,
+            lambda text: text.replace('type="Swish" version="opset4"', 'type="Mish" version="opset4"', 1),
+        )
+        return artifact
+
+    def test_a_build_refuses_what_would_compute_all_experts(self, unrecognised: Artifact) -> None:
+        with pytest.raises(NotSupportedError, match="only the chosen experts, in 6 products, found 3"):
+            check_graph(unrecognised.folder / MODEL, PRODUCTS_PER_LAYER * 2)
+
+    def test_so_does_the_runtime(self, unrecognised: Artifact) -> None:
+        with pytest.raises(NotSupportedError, match="the experts that are chosen, in 6 products, found 3"):
+            open_decoder(openvino, unrecognised.folder / MODEL, device="CPU")
 
     @pytest.mark.parametrize("options", [{}, {"ATTENTION_BACKEND": "SDPA"}], ids=["default", "sdpa"])
     def test_the_engines_own_pipeline_answers(self, artifact: Artifact, options: dict[str, str]) -> None:

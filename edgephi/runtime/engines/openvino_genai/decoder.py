@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgephi.engines.openvino_genai import SPARSE_MASK
+from edgephi.runtime.engines.openvino_genai.expert_kernels import check_experts, expert_products
 from edgephi.runtime.engines.openvino_genai.graph_inputs import (
     KEPT,
     TOTAL_LENGTH,
@@ -113,10 +114,12 @@ class _PagedDecoder:
             raise _NotPagedError from cause
         add_kept(openvino, model, axis=0)  # hidden states are [tokens, 1, hidden]
         self.branches = add_branches(openvino, model, adapted)
+        experts = expert_products(model)
         try:
             compiled = core.compile_model(model, device)
         except RuntimeError as cause:  # OpenVINO 2026.4 has no paged attention for most Arm processors
             raise _NotPagedError from cause
+        check_experts(experts, compiled, device)
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
         self.openvino = openvino
         self.request = _Request(openvino, compiled)
@@ -229,7 +232,9 @@ class _StatefulDecoder:
         self.openvino = openvino
         self.largest_piece = _SPARSE_PIECE if layers_named(model, SPARSE_MASK) else None
         """The most tokens that are computed at once; None for all that are asked for."""
+        experts = expert_products(model)
         self.compiled = core.compile_model(model, device)
+        check_experts(experts, self.compiled, device)
         self.devices = tuple(self.compiled.get_property("EXECUTION_DEVICES"))
 
     def open_cache(self, capacity: int, factors: Factors) -> _StatefulCache:  # noqa: ARG002 - it grows
