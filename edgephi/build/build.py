@@ -33,6 +33,7 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.first_layers import first_layers
+from edgephi.checkpoint.hub.pull import Check
 from edgephi.checkpoint.locate import locate
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import TokenizerFacts, encode
@@ -69,16 +70,31 @@ class Built:
     answer: str = ""
 
 
-def find_checkpoint(model: str, recipe: Recipe, revision: str | None, *, progress: bool) -> Located:
-    """Locate `model`: the name of a recipe stands for the recipe's hub id and revision."""
+def find_checkpoint(
+    model: str,
+    recipe: Recipe,
+    revision: str | None,
+    *,
+    progress: bool,
+    check: Check = lambda _: None,
+) -> Located:
+    """Locate `model`: the name of a recipe stands for the recipe's hub id and revision.
+
+    What `check` raises for the model's architecture is raised before any download: by the shape that a recipe
+    declares, or else by the config alone.
+    """
+    declared = _declared_shape(model, recipe)
+    if declared is not None:
+        check(architecture_of(declared))
     named = _recipe_named(model, recipe)
     if named is None:
-        return locate(model, revision=revision, progress=progress)
+        return locate(model, revision=revision, progress=progress, check=check)
     is_hub_id = "/" in named.model.id
     return locate(
         named.model.id,
         revision=(revision or named.model.revision) if is_hub_id else revision,
         progress=progress,
+        check=check,
     )
 
 

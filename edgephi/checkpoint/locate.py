@@ -4,7 +4,7 @@ from pathlib import Path
 
 import edgephi
 from edgephi.checkpoint.hub.name import HUB_ID
-from edgephi.checkpoint.hub.pull import pull
+from edgephi.checkpoint.hub.pull import Check, pull
 from edgephi.checkpoint.located import LOCAL, Located
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, UsageError
@@ -14,9 +14,16 @@ DEMO_ID = "edgephi/demo"
 
 
 def locate(
-    model: str, *, revision: str | None = None, offline: bool = False, progress: bool = False
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: bool = False,
+    check: Check = lambda _: None,
 ) -> Located:
     """Find `model`: `demo`, an existing local folder, or a hub id `owner/name`, which is pulled.
+
+    `check` looks at the architecture of one that has to be downloaded, before its weights are.
 
     Raises UsageError for a revision of something that has none, BadCheckpointError when there is no such
     model, and what `pull` raises.
@@ -25,7 +32,7 @@ def locate(
     if model != DEMO and not (model and folder.is_dir()):
         if not HUB_ID.fullmatch(model) or model.startswith((".", "~")):
             raise _not_a_model(model)
-        return pull(model, revision, offline=offline, progress=progress)
+        return pull(model, revision, offline=offline, progress=progress, check=check)
     if revision is not None:
         raise UsageError(
             f"--revision: expected with a model of the hub, found {model!r}", hint="leave --revision out"

@@ -151,6 +151,7 @@ def build(
     from edgephi.build.build import build as build_bundle
     from edgephi.build.build import find_checkpoint
     from edgephi.build.choosing.this_machine import check_proof
+    from edgephi.build.plan import make_plan
     from edgephi.build.request import BuildRequest
     from edgephi.bundle.unfinished import check_destination
     from edgephi.checkpoint.adapter.locate_adapter import locate_adapters
@@ -193,7 +194,13 @@ def build(
     check_destination(output)
     if verify != "off":
         check_proof(target)
-    located = find_checkpoint(model, recipe, revision, progress=True)
+    located = find_checkpoint(
+        model,
+        recipe,
+        revision,
+        progress=True,
+        check=lambda architecture: make_plan(model, architecture, recipe, target, context=context),
+    )
     adapters = locate_adapters(adapter_names, progress=True)
     request = BuildRequest(
         model=model,

@@ -20,6 +20,7 @@ from tests.build.conftest import Here, names
 from tests.checkpoint.hub.server import serve_hub
 from tests.cli.conftest import Edgephi, is_one_error
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_phi3small import write_tiny_phi3small
 
 DEMO = Path(package.__file__).parent / "demo"
 
@@ -348,6 +349,32 @@ class TestFromTheHub:
             assert done.returncode == 4
             assert "error: model-00001-of-00002.safetensors: expected sha256" in done.stderr
             assert names(work) == {"b"}
+
+    @pytest.mark.parametrize(
+        ("options", "code", "message"),
+        [
+            (("-t", "qnn"), 3, "phi3small on qnn: expected"),
+            (("-t", "cpu", "--context", "9000"), 3, "was made for at most 8192 tokens"),
+        ],
+    )
+    def test_what_cannot_be_built_costs_no_weights(
+        self,
+        edgephi: Edgephi,
+        tmp_path: Path,
+        work: Path,
+        options: tuple[str, ...],
+        code: int,
+        message: str,
+    ) -> None:
+        """Neither a model that has no recipe, nor one whose recipe declares its shape."""
+        published = write_tiny_phi3small(tmp_path / "phi", layers=1)
+        for model in ("someone/tiny-phi", "phi-3-small-8k"):
+            with serve_hub("someone/tiny-phi", published) as hub:
+                environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")}
+                done = edgephi("build", model, *options, "-o", work / "b", "--verify", "off", env=environment)
+                assert is_one_error(done, code), done.stderr
+                assert message in done.stderr
+                assert hub.weight_requests() == []
 
 
 class TestAnswers:

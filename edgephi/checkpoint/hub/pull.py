@@ -1,7 +1,9 @@
 """Getting a checkpoint of the Hugging Face hub into its local cache."""
 
 import functools
+from collections.abc import Callable
 
+from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config import load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.hub.repository import (
@@ -23,9 +25,17 @@ from edgephi.checkpoint.weights.weight_files import (
 )
 from edgephi.errors import BadCheckpointError
 
+Check = Callable[[Architecture], object]
+"""Looks at a model's architecture, and raises when nobody wants its weights."""
+
 
 def pull(
-    repo_id: str, revision: str | None = None, *, offline: bool = False, progress: bool = False
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    offline: bool = False,
+    progress: bool = False,
+    check: Check = lambda _: None,
 ) -> Located:
     """Get the checkpoint `repo_id` (`owner/name`) of the hub into its local cache, checked and complete.
 
@@ -33,7 +43,8 @@ def pull(
     config and the tokenizer come first, so that a model edgephi cannot build costs no download of weights.
     Weights are resumed and their sha256 compared with the hub's. With `offline`, or HF_HUB_OFFLINE set, or
     when a pinned commit is complete in the cache and the hub is out of reach, nothing is downloaded.
-    `progress` draws bars on a terminal's standard error.
+    `progress` draws bars on a terminal's standard error. What `check` raises for the architecture comes
+    before any weights, too.
 
     Raises NotSupportedError, BadCheckpointError (no such model or revision, no access, broken files),
     TransportError (hub out of reach, or not in the cache) and DoesNotFitError (disk full).
@@ -42,12 +53,12 @@ def pull(
         repo_id,
         revision,
         offline=offline,
-        download=functools.partial(_download, repo_id, revision, progress=progress),
+        download=functools.partial(_download, repo_id, revision, progress=progress, check=check),
         from_cache=functools.partial(_from_cache, repo_id, revision),
     )
 
 
-def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
+def _download(repo_id: str, revision: str | None, *, progress: bool, check: Check) -> Located:
     with open_repository(repo_id, revision, progress=progress) as repository:
         other = None if "config.json" in repository.files else other_kind(repo_id, repository.files)
         if other is not None:
@@ -57,6 +68,7 @@ def _download(repo_id: str, revision: str | None, *, progress: bool) -> Located:
         )
         repository.get_those_of(["generation_config.json"])
         architecture = load_architecture(folder, name=repo_id)
+        check(architecture)
         repository.get_those_of(PUBLISHED_FILES)
         fitting_tokenizer(folder, architecture)  # a chat template may come from a recipe or an adapter
         if SINGLE_FILE in repository.files:
