@@ -67,9 +67,10 @@ def memory_at(
         held = min(context, attention.window + footprint.kept_past_window)
     kv_cache = _rounded_up(held, footprint.cache_step) * cache_per_token
     computed = computed_per_token * context + prefill.tokens * _token_bytes(architecture, footprint)
-    if attention.rotary.uses_long_factors(context) and not prefill.told_factors:
+    told = prefill.told_factors or (prefill.told_sparse and attention.sparsity is not None)
+    if attention.rotary.uses_long_factors(context) and not told:
         first = attention.rotary.original_context + 1
-        scores = footprint.activation_bytes * attention.heads * first * min(score_copies, 1)
+        scores = footprint.activation_bytes * attention.heads * first * footprint.keeps_scores
         computed = max(computed, first * (scores + _token_bytes(architecture, footprint)))
     working = max(kv_cache + computed, _packing_bytes(architecture, plans, footprint))
     engine = footprint.engine_bytes + footprint.token_bytes * architecture.vocabulary_size

@@ -73,6 +73,8 @@ class Engine(Protocol):
     """Whether a KV cache takes the memory of its whole capacity when it is opened; else as tokens come."""
     copies_caches: bool
     """Whether `KvCache.fork` gives copies."""
+    told_factors: bool
+    """Whether it knows before the first piece of a text which of LongRoPE's factors hold for all of it."""
 
     def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The prompt text of a conversation, ready for the model's answer. `tools` are JSON schemas."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from edgephi.bundle.manifest import Manifest
-from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import EdgephiError
 from edgephi.runtime.adapter import Engine
 from edgephi.runtime.text.scores import PromptScore, Scorer
@@ -48,14 +47,13 @@ class ScoringWork:
     on_progress: OnProgress | None = None
 
 
-def piece_tokens(manifest: Manifest, provider: str, tokens: int, vocabulary: int) -> int:
+def piece_tokens(manifest: Manifest, engine: Engine, tokens: int, vocabulary: int) -> int:
     """How many of a text's tokens are computed at once: few, so that their logits stay small.
 
     But all of them where LongRoPE's long factors hold, and the engine has to see that at once.
     """
     limit = manifest.limits.whole_prefill_above
-    told = facts_of(manifest.target.engine).provider(provider).prefill.told_factors
-    if limit is not None and tokens > limit and not told:
+    if limit is not None and tokens > limit and not engine.told_factors:
         return tokens
     return min(tokens, max(_FEWEST, min(_MOST, _PIECE_BYTES // (4 * vocabulary))))
 

@@ -197,7 +197,7 @@ class Session:
         adapter = self.adapter if adapter is None else adapter
         self._check_adapter(adapter)
         vocabulary = len(self.raw.token_bytes)
-        step = piece_tokens(self.manifest, self.engine.provider, len(prompt), vocabulary)
+        step = piece_tokens(self.manifest, self.engine, len(prompt), vocabulary)
         self.caches.make_room(len(prompt), step * vocabulary * LOGIT_BYTES)
         return Scoring(
             ScoringWork(

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.roles import ModelTensor, Role, bias_of
+from edgephi.engines.onnxruntime_genai import TOLD_LENGTH_INPUT
 from edgephi.export.onnx.block_layout import BLOCK_COLUMNS, BLOCK_ROWS, sparse_layers, sparsity_at
 from edgephi.export.onnx.graph_builder import GraphBuilder
 from edgephi.export.tensor_names import node_name
@@ -50,10 +51,23 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
     if rotary.uses_long_factors(context):
         # One length decides for all positions: index 0 holds the short factors' table, 1 the long ones'.
         limit = graph.integers("original_context", rotary.original_context)
-        chosen = graph.node("Cast", [graph.node("Greater", [total, limit])], to=TensorProto.INT64)
+        length = total
+        if is_told_length(architecture, context):
+            told = graph.node("Gather", [TOLD_LENGTH_INPUT, graph.integers("index_0", 0)], axis=0)
+            length = graph.node("Max", [total, told])
+        chosen = graph.node("Cast", [graph.node("Greater", [length, limit])], to=TensorProto.INT64)
         cos = graph.node("Gather", [cos, chosen], axis=0)
         sin = graph.node("Gather", [sin, chosen], axis=0)
     return SequenceValues(lengths, sequence_ends, total_length, cos, sin)
+
+
+def is_told_length(architecture: Architecture, context: int) -> bool:
+    """Whether the graph is told how long a sequence will be, and does not only see how long it is.
+
+    Where attention is block-sparse a first piece past LongRoPE's original context would be too large.
+    """
+    long = architecture.attention.rotary.uses_long_factors(context)
+    return long and bool(sparse_layers(architecture, context))
 
 
 def attended(

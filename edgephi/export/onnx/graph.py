@@ -6,7 +6,8 @@ from onnx import TensorProto, helper
 
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD_BIAS, ModelTensor, Role
-from edgephi.export.onnx.attention import attended, sequence_values
+from edgephi.engines.onnxruntime_genai import TOLD_LENGTH_INPUT
+from edgephi.export.onnx.attention import attended, is_told_length, sequence_values
 from edgephi.export.onnx.feed_forward import fed_forward
 from edgephi.export.onnx.graph_builder import CONTRIB_DOMAIN, GraphBuilder
 from edgephi.export.onnx.layout import UNUSED_IDS, OnnxLayout
@@ -25,7 +26,7 @@ def build_graph(
     """
     graph = GraphBuilder(layout, accuracy_level)
     norm = architecture.norm
-    inputs, outputs = _ends(architecture, graph.float_type)
+    inputs, outputs = _ends(architecture, graph.float_type, told=is_told_length(architecture, context))
     sequence = sequence_values(graph, architecture, context)
     hidden = graph.embedding(EMBEDDING, "input_ids")  # [batch, length, hidden]
     if architecture.embedding_multiplier != 1:
@@ -64,7 +65,7 @@ def _add_logits(graph: GraphBuilder, architecture: Architecture, state: str) -> 
 
 
 def _ends(
-    architecture: Architecture, floats: int
+    architecture: Architecture, floats: int, *, told: bool
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """The inputs and outputs of the graph, by the names that the engine's configuration gives."""
     attention = architecture.attention
@@ -73,6 +74,8 @@ def _ends(
         _value("input_ids", TensorProto.INT64, ["batch", "length"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total_length"]),
     ]
+    if told:
+        inputs.append(_value(TOLD_LENGTH_INPUT, TensorProto.INT64, [1]))
     outputs = [_value("logits", floats, ["batch", "length", architecture.vocabulary_size])]
     for layer in range(architecture.layers):
         for part in ("key", "value"):

@@ -16,8 +16,7 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
-from edgephi.engines.facts.engine import Prefill
-from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS
+from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS, GRAPH_FILE, TOLD_LENGTH_INPUT
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
@@ -91,6 +90,11 @@ def open_engine(
     )
 
 
+def is_told_length(artifact: Path) -> bool:
+    """Whether a graph reads how long a sequence will be; without the onnx library, which no device has."""
+    return TOLD_LENGTH_INPUT.encode() in (artifact / GRAPH_FILE).read_bytes()
+
+
 class GenaiEngine:
     """One loaded model with its tokenizer."""
 
@@ -119,6 +123,7 @@ class GenaiEngine:
         with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
+            self.told_factors = self._long_above is not None and is_told_length(artifact)
             if adapters.adapters:
                 # That graph may lie in another folder than the weights, which no graph may lead out of its
                 # own to find. So the engine is given it as bytes; they must live until it has read them.
@@ -167,6 +172,9 @@ class GenaiEngine:
         context is one prefill only when its first step is past it too.
         """
         generator = self._generator(len(token_ids), adapter)
+        told = self._told_length(generator)
+        if told is not None:
+            told[0] = len(token_ids)
         for start in range(0, len(token_ids), step):
             piece = list(token_ids[start : start + step])
             with translated(f"expected to compute {len(piece)} tokens"):
@@ -176,11 +184,13 @@ class GenaiEngine:
 
     def open_cache(self, capacity: int, *, adapter: str = "") -> GenaiCache:
         """An empty KV cache, allocated at once for `capacity` tokens."""
+        generator = self._generator(capacity, adapter)
         return GenaiCache(
-            self._generator(capacity, adapter),
+            generator,
             capacity,
-            prefill=FACTS.provider(self.provider).prefill,
+            piece_tokens=FACTS.provider(self.provider).prefill.tokens,
             long_above=self._long_above,
+            told_length=self._told_length(generator),
         )
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -199,6 +209,19 @@ class GenaiEngine:
             self._switch_on(adapter, generator)
         return generator
 
+    def _told_length(self, generator: Any) -> NDArray[np.int64] | None:
+        """What the graph reads as the length of a whole sequence, whenever that is changed; [1].
+
+        None where it does not read one. It must live as long as the generator.
+        """
+        if not self.told_factors:
+            return None
+        import numpy as np
+
+        length = np.zeros(1, np.int64)
+        generator.set_model_input(TOLD_LENGTH_INPUT, length)
+        return length
+
     def _switch_on(self, adapter: str, generator: Any) -> None:
         """Have what a generator computes be computed with an adapter."""
         file = self._adapter_files.file(adapter)
@@ -212,16 +235,27 @@ class GenaiEngine:
 class GenaiCache(SequenceCache):
     """The KV cache of a `Generator` of the engine, which is used for nothing else. It cannot be copied."""
 
-    def __init__(self, generator: Any, capacity: int, *, prefill: Prefill, long_above: int | None) -> None:
+    def __init__(
+        self,
+        generator: Any,
+        capacity: int,
+        *,
+        piece_tokens: int,
+        long_above: int | None,
+        told_length: NDArray[np.int64] | None,
+    ) -> None:
         super().__init__(
             capacity,
-            piece_tokens=prefill.tokens,
+            piece_tokens=piece_tokens,
             long_above=long_above,
-            told_factors=prefill.told_factors,
+            told_factors=told_length is not None,
         )
         self._generator = generator
+        self._told_length = told_length
 
     def _compute(self, tokens: list[int], past: int) -> None:
+        if self._told_length is not None:
+            self._told_length[0] = self.capacity if self._long else 0
         with translated(f"expected to compute {len(tokens)} tokens after {past}"):
             self._generator.append_tokens(tokens)
 

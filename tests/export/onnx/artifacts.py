@@ -15,6 +15,7 @@ from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Kernels, read_target
+from edgephi.engines.onnxruntime_genai import TOLD_LENGTH_INPUT
 from edgephi.export.onnx import exporter
 from edgephi.export.onnx.weights import ArtifactWeights
 from edgephi.export.stream.packed_tensor import row_count
@@ -38,6 +39,7 @@ class Artifact:
 
     checkpoint: Checkpoint
     folder: Path
+    _kept: list[Any] = dataclasses.field(default_factory=list)
 
     @property
     def weights(self) -> ArtifactWeights:
@@ -59,10 +61,16 @@ class Artifact:
         [hidden] = final_hidden_states([weights], [ids])
         return logits(weights, hidden)
 
-    def generator(self, length: int) -> Any:
+    def generator(self, length: int, *, told: int | None = None) -> Any:
+        """For so many tokens; where `told`, the graph knows from the start that there will be so many."""
         parameters = onnxruntime_genai.GeneratorParams(self.engine)
         parameters.set_search_options(max_length=length, do_sample=False)
-        return onnxruntime_genai.Generator(self.engine, parameters)
+        generator = onnxruntime_genai.Generator(self.engine, parameters)
+        if told is not None:
+            length_input = np.array([told])
+            generator.set_model_input(TOLD_LENGTH_INPUT, length_input)
+            self._kept.append(length_input)  # the engine does not
+        return generator
 
     def in_pieces(self, ids: list[int], piece: int, *, length: int | None = None) -> Floats:
         """The engine's logits of all tokens, `piece` of them appended at once."""

@@ -94,6 +94,46 @@ class TestAgainstTheReference:
         check(export(folder, tmp_path / "model", context=2048), some_ids(1400), piece=512)
 
 
+SWITCH = 8192
+
+
+class TestLongRope:
+    """A Phi-3-small of 128k tokens, on both sides of its original context. Its magnitudes differ, too."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def longrope(cls, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+        folder = tmp_path_factory.mktemp("longrope")
+        # Two heads: the engine's own loop computes the whole text again, in one piece.
+        sizes = TinySmall(layers=2, heads=2, kv_heads=1, context=131072, longrope=True)
+        return export(write_tiny_phi3small(folder / "tiny", sizes), folder / "model", context=SWITCH + 200)
+
+    @pytest.mark.parametrize("length", [SWITCH - 1, SWITCH, SWITCH + 1])
+    def test_in_pieces_that_are_told_how_long_the_text_is(self, longrope: Artifact, length: int) -> None:
+        ids = some_ids(length, seed=6)
+        found = append(longrope.generator(length, told=length), ids, 512)
+        assert divergences(longrope.expected(ids), found).mean() <= LIMIT
+
+    @pytest.mark.slow
+    def test_the_engines_own_loop_passes_the_original_context(self, longrope: Artifact) -> None:
+        generator = longrope.generator(SWITCH + 4)
+        generator.append_tokens(some_ids(SWITCH - 1, seed=7))
+        computed = []
+        for _ in range(4):
+            generator.generate_next_token()
+            computed.append(generator.get_output("logits")[0])
+        assert [len(logits) for logits in computed[1:]] == [1, SWITCH + 1, 1]
+        tokens = [int(token) for token in generator.get_sequence(0)]
+        for steps in (1, 3):
+            expected = longrope.expected(tokens[: SWITCH - 1 + steps])[-1:]
+            assert divergences(expected, computed[steps][-1:]).mean() <= LIMIT
+
+    def test_its_type_is_the_one_that_prefills_again(self, longrope: Artifact) -> None:
+        config = json.loads((longrope.folder / "genai_config.json").read_text())
+        assert config["model"]["type"] == "phi3small"
+        assert "chunk_size" not in config["search"]
+
+
 @pytest.mark.parametrize(("kernels", "limit"), [(INT8, 1e-3), (FLOAT16, 1e-5)], ids=["int8", "float16"])
 def test_coarser_activations(tiny: Path, tmp_path: Path, kernels: Kernels, limit: float) -> None:
     check(

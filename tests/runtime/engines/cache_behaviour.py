@@ -106,6 +106,11 @@ def open_windowed(target: str, folder: Path, *, provider: str = "cpu") -> Engine
 
 def _open_tiny(target: str, folder: Path, provider: str, **shape: Any) -> Engine:
     tiny = write_tiny_checkpoint(folder / "tiny", "mini-128k", std=0.15, **shape)
+    return open_exact(target, tiny, folder, provider=provider)
+
+
+def open_exact(target: str, tiny: Path, folder: Path, *, provider: str = "cpu") -> Engine:
+    """The checkpoint in `tiny`, built into `folder` with activations that are hardly rounded."""
     # Where an engine can leave activations as they are, kernels of other shapes round hardly differently.
     exact = dataclasses.replace(read_target(target), kernels=Kernels(accuracy_level=0))
     recipe = dataclasses.replace(read_recipe("default"), quant=portable())

@@ -65,6 +65,7 @@ class ListedEngine:
     name = "listed"
     version = "1"
     provider = "cpu"
+    told_factors = True
 
     def __init__(
         self, answer: Sequence[int] = (), *, allocates_ahead: bool = True, copies_caches: bool = False

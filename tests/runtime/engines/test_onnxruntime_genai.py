@@ -21,14 +21,22 @@ from edgephi.runtime.engines.onnxruntime_genai import GenaiEngine
 from edgephi.runtime.session import Options, Session
 from tests.build.demo import build_demo
 from tests.runtime.engines.cache_behaviour import (
+    ORIGINAL,
     CacheBehaviour,
     LongRopeBehaviour,
+    Same,
     WindowBehaviour,
     greedy,
+    grow,
+    open_exact,
     open_longrope,
     open_windowed,
+    some_ids,
+    spread,
     taken_at_opening,
 )
+from tests.tiny_phi3small import TinySmall, write_tiny_phi3small
+from tests.tiny_phimoe import write_tiny_phimoe
 
 np = pytest.importorskip("numpy")
 tokenizers = pytest.importorskip("tokenizers")
@@ -116,14 +124,55 @@ class TestCache(CacheBehaviour):
         assert opening > 4096 * 3072 * 0.9
 
 
+@pytest.fixture(scope="class")
+def any_switch() -> Iterator[None]:
+    """The engine's own loop changes LongRoPE's factors at one length. Ours finds any in the manifest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgephi.export.onnx.exporter.context_limit", lambda _architecture: None)
+        yield
+
+
+@pytest.mark.usefixtures("any_switch")
 class TestLongRopeCache(LongRopeBehaviour):
     @pytest.fixture(scope="class")
     @staticmethod
-    def longrope(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-        with pytest.MonkeyPatch.context() as patch:
-            # The engine's own loop knows 4,096 tokens only. Ours finds any number in the manifest.
-            patch.setattr("edgephi.export.onnx.exporter.context_limit", lambda _architecture: None)
-            yield open_longrope("cpu", tmp_path_factory.mktemp("longrope"))
+    def longrope(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        return open_longrope("cpu", tmp_path_factory.mktemp("longrope"))
+
+
+@pytest.mark.usefixtures("any_switch")
+class TestLongRopeCacheOfExperts(LongRopeBehaviour):
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def longrope(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        folder = tmp_path_factory.mktemp("experts")
+        tiny = write_tiny_phimoe(folder / "tiny", original_context=ORIGINAL, context=1024)
+        return open_exact("cpu", tiny, folder)
+
+
+@pytest.mark.usefixtures("any_switch")
+class TestLongRopeCacheOfSparseAttention(LongRopeBehaviour):
+    """Past 32 tokens not every token sees all before it; past ORIGINAL the factors are the long ones."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def longrope(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+        folder = tmp_path_factory.mktemp("sparse")
+        sizes = TinySmall(block=16, local_blocks=2, stride=4, context=1024)
+        tiny = write_tiny_phi3small(folder / "tiny", sizes, longrope=True, original_context=ORIGINAL)
+        return open_exact("cpu", tiny, folder)
+
+    def test_a_long_prompt_still_comes_in_pieces(self, longrope: Engine, same: Same) -> None:
+        """For its scores of one piece past 8,192 tokens would take more memory than its weights."""
+        assert longrope.told_factors
+        cache = longrope.open_cache(200)
+        assert grow(cache, some_ids(150))[0] == 32 < ORIGINAL
+        same(cache)
+
+    def test_each_piece_of_a_scored_text_has_the_factors_of_the_whole(self, longrope: Engine) -> None:
+        ids = some_ids(ORIGINAL + 60)
+        whole, pieces = (np.concatenate(list(longrope.logits(ids, step=step))) for step in (len(ids), 16))
+        np.testing.assert_allclose(pieces, whole, rtol=1e-3, atol=1e-3 * spread(whole))
 
 
 class TestWindowedCache(WindowBehaviour):

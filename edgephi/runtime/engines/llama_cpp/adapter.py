@@ -95,6 +95,7 @@ class LlamaEngine:
     name = NAME
     allocates_ahead = True
     copies_caches = True
+    told_factors = True
 
     def __init__(
         self,

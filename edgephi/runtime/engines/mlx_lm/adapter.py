@@ -86,6 +86,7 @@ class MlxEngine:
     name = NAME
     allocates_ahead = False
     copies_caches = True
+    told_factors = True
 
     def __init__(
         self,

@@ -122,6 +122,7 @@ class OpenvinoEngine:
                 device=provider.upper(),
                 adapted=_changed_by(adapters),
             )
+        self.told_factors = self._decoder.is_told_length
         self._factors = {"": self._decoder.branches.factors({})}
         if {device.partition(".")[0] for device in self._decoder.devices} != {provider.upper()}:
             raise NotSupportedError(

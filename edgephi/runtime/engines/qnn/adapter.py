@@ -123,6 +123,7 @@ class QnnEngine:
     name = NAME
     allocates_ahead = False
     copies_caches = True
+    told_factors = True
 
     def __init__(
         self,
