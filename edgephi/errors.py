@@ -6,6 +6,7 @@
     │   ├── DoesNotFitError         too little memory, disk or context
     │   │   └── PastContextError    a prompt that leaves no room for an answer
     │   └── NotSupportedError       a model, engine or option that edgephi does not know (yet)
+    │       └── WrongRoutingError   an engine that would have experts answer otherwise than the model
     ├── BadInputError         4   what we were given is broken
     │   ├── BadCheckpointError      config, weights or tokenizer
     │   ├── BadBundleError          a bundle that is not what its manifest says
@@ -56,6 +57,10 @@ class PastContextError(DoesNotFitError):
 
 class NotSupportedError(CannotServeError):
     """A model, engine or option that edgephi does not support (yet), or that is not installed."""
+
+
+class WrongRoutingError(NotSupportedError):
+    """An engine would choose or weigh a model's experts otherwise than the model: a build may accept that."""
 
 
 class BadInputError(EdgephiError):

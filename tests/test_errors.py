@@ -14,6 +14,7 @@ from edgephi import errors
         (errors.DoesNotFitError, 3),
         (errors.PastContextError, 3),
         (errors.NotSupportedError, 3),
+        (errors.WrongRoutingError, 3),
         (errors.BadInputError, 4),
         (errors.BadCheckpointError, 4),
         (errors.BadBundleError, 4),

@@ -147,10 +147,13 @@ def plan_model(
     revision: str | None = None,
     context: int | None = None,
     adapters: Sequence[StrengthenedAdapter] = (),
+    accept_wrong_routing: bool = False,
 ) -> Plan:
     """Plan a build; see `find_architecture` for what that takes."""
     architecture = find_architecture(model, recipe, revision, adapters)
-    return make_plan(model, architecture, recipe, target, context=context)
+    return make_plan(
+        model, architecture, recipe, target, context=context, accept_wrong_routing=accept_wrong_routing
+    )
 
 
 def build(request: BuildRequest, located: Located, step: Step) -> Built:
@@ -171,7 +174,12 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             checkpoint = first_layers(checkpoint, request.layers)
             recipe = _for_first_layers(recipe, whole, checkpoint.architecture)
         plan = make_plan(
-            request.model, checkpoint.architecture, recipe, request.target, context=request.context
+            request.model,
+            checkpoint.architecture,
+            recipe,
+            request.target,
+            context=request.context,
+            accept_wrong_routing=request.accept_wrong_routing,
         )
     _check_system_fits(checkpoint, plan)
     needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
@@ -268,7 +276,7 @@ def _proven(
         question=recipe.probe if recipe.probe.prompt else None,
         scratch=folder,  # a killed build leaves nothing anywhere else
     )
-    check_gate(proof.certificate, recipe.gate)
+    check_gate(proof.certificate, recipe.gate, deviates=bool(manifest.deviation))
     said = proof.answer
     if said is not None and recipe.gate.answers:
         check_answer(

@@ -132,6 +132,7 @@ def manifest_of(
             exporter=exporter_name,
         ),
         security_floor=request.security_floor,
+        deviation=plan.deviation,
     )
 
 
@@ -186,6 +187,7 @@ def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     words += ["--verify", request.verify]
     if request.context is not None:
         words += ["--context", str(request.context)]
+    words += ["--accept-wrong-routing"] if request.accept_wrong_routing else []
     if request.upstream:
         words += ["--exporter", "upstream"]
     if request.wheels is not None:

@@ -18,7 +18,7 @@ from edgephi.declared.quality import at_quality
 from edgephi.declared.recipe import MOST_BITS_PER_WEIGHT, Keep, Quant, Recipe
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError
+from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, WrongRoutingError
 from edgephi.export.exporter import exporter as exporter_of
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
@@ -42,6 +42,8 @@ class Plan:
     `largest_context` is the most tokens that fit into the target's memory, None when that is not known.
     `decode_tokens_per_second` is the bound that the target's memory bandwidth sets, None when not known. A
     token reads all of the artifact but `idle_bytes` of it: the experts that it does not have.
+
+    `deviation` says what the engine computes otherwise than the model, where that was accepted.
     """
 
     model: str
@@ -57,6 +59,7 @@ class Plan:
     largest_context: int | None
     decode_tokens_per_second: float | None
     idle_bytes: int = 0
+    deviation: str = ""
 
     @property
     def undecided(self) -> bool:
@@ -81,6 +84,7 @@ def make_plan(
     *,
     context: int | None = None,
     alternatives: bool = True,
+    accept_wrong_routing: bool = False,
 ) -> Plan:
     """Plan the build of a checkpoint with this architecture.
 
@@ -88,9 +92,15 @@ def make_plan(
     it, NotSupportedError when recipe, target and checkpoint cannot be combined.
 
     With `alternatives` the hint of the former names what else of recipe and quality would do, by plans of it.
+    With `accept_wrong_routing` a WrongRoutingError ends nothing: its message is the plan's deviation.
     """
-    exporter = exporter_of(target.engine)
-    exporter.check_architecture(architecture)
+    exporter, deviation = exporter_of(target.engine), ""
+    try:
+        exporter.check_architecture(architecture)
+    except WrongRoutingError as refused:
+        if not accept_wrong_routing:
+            raise
+        deviation = refused.message
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     native = facts_of(target.engine).native_groups
     plans = plan_tensors(architecture, recipe.quant, native)
@@ -165,6 +175,7 @@ def make_plan(
         largest_context=largest,
         decode_tokens_per_second=None if bandwidth is None else bandwidth / (artifact_bytes - idle),
         idle_bytes=idle,
+        deviation=deviation,
     )
 
 

@@ -34,6 +34,7 @@ class BuildRequest:
     `system`: how the user gave a system message in place of the recipe's, which `recipe` has already.
     `name` is the bundle's, None for one after recipe and target; `group_size` that which the user gave.
     `layers`: only so many of the model's layers, to measure speed with; None is all.
+    `accept_wrong_routing`: build also for an engine that weighs the model's experts otherwise.
     """
 
     model: str
@@ -55,3 +56,4 @@ class BuildRequest:
     system: str | None = None
     name: str | None = None
     group_size: GroupSize | None = None
+    accept_wrong_routing: bool = False

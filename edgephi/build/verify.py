@@ -174,7 +174,7 @@ def verify_against(
     proof = certify(
         checkpoint, bundle, manifest, level=level, domain=recipe.evaluation, gate=recipe.gate, step=step
     )
-    check_gate(proof.certificate, recipe.gate)
+    check_gate(proof.certificate, recipe.gate, deviates=bool(manifest.deviation))
     return proof.certificate
 
 
@@ -241,6 +241,8 @@ def _parts(found: TokenDivergences, text: CountedText, kinds: Sequence[str]) -> 
 def _note(manifest: Manifest, computed: Computed, passages: Sequence[TokenPassage], text: CountedText) -> str:
     """What a reader must know: where it was measured, and what that much text cannot show."""
     notes = [] if computed.provider == manifest.target.provider else [NOT_ON_PROVIDER]
+    if manifest.deviation:
+        notes.append(f"the export error is no rounding: {manifest.deviation}")
     if len(text.rows) < GATE_TOKENS or len(passages) < GATE_PASSAGES:
         longest = max(len(passage.ids) for passage in passages)
         notes.append(

@@ -207,6 +207,7 @@ class Manifest:
 
     A device that has this release, and checks signatures, takes none of that name below `security_floor`.
     With `adapters` there is a `base`: without its files, the folder is an artifact that goes beside that one.
+    `deviation` says what the engine computes otherwise than the model, where the build accepted that.
     """
 
     schema: str
@@ -227,6 +228,7 @@ class Manifest:
     security_floor: int = 0
     adapters: tuple[SwitchedAdapter, ...] = ()
     base: BaseBundle | None = None
+    deviation: str = ""
 
     def memory_at(self, context: int) -> int:
         """Bytes of memory that a device needs at a context of so many tokens, at most the full one."""

@@ -20,6 +20,7 @@ from edgephi.cli.options import (
     revision_option,
     soc_option,
     target_option,
+    wrong_routing_option,
 )
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.system_message import system_message
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 )
 @group_size_option
 @portable_option
+@wrong_routing_option
 @click.option(
     "--system",
     metavar="TEXT",
@@ -129,6 +131,7 @@ def build(
     calibrate: Path | None,
     group_size: "GroupSize | None",
     portable: bool,
+    accept_wrong_routing: bool,
     system: str | None,
     verify: "VerifyLevel",
     exporter: "Literal['edgephi', 'upstream']",
@@ -199,7 +202,14 @@ def build(
         recipe,
         revision,
         progress=True,
-        check=lambda architecture: make_plan(model, architecture, recipe, target, context=context),
+        check=lambda architecture: make_plan(
+            model,
+            architecture,
+            recipe,
+            target,
+            context=context,
+            accept_wrong_routing=accept_wrong_routing,
+        ),
     )
     adapters = locate_adapters(adapter_names, progress=True)
     request = BuildRequest(
@@ -221,6 +231,7 @@ def build(
         system=f"@{Path(system[1:]).name}" if system is not None and system.startswith("@") else system,
         name=name,
         group_size=group_size,
+        accept_wrong_routing=accept_wrong_routing,
     )
     built = build_bundle(request, located, step)
     if as_json:

@@ -103,7 +103,7 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
 
 
 _LONGEST_TEXT = 200
-_WHERE_THERE = ("merged", "adapters", "base", "system")
+_WHERE_THERE = ("warning", "merged", "adapters", "base", "system")
 """What most bundles do not have."""
 
 
@@ -118,6 +118,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "bundle": f"{manifest.name}, release {manifest.sequence} of {manifest.created}",
         "model": f"{model.id} at {model.revision} ({model.variant})",
         "": f"{model.parameters:,} parameters{active}, trained for {model.context:,} tokens",
+        "warning": visible(manifest.deviation),
         "merged": "; ".join(adapter.described for adapter in model.adapters),
         "adapters": "; ".join(adapter.described for adapter in manifest.adapters),
         "base": "" if base is None else f"{base.name}, release {base.sequence}, {base.sha256[:12]}",

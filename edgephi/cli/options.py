@@ -112,6 +112,13 @@ group_size_option: Decorator = click.option(
     help="Weights that share a scale, instead of the recipe's number; K-quants have their own.",
 )
 
+wrong_routing_option: Decorator = click.option(
+    "--accept-wrong-routing",
+    is_flag=True,
+    help="Go on where the target's engine weighs a model's experts otherwise than the model does; the "
+    "certificate says how far its answers are.",
+)
+
 soc_option: Decorator = click.option(
     "--soc",
     type=NAME,

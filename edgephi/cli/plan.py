@@ -19,6 +19,7 @@ from edgephi.cli.options import (
     revision_option,
     soc_option,
     target_option,
+    wrong_routing_option,
 )
 from edgephi.cli.show.say import say, say_document
 from edgephi.guards.visible import visible
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgephi.declared.target import Target
 
 _WIDTH = 80
+_LABEL = 11
 
 
 @click.command(no_args_is_help=True)
@@ -45,6 +47,7 @@ _WIDTH = 80
 @method_option
 @group_size_option
 @portable_option
+@wrong_routing_option
 @context_option
 @revision_option
 @click.option(
@@ -64,6 +67,7 @@ def plan(
     method: "Method | None",
     group_size: "GroupSize | None",
     portable: bool,
+    accept_wrong_routing: bool,
     context: int | None,
     revision: str | None,
     here: bool,
@@ -80,6 +84,7 @@ def plan(
     from edgephi.build.build import find_architecture, find_tokenizer, plan_model
     from edgephi.checkpoint.adapter.locate_adapter import asked_for, locate_adapters
     from edgephi.cli.show.model.chat_form import tokenizer_document
+    from edgephi.cli.show.qualities import qualities_document, qualities_table
     from edgephi.declared.quality import as_asked
     from edgephi.declared.recipe import read_recipe, recipe_for
     from edgephi.declared.target import for_soc, read_target
@@ -106,7 +111,15 @@ def plan(
 
         target = this_machine.here(target)
     recipe = asked(quality, k_quants=_has_k_quants(target))
-    made = plan_model(model, recipe, target, revision=revision, context=context, adapters=adapters)
+    made = plan_model(
+        model,
+        recipe,
+        target,
+        revision=revision,
+        context=context,
+        adapters=adapters,
+        accept_wrong_routing=accept_wrong_routing,
+    )
     tokenizer = find_tokenizer(model, recipe, revision, adapters)
     qualities = _qualities(made, asked, quality, target, context)
     if as_json:
@@ -115,12 +128,12 @@ def plan(
                 **_document(made),
                 **tokenizer_document(tokenizer),
                 "adapters": [asked_for(adapter) for adapter in adapters],
-                "qualities": _qualities_document(qualities),
+                "qualities": qualities_document(qualities),
             }
         )
     else:
         say(_text(made, tokenizer, [asked_for(adapter) for adapter in adapters]))
-        say(f"\n{_qualities_table(qualities)}")
+        say(f"\n{qualities_table(qualities)}")
 
 
 def _has_k_quants(target: "Target") -> bool:
@@ -152,7 +165,13 @@ def _qualities(
                 made
                 if each == quality
                 else make_plan(
-                    made.model, made.architecture, own, target, context=context, alternatives=False
+                    made.model,
+                    made.architecture,
+                    own,
+                    target,
+                    context=context,
+                    alternatives=False,
+                    accept_wrong_routing=bool(made.deviation),
                 )
             )
         except CannotServeError as problem:
@@ -276,6 +295,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "total": plan.memory.total,
         },
         "decode_tokens_per_second_limit": plan.decode_tokens_per_second,
+        "deviation": plan.deviation or None,
     }
 
 
@@ -298,47 +318,10 @@ def _kept(plan: "Plan") -> list[tuple[str, str]]:
     return [("", line) for line in lines]
 
 
-def _qualities_table(qualities: Mapping["Quality", "Plan | str"]) -> str:
-    """A row for each quality: bits per weight, size and memory, or the reason why it cannot be had."""
-    from edgephi.cli.show.table import table
-
-    rows = [(name, *_sizes(plan)) for name, plan in qualities.items() if not isinstance(plan, str)]
-    header = ("quality", "bits per weight", "artifact", "memory")
-    lines = [table(rows, header, right=range(1, 4))]
-    for name, reason in qualities.items():
-        if isinstance(reason, str):
-            lines += textwrap.wrap(
-                f"{name}: {reason}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
-            )
-    return "\n".join(lines)
-
-
-def _qualities_document(qualities: Mapping["Quality", "Plan | str"]) -> dict[str, Any]:
-    """The same for JSON."""
-    return {
-        name: {"reason": plan}
-        if isinstance(plan, str)
-        else {
-            "bits_per_weight": plan.bits_per_weight,
-            "artifact_bytes": plan.artifact_bytes,
-            "memory_bytes": plan.memory.total,
-            "at_most": plan.undecided,
-        }
-        for name, plan in qualities.items()
-    }
-
-
-def _at_most(plan: "Plan") -> str:
-    """What stands before a size that the build does not exceed, because it has yet to choose."""
-    return "at most " if plan.undecided else ""
-
-
-def _sizes(plan: "Plan") -> tuple[str, str, str]:
-    from edgephi.cli.show.sizes import human_bytes
-
-    sizes = (f"{plan.bits_per_weight:.2f}", human_bytes(plan.artifact_bytes), human_bytes(plan.memory.total))
-    bits, artifact, memory = (_at_most(plan) + size for size in sizes)
-    return bits, artifact, memory
+def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
+    """The rows of a text that takes more than a line."""
+    lines = textwrap.wrap(text, _WIDTH - _LABEL, break_on_hyphens=False)
+    return [(label if line is lines[0] else "", line) for line in lines]
 
 
 def _chip(name: str) -> str:
@@ -351,6 +334,7 @@ def _chip(name: str) -> str:
 def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
     from edgephi.cli.show.model.chat_form import tokenizer_rows
     from edgephi.cli.show.model.experts import expert_bits, experts_rows
+    from edgephi.cli.show.qualities import at_most
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
     from edgephi.engines.facts.groups import groups_in_words
@@ -363,14 +347,15 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
         ("model", f"{plan.model} ({human_count(plan.architecture.parameters)} parameters)"),
         *experts_rows(plan.architecture),
         *(("adapter", visible(adapter)) for adapter in adapters),
+        *(_wrapped("warning", plan.deviation) if plan.deviation else ()),
         ("recipe", plan.recipe.name),
         ("target", f"{plan.target.name} ({plan.target.engine}, {plan.target.provider})"),
         *([("chip", _chip(plan.target.soc))] if plan.target.soc else []),
         ("weights", f"int{quant.bits}, {groups}, {quant.method}"),
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}{expert_bits(quant)}"),
         *_kept(plan),
-        ("", f"{_at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
-        ("artifact", f"{_at_most(plan)}{human_bytes(plan.artifact_bytes)}"),
+        ("", f"{at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
+        ("artifact", f"{at_most(plan)}{human_bytes(plan.artifact_bytes)}"),
         ("context", f"{plan.context} tokens (the model: {plan.architecture.context})"),
         ("memory", f"{human_bytes(plan.memory.total)} at that context"),
         ("", f"weights {human_bytes(plan.memory.weights)}"),
@@ -382,7 +367,7 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
     if plan.decode_tokens_per_second is not None:
         rows.append(("decode", f"at most {plan.decode_tokens_per_second:.1f} tokens/s, by memory bandwidth"))
     if tokenizer is not None:
-        rows += tokenizer_rows(tokenizer, _WIDTH - 11)
+        rows += tokenizer_rows(tokenizer, _WIDTH - _LABEL)
     gate = plan.recipe.gate
     rows.append(("limits", f"mean KL: export error {gate.export_error_kl:g},"))
     rows.append(("", f"quantisation loss {gate.quantisation_loss_kl:g}, end to end {gate.end_to_end_kl:g}"))

@@ -44,7 +44,10 @@ class Exporter(Protocol):
         """
 
     def check_architecture(self, architecture: Architecture) -> None:
-        """Raise NotSupportedError for a model that the engine does not compute rightly, with the reason."""
+        """Raise NotSupportedError for a model that the engine does not compute rightly, with the reason.
+
+        WrongRoutingError where nothing but the weights of its experts is wrong: a build may accept that.
+        """
 
     def context_limit(self, architecture: Architecture) -> ContextLimit | None:
         """The engine's own limit below the model's, or None."""

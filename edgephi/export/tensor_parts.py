@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edgephi.checkpoint.architecture import Attention, MixtureOfExperts
 from edgephi.checkpoint.weights.source import Source
 from edgephi.export.stream.packed_tensor import row_count
+from edgephi.quantize.tensor_plan import TensorPlan
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class TensorParts:
     shapes: Mapping[str, tuple[int, ...]]
     rows: tuple[Source, ...]
 
-    @property
-    def keep_order(self) -> bool:
-        """Whether the rows of the parts, one after the other, are those of the model's tensor."""
-        return len(self.rows) == len(self.shapes)
+    def in_file_order(self, sources: Iterable[Source], plan: TensorPlan) -> tuple[Source, ...]:
+        """Sources of the model's tensor as those of all its parts, whose rows are numbered through.
 
-    def in_file_order(self, sources: Iterable[Source]) -> tuple[Source, ...]:
-        """Sources of the model's tensor as those of all its parts, whose rows are numbered through."""
-        return tuple(sources) if self.keep_order else tuple(self._moved(sources))
+        Raises ValueError where these are in another order than ours and the plan is not for all rows alike.
+        """
+        if len(self.rows) == len(self.shapes):
+            return tuple(sources)
+        if plan.row_factors is not None or plan.found is not None:
+            raise ValueError(f"{', '.join(self.shapes)}: expected a plan for all rows alike, found another")
+        return tuple(self._moved(sources))
 
     def _moved(self, sources: Iterable[Source]) -> Iterator[Source]:
         firsts, first = {}, 0

@@ -39,7 +39,8 @@ def load(
 
     `context` is the most tokens of prompt and answer together; without it, all that the bundle serves and
     memory allows. `provider` runs the bundle on another of its engine's providers than its own. `warn` is
-    told when memory is short; without it that is a Python warning. `cache_bytes` is the most memory for what
+    told when memory is short, or the engine computes otherwise than the model; without it that is a Python
+    warning. `cache_bytes` is the most memory for what
     was computed for earlier prompts; without it, half of what is available once the model is loaded, and
     room for one full context at least and for eight at most. `adapter` is the name of one of the bundle's
     adapters, or the folder of an artifact with adapters for it, whose first one is meant: answers are
@@ -66,13 +67,13 @@ def load(
     ChatTemplate(manifest.chat.template, manifest.chat.variables).check()
     check_artifact(manifest, opened.place)
     served, shortage = check_memory(manifest, available_memory(), context)
-    if shortage is not None:
+    for problem in filter(None, (manifest.deviation, shortage)):
         if warn is None:
             import warnings
 
-            warnings.warn(shortage, RuntimeWarning, stacklevel=2)
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
         else:
-            warn(shortage)
+            warn(problem)
     return Session(
         folder,
         manifest,

@@ -7,6 +7,7 @@ changed as it is read, and nothing but the block and the small matrices is in me
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,11 +70,18 @@ class LowRankChange:
         return into, self.own.start + number[into] * self.own.step
 
 
-Changes = Mapping[str, tuple[LowRankChange, ...]]
+class Change(Protocol):
+    """What is changed of a stored tensor as its rows are read."""
+
+    def apply(self, values: Rows, rows: range) -> None:
+        """Change `values`, float32 [rows, columns], in place: the rows `rows` of the stored tensor."""
+
+
+Changes = Mapping[str, tuple[Change, ...]]
 """What is changed of stored tensors, by their names, in the order in which it is done."""
 
 
-def changed(values: Rows, rows: range, changes: Iterable[LowRankChange]) -> Rows:
+def changed(values: Rows, rows: range, changes: Iterable[Change]) -> Rows:
     """The rows `rows` of a stored tensor, float32 [rows, columns], after all changes in their order."""
     for change in changes:
         change.apply(values, rows)

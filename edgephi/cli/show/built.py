@@ -23,6 +23,8 @@ def built_summary(built: "Built") -> str:
         f"{manifest.name}: {human_bytes(manifest.requires.disk_bytes)}, "
         f"{manifest.quant.bits_per_weight:.2f} bits per weight, context {manifest.limits.context}",
     ]
+    if manifest.deviation:
+        lines += textwrap.wrap(f"warning: {manifest.deviation}", _WIDTH, subsequent_indent="  ")
     for remark in built.remarks:
         lines += textwrap.wrap(f"checkpoint: {remark}", _WIDTH, subsequent_indent="  ")
     lines += [f"merged: {adapter.described}" for adapter in manifest.model.adapters]

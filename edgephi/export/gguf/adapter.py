@@ -14,7 +14,7 @@ from edgephi.bundle.switched_adapter import ADAPTERS_FOLDER
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.engines.llama_cpp import MODEL_FILE
 from edgephi.export.gguf.modelfile import MODELFILE, modelfile_with_adapter
-from edgephi.export.gguf.weights import gguf_name
+from edgephi.export.gguf.parts import gguf_name
 
 
 def write_adapter(

@@ -1,9 +1,10 @@
 """GGUF for llama.cpp: one file with the weights, the tokenizer and all that the loader asks for.
 
 llama.cpp brings the graph. A file of its architecture "phi3" holds the checkpoint's own tensors under shorter
-names; the fused projections stay fused. Norms and LongRoPE's factors are float32. Matrices are blocks of
-ggml's own types (`export.gguf.blocks`): its K-quants, or `Q4_0` and `Q8_0`, which hold our symmetric groups
-of 32 number for number.
+names; the fused projections stay fused. One of "phimoe", which weighs experts otherwise than Phi-3.5-MoE
+does, is changed before it is quantised: see `centring` and `even_experts` here. Norms, biases, routers and
+LongRoPE's factors are float32. Matrices are blocks of ggml's own types (`export.gguf.blocks`): its K-quants,
+or `Q4_0` and `Q8_0`, which hold our symmetric groups of 32 number for number.
 
 `general.context_length` is what llama.cpp's own tools allocate unless told otherwise, so it says how many
 tokens they compute rightly: they attend past Phi-3's sliding window, and choose LongRoPE's factors by the
@@ -19,14 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from edgephi.bundle.manifest import TOKENIZER_FILE
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
-from edgephi.errors import NotSupportedError
+from edgephi.errors import NotSupportedError, WrongRoutingError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.gguf.blocks import TYPES, pack
+from edgephi.export.gguf.centring import centred, uncalibrated
+from edgephi.export.gguf.even_experts import evened
 from edgephi.export.gguf.layout import (
     ALIGNMENT,
     lay_out,
@@ -38,6 +41,7 @@ from edgephi.export.gguf.modelfile import MODELFILE, modelfile
 from edgephi.export.gguf.tokenizer import breaks_after, ends, read_gguf_tokenizer
 from edgephi.export.gguf.weights import ArtifactWeights
 from edgephi.export.plain_decoder import check_plain_decoder
+from edgephi.export.published_experts import check_published_experts
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import Region, align
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
@@ -50,8 +54,25 @@ def footprint(target: Target) -> Footprint:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raise NotSupportedError for a model that the engine does not compute rightly."""
-    check_plain_decoder(architecture, FACTS.name)
+    """Raise NotSupportedError for a model that llama.cpp does not compute rightly, with the reason.
+
+    WrongRoutingError for Phi-3.5-MoE, whose norms we mend, and whose routing we can only bring near.
+    """
+    if not isinstance(architecture.feed_forward, MixtureOfExperts):
+        check_plain_decoder(architecture, FACTS.name)
+        return
+    check_published_experts(architecture, FACTS.name)
+    if architecture.attention.rotary.long_attention_factor is not None:
+        raise NotSupportedError(
+            f"{architecture.model_type} on {FACTS.name}: expected one magnitude for LongRoPE's short and "
+            "long factors, found two",
+            hint="choose another target",
+        )
+    raise WrongRoutingError(
+        f"{architecture.model_type} on {FACTS.name}: expected SparseMixer's weights of experts, "
+        "found the same for both of a token however close their scores are: other answers than the model's",
+        hint="take the target cpu, openvino or mlx, or --accept-wrong-routing and read the certificate",
+    )
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:  # noqa: ARG001 - true of all of them
@@ -98,6 +119,9 @@ def write_artifact(
     tokenizer = read_gguf_tokenizer(
         checkpoint.tokenizer.folder / TOKENIZER_FILE, checkpoint.architecture.vocabulary_size
     )
+    changes = checkpoint.changes
+    if isinstance(checkpoint.architecture.feed_forward, MixtureOfExperts):
+        changes, plans = evened(checkpoint, centred(checkpoint, step)), uncalibrated(plans)
     layout = lay_out(folder / MODEL_FILE, checkpoint, tokenizer, plans, context)
     end = Region(layout.size, 0)  # files of the format end aligned
     with (folder / MODEL_FILE).open("wb") as file:
@@ -106,7 +130,7 @@ def write_artifact(
             layout.tensors,
             pack,
             file,
-            changes=checkpoint.changes,
+            changes=changes,
             preamble=layout.header,
             lookup_tables=[
                 *((region, factors) for _, region, factors in layout.factors),

@@ -9,18 +9,17 @@ import numpy as np
 from gguf import GGMLQuantizationType as TensorType
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.engines.llama_cpp import CACHE_STEP
 from edgephi.export.gguf.blocks import TYPES, block_bytes
+from edgephi.export.gguf.parts import parts_of
 from edgephi.export.gguf.tokenizer import GgufTokenizer, add_tokenizer, suited_name
-from edgephi.export.gguf.weights import gguf_name
 from edgephi.export.stream.packed_tensor import PackedTensor, Region, align, place
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
-_ARCHITECTURE = gguf.MODEL_ARCH.PHI3
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _FILE_TYPES = {
     TensorType.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
@@ -42,7 +41,7 @@ class GgufLayout:
 
 
 def tensor_bytes(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    """Bytes of a tensor: float32 for a vector, blocks for a quantised matrix."""
+    """Bytes of a tensor: float32 for plain numbers, blocks for a quantised matrix."""
     if scheme is None:
         return math.prod(shape) * 4
     weights, size = block_bytes(scheme)
@@ -63,13 +62,17 @@ def lay_out(
     architecture = checkpoint.architecture
     shapes = architecture.tensor_shapes()
     factors = rope_factors(architecture)
-    writer = gguf.GGUFWriter(scratch, gguf.MODEL_ARCH_NAMES[_ARCHITECTURE])
+    writer = gguf.GGUFWriter(scratch, architecture_name(architecture))
     _add_facts(writer, checkpoint, tokenizer, plans, context)
-    for tensor in checkpoint.sources:
-        scheme, shape = plans[tensor].scheme, shapes[tensor]
+    parts = {tensor: parts_of(tensor, shapes[tensor], architecture) for tensor in checkpoint.sources}
+    for tensor, own in parts.items():
+        scheme = plans[tensor].scheme
         kind = TensorType.F32 if scheme is None else TYPES[scheme]
-        size = tensor_bytes(shape, scheme)
-        writer.add_tensor_info(gguf_name(tensor), shape, np.dtype(np.float32), size, kind)
+        for name, shape in own.shapes.items():
+            size = tensor_bytes(shape, scheme)
+            if len(own.shapes) > 1 and size % ALIGNMENT:
+                raise ValueError(f"{name}: expected a multiple of {ALIGNMENT} bytes, found {size}")
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), size, kind)
     for name, values in factors.items():
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
     writer.write_header_to_file()
@@ -80,16 +83,24 @@ def lay_out(
     header += bytes(align(len(header), ALIGNMENT) - len(header))
 
     tensors, offset = [], len(header)
-    for tensor, own in checkpoint.sources.items():
+    for tensor, sources in checkpoint.sources.items():
         plan, shape = plans[tensor], shapes[tensor]
         regions = place(offset, [tensor_bytes(shape, plan.scheme)], ALIGNMENT)
-        tensors.append(PackedTensor(tensor_name(tensor), shape, plan, regions, sources=own))
+        rows = parts[tensor].in_file_order(sources, plan)
+        tensors.append(PackedTensor(tensor_name(tensor), shape, plan, regions, sources=rows))
         offset = align(regions[-1].offset + regions[-1].size, ALIGNMENT)
     placed = []
     for name, values in factors.items():
         placed.append((name, Region(offset, values.nbytes), values))
         offset = align(offset + values.nbytes, ALIGNMENT)
     return GgufLayout(header, tuple(tensors), tuple(placed), offset)
+
+
+def architecture_name(architecture: Architecture) -> str:
+    """What llama.cpp calls the graph that it computes the model with."""
+    has_experts = isinstance(architecture.feed_forward, MixtureOfExperts)
+    name: str = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.PHIMOE if has_experts else gguf.MODEL_ARCH.PHI3]
+    return name
 
 
 def right_context(architecture: Architecture, context: int) -> int:
@@ -126,6 +137,9 @@ def _add_facts(
     writer.add_rope_scaling_orig_ctx_len(align(rotary.original_context, CACHE_STEP))
     if rotary.long_factor is not None:
         writer.add_rope_scaling_attn_factors(rotary.magnitude)
+    if isinstance(architecture.feed_forward, MixtureOfExperts):
+        writer.add_expert_count(architecture.feed_forward.experts)
+        writer.add_expert_used_count(architecture.feed_forward.chosen)
     # 0: none. llama.cpp of today ignores it; older ones refuse a file without it.
     writer.add_sliding_window(window if window is not None and window < architecture.context else 0)
     add_tokenizer(writer, tokenizer, checkpoint.tokenizer, architecture)

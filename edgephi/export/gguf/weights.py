@@ -16,8 +16,6 @@ from gguf import (
     GGML_QUANT_SIZES,
     GGUF_DEFAULT_ALIGNMENT,
     GGUF_MAGIC,
-    MODEL_TENSOR,
-    TENSOR_NAMES,
     GGMLQuantizationType,
     GGUFValueType,
     Keys,
@@ -25,8 +23,10 @@ from gguf import (
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import ModelTensor, Role
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.export.gguf.blocks import SCHEMES, unpack
+from edgephi.export.gguf.even_experts import FACTORS
+from edgephi.export.gguf.parts import parts_of
 from edgephi.export.stream.packed_tensor import align
 
 _VERSION = 3
@@ -42,17 +42,6 @@ _FORMATS = {
     GGUFValueType.UINT64: "<Q",
     GGUFValueType.INT64: "<q",
     GGUFValueType.FLOAT64: "<d",
-}
-_KINDS = {
-    Role.EMBEDDING: MODEL_TENSOR.TOKEN_EMBD,
-    Role.ATTENTION_NORM: MODEL_TENSOR.ATTN_NORM,
-    Role.QUERY_KEY_VALUE: MODEL_TENSOR.ATTN_QKV,
-    Role.ATTENTION_OUTPUT: MODEL_TENSOR.ATTN_OUT,
-    Role.FEED_FORWARD_NORM: MODEL_TENSOR.FFN_NORM,
-    Role.GATE_UP: MODEL_TENSOR.FFN_UP,
-    Role.DOWN: MODEL_TENSOR.FFN_DOWN,
-    Role.FINAL_NORM: MODEL_TENSOR.OUTPUT_NORM,
-    Role.HEAD: MODEL_TENSOR.OUTPUT,
 }
 
 
@@ -92,11 +81,6 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
     }
 
 
-def gguf_name(tensor: ModelTensor) -> str:
-    """llama.cpp's name of a tensor."""
-    return f"{TENSOR_NAMES[_KINDS[tensor.role]].format(bid=tensor.layer)}.weight"
-
-
 class ArtifactWeights:
     """The weights of a GGUF file, as the reference's forward pass wants them."""
 
@@ -104,16 +88,25 @@ class ArtifactWeights:
         self.architecture = architecture
         self._file = file
         self._tensors = read_tensors(file)
+        self._shapes = architecture.tensor_shapes()
 
     def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
-        stored = self._tensors[gguf_name(tensor)]
-        count = stop - start
+        found = []
+        for source in parts_of(tensor, self._shapes[tensor], self.architecture).rows:
+            rows, _ = source.within(start, stop)
+            if rows:
+                found.append(self._stored_rows(self._tensors[source.tensor], rows.start, len(rows)))
+        weights = found[0] if len(found) == 1 else np.concatenate(found)
+        factor = FACTORS.get(tensor.role, 1.0)
+        return weights if factor == 1.0 else weights / np.float32(factor)
+
+    def _stored_rows(self, stored: StoredTensor, start: int, count: int) -> NDArray[np.float32]:
+        """Rows of a tensor of the file, of a stack's matrices numbered through."""
+        columns = stored.shape[-1] if len(stored.shape) > 1 else 1
         if stored.kind == GGMLQuantizationType.F32:
-            items = int(np.prod(stored.shape[1:], dtype=np.int64))
-            data = self._read(stored, start * items * 4, count * items * 4)
-            return data.view(np.float32).reshape(count, *stored.shape[1:])
-        columns = stored.shape[1]
+            data = self._read(stored, start * columns * 4, count * columns * 4).view(np.float32)
+            return data if len(stored.shape) == 1 else data.reshape(count, columns)
         weights, size = GGML_QUANT_SIZES[stored.kind]
         row_bytes = columns // weights * size
         blocks = self._read(stored, start * row_bytes, count * row_bytes).reshape(-1, size)

@@ -30,7 +30,7 @@ from edgephi.export.tensor_parts import TensorParts
 from edgephi.quantize.groups import Groups, NotFiniteError
 from edgephi.quantize.nibbles import pack_nibbles
 from edgephi.quantize.scheme import Scheme
-from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
+from edgephi.quantize.tensor_plan import TensorPlans
 
 _HEADER_ALIGNMENT = 4096  # bytes: the weights begin on a page
 
@@ -80,17 +80,10 @@ def lay_out(
     position = len(header)
     for each, own in parts.items():
         regions = place(position, sizes[each], alignment=1)
-        _check_rows(each, own, plans[each])
-        rows = own.in_file_order(sources[each])
+        rows = own.in_file_order(sources[each], plans[each])
         tensors.append(PackedTensor(tensor_name(each), shapes[each], plans[each], regions, floats.type, rows))
         position = regions[-1].offset + regions[-1].size
     return MlxLayout(tuple(tensors), entries, header, offset)
-
-
-def _check_rows(tensor: ModelTensor, parts: TensorParts, plan: TensorPlan) -> None:
-    """Raise ValueError where the plan says something of single rows that lie in another order in the file."""
-    if not parts.keep_order and not (plan.row_factors is None and plan.found is None):
-        raise ValueError(f"{tensor}: expected a plan for all rows alike, found one for each")
 
 
 def pack(groups: Groups, scheme: Scheme, float_type: np.dtype[Any]) -> tuple[NDArray[np.generic], ...]:

@@ -66,7 +66,7 @@ def lay_out(
         if tensor.role is Role.EXPERTS_GATE_UP:
             parts = gate_and_up_of(architecture, tensor)
             experts, both, columns = shape
-            shape, stored = (2 * experts, both // 2, columns), parts.in_file_order(own)
+            shape, stored = (2 * experts, both // 2, columns), parts.in_file_order(own, plans[tensor])
         tensors[tensor] = PackedTensor(tensor_name(tensor), shape, plans[tensor], regions, sources=stored)
         end = regions[-1].offset + regions[-1].size
     return tensors, end

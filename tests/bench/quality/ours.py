@@ -20,7 +20,8 @@ from edgephi.declared.recipe import Keep, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.engines.llama_cpp import MODEL_FILE
 from edgephi.export.exporter import exporter
-from edgephi.export.gguf.weights import gguf_name, read_tensors
+from edgephi.export.gguf.parts import gguf_name
+from edgephi.export.gguf.weights import read_tensors
 from edgephi.export.tensor_names import tensor_name
 from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import quantised_tensors

@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 NAME = FACTS.name
 
-_WINDOW_KEY = b"phi3.attention.sliding_window"
-_LONG_ABOVE_KEY = b"phi3.rope.scaling.original_context_length"
+# In the header behind the name of the graph.
+_WINDOW_KEY = b"attention.sliding_window"
+_LONG_ABOVE_KEY = b"rope.scaling.original_context_length"
 # What llama.cpp calls a back end, in lower case, where it is not the provider's name.
 _BACK_ENDS = {"mtl": "metal"}
 
@@ -219,10 +220,15 @@ class LlamaEngine:
         return self._adapters[name]
 
     def _number(self, key: bytes) -> int:
-        """A number of the file's header; 0 when it is not there."""
+        """A number that the file's header has of the model; 0 when it is not there."""
+        graph = self._text(b"general.architecture")
+        return int(self._text(b".".join((graph, key))) or b"0")
+
+    def _text(self, key: bytes) -> bytes:
+        """A short text of the file's header; empty when it is not there."""
         text = ctypes.create_string_buffer(32)
         self._library.llama_model_meta_val_str(self._model, key, text, len(text))
-        return int(text.value or b"0")
+        return text.value
 
     def _needs_long(self, tokens: int) -> bool:
         """Whether a text of so many tokens is rotated by LongRoPE's long factors."""
