@@ -41,7 +41,7 @@ def read_folded_scales(bundle: Path, architecture: Architecture) -> dict[ModelTe
     shapes, scales = architecture.tensor_shapes(), {}
     for entry in read_header(file).entries:
         tensor = tensors.get(entry.name)
-        if tensor is None or entry.shape != shapes[tensor][1:]:
+        if tensor is None or entry.shape != shapes[tensor][-1:]:
             raise BadBundleError(
                 f"{file}: {entry.name}: expected the columns' scales of one of the model's matrices, found "
                 f"shape {list(entry.shape)}",

@@ -15,7 +15,7 @@ from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.low_rank import LowRankChange, read_whole
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, changes_of
 from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.roles import EXPERTS, ModelTensor, Role
 from edgephi.errors import NotSupportedError
 
 Floats = NDArray[np.float32]
@@ -72,6 +72,8 @@ def low_rank_factors(
             raise _merge_only(adapter, module, "DoRA's magnitudes")
         if change.transposed:
             raise _merge_only(adapter, module, "a change of the embedding")
+        if tensor.role in EXPERTS or tensor.role is Role.ROUTER:
+            raise _merge_only(adapter, module, "a change of a mixture of experts")
         of_tensor.setdefault(tensor, []).append(change)
     shapes = checkpoint.architecture.tensor_shapes()
     return {tensor: _together(changes, shapes[tensor][0]) for tensor, changes in of_tensor.items()}

@@ -95,9 +95,15 @@ def _parts(architecture: Architecture, tensor: ModelTensor, shape: tuple[int, ..
             yield Source(name, range(shape[0]), range(shape[0]))
 
 
-def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:  # noqa: ARG001 - as all
-    """None: its modules have the same names in all code."""
-    return {}
+def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:
+    """Transformers' own name for the router, under which adapters are trained."""
+    feed_forward = architecture.feed_forward
+    if not isinstance(feed_forward, MixtureOfExperts):
+        return {}
+    return {
+        f"model.layers.{layer}.mlp.router": (ModelTensor(Role.ROUTER, layer), range(feed_forward.experts))
+        for layer in range(architecture.layers)
+    }
 
 
 def is_known(name: str, architecture: Architecture) -> bool:

@@ -68,7 +68,7 @@ def save_as_llama(base: Path, folder: Path) -> Path:
 
 
 def _model(base: Path, *, split: bool) -> Any:
-    model = transformers.Phi3ForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return _as_llama(model) if split else model
 
 
