@@ -94,6 +94,12 @@ def _weight_bytes(
         math.prod(shape) // scheme.group_size for shape, scheme in _multiplied(architecture, plans).values()
     )
     size = round(artifact_bytes * footprint.weight_copies) + groups * footprint.packed_bytes_per_group
+    zero_points = sum(
+        math.prod(shape) // scheme.group_size
+        for tensor, (shape, scheme) in _multiplied(architecture, plans).items()
+        if tensor.role in EXPERTS and not scheme.symmetric
+    )
+    size += zero_points * footprint.expert_zero_point_bytes
     if architecture.tied_embeddings and footprint.separates_tied_head:
         size += _stored_bytes(*_multiplied(architecture, plans)[architecture.head])
     return size
