@@ -136,7 +136,14 @@ def _with_kept(plan: Plan, names: tuple[str, ...]) -> Plan:
     """The plan of a recipe that names what is kept, with what is known of each tensor's inputs."""
     quant = replace(plan.recipe.quant, keep=Keep(names), bits_per_weight=None)
     recipe = replace(plan.recipe, quant=quant)
-    made = make_plan(plan.model, plan.architecture, recipe, plan.target, context=plan.context)
+    made = make_plan(
+        plan.model,
+        plan.architecture,
+        recipe,
+        plan.target,
+        context=plan.context,
+        accept_wrong_routing=bool(plan.deviation),
+    )
     tensors = {
         tensor: replace(plan.tensors[tensor], scheme=own.scheme) for tensor, own in made.tensors.items()
     }

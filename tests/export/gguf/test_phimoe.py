@@ -267,6 +267,24 @@ class TestWarning:
         assert "the export error is no rounding" in certificate.note
         assert "--accept-wrong-routing" in manifest.provenance.command
 
+    def test_a_build_that_chooses_goes_on(self, tiny: Path, tmp_path: Path) -> None:
+        """It plans again with what it has chosen."""
+        quant = read_recipe("default").quant
+        keep = dataclasses.replace(quant.keep, auto=0.2)
+        recipe = dataclasses.replace(read_recipe("default"), quant=dataclasses.replace(quant, keep=keep))
+        request = BuildRequest(
+            str(tiny),
+            read_target("gguf"),
+            recipe,
+            tmp_path / "bundle",
+            verify="off",
+            accept_wrong_routing=True,
+        )
+        located = find_checkpoint(str(tiny), recipe, None, progress=False)
+        manifest = build(request, located, silent).manifest
+        assert manifest.quant.kept
+        assert manifest.deviation
+
     def test_other_targets_have_nothing_to_accept(self, tiny: Path, tmp_path: Path) -> None:
         recipe = dataclasses.replace(read_recipe("default"), quant=portable())
         request = BuildRequest(
