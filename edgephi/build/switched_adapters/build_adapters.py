@@ -251,7 +251,7 @@ def _proven(
         scratch=on.artifact,
         adapter=on,
     )
-    check_gate(proof.certificate, gate)
+    check_gate(proof.certificate, gate, deviates=bool(manifest.deviation))
     said = proof.answer
     if said is not None and gate.answers:
         check_answer(

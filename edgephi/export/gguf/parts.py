@@ -34,14 +34,18 @@ def gguf_name(tensor: ModelTensor) -> str:
     return _name(_KINDS[role], tensor)
 
 
+def projection_names(tensor: ModelTensor) -> list[str]:
+    """llama.cpp's names of query, key and value of a tensor that is all of them, or of their biases."""
+    return [_name(kind, tensor) for kind in _PROJECTIONS]
+
+
 def parts_of(tensor: ModelTensor, shape: tuple[int, ...], architecture: Architecture) -> TensorParts:
     """What a tensor of this model, of this shape, is in a file."""
     feed_forward = architecture.feed_forward
     if isinstance(feed_forward, MixtureOfExperts):
         match tensor.role:
             case Role.QUERY_KEY_VALUE | Role.QUERY_KEY_VALUE_BIAS:
-                names = [_name(kind, tensor) for kind in _PROJECTIONS]
-                return projections(architecture.attention, names, shape[1:])
+                return projections(architecture.attention, projection_names(tensor), shape[1:])
             case Role.EXPERTS_GATE_UP:
                 names = [_name(kind, tensor) for kind in _GATE_AND_UP]
                 return gate_and_up(feed_forward, names, shape[-1])

@@ -36,6 +36,17 @@ def test_engines_compute_it_as_the_reference_does(
     assert adapter.certificate.export_error.kl_mean < most
 
 
+def test_beside_a_routing_that_was_accepted(tmp_path: Path, attentive: Path) -> None:
+    """llama.cpp's graph has the adapter too, and nothing but its routing is further from the reference."""
+    manifest = build_moe_demo("gguf", tmp_path / "base", accept_wrong_routing=True).manifest
+    named = (NamedAdapter("attentive", *locate_adapters([str(attentive)])),)
+    request = AdaptersRequest(tmp_path / "base", named, tmp_path / "adapters")
+    (adapter,) = build_adapters(request, locate(str(MOE_DEMO)), silent).manifest.adapters
+    assert adapter.certificate.export_error is not None
+    assert manifest.certificate.export_error is not None
+    assert adapter.certificate.export_error.kl_mean < 3 * manifest.certificate.export_error.kl_mean
+
+
 def test_a_change_of_the_router_can_be_merged_only(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(MOE_DEMO, id="demo", revision="")
     router = save_adapter(MOE_DEMO, tmp_path / "router", target_modules=["router"])
