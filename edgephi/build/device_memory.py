@@ -117,7 +117,8 @@ def _packing_bytes(architecture: Architecture, plans: TensorPlans, footprint: Fo
     """What there is beside the weights while the largest matrix is packed, before there is any cache."""
     if not footprint.packs_beside:
         return 0
-    return max(_stored_bytes(*each) for each in _multiplied(architecture, plans).values())
+    multiplied = _multiplied(architecture, plans).values()
+    return max(_stored_bytes(shape, scheme) for shape, scheme in multiplied if len(shape) == 2)
 
 
 def _multiplied(

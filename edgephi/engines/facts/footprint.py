@@ -15,7 +15,7 @@ class Footprint:
     packed_bytes_per_group: what the kernels make for each group of a matrix when the model is loaded
     expert_zero_point_bytes: what they make for each zero point of a mixture's experts, beside that
     separates_tied_head: whether a matrix that is embedding and head at once is held twice
-    packs_beside: whether a matrix is there as it was stored, too, while it is packed
+    packs_beside: whether a matrix is there as it was stored, too, while it is packed; no stack of experts is
     cache_step: the cache has room for a multiple of so many tokens
     kept_past_window: how many tokens a cache holds that have left the model's attention window, None for all
     logits_copies: copies of the logits of all tokens that are computed at once
