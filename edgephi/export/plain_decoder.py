@@ -3,10 +3,30 @@
 What is plain is a Phi-3-mini: RMSNorm, dense attention without biases, SwiGLU, and logits as they come.
 """
 
-from edgephi.checkpoint.architecture import Architecture, GatedSilu, RmsNorm
+from edgephi.checkpoint.architecture import (
+    Architecture,
+    ClippedGeglu,
+    GatedSilu,
+    LayerNorm,
+    MixtureOfExperts,
+    RmsNorm,
+)
 from edgephi.errors import NotSupportedError
 
-_OTHER_TARGETS = "choose another target: the guide's table says which engine computes which model"
+_OTHER_TARGETS = "take the target cpu, openvino or mlx; docs/guide.md says which engine computes which model"
+
+_IN_WORDS: dict[type, str] = {
+    LayerNorm: "layer norms",
+    ClippedGeglu: "a clipped GEGLU",
+    MixtureOfExperts: "a mixture of experts",
+}
+_PUBLISHED = {"phi3small": "Phi-3-small", "phimoe": "Phi-3.5-MoE"}
+"""What people call a model of this type."""
+
+
+def published_name(architecture: Architecture) -> str:
+    """What people call a model of this kind, as messages do."""
+    return _PUBLISHED.get(architecture.model_type, architecture.model_type)
 
 
 def check_plain_decoder(architecture: Architecture, engine: str) -> None:
@@ -15,11 +35,11 @@ def check_plain_decoder(architecture: Architecture, engine: str) -> None:
     unknown = [
         part
         for part, is_there in (
-            ("layer norms", not isinstance(architecture.norm, RmsNorm)),
+            (_in_words(architecture.norm), not isinstance(architecture.norm, RmsNorm)),
             ("block-sparse attention", attention.sparsity is not None),
             ("biases", attention.biases or architecture.head_bias),
             ("another scale of scores", attention.scale is not None),
-            (type(architecture.feed_forward).__name__, not isinstance(architecture.feed_forward, GatedSilu)),
+            (_in_words(architecture.feed_forward), not isinstance(architecture.feed_forward, GatedSilu)),
             ("multipliers", (architecture.embedding_multiplier, architecture.logits_multiplier) != (1, 1)),
             ("unused tokens", bool(architecture.unused_token_ids)),
         )
@@ -27,7 +47,11 @@ def check_plain_decoder(architecture: Architecture, engine: str) -> None:
     ]
     if unknown:
         raise NotSupportedError(
-            f"{architecture.model_type} on {engine}: expected a decoder that this engine computes, found one "
-            f"with {', '.join(unknown)}",
+            f"{published_name(architecture)} on {engine}: expected a plain decoder, found one with "
+            f"{', '.join(unknown)}, which this engine does not compute",
             hint=_OTHER_TARGETS,
         )
+
+
+def _in_words(part: object) -> str:
+    return _IN_WORDS.get(type(part), type(part).__name__)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from edgephi.checkpoint.architecture import Architecture, LayerNorm
 from edgephi.errors import NotSupportedError
+from edgephi.export.plain_decoder import published_name
 
 
 def check_published_experts(architecture: Architecture, engine: str) -> None:
@@ -37,7 +38,7 @@ def check_alike(architecture: Architecture, engine: str, unlike: Mapping[str, bo
     found = [part for part, is_there in unlike.items() if is_there]
     if found:
         raise NotSupportedError(
-            f"{architecture.model_type} on {engine}: expected a decoder that this engine computes, "
+            f"{published_name(architecture)} on {engine}: expected a decoder that this engine computes, "
             f"found one with {', '.join(found)}",
             hint="choose another target",
         )

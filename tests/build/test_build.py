@@ -353,7 +353,7 @@ class TestFromTheHub:
     @pytest.mark.parametrize(
         ("options", "code", "message"),
         [
-            (("-t", "qnn"), 3, "phi3small on qnn: expected"),
+            (("-t", "qnn"), 3, "Phi-3-small on qnn: expected"),
             (("-t", "cpu", "--context", "9000"), 3, "was made for at most 8192 tokens"),
         ],
     )

@@ -40,7 +40,7 @@ from edgephi.export.gguf.layout import (
 from edgephi.export.gguf.modelfile import MODELFILE, modelfile
 from edgephi.export.gguf.tokenizer import breaks_after, ends, read_gguf_tokenizer
 from edgephi.export.gguf.weights import ArtifactWeights
-from edgephi.export.plain_decoder import check_plain_decoder
+from edgephi.export.plain_decoder import check_plain_decoder, published_name
 from edgephi.export.published_experts import check_published_experts
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.export.stream.packed_tensor import Region, align
@@ -64,12 +64,12 @@ def check_architecture(architecture: Architecture) -> None:
     check_published_experts(architecture, FACTS.name)
     if architecture.attention.rotary.long_attention_factor is not None:
         raise NotSupportedError(
-            f"{architecture.model_type} on {FACTS.name}: expected one magnitude for LongRoPE's short and "
-            "long factors, found two",
+            f"{published_name(architecture)} on {FACTS.name}: expected one magnitude for LongRoPE's short "
+            "and long factors, found two",
             hint="choose another target",
         )
     raise WrongRoutingError(
-        f"{architecture.model_type} on {FACTS.name}: expected SparseMixer's weights of experts, "
+        f"{published_name(architecture)} on {FACTS.name}: expected SparseMixer's weights of experts, "
         "found the same for both of a token however close their scores are: other answers than the model's",
         hint="take the target cpu, openvino or mlx, or --accept-wrong-routing and read the certificate",
     )

@@ -107,7 +107,7 @@ class TestRefusal:
     ) -> None:
         done = edgephi("build", tiny, "--target", "gguf", "-o", tmp_path / "bundle")
         assert is_one_error(done, 3)
-        assert "phimoe on llama.cpp: expected SparseMixer's weights of experts" in done.stderr
+        assert "Phi-3.5-MoE on llama.cpp: expected SparseMixer's weights of experts" in done.stderr
         assert "--accept-wrong-routing" in done.stderr
         assert not (tmp_path / "bundle").exists()
 
@@ -121,7 +121,7 @@ class TestRefusal:
         from edgephi.build.plan import make_plan
 
         architecture = load_architecture(write_tiny_phi3small(tmp_path / "tiny"))
-        with pytest.raises(NotSupportedError, match=r"phi3small on .*block-sparse attention"):
+        with pytest.raises(NotSupportedError, match=r"Phi-3-small on .*block-sparse attention"):
             make_plan(
                 "tiny", architecture, read_recipe("default"), read_target(target), accept_wrong_routing=True
             )
@@ -129,7 +129,7 @@ class TestRefusal:
     def test_no_phone_holds_the_experts(self, tiny: Path) -> None:
         from edgephi.build.plan import make_plan
 
-        with pytest.raises(NotSupportedError, match="phimoe on qnn") as caught:
+        with pytest.raises(NotSupportedError, match=r"Phi-3\.5-MoE on qnn") as caught:
             make_plan(
                 "tiny",
                 load_architecture(tiny),
@@ -230,7 +230,7 @@ class TestStoredWeights:
 class TestWarning:
     def test_wherever_it_runs(self, edgephi: Edgephi, bundle: Path) -> None:
         deviation = read_manifest(bundle).deviation
-        assert "phimoe on llama.cpp" in deviation
+        assert "Phi-3.5-MoE on llama.cpp" in deviation
         said: list[str] = []
         load(bundle, warn=said.append)
         assert deviation in said
@@ -247,7 +247,7 @@ class TestWarning:
     def test_in_a_plan(self, edgephi: Edgephi, tiny: Path) -> None:
         asked = ("plan", tiny, "--target", "gguf", "--accept-wrong-routing")
         assert "warning" in edgephi(*asked).stdout
-        assert "phimoe" in json.loads(edgephi(*asked, "--json").stdout)["deviation"]
+        assert "Phi-3.5-MoE" in json.loads(edgephi(*asked, "--json").stdout)["deviation"]
 
     def test_the_certificate_measures_it_and_lets_it_pass(self, tiny: Path, tmp_path: Path) -> None:
         recipe = dataclasses.replace(

@@ -185,5 +185,5 @@ class TestContextLimit:
 def test_a_head_that_no_class_has_is_refused(tmp_path: Path) -> None:
     tiny = write_tiny_phimoe(tmp_path, layers=1, tied=True)
     architecture = open_checkpoint(tiny, id="tiny", revision="local").architecture
-    with pytest.raises(NotSupportedError, match=r"phimoe on mlx-lm: .* a head without a bias"):
+    with pytest.raises(NotSupportedError, match=r"Phi-3.5-MoE on mlx-lm: .* a head without a bias"):
         exporter.check_architecture(architecture)
