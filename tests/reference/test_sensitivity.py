@@ -135,7 +135,7 @@ class TestExperts:
         return token @ noise.T
 
     @pytest.mark.parametrize("role", [Role.EXPERTS_GATE_UP, Role.EXPERTS_DOWN], ids=str)
-    @pytest.mark.parametrize("layer", [0, 1])
+    @pytest.mark.parametrize("layer", range(3))
     def test_it_foretells_what_errors_cost(
         self, model: Model, sensitivity: dict[ModelTensor, float], role: Role, layer: int
     ) -> None:
@@ -144,8 +144,8 @@ class TestExperts:
             pairs = [self.costs(model, tensor, seed) for seed in range(2)]
         found = np.mean([kl for kl, _ in pairs])
         foretold = sensitivity[tensor] * np.mean([error for _, error in pairs])
-        # Behind the last gate and up is only down, which listens to some products far more.
-        assert 1 / 2 < found / foretold < (3 if role is Role.EXPERTS_DOWN else 20)
+        # Before another router an error changes now and then which experts come next.
+        assert 1 / 2 < found / foretold < (20 if layer < 2 else 3)
 
 
 def test_every_matrix_of_a_layer_has_one(sensitivity: dict[ModelTensor, float]) -> None:
