@@ -1,4 +1,4 @@
-"""A mixture of experts and block-sparse attention on every engine that computes them: the same model.
+"""A mixture of experts and block-sparse attention on every engine that computes them: the same numbers.
 
 The experts are a trained model's, whose router has close decisions. What an engine rounds may change one, and
 then a token goes to another expert: that is counted as any other difference.
@@ -15,7 +15,6 @@ from edgephi.checkpoint.config import load_architecture
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import exporter
 from edgephi.export.stream.packed_tensor import row_count
-from edgephi.runtime.options import Options
 from edgephi.runtime.session import Session
 from tests.agreement.conftest import PROVIDER, TARGETS, Bundle, build_for, engine_of
 from tests.demo.moe_demo import MOE_DEMO, some_held_out_commands
@@ -70,17 +69,6 @@ def test_the_reference_reads_the_same_experts_from_each_artifact(experts: Bundle
             np.testing.assert_allclose(found, first, rtol=1e-3 if len(shape) == 1 else 0, err_msg=str(tensor))
 
 
-def test_experts_give_the_same_answers_to_commands_that_no_training_has_seen(experts: Bundle) -> None:
-    answers = {}
-    for target in COMPUTING:
-        session = Session(experts(target), read_manifest(experts(target)), provider=PROVIDER)
-        asked = some_held_out_commands(COMMANDS)
-        answers[target] = [session.generate(each.prompt, Options(max_tokens=64)).text for each in asked]
-    for target in COMPUTING:
-        assert answers[target] == answers[COMPUTING[0]], target
-    assert len(set(answers[COMPUTING[0]])) > COMMANDS // 2
-
-
 @pytest.fixture(scope="module")
 def expert_logits(experts: Bundle) -> dict[str, Floats]:
     """Logits of every engine after each token of the questions."""
@@ -120,5 +108,5 @@ def test_logits_of_sparse_attention_agree_in_pairs(
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target in REFUSING])
 def test_an_engine_that_computes_another_model_refuses_experts(tmp_path: Path, target: str) -> None:
-    with pytest.raises(NotSupportedError, match="phimoe"):
+    with pytest.raises(NotSupportedError, match=r"Phi-3\.5-MoE"):
         build_for(target, str(MOE_DEMO), tmp_path / "bundle")
