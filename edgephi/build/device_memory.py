@@ -67,7 +67,8 @@ def memory_at(
         held = min(context, attention.window + footprint.kept_past_window)
     kv_cache = _rounded_up(held, footprint.cache_step) * cache_per_token
     computed = computed_per_token * context + prefill.tokens * _token_bytes(architecture, footprint)
-    told = prefill.told_factors or (prefill.told_sparse and attention.sparsity is not None)
+    large = attention.sparsity is not None or isinstance(architecture.feed_forward, MixtureOfExperts)
+    told = prefill.told_factors or (prefill.told_large and large)
     if attention.rotary.uses_long_factors(context) and not told:
         first = attention.rotary.original_context + 1
         scores = footprint.activation_bytes * attention.heads * first * footprint.keeps_scores

@@ -13,7 +13,7 @@ DATA_FILE = "model.onnx.data"
 ADAPTABLE_GRAPH_FILE = "adaptable.onnx"
 """The graph with inputs for adapters, of the same data file; only a bundle with adapters has it."""
 TOLD_LENGTH_INPUT = "onnx::Neg_told_length"
-"""An input of graphs with block-sparse attention and LongRoPE, int64 [1]: how long a sequence will be.
+"""An input of graphs with LongRoPE and experts or block-sparse attention, int64 [1]: how long a text will be.
 
 LongRoPE's factors are then known before its first piece; 0 where nobody says. An input whose name begins like
 this gets a 0 from the engine itself (src/models/extra_inputs.cpp), so the graph runs in its own loops too.
@@ -24,7 +24,7 @@ _CPU = Provider(
     extra="cpu",
     # On a CPU 2 to 512 tokens at once gave the same logits, bit for bit, and 16 or more the same speed. Those
     # of every token are computed and kept: 525 MB for a whole 4k prompt of a small model.
-    prefill=Prefill(32, told_factors=False, told_sparse=True),
+    prefill=Prefill(32, told_factors=False, told_large=True),
     footprint=Footprint(
         # Python and the engine without a weight: 70 MB measured with a vocabulary of 32,000, 165 with
         # 200,000; more with more threads.
@@ -49,7 +49,7 @@ _CPU = Provider(
 _CUDA = Provider(
     package="onnxruntime-genai-cuda",
     extra="cuda",
-    prefill=Prefill(512, told_factors=False, told_sparse=True),
+    prefill=Prefill(512, told_factors=False, told_large=True),
     footprint=Footprint(
         # A CUDA context with cuBLAS, and a matrix that is dequantised for a prefill. Estimated, not measured.
         engine_bytes=750_000_000,

@@ -20,13 +20,13 @@ class Prefill:
     of them keep no processor busy.
 
     An engine that is not `told_factors` finds out by the last position of a call which of LongRoPE's factors
-    hold, so the first call for a long sequence must reach that far. It may still be `told_sparse`: for models
-    with block-sparse attention, whose scores would be too many.
+    hold, so the first call for a long sequence must reach that far. It may still be told of some models whose
+    first call would be large: `told_large`, those with experts or block-sparse attention.
     """
 
     tokens: int
     told_factors: bool = True
-    told_sparse: bool = False
+    told_large: bool = False
 
 
 @dataclass(frozen=True)

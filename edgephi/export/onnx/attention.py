@@ -64,10 +64,12 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
 def is_told_length(architecture: Architecture, context: int) -> bool:
     """Whether the graph is told how long a sequence will be, and does not only see how long it is.
 
-    Where attention is block-sparse a first piece past LongRoPE's original context would be too large.
+    With experts or block-sparse attention a first piece past LongRoPE's original context would be too large.
     """
-    long = architecture.attention.rotary.uses_long_factors(context)
-    return long and bool(sparse_layers(architecture, context))
+    if not architecture.attention.rotary.uses_long_factors(context):
+        return False
+    experts = isinstance(architecture.feed_forward, MixtureOfExperts)
+    return experts or architecture.attention.sparsity is not None
 
 
 def attended(

@@ -74,6 +74,11 @@ class TestAgainstTheReference:
     def test_around_the_original_context(self, exact: Artifact, length: int) -> None:
         check(exact, some_ids(length, seed=3), piece=length)
 
+    def test_in_pieces_that_are_told_how_long_the_text_is(self, exact: Artifact) -> None:
+        ids = some_ids(SWITCH + 30, seed=3)
+        found = append(exact.generator(len(ids), told=len(ids)), ids, 512)
+        assert divergences(exact.expected(ids), found).mean() <= LIMIT
+
     def test_an_answer_that_passes_the_original_context(self, exact: Artifact) -> None:
         """The engine prefills again there: each step's logits are those of a fresh prefill."""
         generator = exact.generator(CONTEXT)
