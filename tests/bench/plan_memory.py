@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
-import functools
 import shutil
 import subprocess
 import sys
@@ -54,7 +53,7 @@ cache = engine.open_cache(context)
 length = context - 8 if whole or not engine.allocates_ahead else min(context - 8, 256)
 if engine.name == "mlx-lm":
     import mlx.core as mx
-    arguments = engine.model("").args
+    arguments = engine._model.args
     length -= length % 16
     shape = 1, arguments.num_key_value_heads, 16, arguments.hidden_size // arguments.num_attention_heads
     with engine.computing():
@@ -91,12 +90,9 @@ def main() -> None:
         for checkpoint, name, size in product(options.checkpoints, options.targets, options.group_sizes):
             target, recipe = _target(name), _recipe(size)
             bundle = _built(checkpoint, target, recipe, options.bundles or Path(scratch))
-            plan_here = functools.partial(
-                plan_model, str(checkpoint), recipe, target, accept_wrong_routing=True
-            )
-            most = plan_here().context
+            most = plan_model(str(checkpoint), recipe, target).context
             for context in sorted({min(each, most) for each in options.contexts}):
-                plan = plan_here(context=context)
+                plan = plan_model(str(checkpoint), recipe, target, context=context)
                 planned, measured = plan.memory.total, _measured(bundle, context, whole=options.whole)
                 wrong |= not measured <= planned <= _MOST * measured
                 model = f"{checkpoint.name}, groups of {plan.recipe.quant.group_size}"
@@ -130,9 +126,7 @@ def _built(checkpoint: Path, target: Target, recipe: Recipe, folder: Path) -> Pa
     """The bundle in the folder; built unless it is there."""
     bundle = folder / f"{checkpoint.name}-{target.name}-{recipe.quant.group_size}"
     if not bundle.exists():
-        request = BuildRequest(
-            str(checkpoint), target, recipe, bundle, verify="off", accept_wrong_routing=True
-        )
+        request = BuildRequest(str(checkpoint), target, recipe, bundle, verify="off")
         build(request, find_checkpoint(str(checkpoint), recipe, None, progress=False), silent)
     return bundle
 
