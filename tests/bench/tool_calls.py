@@ -152,9 +152,10 @@ def is_right(tool: dict[str, Any], made: tuple[str, str]) -> bool:
 def measure(bundle: Path, count: int, provider: str | None) -> Tally:
     """Have a bundle call each tool."""
     tally = Tally()
+    options = ["--context", CONTEXT, *(["--provider", provider] if provider else [])]
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(bundle, Path(folder), "--context", CONTEXT) as server,
+        serving(bundle, Path(folder), *options) as server,
     ):
         client = server.client()
         start = time.monotonic()
