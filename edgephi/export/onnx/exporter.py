@@ -22,9 +22,13 @@ from edgephi.export.onnx.configuration import genai_config, long_type
 from edgephi.export.onnx.graph import build_graph
 from edgephi.export.onnx.layout import data_bytes, float_type, lay_out, packer
 from edgephi.export.onnx.weights import ArtifactWeights
+from edgephi.export.plain_decoder import published_name
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
+
+_HEAD_STEP = 16
+"""What its attention takes of heads (onnxruntime's `group_query_attention_helper.h`)."""
 
 _CUDA_EXPERT_COLUMNS = 64
 """CUDA's kernel reads the columns of experts so many at once (onnxruntime's moe_quantization.cc)."""
@@ -38,7 +42,16 @@ def footprint(target: Target) -> Footprint:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """It computes all that there are."""
+    """Raise NotSupportedError for heads that the attention operators do not take; all else is computed."""
+    attention = architecture.attention
+    size, rotated = attention.head_size, attention.rotary.size
+    if size % _HEAD_STEP or rotated % _HEAD_STEP:
+        found = f"{size} numbers" + (f", {rotated} of them rotated" if rotated != size else "")
+        raise NotSupportedError(
+            f"{published_name(architecture)} on {FACTS.name}: expected heads, and what is rotated of them, "
+            f"of a multiple of {_HEAD_STEP} numbers, found {found}",
+            hint="take the target openvino",
+        )
 
 
 def context_limit(architecture: Architecture) -> ContextLimit | None:
