@@ -40,17 +40,23 @@ class ConfigKeys:
             hint=HINT_SUPPORTED,
         )
 
-    def whole(self, key: str, *, default: int | None = None, largest: int = LARGEST_SIZE) -> int:
-        """A whole number from 1 to `largest`."""
+    def whole(
+        self, key: str, *, default: int | None = None, smallest: int = 1, largest: int = LARGEST_SIZE
+    ) -> int:
+        """A whole number from `smallest` to `largest`."""
         value = self.data.get(key)
         if value is None and default is not None:
             return default
-        expected = f"a whole number from 1 to {largest}"
+        expected = f"a whole number from {smallest} to {largest}"
         if value is None:
             self.fail(key, expected, "nothing" if key not in self.data else None)
-        if type(value) is not int or not 1 <= value <= largest:
+        if type(value) is not int or not smallest <= value <= largest:
             self.fail(key, expected, value)
         return value
+
+    def context(self) -> int:
+        """How many tokens the model takes: enough for a prompt and an answer."""
+        return self.whole("max_position_embeddings", smallest=2, largest=LARGEST_CONTEXT)
 
     def number(self, key: str, *, default: float | None = None) -> float:
         """A finite number above zero."""

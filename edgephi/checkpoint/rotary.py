@@ -90,9 +90,7 @@ def read_rotary(keys: ConfigKeys, *, head_size: int, context: int) -> RotaryEmbe
     # The key stands outside of the table in every published model, and there it wins. Nothing may stand in
     # for it: a wrong guess would switch the factors at the wrong length.
     holder = keys if "original_max_position_embeddings" in keys.data else rope
-    original = holder.whole("original_max_position_embeddings", largest=LARGEST_CONTEXT)
-    if original < 2:
-        holder.fail("original_max_position_embeddings", "at least 2", original)
+    original = holder.whole("original_max_position_embeddings", smallest=2, largest=LARGEST_CONTEXT)
     short, long = _attention_factors(rope, original_context=original)
     return RotaryEmbedding(
         size=size,

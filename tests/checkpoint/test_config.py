@@ -1,12 +1,21 @@
 """Which checkpoints edgephi knows by their config.json, and what it says to all others."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgephi.checkpoint.config import load_architecture, read_architecture
 from edgephi.errors import BadCheckpointError, NotSupportedError
-from tests.checkpoint.configs import MINI_4K
+from tests.checkpoint.configs import MINI_4K, MINI_128K
+from tests.tiny_phi3small import TinySmall, tiny_phi3small_config
+from tests.tiny_phimoe import TinyExperts, tiny_phimoe_config
+
+EACH_KIND = [
+    MINI_128K,
+    tiny_phimoe_config(TinyExperts(), 500),
+    tiny_phi3small_config(TinySmall(longrope=True), 500),
+]
 
 
 def test_published_configs(shared: Path) -> None:
@@ -37,6 +46,13 @@ def test_published_configs(shared: Path) -> None:
 def test_other_models_are_refused_by_name(model_type: str, message: str) -> None:
     with pytest.raises(NotSupportedError, match=message):
         read_architecture({**MINI_4K, "model_type": model_type}, where="config.json")
+
+
+@pytest.mark.parametrize("key", ["max_position_embeddings", "original_max_position_embeddings"])
+@pytest.mark.parametrize("config", EACH_KIND, ids=lambda config: config["model_type"])
+def test_a_context_of_one_token_is_none(config: dict[str, Any], key: str) -> None:
+    with pytest.raises(BadCheckpointError, match=f"{key}: expected a whole number from 2 to .*, found 1"):
+        read_architecture({**config, key: 1}, where="config.json")
 
 
 def test_a_checkpoint_that_is_quantised_already_is_refused() -> None:

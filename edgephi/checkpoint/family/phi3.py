@@ -39,7 +39,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         config.refuse("hidden_act", "silu")
     vocabulary_size = config.whole("vocab_size")
     hidden_size = config.whole("hidden_size")
-    context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
+    context = config.context()
     tokens = read_tokens(config, generation, vocabulary_size)
     attention = read_attention(config, hidden_size, context)
     if attention.rotary.long_attention_factor is not None:

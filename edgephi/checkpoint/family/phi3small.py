@@ -14,7 +14,7 @@ from edgephi.checkpoint.architecture import (
     ClippedGeglu,
     LayerNorm,
 )
-from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigKeys
+from edgephi.checkpoint.config_keys import LARGEST_DEPTH, ConfigKeys
 from edgephi.checkpoint.family import phi3
 from edgephi.checkpoint.rank_file.phi_3_small import unused_token_ids
 from edgephi.checkpoint.roles import BIASES, ModelTensor, Role
@@ -46,7 +46,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         config.refuse("gegelu_limit", 20.0)
     vocabulary_size = config.whole("vocab_size")
     hidden_size = config.whole("hidden_size")
-    context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
+    context = config.context()
     tokens = phi3.read_tokens(config, generation, vocabulary_size)
     # The published config does not list them; its class asks the tokenizer.
     unused = config.token_ids("dummy_token_indices", vocabulary_size) or unused_token_ids(vocabulary_size)
@@ -80,8 +80,8 @@ def _multiplier(config: ConfigKeys, key: str) -> float:
 def _read_attention(config: ConfigKeys, hidden_size: int, context: int) -> Attention:
     if config.number("rope_position_scale", default=1.0) != 1.0:
         config.refuse("rope_position_scale", 1.0)
-    # It has names of its own for what the others have too.
-    named = {"rope_theta": config.number("rope_embedding_base", default=10000.0)}
+    # It has names of its own for what the others have too, and no window, whatever a config says.
+    named = {"rope_theta": config.number("rope_embedding_base", default=10000.0), "sliding_window": None}
     own = dataclasses.replace(config, data={**config.data, **named})
     plain = phi3.read_attention(own, hidden_size, context, biases=True)
     every = config.whole("dense_attention_every_n_layers", default=1, largest=LARGEST_DEPTH)

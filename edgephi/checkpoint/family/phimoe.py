@@ -7,7 +7,7 @@ the same names in both.
 from collections.abc import Iterator
 
 from edgephi.checkpoint.architecture import Architecture, LayerNorm, MixtureOfExperts
-from edgephi.checkpoint.config_keys import LARGEST_CONTEXT, LARGEST_DEPTH, ConfigKeys
+from edgephi.checkpoint.config_keys import LARGEST_DEPTH, ConfigKeys
 from edgephi.checkpoint.family import phi3
 from edgephi.checkpoint.roles import BIASES, ModelTensor, Role
 from edgephi.checkpoint.weights.source import Source
@@ -44,7 +44,7 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
         config.fail("num_local_experts", f"at least {_EXPERTS_OF_A_TOKEN}", experts)
     vocabulary_size = config.whole("vocab_size")
     hidden_size = config.whole("hidden_size")
-    context = config.whole("max_position_embeddings", largest=LARGEST_CONTEXT)
+    context = config.context()
     tokens = phi3.read_tokens(config, generation, vocabulary_size)
     return Architecture(
         model_type="phimoe",

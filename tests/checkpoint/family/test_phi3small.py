@@ -55,6 +55,11 @@ def test_a_query_sees_near_blocks_and_every_eighth_of_the_others(query: int, key
         assert bool(sparsity.sees(query, key, head)) == (query - key < 16 or chosen)
 
 
+def test_it_has_no_window_whatever_a_config_says() -> None:
+    """The published class reads none, and no engine computes one beside the blocks."""
+    assert read_architecture({**CONFIG, "sliding_window": 20}, where="config.json").attention.window is None
+
+
 def test_rows_are_put_in_our_order(tmp_path: Path) -> None:
     tiny = TinySmall(layers=1, dtype="F32")
     checkpoint = open_checkpoint(write_tiny_phi3small(tmp_path / "tiny", tiny), id="tiny", revision="local")
