@@ -65,6 +65,7 @@ class Begun:
     hidden: tuple[Floats, ...]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # the caller looks for what is not finite
 def final_hidden_states(
     versions: Sequence[Weights],
     passages: Sequence[Sequence[int]],
@@ -110,6 +111,7 @@ def final_hidden_states(
     return normed
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def logits(weights: Weights, hidden: Floats) -> Floats:
     """The logits of the next token, [tokens, vocabulary], from final hidden states [tokens, hidden]."""
     architecture = weights.architecture

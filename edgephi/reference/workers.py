@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 Item = TypeVar("Item")
@@ -21,8 +22,16 @@ def one_worker_per_core() -> Iterator[Executor]:
     """Threads to share the work among, with BLAS held to the thread that calls it."""
     # Only the cores that this process may use: a container or `taskset` may have fewer than the machine.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(cores) as workers:
+    with (
+        threadpool_limits(limits=1, user_api="blas"),
+        ThreadPoolExecutor(cores, initializer=_pass_over) as workers,
+    ):
         yield workers
+
+
+def _pass_over() -> None:
+    """Let a thread say nothing of numbers past float32's range: who reads the result looks for them."""
+    np.seterr(over="ignore", invalid="ignore")
 
 
 def share(workers: Executor, work: Callable[[Item], None], items: Sequence[Item]) -> None:

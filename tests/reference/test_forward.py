@@ -303,6 +303,17 @@ def test_a_very_negative_gate_makes_no_noise() -> None:
     assert np.isfinite(hidden).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["input_layernorm", "mlp.gate_up_proj"])
+def test_numbers_past_the_range_are_told_by_the_result_alone(name: str) -> None:
+    """In all threads: NumPy's warnings would stand between a build's steps and its one line of error."""
+    _, weights = make(Shape())
+    key = f"model.layers.0.{name}.weight"
+    weights.tensors[key] = weights.tensors[key] * np.float32(1e37)
+    [hidden] = final_hidden_states([weights], [[1, 2, 3]])
+    assert not np.isfinite(logits(weights, hidden)).all()
+
+
 @dataclass(frozen=True)
 class MadeUp:
     """Weights of any size that exist only while they are read."""
