@@ -39,6 +39,7 @@ _PRELUDE = """
 edgephi() {
     [[ ${1-} == serve ]] || { command edgephi "$@"; return; }
     end_server || return
+    : > "$SCRATCH/serve.log"  # what the server before said is not this one's
     command edgephi "$@" > "$SCRATCH/serve.log" 2>&1 &
     server=$!
     for ((tenths = 0; tenths < 600; tenths++)); do
