@@ -1,6 +1,6 @@
 """The reference's Phi-3-small against a second implementation, written for this test from the published code.
 
-transformers has no class for it. What is below goes head by head and token by token, in float64, and shares
+transformers has no class for it. What is below goes head by head and block by block, in float64, and shares
 nothing with the reference; onnxruntime's own SparseAttention is the third.
 """
 
@@ -93,19 +93,21 @@ class Second:
         return np.concatenate([turned.real, turned.imag], axis=1)
 
     def seen(self, tokens: int, head: int, layer: int) -> NDArray[np.bool_]:
-        """[queries, keys], token by token."""
+        """[queries, keys], block by block."""
         config = self.config
         every, block = config["dense_attention_every_n_layers"], config["blocksparse_block_size"]
         stride, near = config["blocksparse_vert_stride"], config["blocksparse_num_local_blocks"]
         sliding = max(1, int(stride / config["num_attention_heads"]))
         shift = 0 if config["blocksparse_homo_head_pattern"] else head * sliding
         seen = np.zeros((tokens, tokens), bool)
-        for query in range(tokens):
-            for key in range(query + 1):
+        for query in range(0, tokens, block):
+            for key in range(0, query + block, block):
                 dense = (layer + 1) % every == 0
                 local = query // block - key // block < near
                 vertical = (key // block + shift + 1) % stride == 0
-                seen[query, key] = dense or local or vertical
+                seen[query : query + block, key : key + block] = dense or local or vertical
+        for query in range(tokens):
+            seen[query, query + 1 :] = False
         return seen
 
 
@@ -128,7 +130,13 @@ def divergence(p: Doubles, q: NDArray[np.float32]) -> float:
     [
         (1, {}),
         (17, {}),
+        (512, {}),
+        (1023, {"layers": 2}),
+        (1024, {"layers": 2}),
         (1025, {"layers": 2}),  # the first of which a query does not see all
+        pytest.param(2100, {"layers": 2}, marks=pytest.mark.slow),
+        pytest.param(4095, {"layers": 2, "heads": 4}, marks=pytest.mark.slow),
+        pytest.param(4097, {"layers": 2, "heads": 4}, marks=pytest.mark.slow),
         (63, {"block": 16, "local_blocks": 2}),
         (300, {"block": 16, "local_blocks": 2}),
         (300, {"block": 16, "local_blocks": 2, "same_for_all_heads": True}),
