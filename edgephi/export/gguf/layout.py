@@ -21,10 +21,14 @@ from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
-_FILE_TYPES = {
+FILE_TYPES = {
     TensorType.Q4_0: gguf.LlamaFileType.MOSTLY_Q4_0,
+    TensorType.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
+    TensorType.Q5_0: gguf.LlamaFileType.MOSTLY_Q5_0,
+    TensorType.Q5_1: gguf.LlamaFileType.MOSTLY_Q5_1,
     TensorType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
 }
+"""What a file is called whose layers are all of one type."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def _file_type(plans: TensorPlans) -> gguf.LlamaFileType:
     kinds = {TYPES[scheme] for scheme in schemes}
     if any(scheme.scales == "superblocks" for scheme in schemes) or len(kinds) > 1:
         return gguf.LlamaFileType.MOSTLY_Q4_K_M  # whatever stands in for them in short rows
-    return _FILE_TYPES[kinds.pop()]
+    return FILE_TYPES[kinds.pop()]
 
 
 def rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:

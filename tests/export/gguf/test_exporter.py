@@ -33,6 +33,8 @@ from edgephi.declared.recipe import Quant, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.errors import NotSupportedError
 from edgephi.export.gguf import exporter
+from edgephi.export.gguf.blocks import TYPES
+from edgephi.export.gguf.layout import FILE_TYPES
 from edgephi.export.gguf.modelfile import go_template
 from edgephi.export.gguf.tokenizer import breaks_after, chat_template, read_gguf_tokenizer
 from edgephi.export.gguf.weights import read_tensors
@@ -471,6 +473,29 @@ def test_rows_that_are_no_super_blocks_have_groups_of_32(tmp_path: Path) -> None
     assert kinds["blk.1.ffn_down.weight"] == "Q5_K"  # of 512 columns
     check(exported, 40)
     check_reads_as_the_gguf_library(exported)
+
+
+@pytest.mark.parametrize(
+    ("quant", "file_type"),
+    [
+        (portable(formats="native", mixture="small", group_size=32), "MOSTLY_Q5_0"),
+        (portable(group_size=32), "MOSTLY_Q4_0"),
+        (portable(group_size=32, bits=8), "MOSTLY_Q8_0"),
+    ],
+    ids=["q5_0", "q4_0", "q8_0"],
+)
+def test_a_file_whose_layers_are_all_of_one_type_says_so(
+    tmp_path: Path, quant: Quant, file_type: str
+) -> None:
+    exported = export(tmp_path, "mini-4k", quant=quant, context=64, hidden=64, heads=2, kv_heads=2, ffn=64)
+    assert header(exported.folder)["general.file_type"] == gguf.LlamaFileType[file_type]
+
+
+def test_every_plain_type_of_blocks_has_a_name_for_a_whole_file() -> None:
+    plain = {kind for scheme, kind in TYPES.items() if scheme.scales != "superblocks"}
+    assert {kind.name: FILE_TYPES[kind].name for kind in plain} == {
+        kind.name: f"MOSTLY_{kind.name}" for kind in plain
+    }
 
 
 class TestModelfile:
