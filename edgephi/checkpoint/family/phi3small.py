@@ -50,6 +50,8 @@ def read(config: ConfigKeys, generation: ConfigKeys) -> Architecture:
     tokens = phi3.read_tokens(config, generation, vocabulary_size)
     # The published config does not list them; its class asks the tokenizer.
     unused = config.token_ids("dummy_token_indices", vocabulary_size) or unused_token_ids(vocabulary_size)
+    if never := sorted(set(tokens.eos).intersection(unused)):
+        config.fail("eos_token_id", "no tokens that are never said", never)
     return Architecture(
         model_type="phi3small",
         vocabulary_size=vocabulary_size,

@@ -112,6 +112,7 @@ def test_what_computes_something_else_is_refused(change: dict[str, Any], message
         {"blocksparse_num_local_blocks": -1},
         {"dense_attention_every_n_layers": 0},
         {"dummy_token_indices": [512]},
+        {"eos_token_id": 511},
         {"mup_width_multiplier": "8"},
     ],
 )
