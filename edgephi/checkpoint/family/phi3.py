@@ -135,11 +135,15 @@ def read_attention(config: ConfigKeys, hidden_size: int, context: int, *, biases
     if config.data.get("head_dim") not in (None, head_size):
         config.refuse("head_dim", head_size)
     window = config.data.get("sliding_window")
+    rotary = read_rotary(config, head_size=head_size, context=context)
+    if biases and rotary.size != head_size:
+        # The classes of these models rotate whole heads, whatever a config says.
+        config.refuse("partial_rotary_factor", 1.0)
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
         window=None if window is None else config.whole("sliding_window", largest=LARGEST_CONTEXT),
-        rotary=read_rotary(config, head_size=head_size, context=context),
+        rotary=rotary,
         biases=biases,
     )

@@ -96,6 +96,7 @@ def test_long_factors_have_a_magnitude_of_their_own() -> None:
         ({"hidden_act": "silu"}, "hidden_act: edgephi supports 'gegelu', found 'silu'"),
         ({"gegelu_limit": None}, "gegelu_limit: edgephi supports 20.0, found None"),
         ({"rope_position_scale": 2.0}, "rope_position_scale: edgephi supports 1.0, found 2.0"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: edgephi supports 1.0, found 0.5"),
     ],
 )
 def test_what_computes_something_else_is_refused(change: dict[str, Any], message: str) -> None:

@@ -64,6 +64,10 @@ def test_experts_are_one_stack(tmp_path: Path) -> None:
     [
         ({"attention_bias": False}, "attention_bias: edgephi supports True, found False"),
         ({"hidden_act": "gelu"}, "hidden_act: edgephi supports 'silu', found 'gelu'"),
+        (
+            {"partial_rotary_factor": 0.5, "rope_scaling": None},
+            "partial_rotary_factor: edgephi supports 1.0, found 0.5",
+        ),
         ({"num_experts_per_tok": 4}, "num_experts_per_tok: edgephi supports 2, found 4"),
     ],
 )
