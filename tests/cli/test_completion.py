@@ -112,7 +112,7 @@ def shell(request: pytest.FixtureRequest, folder: Path) -> Iterator[Shell]:
     ("line", "rest", "then"),
     [
         ("edgephi rec", "ipes", r"phi-3\.5-mini"),
-        ("edgephi recipes show phi-3.5", "-mini", r'id = "microsoft/Phi-3\.5-mini-instruct"'),
+        ("edgephi recipes show phi-3.5-mi", "ni", r'id = "microsoft/Phi-3\.5-mini-instruct"'),
         ("edgephi targets show rasp", "berry-pi-5-8gb", "Raspberry Pi 5"),
         ("edgephi inspect bund", "le-here", "tiny"),
         ("edgephi inspect models/ph", "i", "tiny"),
@@ -163,7 +163,10 @@ def test_models_are_recipes_or_folders(folder: Path) -> None:
 def test_options_know_their_values(folder: Path) -> None:
     assert offered(folder, "build", "demo", "--target", "a") == ["plain,auto"]
     assert offered(folder, "plan", "demo", "--target", "qnn", "--soc", "qcs85") == ["plain,qcs8550"]
-    assert offered(folder, "plan", "demo", "--recipe", "phi-3.5") == ["plain,phi-3.5-mini"]
+    assert offered(folder, "plan", "demo", "--recipe", "phi-3.5") == [
+        "plain,phi-3.5-mini",
+        "plain,phi-3.5-moe",
+    ]
     assert offered(folder, "plan", "demo", "--recipe", "./own") == ["file,./own"]
 
 

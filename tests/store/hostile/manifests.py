@@ -250,13 +250,17 @@ def hostile_types() -> Iterator[ManifestCase]:
             if type(value) is not type(good[key]) and not (value == [] and key == "wheels"):
                 yield f"{key} is {value!r}", _setting((key,), value)
         if key not in ("wheels", "probe", "security_floor", "adapters", "base"):
-            yield f"{key} is missing", _removing(key)
             yield f"{key} is null", _setting((key,), None)
+            if key != "deviation":
+                yield f"{key} is missing", _removing(key)
     yield "an unknown key", _setting(("post_install",), "rm -rf /")
     yield "a huge key", _setting(("k" * 1_000_000,), 1)
     yield "another schema", _setting(("schema",), "edgephi.bundle/2")
     yield "a huge schema", _setting(("schema",), "s" * 1_000_000)
-    for place in (("name",), ("created",), ("target", "engine"), ("provenance", "command"), ("model", "id")):
+    for place in (
+        *(("name",), ("created",), ("deviation",)),
+        *(("target", "engine"), ("provenance", "command"), ("model", "id")),
+    ):
         for name, text in {
             "escape": "\x1b[2J\x1b]0;title\x07",
             "NUL": "a\0b",
