@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +131,24 @@ def write_tiny_checkpoint(folder: Path, shape: TinyShape | str = TinyShape(), **
         },
     )
     write_weights(folder, tiny_weights(tiny), shards=tiny.shards, dtype=tiny.dtype)
+    return folder
+
+
+def write_with_phi_3_tokenizer(
+    folder: Path,
+    vocab: int,
+    config: Callable[[int], dict[str, Any]],
+    weights: dict[str, npt.NDArray[np.float32]],
+    *,
+    shards: int,
+    dtype: FloatKind,
+) -> Path:
+    """Write a checkpoint of another kind, with a Phi-3's tokenizer; `config` is told the end of a text."""
+    write_tiny_checkpoint(folder, TinyShape(hidden=32, layers=1, heads=1, kv_heads=1, ffn=32, vocab=vocab))
+    plain = json.loads((folder / "config.json").read_text())
+    _write_json(folder / "config.json", config(plain["eos_token_id"]))
+    (folder / "model.safetensors").unlink()
+    write_weights(folder, weights, shards=shards, dtype=dtype)
     return folder
 
 

@@ -4,8 +4,8 @@ Blocks of 64 tokens, 16 of them near, every 8th of the others: with more than 1,
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from tests.tiny_checkpoint import (
     PHI_3_5_LONG,
     PHI_3_5_SHORT,
     FloatKind,
-    TinyShape,
     spread,
-    write_tiny_checkpoint,
-    write_weights,
+    write_with_phi_3_tokenizer,
 )
 
 Floats = NDArray[np.float32]
@@ -59,17 +57,14 @@ def write_tiny_phi3small(folder: Path, shape: TinySmall = TinySmall(), **options
     Returns `folder`. The same arguments always write the same bytes.
     """
     tiny = dataclasses.replace(shape, **options)
-    # The weights of the plain model are overwritten; its tokenizer and generation config stay.
-    write_tiny_checkpoint(
-        folder, TinyShape(hidden=32, layers=1, heads=1, kv_heads=1, ffn=32, vocab=tiny.vocab)
+    return write_with_phi_3_tokenizer(
+        folder,
+        tiny.vocab,
+        partial(tiny_phi3small_config, tiny),
+        tiny_phi3small_weights(tiny),
+        shards=tiny.shards,
+        dtype=tiny.dtype,
     )
-    plain = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(tiny_phi3small_config(tiny, plain["eos_token_id"]), indent=1)
-    )
-    (folder / "model.safetensors").unlink()
-    write_weights(folder, tiny_phi3small_weights(tiny), shards=tiny.shards, dtype=tiny.dtype)
-    return folder
 
 
 def tiny_phi3small_config(tiny: TinySmall, end_of_text: int) -> dict[str, Any]:

@@ -5,8 +5,8 @@ of the router are close to each other now and then, and then both of its weights
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from tests.tiny_checkpoint import (
     PHI_3_5_LONG,
     PHI_3_5_SHORT,
     FloatKind,
-    TinyShape,
     spread,
-    write_tiny_checkpoint,
-    write_weights,
+    write_with_phi_3_tokenizer,
 )
 
 Floats = NDArray[np.float32]
@@ -55,15 +53,14 @@ def write_tiny_phimoe(folder: Path, shape: TinyExperts = TinyExperts(), **option
     Returns `folder`. The same arguments always write the same bytes.
     """
     tiny = dataclasses.replace(shape, **options)
-    # The weights of the plain model are overwritten; its tokenizer and generation config stay.
-    write_tiny_checkpoint(
-        folder, TinyShape(hidden=32, layers=1, heads=1, kv_heads=1, ffn=32, vocab=tiny.vocab)
+    return write_with_phi_3_tokenizer(
+        folder,
+        tiny.vocab,
+        partial(tiny_phimoe_config, tiny),
+        tiny_phimoe_weights(tiny),
+        shards=tiny.shards,
+        dtype=tiny.dtype,
     )
-    plain = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(tiny_phimoe_config(tiny, plain["eos_token_id"]), indent=1))
-    (folder / "model.safetensors").unlink()
-    write_weights(folder, tiny_phimoe_weights(tiny), shards=tiny.shards, dtype=tiny.dtype)
-    return folder
 
 
 def tiny_phimoe_config(tiny: TinyExperts, end_of_text: int) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def _rows_by_key_head(attention: Attention) -> Iterator[tuple[range, range]]:
             yield range(first, first + count), range(into, into + count)
 
 
-def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:  # noqa: ARG001 - as all
+def other_modules(architecture: Architecture) -> dict[str, tuple[ModelTensor, range]]:  # noqa: ARG001 - Family
     """None: its modules have the same names in all code."""
     return {}
 
