@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def locked_by_nobody(path: Path, *options: str) -> Iterator[int]:
     ) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == "locked\n"
+            # It holds the lock before it has become the command by which it is named.
+            while Path(f"/proc/{process.pid}/comm").read_text() == "bash\n":
+                time.sleep(0.01)
             yield process.pid
         finally:
             process.kill()

@@ -312,8 +312,8 @@ def hostile_registry(bundle: Path) -> Iterator[HostileRegistry]:
 
 
 def _accept(listener: socket.socket, registry: HostileRegistry) -> None:
-    host = listener.getsockname()[0]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it may be closed before this begins
+        host = listener.getsockname()[0]
         while True:
             client, _ = listener.accept()
             threading.Thread(target=_serve, args=(client, host, registry), daemon=True).start()
