@@ -30,6 +30,7 @@ from edgephi.checkpoint.adapter.locate_adapter import asked_for
 from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE
 from edgephi.checkpoint.locate import DEMO, DEMO_ID
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import shell_command
@@ -57,7 +58,7 @@ def manifest_of(
     """
     target, quant = request.target, plan.recipe.quant
     small_files = [
-        *(checkpoint.folder / name for name in ("config.json", "generation_config.json")),
+        *(checkpoint.folder / name for name in ("config.json", "generation_config.json", PREPROCESSOR_FILE)),
         *checkpoint.tokenizer.read,
         *(adapter.located.folder / ADAPTER_CONFIG for adapter in request.adapters),
     ]

@@ -20,6 +20,7 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, WrongRoutingError
 from edgephi.export.exporter import exporter as exporter_of
+from edgephi.export.exporter import image_encoder_exporter
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _STEP = 256  # tokens: the steps in which a context that fits is looked for
@@ -101,6 +102,8 @@ def make_plan(
         if not accept_wrong_routing:
             raise
         deviation = refused.message
+    if architecture.image_encoder is not None:
+        image_encoder_exporter(target.engine)  # whether it can see at all
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
     native = facts_of(target.engine).native_groups
     plans = plan_tensors(architecture, recipe.quant, native)

@@ -47,7 +47,7 @@ def plan_tensors(
         if tensor.role in (Role.EXPERTS_GATE_UP, Role.EXPERTS_DOWN):
             # The same groups for both: some engines compute a layer's experts in one operator.
             columns = math.gcd(architecture.hidden_size, architecture.feed_forward.width)
-        size = _dividing(quant.group_size, columns)
+        size = dividing(quant.group_size, columns)
         if quant.formats == "portable":
             scheme = Scheme(bits, size, quant.symmetric)
         elif native == "K-quants":
@@ -68,7 +68,7 @@ def is_quantised(tensor: ModelTensor, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and tensor.role is not Role.ROUTER
 
 
-def _dividing(group_size: GroupSize, columns: int) -> GroupSize:
+def dividing(group_size: GroupSize, columns: int) -> GroupSize:
     """The largest size of groups up to this one that divides so many columns; this one where none does."""
     smaller = (size for size in sorted(get_args(GroupSize), reverse=True) if size <= group_size)
     return next((size for size in smaller if columns % size == 0), group_size)

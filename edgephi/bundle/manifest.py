@@ -11,6 +11,7 @@ from pathlib import Path
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry, check_chunks
 from edgephi.bundle.document import HINT, decode_document, encode_document
+from edgephi.bundle.image_tokens import ImageFacts, check_images
 from edgephi.bundle.paths import collision, path_problem
 from edgephi.bundle.probe import Probe, check_probe
 from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter, check_adapters
@@ -60,7 +61,7 @@ class ModelFacts:
     """Which checkpoint the bundle was made from. `context` is what the checkpoint was trained for.
 
     `adapters` were merged into it, in this order. `active_parameters` of a mixture of experts are those that
-    one token is computed with; None: all.
+    one token is computed with; None: all. `images` says how a model that sees has them; None: it does not.
     """
 
     id: str
@@ -70,6 +71,7 @@ class ModelFacts:
     context: int
     adapters: tuple[AdapterFacts, ...] = ()
     active_parameters: int | None = None
+    images: ImageFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     _check_release(manifest, where=where, hint=HINT)
     _check_files(manifest.files, where=where, hint=HINT)
     check_probe(manifest.probe, where=where)
+    check_images(manifest.model.images, where=where, hint=HINT)
     _check_wheels(manifest, where=where, hint=HINT)
     check_adapters(manifest.adapters, manifest.base, manifest.files, where=where)
     return manifest

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
 from edgephi.checkpoint.roles import (
     EMBEDDING,
     FINAL_NORM,
@@ -166,6 +167,9 @@ class Architecture:
 
     Embeddings and logits are multiplied by a number each, as in a model that was trained with muP
     (arXiv:2203.03466). Logits of `unused_token_ids`, which no text has, become the least number there is.
+
+    With an `image_encoder` the decoder reads images too: what that makes of them stands in the place of
+    embeddings. Its tensors are its own, and none of `tensor_shapes`.
     """
 
     model_type: str
@@ -184,6 +188,7 @@ class Architecture:
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     unused_token_ids: tuple[int, ...] = ()
+    image_encoder: ImageEncoder | None = None
 
     @property
     def head(self) -> ModelTensor:
@@ -238,8 +243,9 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
-        return sum(math.prod(shape) for shape in self.tensor_shapes().values())
+        """Number of weights, those of the image encoder included."""
+        seeing = 0 if self.image_encoder is None else self.image_encoder.parameters
+        return seeing + sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     @property
     def active_parameters(self) -> int:

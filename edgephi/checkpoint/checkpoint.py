@@ -14,9 +14,11 @@ from edgephi.chat.template import LONGEST_PARSED
 from edgephi.checkpoint.adapter.low_rank import Changes, changed
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.chat_form import CONFIG_FILE, TEMPLATE_FILE, TokenizerPlaces
-from edgephi.checkpoint.config import MODEL_TYPES, family_of, load_architecture
+from edgephi.checkpoint.config import MODEL_TYPES, family_of, image_sources_of, load_architecture
 from edgephi.checkpoint.config_keys import read_json_object
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
+from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE
+from edgephi.checkpoint.roles import EXPERTS, ModelTensor
 from edgephi.checkpoint.tied_head import as_stored
 from edgephi.checkpoint.tokenizer import TokenizerFacts, read_tokenizer_at
 from edgephi.checkpoint.weights.foreign import check_original
@@ -41,7 +43,8 @@ class Checkpoint:
     """A model in a folder. `shards` in order of their names, `tensors` by name: those the model needs.
 
     `sources` are the rows of them that each tensor of the model is made of, in the order in which the files
-    hold them, so that one pass suffices. `changes` are what adapters add to tensors, by the tensors' names.
+    hold them, so that one pass suffices; `image_sources` those of an image encoder. `changes` are what
+    adapters add to tensors, by the tensors' names.
     `remarks` say in a few words each what somebody who trained the model would want to know of it.
     """
 
@@ -55,6 +58,7 @@ class Checkpoint:
     tokenizer: TokenizerFacts
     changes: Changes = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    image_sources: Mapping[ModelTensor, tuple[Source, ...]] = field(default_factory=dict)
 
     def copy_tokenizer(self, folder: Path) -> None:
         """Copy the tokenizer's files into `folder`, for engines that read them as they are.
@@ -113,6 +117,25 @@ class CheckpointWeights:
         return read_rows(self.checkpoint, tensor, start, stop)
 
 
+@dataclass(frozen=True)
+class CheckpointImageWeights:
+    """The original weights of a checkpoint's image encoder, which must be there; see `CheckpointWeights`."""
+
+    checkpoint: Checkpoint
+
+    @property
+    def architecture(self) -> ImageEncoder:
+        """The shape of the encoder whose weights these are."""
+        encoder = self.checkpoint.architecture.image_encoder
+        if encoder is None:
+            raise ValueError(f"{self.checkpoint.id}: expected a model that sees")
+        return encoder
+
+    def rows(self, tensor: ModelTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Rows `start` to `stop` of a tensor, float32; see `read_rows`."""
+        return read_rows(self.checkpoint, tensor, start, stop)
+
+
 def open_checkpoint(
     folder: Path,
     *,
@@ -132,12 +155,18 @@ def open_checkpoint(
     if not folder.is_dir():
         raise BadCheckpointError(f"{folder}: expected a checkpoint's folder, found none", hint=_HINT)
     architecture = load_architecture(folder)
+    if architecture.image_encoder is not None and not (folder / PREPROCESSOR_FILE).is_file():
+        raise BadCheckpointError(
+            f"{folder}: {PREPROCESSOR_FILE}: expected this file, by which images are prepared, found none",
+            hint="copy it from the model that this one was made from",
+        )
     shards = tuple(read_header(folder / name) for name in weight_files(folder))
     found = _stored_tensors(folder, shards)
     check_original(str(folder), found.values())
     stored = as_stored(architecture, found)
     architecture = stored.architecture
-    tensors = _matched_tensors(folder, architecture, stored.sources, found)
+    image_sources = image_sources_of(architecture)
+    tensors = _matched_tensors(folder, architecture, stored.sources, image_sources, found)
     return Checkpoint(
         id=id,
         revision=revision,
@@ -148,6 +177,7 @@ def open_checkpoint(
         sources=in_stored_order(stored.sources, shards),
         tokenizer=read_tokenizer_at(places or TokenizerPlaces(folder, folder, folder), architecture, chat),
         remarks=stored.remarks,
+        image_sources=in_stored_order(image_sources, shards),
     )
 
 
@@ -156,7 +186,7 @@ def read_rows(checkpoint: Checkpoint, tensor: ModelTensor, start: int, stop: int
 
     Reads those bytes only. Safe from several threads. Raises BadCheckpointError when the file has changed.
     """
-    sources = checkpoint.sources[tensor]
+    sources = checkpoint.sources.get(tensor) or checkpoint.image_sources[tensor]
     count = sum(len(source.into) for source in sources)
     if not 0 <= start <= stop <= count:
         raise IndexError(f"{tensor}: rows {start} to {stop} of {count}")
@@ -201,12 +231,16 @@ def _matched_tensors(
     folder: Path,
     architecture: Architecture,
     sources: Mapping[ModelTensor, tuple[Source, ...]],
+    image_sources: Mapping[ModelTensor, tuple[Source, ...]],
     found: Mapping[str, TensorEntry],
 ) -> dict[str, TensorEntry]:
-    """Those of the tensors that `sources` ask for, in their order; no other may be there."""
+    """Those of the tensors that the sources ask for, in their order; no other may be there."""
     _check_names(folder, architecture, sources, found)
     tensors: dict[str, TensorEntry] = {}
-    for name, shape in _stored_shapes(architecture, sources).items():
+    shapes = _stored_shapes(architecture.tensor_shapes(), sources)
+    if architecture.image_encoder is not None:
+        shapes |= _stored_shapes(architecture.image_encoder.tensor_shapes(), image_sources)
+    for name, shape in shapes.items():
         stored = found.get(name)
         if stored is None:
             _fail(folder, name, f"shape {list(shape)} by the config, found no such tensor")
@@ -264,16 +298,19 @@ def in_stored_order(
 
 
 def _stored_shapes(
-    architecture: Architecture, sources: Mapping[ModelTensor, tuple[Source, ...]]
+    shapes: Mapping[ModelTensor, tuple[int, ...]], sources: Mapping[ModelTensor, tuple[Source, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor of a checkpoint must have: as many rows as are taken from it."""
     rows: dict[str, int] = {}
-    columns: dict[str, tuple[int, ...]] = {}
-    for tensor, shape in architecture.tensor_shapes().items():
+    others: dict[str, tuple[int, ...]] = {}
+    stacked: dict[str, tuple[int, ...]] = {}
+    for tensor, shape in shapes.items():
         for source in sources[tensor]:
             rows[source.tensor] = max(rows.get(source.tensor, 0), source.rows[-1] + 1)
-            columns[source.tensor] = shape[-1:] if len(shape) > 1 else ()
-    return {name: (count, *columns[name]) for name, count in rows.items()}
+            others[source.tensor] = shape[-1:] if len(shape) > 1 else ()
+            if len(shape) > 2 and tensor.role not in EXPERTS:
+                stacked[source.tensor] = shape
+    return {name: stacked.get(name, (count, *others[name])) for name, count in rows.items()}
 
 
 def _fail(folder: Path, tensor: str, message: str, *, hint: str = _HINT) -> NoReturn:

@@ -7,12 +7,15 @@ change the computation is refused with its name, before anybody allocates memory
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from edgephi.checkpoint import family
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.config_keys import HINT_SUPPORTED, ConfigKeys, read_json_object
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
+from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE, as_prepared
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.weights.foreign import ORIGINAL_HINT, other_kind
 from edgephi.checkpoint.weights.source import Source
@@ -22,7 +25,6 @@ MODEL_TYPES = tuple(sorted(module.name for module in pkgutil.iter_modules(family
 """The model types that edgephi builds: each is a file of `family/`."""
 
 _NOT_YET_SUPPORTED: dict[str, str] = {
-    "phi3_v": "Phi-3-vision and Phi-3.5-vision (image encoder)",
     "phi4mm": "Phi-4-multimodal (speech and image encoders)",
     "phi4_multimodal": "Phi-4-multimodal (speech and image encoders)",
 }
@@ -52,9 +54,26 @@ class Family(Protocol):
         """Whether a tensor of a checkpoint that is no source says nothing new, so that it may be left out."""
 
 
+class SeeingFamily(Family, Protocol):
+    """What a file of `family/` offers whose architectures have an image encoder."""
+
+    def image_sources(self, encoder: ImageEncoder) -> dict[ModelTensor, tuple[Source, ...]]:
+        """Where a checkpoint holds each tensor of an image encoder: every row of it once."""
+
+
+def image_sources_of(architecture: Architecture) -> dict[ModelTensor, tuple[Source, ...]]:
+    """Where a checkpoint holds each tensor of its image encoder; nothing for a model that does not see."""
+    if architecture.image_encoder is None:
+        return {}
+    family = cast("SeeingFamily", family_of(architecture.model_type))
+    return family.image_sources(architecture.image_encoder)
+
+
 def load_architecture(folder: Path, *, name: str | None = None) -> Architecture:
     """Read `config.json` and, where there is one, `generation_config.json` of the checkpoint in `folder`.
 
+    Of a model that sees, `preprocessor_config.json` too; without it images are prepared as for Phi-3-vision,
+    which is enough for a plan.
     `name` stands for the folder in messages. Raises BadCheckpointError or NotSupportedError.
     """
     place = name or str(folder)
@@ -67,7 +86,11 @@ def load_architecture(folder: Path, *, name: str | None = None) -> Architecture:
     if (folder / "generation_config.json").is_file():
         where = f"{place}: generation_config.json"
         generation = read_json_object(folder / "generation_config.json", where=where)
-    return read_architecture(config, where=f"{place}: config.json", generation_config=generation)
+    architecture = read_architecture(config, where=f"{place}: config.json", generation_config=generation)
+    encoder = architecture.image_encoder
+    if encoder is None or not (folder / PREPROCESSOR_FILE).is_file():
+        return architecture
+    return replace(architecture, image_encoder=as_prepared(encoder, folder, place))
 
 
 def read_architecture(

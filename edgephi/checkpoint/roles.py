@@ -37,6 +37,32 @@ class Role(Enum):
     FINAL_NORM_BIAS = "bias of the last norm"
     HEAD_BIAS = "bias of the head"
 
+    # Of an image encoder and its projection: `edgephi.checkpoint.images.image_encoder` has their shapes.
+    IMAGE_PATCHES = "patch embedding of images"
+    IMAGE_CLASS = "class embedding of images"
+    IMAGE_POSITIONS = "position embedding of images"
+    IMAGE_FIRST_NORM = "first norm of the image encoder"
+    IMAGE_ATTENTION_NORM = "norm before attention of the image encoder"
+    IMAGE_QUERY_KEY_VALUE = "query, key and value of the image encoder"
+    IMAGE_ATTENTION_OUTPUT = "attention output of the image encoder"
+    IMAGE_FEED_FORWARD_NORM = "norm before feed-forward of the image encoder"
+    IMAGE_UP = "up of the image encoder"
+    IMAGE_DOWN = "down of the image encoder"
+    IMAGE_LINE_END = "end of a line of an image"
+    IMAGE_SEPARATOR = "separator of an image"
+    IMAGE_PROJECTION_UP = "first projection of images"
+    IMAGE_PROJECTION_DOWN = "second projection of images"
+
+    IMAGE_FIRST_NORM_BIAS = "bias of the first norm of the image encoder"
+    IMAGE_ATTENTION_NORM_BIAS = "bias of the norm before attention of the image encoder"
+    IMAGE_QUERY_KEY_VALUE_BIAS = "bias of query, key and value of the image encoder"
+    IMAGE_ATTENTION_OUTPUT_BIAS = "bias of the attention output of the image encoder"
+    IMAGE_FEED_FORWARD_NORM_BIAS = "bias of the norm before feed-forward of the image encoder"
+    IMAGE_UP_BIAS = "bias of up of the image encoder"
+    IMAGE_DOWN_BIAS = "bias of down of the image encoder"
+    IMAGE_PROJECTION_UP_BIAS = "bias of the first projection of images"
+    IMAGE_PROJECTION_DOWN_BIAS = "bias of the second projection of images"
+
 
 @dataclass(frozen=True)
 class ModelTensor:
@@ -68,6 +94,15 @@ BIASES = {
     Role.DOWN: Role.DOWN_BIAS,
     Role.FINAL_NORM: Role.FINAL_NORM_BIAS,
     Role.HEAD: Role.HEAD_BIAS,
+    Role.IMAGE_FIRST_NORM: Role.IMAGE_FIRST_NORM_BIAS,
+    Role.IMAGE_ATTENTION_NORM: Role.IMAGE_ATTENTION_NORM_BIAS,
+    Role.IMAGE_QUERY_KEY_VALUE: Role.IMAGE_QUERY_KEY_VALUE_BIAS,
+    Role.IMAGE_ATTENTION_OUTPUT: Role.IMAGE_ATTENTION_OUTPUT_BIAS,
+    Role.IMAGE_FEED_FORWARD_NORM: Role.IMAGE_FEED_FORWARD_NORM_BIAS,
+    Role.IMAGE_UP: Role.IMAGE_UP_BIAS,
+    Role.IMAGE_DOWN: Role.IMAGE_DOWN_BIAS,
+    Role.IMAGE_PROJECTION_UP: Role.IMAGE_PROJECTION_UP_BIAS,
+    Role.IMAGE_PROJECTION_DOWN: Role.IMAGE_PROJECTION_DOWN_BIAS,
 }
 """The role of the bias that belongs to what has another role, where a model has one."""
 

@@ -30,6 +30,9 @@ Formats = Literal["native", "portable"]
 GroupSize = Literal[32, 64, 128]
 """How many weights of a row share a scale."""
 
+ImagePrecision = Literal["int8", "float16"]
+"""What the matrices of an image encoder are stored in."""
+
 Mixture = Literal["medium", "small"]
 """Which of llama.cpp's K-quants stand for 4 bits: "medium" gives a bit more to what is sensitive, "small" to
 nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
@@ -110,6 +113,8 @@ class Quant:
     `symmetric` is about portable formats; native ones are what the engine has (`EngineFacts.native_groups`),
     and llama.cpp's K-quants have their own sizes of groups too (`edgephi.quantize.k_quants`).
 
+    `image_encoder` is about models that see, whose encoder takes a tenth of the weights.
+
     `bits_per_weight` of the whole artifact is a budget, in place of a share: the build keeps at more bits
     what gains most by it, until the budget is spent.
     """
@@ -123,6 +128,7 @@ class Quant:
     expert_bits: Literal[4, 8] | None = None
     formats: Formats = "native"
     mixture: Mixture = "medium"
+    image_encoder: ImagePrecision = "int8"
     keep: Keep = field(default_factory=Keep)
     bits_per_weight: float | None = None
 

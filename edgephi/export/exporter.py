@@ -15,6 +15,7 @@ from edgephi.bundle.switched_adapter import merge_hint
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
 from edgephi.declared.target import Target
 from edgephi.engines.facts.engine import EngineFacts
 from edgephi.engines.facts.footprint import Footprint
@@ -22,7 +23,7 @@ from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import NotSupportedError
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.quantize.tensor_plan import TensorPlans
-from edgephi.reference.weights import Weights
+from edgephi.reference.weights import ImageWeights, Weights
 from edgephi.steps import Step, silent
 
 
@@ -96,6 +97,46 @@ class AdapterExporter(Protocol):
         The factors are those of the tensors as they are stored there. Returns the path, within the folder,
         of the file that the engine opens.
         """
+
+
+class ImageEncoderExporter(Protocol):
+    """What `image_encoder` offers, in the folder of an engine whose bundles can see.
+
+    `plans` are those of the encoder's tensors. Where its graph is, and what the decoder's needs for images,
+    is the engine's affair.
+    """
+
+    def data_bytes(self, encoder: ImageEncoder, plans: TensorPlans, target: Target) -> int:
+        """Size of the encoder's weights in the artifact, known from shapes alone."""
+
+    def write(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        plans: TensorPlans,
+        target: Target,
+        *,
+        step: Step = silent,
+    ) -> StreamReport:
+        """Write the encoder and its projection beside the decoder that `write_artifact` has written.
+
+        In a second pass, over the encoder's tensors alone; their shards have been hashed.
+        """
+
+    def weights(self, folder: Path, encoder: ImageEncoder) -> ImageWeights:
+        """The encoder's weights as a finished artifact holds them, dequantised a few rows at a time."""
+
+
+def image_encoder_exporter(engine: str) -> ImageEncoderExporter:
+    """The writer of an engine's image encoder. Raises NotSupportedError when it cannot see."""
+    facts = facts_of(engine)
+    module = f"edgephi.export.{facts.exporter}.image_encoder"
+    if importlib.util.find_spec(module) is None:
+        raise NotSupportedError(
+            f"{engine}: expected an engine whose bundles can see, found one without an image encoder",
+            hint="take another target; docs/guide.md says which engine computes which model",
+        )
+    return cast("ImageEncoderExporter", importlib.import_module(module))
 
 
 def adapter_exporter(engine: str) -> AdapterExporter:

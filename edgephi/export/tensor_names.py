@@ -22,13 +22,31 @@ _NAMES = {
     Role.ROUTER: "block_sparse_moe.gate.weight",
     Role.EXPERTS_GATE_UP: "block_sparse_moe.experts.gate_up_proj.weight",
     Role.EXPERTS_DOWN: "block_sparse_moe.experts.down_proj.weight",
+    Role.IMAGE_PATCHES: "image_encoder.patch_embedding.weight",
+    Role.IMAGE_CLASS: "image_encoder.class_embedding",
+    Role.IMAGE_POSITIONS: "image_encoder.position_embedding.weight",
+    Role.IMAGE_FIRST_NORM: "image_encoder.pre_layrnorm.weight",
+    Role.IMAGE_ATTENTION_NORM: "layer_norm1.weight",
+    Role.IMAGE_QUERY_KEY_VALUE: "self_attn.qkv_proj.weight",
+    Role.IMAGE_ATTENTION_OUTPUT: "self_attn.out_proj.weight",
+    Role.IMAGE_FEED_FORWARD_NORM: "layer_norm2.weight",
+    Role.IMAGE_UP: "mlp.fc1.weight",
+    Role.IMAGE_DOWN: "mlp.fc2.weight",
+    Role.IMAGE_LINE_END: "image_encoder.sub_GN",
+    Role.IMAGE_SEPARATOR: "image_encoder.glb_GN",
+    Role.IMAGE_PROJECTION_UP: "image_encoder.img_projection.0.weight",
+    Role.IMAGE_PROJECTION_DOWN: "image_encoder.img_projection.2.weight",
 }
 _NAMES |= {bias: f"{_NAMES[role].removesuffix(WEIGHT_SUFFIX)}.bias" for role, bias in BIASES.items()}
 
 
 def tensor_name(tensor: ModelTensor) -> str:
     """The name of a tensor inside an artifact."""
-    return _NAMES[tensor.role] if tensor.layer is None else node_name(tensor.layer, _NAMES[tensor.role])
+    if tensor.layer is None:
+        return _NAMES[tensor.role]
+    if tensor.role.name.startswith("IMAGE_"):
+        return f"image_encoder.layers.{tensor.layer}.{_NAMES[tensor.role]}"
+    return node_name(tensor.layer, _NAMES[tensor.role])
 
 
 def matrix_name(tensor: ModelTensor) -> str:

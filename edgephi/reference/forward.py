@@ -70,6 +70,7 @@ def final_hidden_states(
     versions: Sequence[Weights],
     passages: Sequence[Sequence[int]],
     *,
+    image_rows: Sequence[Floats] | None = None,
     begun: Begun | None = None,
     progress: Progress | None = None,
 ) -> list[Floats]:
@@ -77,7 +78,9 @@ def final_hidden_states(
 
     `passages` are texts of their own: positions begin at 0 in each, and no token sees one of another
     passage. Their tokens lie one after the other in the result, which is that of a pass for each of them,
-    but every matrix is read once and multiplied with all tokens. Memory is the activations of all tokens,
+    but every matrix is read once and multiplied with all tokens. A token id below 0 is part of an image:
+    -1 is the first of `image_rows`, -2 the second; there is a table [rows, hidden] for each version, of what
+    its own encoder makes of the images. Memory is the activations of all tokens,
     the largest of which is that of a feed-forward layer, [tokens, intermediate].
 
     Several versions of one model's weights go side by side, layer by layer, so that what they have in
@@ -90,10 +93,12 @@ def final_hidden_states(
     # Whether embedding and head are one matrix is a version's own affair: an engine may quantise both.
     if len({replace(weights.architecture, tied_embeddings=False) for weights in versions}) != 1:
         raise ValueError("expected weights of one architecture, found several")
-    ids, spans = _joined(passages, architecture.vocabulary_size)
+    tables = image_rows or [np.empty((0, architecture.hidden_size), np.float32)] * len(versions)
+    ids, spans = _joined(passages, architecture.vocabulary_size, images=min(map(len, tables)))
     positions = positions_of(architecture.attention.rotary, spans)
     if begun is None:
-        begun = Begun(0, tuple(_embedding_rows(weights, ids) for weights in versions))
+        embedded = (_embedded(weights, ids, table) for weights, table in zip(versions, tables, strict=True))
+        begun = Begun(0, tuple(embedded))
     hidden = begun.hidden  # each [tokens, hidden]
     steps = architecture.layers * len(versions)
     with one_worker_per_core() as workers:
@@ -135,15 +140,25 @@ def logits_blocks(
         yield logits(weights, hidden[start : start + tokens_per_block])
 
 
-def _joined(passages: Sequence[Sequence[int]], vocabulary: int) -> tuple[NDArray[np.int64], list[slice]]:
+def _joined(
+    passages: Sequence[Sequence[int]], vocabulary: int, *, images: int
+) -> tuple[NDArray[np.int64], list[slice]]:
     """The token ids of all passages, [tokens], and where in them each passage lies."""
     parts = [np.asarray(passage, dtype=np.int64) for passage in passages]
     if not parts or any(
-        part.ndim != 1 or not part.size or part.min() < 0 or part.max() >= vocabulary for part in parts
+        part.ndim != 1 or not part.size or part.min() < -images or part.max() >= vocabulary for part in parts
     ):
-        raise ValueError(f"expected passages of token ids from 0 to {vocabulary - 1}")
+        raise ValueError(f"expected passages of token ids from {-images} to {vocabulary - 1}")
     edges = np.cumsum([0, *map(len, parts)]).tolist()
     return np.concatenate(parts), [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _embedded(weights: Weights, ids: NDArray[np.int64], image_rows: Floats) -> Floats:
+    """What goes into the first layer, [tokens, hidden]: embeddings, or in their place parts of images."""
+    seen = ids < 0
+    rows = _embedding_rows(weights, np.where(seen, ids[~seen][0] if not seen.all() else 0, ids))
+    rows[seen] = image_rows[-1 - ids[seen]]
+    return rows
 
 
 def _embedding_rows(weights: Weights, ids: NDArray[np.int64]) -> Floats:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgephi.runtime.images.rows import ImageRows
+
 _EMULATION = "-emulation"
 EMULATION_NOTE = "emulated here: the answers are the device's, the speed is not"
 """What every report says of a bundle whose provider `is_emulated`."""
@@ -75,6 +77,10 @@ class Engine(Protocol):
     """Whether `KvCache.fork` gives copies."""
     told_factors: bool
     """Whether it knows before the first piece of a text which of LongRoPE's factors hold for all of it."""
+    image_rows: ImageRows | None
+    """The images that it knows: their tokens are ids below 0, wherever ids are taken. None: it cannot see."""
+    tile_encoder: TileEncoder | None
+    """What computes these tokens; there where `image_rows` are."""
 
     def render_chat(self, messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None = None) -> str:
         """The prompt text of a conversation, ready for the model's answer. `tools` are JSON schemas."""
@@ -100,6 +106,16 @@ class Engine(Protocol):
         DoesNotFitError when that is more than the engine was opened for, or more than memory allows;
         BadInputError when there is no such adapter, and BadBundleError when it cannot be read.
         """
+
+
+class TileEncoder(Protocol):
+    """The image encoder of an engine, with the projection behind it. It is loaded when it is first used."""
+
+    def encode_tile(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A tile of an image, float32 [3, tile, tile], as its tokens: float32 [side * side, hidden]."""
+
+    def separators(self) -> NDArray[np.float32]:
+        """The token that ends a line of an image, and the one between its parts: float32 [2, hidden]."""
 
 
 class KvCache(Protocol):

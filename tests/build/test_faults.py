@@ -136,7 +136,8 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), 4, "config.json"),
     "config is no JSON": (lambda folder: (folder / "config.json").write_text("{"), 4, "config.json"),
     "MoE": (lambda folder: rewrite_config(folder, model_type="phimoe"), 3, "attention_bias"),
-    "vision": (lambda folder: rewrite_config(folder, model_type="phi3_v"), 3, "Phi-3-vision"),
+    "vision": (lambda folder: rewrite_config(folder, model_type="phi3_v"), 4, "embd_layer"),
+    "multimodal": (lambda folder: rewrite_config(folder, model_type="phi4mm"), 3, "Phi-4-multimodal"),
     "small": (lambda folder: rewrite_config(folder, model_type="phi3small"), 3, "gegelu"),
     "not Phi": (lambda folder: rewrite_config(folder, model_type="gemma"), 3, "gemma"),
     "Llama's name": (lambda folder: rewrite_config(folder, model_type="llama"), 4, "those of a 'phi3'"),
@@ -157,10 +158,10 @@ def test_a_bad_checkpoint(here: Here, tmp_path: Path, work: Path, name: str) -> 
 
 
 def test_a_bare_config_of_another_family_is_refused_by_name(here: Here, tmp_path: Path, work: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "phi3_v"}')
+    (tmp_path / "config.json").write_text('{"model_type": "phi4mm"}')
     done = here("build", tmp_path, "-t", "cpu", "-o", work / "b")
     assert is_error(done, 3)
-    assert "Phi-3.5-vision" in done.stderr
+    assert "Phi-4-multimodal" in done.stderr
 
 
 def test_a_checkpoint_of_another_shape_than_its_recipe(here: Here, tiny: Path, work: Path) -> None:

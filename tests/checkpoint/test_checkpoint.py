@@ -133,7 +133,7 @@ class TestContradictions:
         assert "expected one of BF16, F16, F32, found I16" in rejected(tiny)
 
     def test_unsupported_model(self, tiny: Path) -> None:
-        (tiny / "config.json").write_text('{"model_type": "phi3_v"}')
+        (tiny / "config.json").write_text('{"model_type": "phi4mm"}')
         with pytest.raises(NotSupportedError):
             opened(tiny)
 

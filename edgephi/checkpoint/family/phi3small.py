@@ -34,7 +34,7 @@ _MODULES = {
     Role.HEAD: "lm_head",
 }
 _NAMES = {role: f"{module}.weight" for role, module in _MODULES.items()} | {
-    bias: f"{_MODULES[role]}.bias" for role, bias in BIASES.items()
+    bias: f"{_MODULES[role]}.bias" for role, bias in BIASES.items() if role in _MODULES
 }
 
 

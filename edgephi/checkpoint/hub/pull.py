@@ -13,6 +13,7 @@ from edgephi.checkpoint.hub.repository import (
     not_cached,
     open_repository,
 )
+from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE
 from edgephi.checkpoint.located import Located
 from edgephi.checkpoint.tokenizer import PUBLISHED_FILES, fitting_tokenizer
 from edgephi.checkpoint.weights.foreign import other_kind
@@ -66,7 +67,7 @@ def _download(repo_id: str, revision: str | None, *, progress: bool, check: Chec
         folder = repository.get_first(
             "config.json", hint="give a repository that holds the original checkpoint, not a converted one"
         )
-        repository.get_those_of(["generation_config.json"])
+        repository.get_those_of(["generation_config.json", PREPROCESSOR_FILE])
         architecture = load_architecture(folder, name=repo_id)
         check(architecture)
         repository.get_those_of(PUBLISHED_FILES)

@@ -7,6 +7,7 @@ again. Every claim of a header is checked before it is used to address anything.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,11 +162,12 @@ def to_float32(
 
 
 def read_tensor_rows(entry: TensorEntry, rows: range) -> npt.NDArray[np.float32]:
-    """Rows of a tensor as a file holds it, float32 [len(rows), ...]; those between them are read and dropped.
+    """Rows of a tensor as a file holds it, float32 [len(rows), columns]; those between are read and dropped.
 
-    Raises BadCheckpointError when the file has changed.
+    The numbers of a vector are its rows, [len(rows)]; the rows of a tensor of more than two dimensions are
+    numbered through. Raises BadCheckpointError when the file has changed.
     """
-    row_bytes = entry.size // entry.shape[0]
+    row_bytes = entry.size // math.prod(entry.shape[: max(1, len(entry.shape) - 1)])
     start, stop = rows[0], rows[-1] + 1
     descriptor = open_shard(entry.file)
     try:
@@ -173,7 +175,8 @@ def read_tensor_rows(entry: TensorEntry, rows: range) -> npt.NDArray[np.float32]
         raw = read_bytes(descriptor, at, (stop - start) * row_bytes, file=entry.file)
     finally:
         os.close(descriptor)
-    return to_float32(raw, entry.dtype).reshape(stop - start, *entry.shape[1:])[:: rows.step]
+    columns = entry.shape[-1:] if len(entry.shape) > 1 else ()
+    return to_float32(raw, entry.dtype).reshape(stop - start, *columns)[:: rows.step]
 
 
 def _read_entries(header: bytes, *, file: Path) -> list[TensorEntry]:

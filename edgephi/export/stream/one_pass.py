@@ -60,6 +60,8 @@ def stream_tensors(
     preamble: bytes = b"",
     lookup_tables: Sequence[tuple[Region, NDArray[np.generic]]] = (),
     step: Step = silent,
+    step_name: str = "quantise and export",
+    hashed: bool = True,
     threads: int | None = None,
     processes: bool | None = None,
 ) -> StreamReport:
@@ -69,9 +71,10 @@ def stream_tensors(
     order too, every byte of `shards` is read once, else those of some shards a second time, for their hash.
     Tensors of the checkpoint that are no source are only hashed. `changes` are what adapters add to some, by
     their names. `preamble` (a format's header) comes first, and `lookup_tables` come last; offsets count from
-    the start of the file. It is a `step`, in bytes that are read. `threads` defaults to the processors we may
-    use; `processes` says whether each of them has its weights quantised by a process, which large checkpoints
-    have by default.
+    the start of the file. It is a `step` of that name, in bytes that are read. Without `hashed` only what the
+    tensors are made of is read, and the report has no hash of a shard. `threads` defaults to the processors
+    we may use; `processes` says whether each of them has its weights quantised by a process, which large
+    checkpoints have by default.
 
     Raises BadCheckpointError when a file is shorter than its header says, or a weight is not finite.
     """
@@ -81,13 +84,13 @@ def stream_tensors(
     size = max([len(preamble), *(region.offset + region.size for region in regions)])
     out = DataFile(file, cut(size, [region.offset for region in regions]))
     out.write(np.frombuffer(preamble, np.uint8))
-    reads = Reads(shards, tensors)
+    reads = Reads(shards, tensors, hashed=hashed)
     digests = {shard.file: hashlib.sha256(shard.raw) for shard in shards}
     if processes is None:
         processes = worth_processes(_quantised_weights(tensors))
     # The pool is left first: no worker may read from a descriptor that is closed already.
     with (
-        step("quantise and export", reads.size) as done,
+        step(step_name, reads.size) as done,
         contextlib.ExitStack() as open_files,
         Quantizers(processes) as quantizers,
         ThreadPoolExecutor(workers, "quantise") as pool,
@@ -109,7 +112,7 @@ def stream_tensors(
         out.seek(region.offset)
         out.write(table)
     return StreamReport(
-        {shard.name: digests[shard.file].hexdigest() for shard in shards},
+        {shard.name: digests[shard.file].hexdigest() for shard in shards if hashed},
         Path(file.name).name,
         out.position,
         out.hexdigest(),

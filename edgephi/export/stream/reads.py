@@ -66,23 +66,31 @@ class Reads:
     """All that is read of `shards` to write `tensors` in the order given, and to hash every shard.
 
     Tensors of the checkpoint that are no source are only hashed. `twice` are the files that are hashed in a
-    read of their own.
+    read of their own. Without `hashed` nothing is, and nothing else is read.
     """
 
-    def __init__(self, shards: Sequence[ShardHeader], tensors: Iterable[PackedTensor]) -> None:
+    def __init__(
+        self, shards: Sequence[ShardHeader], tensors: Iterable[PackedTensor], *, hashed: bool = True
+    ) -> None:
+        self._hashed = hashed
         self._shards = {shard.file: shard for shard in shards}
         self._entries = {entry.name: entry for shard in shards for entry in shard.entries}
         self._tensors = tuple(tensors)
-        self.twice = _out_of_order(self._blocks())
+        self.twice = _out_of_order(self._blocks()) if hashed else frozenset()
 
     @property
     def size(self) -> int:
         """Bytes of all reads: those of the checkpoint's tensors, and of some of them a second time."""
+        if not self._hashed:
+            return sum(read.size for job in self._blocks() for read in job.reads)
         again = (read for job in self._blocks() for read in job.reads if read.entry.file in self.twice)
         return sum(entry.size for entry in self._entries.values()) + sum(read.size for read in again)
 
     def jobs(self) -> Iterator[Job]:
         """The blocks of the tensors in their order, and before and after them what is only hashed."""
+        if not self._hashed:
+            yield from self._blocks()
+            return
         hashed = dict.fromkeys(self._shards, 0)  # up to which byte of each file
         for job in self._blocks():
             for read in job.reads:
@@ -96,7 +104,7 @@ class Reads:
 
     def is_hashed(self, job: Job, read: Read) -> bool:
         """Whether a read of a job gives the next bytes of its file's hash."""
-        return job.tensor is None or read.entry.file not in self.twice
+        return self._hashed and (job.tensor is None or read.entry.file not in self.twice)
 
     def _blocks(self) -> Iterator[Job]:
         for tensor in self._tensors:

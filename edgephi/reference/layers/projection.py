@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgephi.checkpoint.roles import BIASES, ModelTensor, Role, bias_of
-from edgephi.reference.weights import Weights
+from edgephi.reference.weights import StoredTensors
 from edgephi.reference.workers import share
 
 WEIGHT_BLOCK_BYTES = 4 << 20
@@ -15,7 +15,7 @@ WEIGHT_BLOCK_BYTES = 4 << 20
 Floats = NDArray[np.float32]
 
 
-def project(weights: Weights, tensor: ModelTensor, x: Floats, workers: Executor) -> Floats:
+def project(weights: StoredTensors, tensor: ModelTensor, x: Floats, workers: Executor) -> Floats:
     """Multiply with a whole matrix, and add its bias: [tokens, columns] -> x @ matrix.T [tokens, rows]."""
     rows, columns = weights.architecture.tensor_shapes()[tensor]
     y = np.empty((len(x), rows), np.float32)
@@ -31,7 +31,7 @@ def project(weights: Weights, tensor: ModelTensor, x: Floats, workers: Executor)
     return y
 
 
-def bias_rows(weights: Weights, tensor: ModelTensor) -> Floats | None:
+def bias_rows(weights: StoredTensors, tensor: ModelTensor) -> Floats | None:
     """The bias of a matrix, [rows], None where the model has none."""
     if tensor.role is not Role.EMBEDDING and tensor.role not in BIASES:
         return None

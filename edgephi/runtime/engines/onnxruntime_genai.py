@@ -18,7 +18,7 @@ from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS, GRAPH_FILE, TOLD_LENGTH_INPUT
 from edgephi.errors import NotSupportedError
-from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
@@ -26,6 +26,8 @@ from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -101,6 +103,8 @@ class GenaiEngine:
     name = NAME
     allocates_ahead = True
     copies_caches = False
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
 
     def __init__(
         self,

@@ -294,7 +294,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("model_type", "name"),
-        [("phi4mm", "Phi-4-multimodal"), ("phi3_v", "Phi-3-vision"), ("phimoe", "attention_bias")],
+        [("phi4mm", "Phi-4-multimodal"), ("phimoe", "attention_bias")],
     )
     def test_an_unsupported_model_costs_no_weights(self, tmp_path: Path, model_type: str, name: str) -> None:
         folder = write_tiny_checkpoint(tmp_path / "published")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgephi.runtime.adapter import TileEncoder
+    from edgephi.runtime.images.rows import ImageRows
+
 END = 32007
 TOKEN_BYTES = 1000
 
@@ -66,6 +69,8 @@ class ListedEngine:
     version = "1"
     provider = "cpu"
     told_factors = True
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
 
     def __init__(
         self, answer: Sequence[int] = (), *, allocates_ahead: bool = True, copies_caches: bool = False

@@ -23,7 +23,7 @@ from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
-from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import opening_adapter
 from edgephi.runtime.engines.llama_cpp.context import LlamaContext, finalizer, refuse
 from edgephi.runtime.engines.llama_cpp.library import (
@@ -40,6 +40,8 @@ from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -96,6 +98,8 @@ class LlamaEngine:
     name = NAME
     allocates_ahead = True
     copies_caches = True
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
     told_factors = True
 
     def __init__(

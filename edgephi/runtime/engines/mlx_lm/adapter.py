@@ -16,7 +16,7 @@ from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.mlx_lm import FACTS
-from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.mlx_lm.model import load_model, with_adapter
 from edgephi.runtime.engines.mlx_lm.package import engine_module
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -86,6 +88,8 @@ class MlxEngine:
     name = NAME
     allocates_ahead = False
     copies_caches = True
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
     told_factors = True
 
     def __init__(

@@ -23,7 +23,7 @@ from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
 from edgephi.errors import NotSupportedError
-from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import cannot_import, opening_adapter, translated
 from edgephi.runtime.engines.openvino_genai.adapter_file import changed_matrices, read_factors
 from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
@@ -34,6 +34,8 @@ from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -96,6 +98,8 @@ class OpenvinoEngine:
     name = NAME
     allocates_ahead = False
     copies_caches = True
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
 
     def __init__(
         self,

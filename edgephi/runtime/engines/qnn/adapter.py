@@ -22,7 +22,7 @@ from edgephi.commands import install_command
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.qnn import EMULATION, FACTS, NPU
 from edgephi.errors import NotSupportedError
-from edgephi.runtime.adapter import TextStream, check_version
+from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import cannot_import, translated
 from edgephi.runtime.engines.qnn.chip import check_soc, chips_here, npu_problem
 from edgephi.runtime.engines.qnn.library import (
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgephi.runtime.engines.qnn.decoder import QnnDecoder, Slots
+    from edgephi.runtime.images.rows import ImageRows
 
 __all__ = ["NAME", "details", "open_engine", "platform_problem", "provider_problem"]
 
@@ -123,6 +124,8 @@ class QnnEngine:
     name = NAME
     allocates_ahead = False
     copies_caches = True
+    image_rows: ImageRows | None = None
+    tile_encoder: TileEncoder | None = None
     told_factors = True
 
     def __init__(

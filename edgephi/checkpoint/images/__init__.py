@@ -1,0 +1,1 @@
+"""Models that see: their image encoder, and where a checkpoint has it."""

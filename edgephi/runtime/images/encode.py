@@ -1,0 +1,53 @@
+"""Have an engine compute what an image is, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from edgephi.bundle.image_tokens import ImageFacts, row_order
+from edgephi.errors import EdgephiError
+from edgephi.runtime.adapter import Engine
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Prepared(Protocol):
+    """An image that is ready for the encoder."""
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """Its tiles, [1 + rows * columns, 3, tile, tile]: the thumbnail, then the grid's row by row."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of its grid."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it is."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others: a hash of its pixels."""
+
+
+def encode_image(engine: Engine, image: Prepared, facts: ImageFacts) -> Iterator[int]:
+    """Compute an image that has its place in the engine's `image_rows`, unless it has been.
+
+    After each tile it yields how many tiles are done; closing it between two leaves nothing.
+    """
+    table, encoder = engine.image_rows, engine.tile_encoder
+    if table is None or encoder is None:
+        raise EdgephiError("expected an engine that sees, found one that does not", hint="please report this")
+    if table.is_filled(image.key):
+        return
+    import numpy as np
+
+    rows = [encoder.separators()]
+    for done, tile in enumerate(image.pixels, 1):
+        rows.append(encoder.encode_tile(tile))
+        yield done
+    table.fill(image.key, np.concatenate(rows)[row_order(image.grid, facts)])
