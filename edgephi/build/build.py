@@ -41,7 +41,7 @@ from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError, DoesNotFitError, UsageError
-from edgephi.export.exporter import Exporter, exporter
+from edgephi.export.exporter import Exporter, exporter, image_encoder_exporter
 from edgephi.export.quantisation import quantisation_of
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import UpstreamExporter, upstream
@@ -208,12 +208,11 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
         _check_hashes(report, located, request.adapters)
+        reports = [report, *_image_encoder_written(request, plan, checkpoint, folder, step)]
         write_folded_scales(folder, plan.tensors)
-        quantisation = quantisation_of(report.errors, plan.tensors)
-        if quantisation is not None:
-            (folder / QUANTISATION_NAME).write_bytes(encode_quantisation(quantisation))
+        quantisation = _quantisation_written(folder, reports, plan)
         manifest = manifest_of(
-            request, plan, checkpoint, folder, report, created=created, calibration=calibration
+            request, plan, checkpoint, folder, reports, created=created, calibration=calibration
         )
         manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
@@ -233,6 +232,26 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         checkpoint.tokenizer.chat.remarks,
         answer,
     )
+
+
+def _image_encoder_written(
+    request: BuildRequest, plan: Plan, checkpoint: Checkpoint, folder: Path, step: Step
+) -> list[StreamReport]:
+    """Write the encoder of a model that sees; what its pass found."""
+    if not plan.image_tensors:
+        return []
+    writer = image_encoder_exporter(request.target.engine)
+    place = folder / ARTIFACT_FOLDER
+    return [writer.write(place, checkpoint, plan.image_tensors, request.target, step=step)]
+
+
+def _quantisation_written(folder: Path, reports: Sequence[StreamReport], plan: Plan) -> Quantisation | None:
+    """The record of what quantising did, which is written into the bundle where there is one."""
+    errors = [error for each in reports for error in each.errors]
+    quantisation = quantisation_of(errors, [*plan.tensors, *plan.image_tensors])
+    if quantisation is not None:
+        (folder / QUANTISATION_NAME).write_bytes(encode_quantisation(quantisation))
+    return quantisation
 
 
 def _check_system_fits(checkpoint: Checkpoint, plan: Plan) -> None:
@@ -333,6 +352,11 @@ def _exporter(request: BuildRequest, plan: Plan) -> Exporter:
     own = exporter(request.target.engine)
     if not request.upstream:
         return own
+    if plan.image_tensors:
+        raise UsageError(
+            "--exporter: expected edgephi's own for a model that sees, found upstream",
+            hint="leave --exporter out",
+        )
     return UpstreamExporter(upstream(request.target.engine), own, plan.recipe.quant, request.available_memory)
 
 

@@ -4,9 +4,23 @@ from edgephi.build.tensor_plans import dividing
 from edgephi.checkpoint.images.image_encoder import MATRICES, ImageEncoder
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.recipe import Quant
+from edgephi.declared.target import Target
 from edgephi.errors import NotSupportedError
+from edgephi.export.exporter import image_encoder_exporter
 from edgephi.quantize.scheme import Scheme
-from edgephi.quantize.tensor_plan import TensorPlan
+from edgephi.quantize.tensor_plan import TensorPlan, TensorPlans
+
+
+def plan_image_encoder(encoder: ImageEncoder | None, quant: Quant, target: Target) -> tuple[TensorPlans, int]:
+    """The plans of the tensors of a model's encoder, and their bytes in an artifact; nothing without one.
+
+    Raises NotSupportedError for an engine whose bundles cannot see.
+    """
+    if encoder is None:
+        return {}, 0
+    exporter = image_encoder_exporter(target.engine)
+    plans = plan_image_tensors(encoder, quant)
+    return plans, exporter.data_bytes(encoder, plans, target)
 
 
 def plan_image_tensors(encoder: ImageEncoder, quant: Quant) -> dict[ModelTensor, TensorPlan]:

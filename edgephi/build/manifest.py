@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from edgephi.build.plan import Plan
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.certificate import Certificate
 from edgephi.bundle.chunks import FileEntry
+from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.bundle.manifest import (
     ARTIFACT_FOLDER,
     OWN_EXPORTER,
@@ -46,7 +48,7 @@ def manifest_of(
     plan: Plan,
     checkpoint: Checkpoint,
     folder: Path,
-    report: StreamReport,
+    reports: Sequence[StreamReport],
     *,
     created: str,
     calibration: CalibrationFacts | None = None,
@@ -68,7 +70,8 @@ def manifest_of(
         for file in small_files
         if file.is_file()
     }
-    files = list_files(folder, _known_files(report))
+    files = list_files(folder, [entry for report in reports for entry in _known_files(report)])
+    shards = {name: sha256 for report in reports for name, sha256 in report.input_sha256.items()}
     facts = QuantFacts(
         bits=quant.bits,
         group_size=quant.group_size,
@@ -107,6 +110,7 @@ def manifest_of(
             parameters=checkpoint.architecture.parameters,
             active_parameters=_active_parameters(checkpoint.architecture),
             context=checkpoint.architecture.context,
+            images=_images(checkpoint.architecture),
             adapters=tuple(
                 AdapterFacts(visible(each.located.id), each.located.revision, each.scale)
                 for each in request.adapters
@@ -129,7 +133,7 @@ def manifest_of(
         provenance=Provenance(
             edgephi=edgephi.__version__,
             command=_command(request, checkpoint),
-            inputs=dict(sorted({**small_inputs, **report.input_sha256}.items())),
+            inputs=dict(sorted({**small_inputs, **shards}.items())),
             exporter=exporter_name,
         ),
         security_floor=request.security_floor,
@@ -213,6 +217,12 @@ def time_of_build() -> str:
             hint=f"unset it, or `{shell_command('date', '+%s')}`",
         ) from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _images(architecture: Architecture) -> ImageFacts | None:
+    """How a device prepares images for the model, None where it does not see."""
+    encoder = architecture.image_encoder
+    return None if encoder is None else encoder.facts
 
 
 def _active_parameters(architecture: Architecture) -> int | None:

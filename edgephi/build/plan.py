@@ -7,10 +7,11 @@ import json
 from bisect import bisect_right
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgephi.build.device_memory import Memory, idle_bytes, memory_at
+from edgephi.build.image_plans import plan_image_encoder
 from edgephi.build.matrix_names import names_of
 from edgephi.build.tensor_plans import improvable, least_bits_per_weight, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture
@@ -20,7 +21,6 @@ from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import CannotServeError, DoesNotFitError, NotSupportedError, WrongRoutingError
 from edgephi.export.exporter import exporter as exporter_of
-from edgephi.export.exporter import image_encoder_exporter
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _STEP = 256  # tokens: the steps in which a context that fits is looked for
@@ -45,6 +45,9 @@ class Plan:
     token reads all of the artifact but `idle_bytes` of it: the experts that it does not have.
 
     `deviation` says what the engine computes otherwise than the model, where that was accepted.
+
+    Of a model that sees, `image_tensors` are those of its encoder, whose bytes count in `artifact_bytes`, and
+    in `idle_bytes` too: no token of an answer reads them.
     """
 
     model: str
@@ -61,6 +64,7 @@ class Plan:
     decode_tokens_per_second: float | None
     idle_bytes: int = 0
     deviation: str = ""
+    image_tensors: TensorPlans = field(default_factory=dict)
 
     @property
     def undecided(self) -> bool:
@@ -102,9 +106,8 @@ def make_plan(
         if not accept_wrong_routing:
             raise
         deviation = refused.message
-    if architecture.image_encoder is not None:
-        image_encoder_exporter(target.engine)  # whether it can see at all
     recipe = dataclasses.replace(recipe, quant=suited(recipe.quant, target))
+    image_tensors, image_bytes = plan_image_encoder(architecture.image_encoder, recipe.quant, target)
     native = facts_of(target.engine).native_groups
     plans = plan_tensors(architecture, recipe.quant, native)
     exporter.check_schemes(plans, target)
@@ -122,7 +125,7 @@ def make_plan(
     served = context or min(target.limits.context, computable)
 
     def size_of(tensors: TensorPlans, tokens: int = served) -> int:
-        return exporter.artifact_bytes(architecture, tensors, target, tokens)
+        return exporter.artifact_bytes(architecture, tensors, target, tokens) + image_bytes
 
     unkept = dataclasses.replace(recipe.quant, keep=Keep())
     unimproved = plan_tensors(architecture, unkept, native)
@@ -142,16 +145,15 @@ def make_plan(
             recipe.quant, keep=Keep(recipe.quant.keep.tensors), bits_per_weight=None
         )
         recipe = dataclasses.replace(recipe, quant=settled)
-    footprint = exporter.footprint(target)
-    prefill = facts_of(target.engine).provider(target.provider).prefill
+    footprint, facts = exporter.footprint(target), facts_of(target.engine)
 
     def memory_for(tokens: int) -> Memory:
         size = size_of(plans, tokens) + added
-        heaviest = {**plans, **better}
+        heaviest, prefill = {**plans, **better}, facts.provider(target.provider).prefill
         return memory_at(tokens, architecture, heaviest, footprint, prefill, artifact_bytes=size)
 
-    memory, idle = memory_for(served), idle_bytes(architecture, plans)
-    artifact_bytes = size_of(plans) + added
+    memory, artifact_bytes = memory_for(served), size_of(plans) + added
+    idle = idle_bytes(architecture, plans) + image_bytes
     largest = _largest_context(computable, memory_for, target)
     if largest is not None and served > largest:
         hint = f"--context {largest} fits" if largest else _NOTHING_FITS
@@ -179,6 +181,7 @@ def make_plan(
         decode_tokens_per_second=None if bandwidth is None else bandwidth / (artifact_bytes - idle),
         idle_bytes=idle,
         deviation=deviation,
+        image_tensors=image_tensors,
     )
 
 

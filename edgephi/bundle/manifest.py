@@ -154,7 +154,8 @@ class Requires:
 
     `memory_per_token_bytes` is the part of the memory that each token of the context takes, up to
     `cached_tokens` of them: an engine may forget what has left the model's attention window. None: all do.
-    `idle_bytes` are those of the artifact that one token does not read: of the experts that it does not have.
+    `idle_bytes` are those of the artifact that no single token reads: of experts that it does not have, and
+    of an image encoder.
     """
 
     memory_bytes: int
