@@ -3,6 +3,8 @@
 Two packages hold the same module, one for CPUs and one for GPUs, which runs on CPUs too.
 """
 
+from pathlib import Path
+
 from edgephi.engines.facts.engine import EngineFacts, Prefill, Provider
 from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.facts.processors import MeasuredProcessor
@@ -10,14 +12,31 @@ from edgephi.engines.facts.processors import MeasuredProcessor
 CONFIG_FILE = "genai_config.json"
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
+EMBEDDING_GRAPH_FILE = "embedding.onnx"
+"""Of a model that sees: ids and rows of images become what `model.onnx` reads, in the engine's pipeline."""
+ROWS_GRAPH_FILE = "image_rows.onnx"
+"""The decoder of a model that sees as edgephi's runtime opens it, of the same data file.
+
+It reads ids, and rows of images for those below 0. What the engine's pipeline for such models cannot do, such
+as to go back to an earlier token or to take a second picture later, it does for a plain decoder.
+"""
 ADAPTABLE_GRAPH_FILE = "adaptable.onnx"
 """The graph with inputs for adapters, of the same data file; only a bundle with adapters has it."""
 TOLD_LENGTH_INPUT = "onnx::Neg_told_length"
-"""An input of graphs with LongRoPE and experts or block-sparse attention, int64 [1]: how long a text will be.
+"""Of graphs with LongRoPE and experts, block-sparse attention or images: how long a text will be, int64 [1].
 
 LongRoPE's factors are then known before its first piece; 0 where nobody says. An input whose name begins like
 this gets a 0 from the engine itself (src/models/extra_inputs.cpp), so the graph runs in its own loops too.
 """
+IMAGE_ROWS_INPUT = "image_rows"
+"""An input of `image_rows.onnx`, float32 [rows, hidden]: the first is what stands for the id -1."""
+
+
+def own_graph(artifact: Path) -> Path:
+    """The decoder's graph that edgephi's runtime opens, which holds all of its weights."""
+    rows_graph = artifact / ROWS_GRAPH_FILE
+    return rows_graph if rows_graph.is_file() else artifact / GRAPH_FILE
+
 
 _CPU = Provider(
     package="onnxruntime-genai",

@@ -20,7 +20,7 @@ from edgephi.bundle.switched_adapter import ADAPTERS_FOLDER
 from edgephi.checkpoint.adapter.low_rank_factors import AdapterFactors
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.commands import install_command
-from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS, GRAPH_FILE
+from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS, own_graph
 from edgephi.errors import NotSupportedError
 from edgephi.export.tensor_names import matrix_name, tensor_name
 
@@ -43,7 +43,7 @@ def write_adapter(folder: Path, name: str, factors: AdapterFactors, base: Path, 
             hint=install_command(FACTS.provider(target.provider).extra),
         ) from None
     graph_file = folder / ADAPTABLE_GRAPH_FILE
-    before = graph_file if graph_file.is_file() else base / GRAPH_FILE
+    before = graph_file if graph_file.is_file() else own_graph(base)
     model = onnx.load(before, load_external_data=False)
     kind = _with_places(model, list(factors), before)
     graph_file.write_bytes(model.SerializeToString(deterministic=True))

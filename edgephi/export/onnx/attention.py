@@ -34,8 +34,13 @@ class SequenceValues:
     sin: str
 
 
-def sequence_values(graph: GraphBuilder, architecture: Architecture, context: int) -> SequenceValues:
-    """Lengths as attention operators want them, from the attention mask; and the rotary tables."""
+def sequence_values(
+    graph: GraphBuilder, architecture: Architecture, context: int, *, told: bool
+) -> SequenceValues:
+    """Lengths as attention operators want them, from the attention mask; and the rotary tables.
+
+    `told`: the graph has an input that says how long the sequence will be.
+    """
     mask_sum = graph.node("ReduceSum", ["attention_mask", graph.integers("axis_1", [1])], keepdims=0)
     last = graph.node("Sub", [mask_sum, graph.integers("one", [1])])
     sequence_ends = graph.node("Cast", [last], to=TensorProto.INT32)
@@ -52,9 +57,9 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
         # One length decides for all positions: index 0 holds the short factors' table, 1 the long ones'.
         limit = graph.integers("original_context", rotary.original_context)
         length = total
-        if is_told_length(architecture, context):
-            told = graph.node("Gather", [TOLD_LENGTH_INPUT, graph.integers("index_0", 0)], axis=0)
-            length = graph.node("Max", [total, told])
+        if told:
+            said = graph.node("Gather", [TOLD_LENGTH_INPUT, graph.integers("index_0", 0)], axis=0)
+            length = graph.node("Max", [total, said])
         chosen = graph.node("Cast", [graph.node("Greater", [length, limit])], to=TensorProto.INT64)
         cos = graph.node("Gather", [cos, chosen], axis=0)
         sin = graph.node("Gather", [sin, chosen], axis=0)
@@ -64,12 +69,14 @@ def sequence_values(graph: GraphBuilder, architecture: Architecture, context: in
 def is_told_length(architecture: Architecture, context: int) -> bool:
     """Whether the graph is told how long a sequence will be, and does not only see how long it is.
 
-    With experts or block-sparse attention a first piece past LongRoPE's original context would be too large.
+    With experts or block-sparse attention a first piece past LongRoPE's original context would be too large,
+    and with images, which come with their rows, it would be of another size than all others.
     """
     if not architecture.attention.rotary.uses_long_factors(context):
         return False
     experts = isinstance(architecture.feed_forward, MixtureOfExperts)
-    return experts or architecture.attention.sparsity is not None
+    sees = architecture.image_encoder is not None
+    return experts or sees or architecture.attention.sparsity is not None
 
 
 def attended(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.export.onnx.images.ends import EMBEDDINGS
+from edgephi.export.onnx.images.pipeline import image_pipeline
 
 _CHUNK_TOKENS = 512
 """Prompt tokens that others than edgephi let the engine compute at once; edgephi gives it fewer on a CPU."""
@@ -20,6 +22,7 @@ class LongType:
 _LONG_TYPES = {"phimoe": LongType("phimoe", 4096), "phi3small": LongType("phi3small", 8192)}
 """By the checkpoint's own type; fixed in the engine's src/generators.cpp."""
 _OTHERS = LongType("phi3", 4096)
+_SEEING_TYPE = "phi3v"
 
 _PROVIDER_OPTIONS: dict[str, dict[str, str]] = {
     # A captured graph needs every node on the GPU and fixed shapes; lengths here are computed on the CPU.
@@ -66,9 +69,19 @@ def genai_config(
         search["chunk_size"] = _CHUNK_TOKENS
     pad = architecture.pad_token_id
     providers = [] if provider == "cpu" else [{provider: _PROVIDER_OPTIONS.get(provider, {})}]
+    session_options = {"log_id": "onnxruntime-genai", "provider_options": providers}
+    first_input, pipeline = "input_ids", {}
+    if architecture.image_encoder is not None:
+        kind, first_input = _SEEING_TYPE, EMBEDDINGS
+        pipeline = image_pipeline(session_options)
+        # Of this type the engine does not change LongRoPE's factors on the way, and takes a prompt whole.
+        search.pop("chunk_size", None)
+        if architecture.attention.rotary.uses_long_factors(context):
+            search["max_length"] = architecture.attention.rotary.original_context
     return {
         "model": {
             "type": kind,
+            **pipeline,
             "bos_token_id": architecture.bos_token_id,
             "eos_token_id": list(stop_token_ids),
             "pad_token_id": pad if pad is not None else stop_token_ids[0],
@@ -76,14 +89,14 @@ def genai_config(
             "context_length": context,
             "decoder": {
                 "filename": graph_file,
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
+                "session_options": session_options,
                 "head_size": architecture.attention.head_size,
                 "hidden_size": architecture.hidden_size,
                 "num_attention_heads": architecture.attention.heads,
                 "num_hidden_layers": architecture.layers,
                 "num_key_value_heads": architecture.attention.kv_heads,
                 "inputs": {
-                    "input_ids": "input_ids",
+                    first_input: first_input,
                     "attention_mask": "attention_mask",
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",

@@ -6,21 +6,31 @@ float16; `Kernels.activations` of a target says which. The codes and the values 
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.roles import EMBEDDING, ModelTensor, Role
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.onnxruntime_genai import CONFIG_FILE, DATA_FILE, FACTS, GRAPH_FILE
+from edgephi.engines.onnxruntime_genai import (
+    CONFIG_FILE,
+    DATA_FILE,
+    EMBEDDING_GRAPH_FILE,
+    FACTS,
+    GRAPH_FILE,
+    ROWS_GRAPH_FILE,
+)
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.onnx.configuration import genai_config, long_type
 from edgephi.export.onnx.graph import build_graph
-from edgephi.export.onnx.layout import data_bytes, float_type, lay_out, packer
+from edgephi.export.onnx.images.embedding import embedding_graph
+from edgephi.export.onnx.layout import OnnxLayout, data_bytes, float_type, lay_out, packer
 from edgephi.export.onnx.weights import ArtifactWeights
 from edgephi.export.plain_decoder import published_name
 from edgephi.export.stream.one_pass import StreamReport, stream_tensors
@@ -58,7 +68,9 @@ def context_limit(architecture: Architecture) -> ContextLimit | None:
     """LongRoPE's original context, when the engine does not know that its factors change there."""
     rotary = architecture.attention.rotary
     switches_at = long_type(architecture).switches_at
-    if rotary.long_factor is None or rotary.original_context == switches_at:
+    # A model that sees is run as a plain decoder, which is told by edgephi how long a text will be.
+    sees = architecture.image_encoder is not None
+    if rotary.long_factor is None or rotary.original_context == switches_at or sees:
         return None
     return ContextLimit(
         rotary.original_context,
@@ -136,8 +148,8 @@ def write_artifact(
             lookup_tables=[(region, table) for _, region, table in layout.tables],
             step=step,
         )
-    model = build_graph(architecture, layout, context, target.kernels.accuracy_level)
-    (folder / GRAPH_FILE).write_bytes(model.SerializeToString(deterministic=True))
+    for name, model in _graphs(architecture, layout, context, target.kernels.accuracy_level).items():
+        (folder / name).write_bytes(model.SerializeToString(deterministic=True))
     config = genai_config(
         architecture,
         checkpoint.tokenizer.stop_token_ids,
@@ -148,6 +160,20 @@ def write_artifact(
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     checkpoint.copy_tokenizer(folder)
     return report
+
+
+def _graphs(
+    architecture: Architecture, layout: OnnxLayout, context: int, accuracy_level: int
+) -> dict[str, onnx.ModelProto]:
+    """The decoder's graphs by their files: of a model that sees one for edgephi, two for the engine's own."""
+    if architecture.image_encoder is None:
+        return {GRAPH_FILE: build_graph(architecture, layout, context, accuracy_level)}
+    built = partial(build_graph, architecture, layout, context, accuracy_level)
+    return {
+        ROWS_GRAPH_FILE: built(reads="ids and image rows"),
+        GRAPH_FILE: built(reads="embeddings"),
+        EMBEDDING_GRAPH_FILE: embedding_graph(architecture, layout),
+    }
 
 
 def artifact_weights(folder: Path, architecture: Architecture) -> ArtifactWeights:

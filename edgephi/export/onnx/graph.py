@@ -1,24 +1,33 @@
 """The decoder of a Phi as an ONNX graph for onnxruntime-genai: its inputs, its layers, its logits."""
 
+from typing import Literal
+
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from edgephi.checkpoint.architecture import Architecture
-from edgephi.checkpoint.roles import EMBEDDING, FINAL_NORM, HEAD_BIAS, ModelTensor, Role
-from edgephi.engines.onnxruntime_genai import TOLD_LENGTH_INPUT
+from edgephi.checkpoint.roles import FINAL_NORM, HEAD_BIAS, ModelTensor, Role
+from edgephi.engines.onnxruntime_genai import IMAGE_ROWS_INPUT, TOLD_LENGTH_INPUT
 from edgephi.export.onnx.attention import attended, is_told_length, sequence_values
 from edgephi.export.onnx.feed_forward import fed_forward
-from edgephi.export.onnx.graph_builder import CONTRIB_DOMAIN, GraphBuilder
+from edgephi.export.onnx.graph_builder import GraphBuilder, as_model, value
+from edgephi.export.onnx.images.embedding import embedded_with_rows, embedded_words
+from edgephi.export.onnx.images.ends import EMBEDDINGS
 from edgephi.export.onnx.layout import UNUSED_IDS, OnnxLayout
 from edgephi.export.onnx.norms import added_and_normed, normed
 
-_OPSET = 21
-_IR_VERSION = 10
+Reads = Literal["ids", "ids and image rows", "embeddings"]
+"""What a decoder is given: words, words and what stands in the place of some, or all of it looked up."""
 
 
 def build_graph(
-    architecture: Architecture, layout: OnnxLayout, context: int, accuracy_level: int
+    architecture: Architecture,
+    layout: OnnxLayout,
+    context: int,
+    accuracy_level: int,
+    *,
+    reads: Reads = "ids",
 ) -> onnx.ModelProto:
     """The decoder as a graph whose weights are references into the data file.
 
@@ -26,12 +35,10 @@ def build_graph(
     """
     graph = GraphBuilder(layout, accuracy_level)
     norm = architecture.norm
-    inputs, outputs = _ends(architecture, graph.float_type, told=is_told_length(architecture, context))
-    sequence = sequence_values(graph, architecture, context)
-    hidden = graph.embedding(EMBEDDING, "input_ids")  # [batch, length, hidden]
-    if architecture.embedding_multiplier != 1:
-        multiplier = graph.number("embedding_multiplier", architecture.embedding_multiplier)
-        hidden = graph.node("Mul", [hidden, multiplier])
+    told = reads != "embeddings" and is_told_length(architecture, context)
+    inputs, outputs = _ends(architecture, graph.float_type, reads, told=told)
+    sequence = sequence_values(graph, architecture, context, told=told)
+    hidden = _embedded(graph, architecture, reads)  # [batch, length, hidden]
     state = normed(graph, norm, ModelTensor(Role.ATTENTION_NORM, 0), hidden)
     for layer in range(architecture.layers):
         mixed = attended(graph, architecture, layer, state, sequence=sequence, context=context)
@@ -42,12 +49,16 @@ def build_graph(
         following = FINAL_NORM if last else ModelTensor(Role.ATTENTION_NORM, layer + 1)
         state, hidden = added_and_normed(graph, norm, following, hidden, fed)
     _add_logits(graph, architecture, state)
-    return helper.make_model(
-        helper.make_graph(graph.nodes, "phi3", inputs, outputs, graph.initializers),
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB_DOMAIN, 1)],
-        producer_name="edgephi",
-        ir_version=_IR_VERSION,
-    )
+    return as_model(graph, inputs, outputs)
+
+
+def _embedded(graph: GraphBuilder, architecture: Architecture, reads: Reads) -> str:
+    """What goes into the first layer."""
+    if reads == "embeddings":
+        return EMBEDDINGS
+    if reads == "ids":
+        return embedded_words(graph, architecture, "input_ids")
+    return embedded_with_rows(graph, architecture, "input_ids", IMAGE_ROWS_INPUT)
 
 
 def _add_logits(graph: GraphBuilder, architecture: Architecture, state: str) -> None:
@@ -65,25 +76,24 @@ def _add_logits(graph: GraphBuilder, architecture: Architecture, state: str) -> 
 
 
 def _ends(
-    architecture: Architecture, floats: int, *, told: bool
+    architecture: Architecture, floats: int, reads: Reads, *, told: bool
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     """The inputs and outputs of the graph, by the names that the engine's configuration gives."""
     attention = architecture.attention
     cache: list[str | int] = ["batch", attention.kv_heads, "past_length", attention.head_size]
-    inputs = [
-        _value("input_ids", TensorProto.INT64, ["batch", "length"]),
-        _value("attention_mask", TensorProto.INT64, ["batch", "total_length"]),
-    ]
+    hidden = architecture.hidden_size
+    first = value("input_ids", TensorProto.INT64, ["batch", "length"])
+    if reads == "embeddings":
+        first = value(EMBEDDINGS, floats, ["batch", "length", hidden])
+    inputs = [first, value("attention_mask", TensorProto.INT64, ["batch", "total_length"])]
+    if reads == "ids and image rows":
+        inputs.append(value(IMAGE_ROWS_INPUT, TensorProto.FLOAT, ["rows", hidden]))
     if told:
-        inputs.append(_value(TOLD_LENGTH_INPUT, TensorProto.INT64, [1]))
-    outputs = [_value("logits", floats, ["batch", "length", architecture.vocabulary_size])]
+        inputs.append(value(TOLD_LENGTH_INPUT, TensorProto.INT64, [1]))
+    outputs = [value("logits", floats, ["batch", "length", architecture.vocabulary_size])]
     for layer in range(architecture.layers):
         for part in ("key", "value"):
-            inputs.append(_value(f"past_key_values.{layer}.{part}", floats, cache))
+            inputs.append(value(f"past_key_values.{layer}.{part}", floats, cache))
             present: list[str | int] = [*cache[:2], "total_length", cache[3]]
-            outputs.append(_value(f"present.{layer}.{part}", floats, present))
+            outputs.append(value(f"present.{layer}.{part}", floats, present))
     return inputs, outputs
-
-
-def _value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)

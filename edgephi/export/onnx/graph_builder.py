@@ -22,9 +22,11 @@ from edgephi.quantize.scheme import Scheme
 CONTRIB_DOMAIN = "com.microsoft"
 _CONTRIB_OPERATORS = frozenset(
     {
+        "FusedMatMul",
         "GatherBlockQuantized",
         "GroupQueryAttention",
         "MatMulNBits",
+        "MultiHeadAttention",
         "QMoE",
         "QuickGelu",
         "SkipLayerNormalization",
@@ -32,17 +34,21 @@ _CONTRIB_OPERATORS = frozenset(
         "SparseAttention",
     }
 )
+_OPSET = 21
+_IR_VERSION = 10
 _BIAS_INPUT = 5  # of MatMulNBits
 
 
 class GraphBuilder:
     """Collects nodes and initializers; each method returns the name of the value it made.
 
-    Activations have the type of the layout's floats. `accuracy_level` is that of products.
+    Activations have the type of the layout's floats. `accuracy_level` is that of products. The tensors lie in
+    `data_file`.
     """
 
-    def __init__(self, layout: OnnxLayout, accuracy_level: int) -> None:
+    def __init__(self, layout: OnnxLayout, accuracy_level: int, *, data_file: str = DATA_FILE) -> None:
         self._layout = layout
+        self._data_file = data_file
         self.accuracy_level = accuracy_level
         self.numpy_type = layout.float_type
         self.float_type: int = helper.np_dtype_to_tensor_dtype(np.dtype(layout.float_type))
@@ -81,11 +87,11 @@ class GraphBuilder:
         kind = helper.np_dtype_to_tensor_dtype(table.dtype)
         return self._external(name, kind, table.shape, region)
 
-    def plain(self, tensor: ModelTensor) -> str:
-        """A tensor that is not quantised."""
+    def plain(self, tensor: ModelTensor, shape: tuple[int, ...] | None = None) -> str:
+        """A tensor that is not quantised, in its own shape or in another one of as many numbers."""
         packed = self._layout.tensors[tensor]
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(packed.plain_dtype))
-        return self._external(packed.name, kind, packed.shape, packed.regions[0])
+        return self._external(packed.name, kind, shape or packed.shape, packed.regions[0])
 
     def embedding(self, matrix: ModelTensor, indices: str) -> str:
         """The rows of a quantised matrix at `indices`."""
@@ -124,7 +130,9 @@ class GraphBuilder:
         An `exact` product rounds no activations, whatever the accuracy level of the others is.
         """
         tensor = self._layout.tensors[matrix]
-        scheme = scheme_of(tensor)
+        if tensor.scheme is None:
+            return self._plain_product(matrix, activations, bias)
+        scheme = tensor.scheme
         rows, columns = tensor.shape
         groups = columns // scheme.group_size
         # A tied head reads the embedding's bytes under a second name, in the shape that this operator wants.
@@ -149,6 +157,19 @@ class GraphBuilder:
             accuracy_level=0 if exact else self.accuracy_level,
         )
         return output
+
+    def _plain_product(self, matrix: ModelTensor, activations: str, bias: ModelTensor | None) -> str:
+        """The product with a matrix that is not quantised, whose numbers become the graph's as it runs."""
+        weights = self.plain(matrix)
+        if self._layout.tensors[matrix].plain_dtype is not self.numpy_type:
+            # Its own shape, but known only when the activations are: else all matrices of a graph would be
+            # converted before the first is needed, and lie in memory side by side.
+            columns = self.node("Shape", [activations], start=-1)
+            shape = self.node("Concat", [self.integers("same_rows", [0]), columns], axis=0)
+            weights = self.node("Reshape", [weights, shape])
+            weights = self.node("Cast", [weights], to=self.float_type)
+        product = self.node("FusedMatMul", [activations, weights], transB=1)
+        return product if bias is None else self.node("Add", [product, self.plain(bias)])
 
     def stack(self, tensor: ModelTensor) -> tuple[Scheme, list[str]]:
         """Codes, scales and, when there are any, zero points of a quantised [count, rows, columns]."""
@@ -176,7 +197,7 @@ class GraphBuilder:
     def _external(self, name: str, kind: int, shape: tuple[int, ...], region: Region) -> str:
         reference = onnx.TensorProto(name=name, data_type=kind, dims=shape)
         reference.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", DATA_FILE), ("offset", region.offset), ("length", region.size)):
+        for key, value in (("location", self._data_file), ("offset", region.offset), ("length", region.size)):
             reference.external_data.add(key=key, value=str(value))
         self._initializers[name] = reference
         return name
@@ -187,3 +208,20 @@ def scheme_of(tensor: PackedTensor) -> Scheme:
     if tensor.scheme is None:
         raise AssertionError(f"{tensor.name} is not quantised")
     return tensor.scheme
+
+
+def as_model(
+    graph: GraphBuilder, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
+) -> onnx.ModelProto:
+    """What a builder has collected, with its ends."""
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "phi3", inputs, outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(CONTRIB_DOMAIN, 1)],
+        producer_name="edgephi",
+        ir_version=_IR_VERSION,
+    )
+
+
+def value(name: str, kind: int, shape: list[str | int]) -> onnx.ValueInfoProto:
+    """An input or output of a graph."""
+    return helper.make_tensor_value_info(name, kind, shape)

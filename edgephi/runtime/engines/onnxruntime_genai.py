@@ -16,23 +16,38 @@ from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
-from edgephi.engines.onnxruntime_genai import ADAPTABLE_GRAPH_FILE, FACTS, GRAPH_FILE, TOLD_LENGTH_INPUT
+from edgephi.engines.onnxruntime_genai import (
+    ADAPTABLE_GRAPH_FILE,
+    FACTS,
+    IMAGE_ROWS_INPUT,
+    ROWS_GRAPH_FILE,
+    TOLD_LENGTH_INPUT,
+    own_graph,
+)
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.engines.tile_encoder import OnnxTileEncoder
+from edgephi.runtime.images.rows import ImageRows
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgephi.runtime.images.rows import ImageRows
-
 NAME = FACTS.name
 
 # Failures come back as exceptions; the engine must not print them to the user's terminal as well.
 _QUIET = '{"model": {"decoder": {"session_options": {"log_severity_level": 4}}}}'
+
+# A model that sees as a plain decoder. The engine's pipeline for such models is not opened: it cannot go back
+# to an earlier token, nor take a picture after the first prompt, nor change LongRoPE's factors.
+_PLAIN = {
+    "type": "llama",
+    "decoder": {"filename": ROWS_GRAPH_FILE, "inputs": {"input_ids": "input_ids"}},
+    "embedding": {"filename": ""},
+}
 
 
 def provider_problem(provider: str) -> str | None:
@@ -94,7 +109,7 @@ def open_engine(
 
 def is_told_length(artifact: Path) -> bool:
     """Whether a graph reads how long a sequence will be; without the onnx library, which no device has."""
-    return TOLD_LENGTH_INPUT.encode() in (artifact / GRAPH_FILE).read_bytes()
+    return TOLD_LENGTH_INPUT.encode() in own_graph(artifact).read_bytes()
 
 
 class GenaiEngine:
@@ -103,8 +118,6 @@ class GenaiEngine:
     name = NAME
     allocates_ahead = True
     copies_caches = False
-    image_rows: ImageRows | None = None
-    tile_encoder: TileEncoder | None = None
 
     def __init__(
         self,
@@ -124,9 +137,19 @@ class GenaiEngine:
         self._adapter_files = adapters
         self._loaded: set[str] = set()  # adapters that the engine has
         self._long_above = manifest.limits.whole_prefill_above
+        self.image_rows: ImageRows | None = None
+        self.tile_encoder: TileEncoder | None = None
+        images, installed = manifest.model.images, FACTS.provider(provider)
+        if images is not None:
+            self.image_rows = ImageRows(images.hidden_size, context)
+            self.tile_encoder = OnnxTileEncoder(
+                artifact, provider, package=installed.package, extra=installed.extra
+            )
         with translated(f"{artifact}: expected a model that {NAME} {self.version} can read"):
             config = engine.Config(str(artifact))
             config.overlay(_QUIET)
+            if images is not None:
+                config.overlay(json.dumps({"model": _PLAIN}))
             self.told_factors = self._long_above is not None and is_told_length(artifact)
             if adapters.adapters:
                 # That graph may lie in another folder than the weights, which no graph may lead out of its
@@ -179,22 +202,25 @@ class GenaiEngine:
         told = self._told_length(generator)
         if told is not None:
             told[0] = len(token_ids)
+        images = self._images(generator, min(step, len(token_ids)))
         for start in range(0, len(token_ids), step):
             piece = list(token_ids[start : start + step])
             with translated(f"expected to compute {len(piece)} tokens"):
-                generator.append_tokens(piece)
+                generator.append_tokens(piece if images is None else images.placed(piece))
                 block = generator.get_output("logits")[0]  # in the type of the graph's activations
             yield block.astype("float32", copy=False)
 
     def open_cache(self, capacity: int, *, adapter: str = "") -> GenaiCache:
         """An empty KV cache, allocated at once for `capacity` tokens."""
         generator = self._generator(capacity, adapter)
+        piece_tokens = FACTS.provider(self.provider).prefill.tokens
         return GenaiCache(
             generator,
             capacity,
-            piece_tokens=FACTS.provider(self.provider).prefill.tokens,
+            piece_tokens=piece_tokens,
             long_above=self._long_above,
             told_length=self._told_length(generator),
+            images=self._images(generator, piece_tokens),
         )
 
     def logits_after(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
@@ -226,6 +252,10 @@ class GenaiEngine:
         generator.set_model_input(TOLD_LENGTH_INPUT, length)
         return length
 
+    def _images(self, generator: Any, tokens: int) -> _ImageInput | None:
+        """Where a generator that computes so many tokens at once reads images; None where it does not."""
+        return None if self.image_rows is None else _ImageInput(generator, self.image_rows, tokens)
+
     def _switch_on(self, adapter: str, generator: Any) -> None:
         """Have what a generator computes be computed with an adapter."""
         file = self._adapter_files.file(adapter)
@@ -234,6 +264,29 @@ class GenaiEngine:
                 self._adapters.load(str(file), adapter)
                 self._loaded.add(adapter)
             generator.set_active_adapter(self._adapters, adapter)
+
+
+class _ImageInput:
+    """The rows of images that a generator reads beside the tokens of a piece.
+
+    The engine looks at the array in each piece anew, but takes no other one after the first piece.
+    """
+
+    def __init__(self, generator: Any, table: ImageRows, tokens: int) -> None:
+        import numpy as np
+
+        self._table = table
+        self._rows = np.zeros((tokens, table.hidden_size), np.float32)
+        generator.set_model_input(IMAGE_ROWS_INPUT, self._rows)
+
+    def placed(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens of a piece as the graph reads them: those of images are -1, -2, … in their order."""
+        seen = [token for token in tokens if token < 0]
+        if not seen:
+            return list(tokens)
+        self._rows[: len(seen)] = self._table.take(seen)
+        numbers = iter(range(-1, -1 - len(seen), -1))
+        return [next(numbers) if token < 0 else token for token in tokens]
 
 
 class GenaiCache(SequenceCache):
@@ -247,6 +300,7 @@ class GenaiCache(SequenceCache):
         piece_tokens: int,
         long_above: int | None,
         told_length: NDArray[np.int64] | None,
+        images: _ImageInput | None = None,
     ) -> None:
         super().__init__(
             capacity,
@@ -256,12 +310,13 @@ class GenaiCache(SequenceCache):
         )
         self._generator = generator
         self._told_length = told_length
+        self._images = images
 
     def _compute(self, tokens: list[int], past: int) -> None:
         if self._told_length is not None:
             self._told_length[0] = self.capacity if self._long else 0
         with translated(f"expected to compute {len(tokens)} tokens after {past}"):
-            self._generator.append_tokens(tokens)
+            self._generator.append_tokens(tokens if self._images is None else self._images.placed(tokens))
 
     def _keep(self, count: int) -> int:
         with translated(f"expected to keep {count} tokens"):
@@ -274,4 +329,4 @@ class GenaiCache(SequenceCache):
         return logits.astype("float32", copy=False)
 
     def _free(self) -> None:
-        self._generator = None
+        self._generator = self._images = None

@@ -1,0 +1,1 @@
+"""What sees, in ONNX: for onnxruntime-genai, and beside the files of engines that cannot see."""
