@@ -32,6 +32,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 
 if TYPE_CHECKING:
     from edgephi.bundle.manifest import Manifest
+    from edgephi.server.endpoints.service import Fetches
 
 
 @click.command(no_args_is_help=True)
@@ -89,7 +90,25 @@ if TYPE_CHECKING:
     default="4MB",
     show_default=True,
     metavar="SIZE",
-    help="The largest request.",
+    help="The largest request, images aside.",
+)
+@click.option(
+    "--max-images",
+    callback=read_size,
+    default="32MB",
+    show_default=True,
+    metavar="SIZE",
+    help="Where the model sees: the most that images add to a request, in base64. Those of all requests that "
+    "wait take twice as much.",
+)
+@click.option(
+    "--image-urls",
+    "fetches",
+    type=click.Choice(["none", "public", "all"]),
+    default="none",
+    show_default=True,
+    help="Where the model sees: fetch images that a request gives an address of (http, https) from no "
+    "address, from those of the public internet, or from this machine and its network too.",
 )
 @click.option(
     "--allow-host",
@@ -126,6 +145,8 @@ def serve(
     grace: float,
     watchdog: float,
     max_body: int,
+    max_images: int,
+    fetches: "Fetches",
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     ollama: bool,
@@ -141,7 +162,13 @@ def serve(
     from edgephi.bundle.adapter_artifact import open_bundle
 
     manifest = open_bundle(bundle, adapter).manifest
-    _check_packages(manifest.target.engine, provider or manifest.target.provider)
+    sees = manifest.model.images is not None
+    _check_packages(manifest.target.engine, provider or manifest.target.provider, sees=sees)
+    if fetches != "none" and not sees:
+        raise UsageError(
+            f"--image-urls: expected a model that sees, found {manifest.model.id}, which reads text only",
+            hint="leave the option out",
+        )
     # Before any of this is imported, so that the packages can be missing.
     from edgephi.server.engine.messages import Open
     from edgephi.server.serve import Listening, ServeOptions
@@ -175,6 +202,8 @@ def serve(
             deadline=deadline or None,
             grace=grace,
             max_body=max_body,
+            max_images=max_images,
+            fetches=fetches,
             watchdog=watchdog,
             log_json=log_json,
             log_prompts=log_prompts,
@@ -186,16 +215,18 @@ def serve(
     )
 
 
-def _check_packages(engine: str, provider: str) -> None:
-    """Raise NotSupportedError when the extra `serve` is not installed."""
+def _check_packages(engine: str, provider: str, *, sees: bool) -> None:
+    """Raise NotSupportedError when the extra `serve` is not installed or, where the model sees, `vision`."""
     from edgephi.engines.facts.registry import known_engines
 
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if sees and importlib.util.find_spec("PIL") is None:
+        missing.append("Pillow")
     if missing:
         extras = [known_engines()[engine].provider(provider).extra] if engine in known_engines() else []
         raise NotSupportedError(
             f"this command needs {' and '.join(missing)}, not installed here",
-            hint=install_command(*extras, "serve"),
+            hint=install_command(*extras, "serve", *(["vision"] if sees else [])),
         )
 
 

@@ -26,7 +26,7 @@ from edgephi.errors import CannotServeError, EdgephiError, UsageError
 from edgephi.server.admission import Job, Queue
 from edgephi.server.app import make_app
 from edgephi.server.constraint_trials import ConstraintTrials
-from edgephi.server.endpoints.service import Service, ServiceOptions
+from edgephi.server.endpoints.service import Fetches, Service, ServiceOptions
 from edgephi.server.engine.messages import End, Open, Ready
 from edgephi.server.engine.spare_memory import give_back_memory
 from edgephi.server.engine.supervisor import Supervisor
@@ -56,7 +56,7 @@ class ServeOptions:
     """All that `edgephi serve` can be told. Seconds and bytes.
 
     `port` 0 takes a free one. `queue` requests wait at most; `deadline` None is none. `hosts` and `origins`:
-    see GateOptions.
+    see GateOptions. `max_images` and `fetches`: see ServiceOptions.
     """
 
     host: str
@@ -73,6 +73,8 @@ class ServeOptions:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     ollama: bool = False
+    max_images: int = 32_000_000
+    fetches: Fetches = "none"
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,14 @@ async def _serve(
     )
     service = Service(
         manifest,
-        ServiceOptions(options.max_body, options.deadline, options.opening.system, options.ollama),
+        ServiceOptions(
+            options.max_body,
+            options.deadline,
+            options.opening.system,
+            options.ollama,
+            options.max_images,
+            options.fetches,
+        ),
         queue,
         supervisor,
         ConstraintTrials(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.chat.stop_token_ids),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -12,6 +14,8 @@ from edgephi.server.endpoints.service import Service
 from edgephi.server.endpoints.submission import submit
 from edgephi.server.engine.messages import Ask
 from edgephi.server.http.request_body import read_body
+from edgephi.server.images.asked import AskedImages
+from edgephi.server.images.room import Place
 from edgephi.server.ollama.models import (
     LoadedModels,
     ModelTags,
@@ -62,30 +66,44 @@ def routes(service: Service) -> list[Route]:
         return json_response(OllamaVersion())
 
     async def chat(request: Request) -> Response:
-        body, adapter = await _read(request, OllamaChatRequest, service)
+        with service.image_room.place() as place:
+            return await answer_chat(request, place)
+
+    async def answer_chat(request: Request, place: Place) -> Response:
+        body, adapter = await _read(request, OllamaChatRequest, service, place)
         if not body.messages:
             return _loaded(body, chat=True)
+        images = AskedImages(service.sight, place)
         ask = chat_ask(
             body,
             service.next_number(),
+            images,
             context=service.context,
             system=service.options.system,
             adapter=adapter,
         )
-        return await _answer(request, service, ask, body, chat=True)
+        ask = dataclasses.replace(ask, images=await images.all_fetched())
+        return await _answer(request, service, ask, _Form(body, chat=True, place=place))
 
     async def generate(request: Request) -> Response:
-        body, adapter = await _read(request, GenerateRequest, service)
-        if not body.prompt:
+        with service.image_room.place() as place:
+            return await answer_prompt(request, place)
+
+    async def answer_prompt(request: Request, place: Place) -> Response:
+        body, adapter = await _read(request, GenerateRequest, service, place)
+        if not body.prompt and not body.images:
             return _loaded(body, chat=False)
+        images = AskedImages(service.sight, place)
         ask = generate_ask(
             body,
             service.next_number(),
+            images,
             context=service.context,
             system=service.options.system,
             adapter=adapter,
         )
-        return await _answer(request, service, ask, body, chat=False)
+        ask = dataclasses.replace(ask, images=await images.all_fetched())
+        return await _answer(request, service, ask, _Form(body, chat=False, place=place))
 
     return [
         Route("/api/tags", tags),
@@ -97,29 +115,37 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-async def _read(request: Request, kind: type[Body], service: Service) -> tuple[Body, str]:
+@dataclass(frozen=True)
+class _Form:
+    """How an answer is given: to a chat or, `chat` False, to a prompt; `place` is where its images are."""
+
+    body: OllamaRequest
+    chat: bool
+    place: Place
+
+
+async def _read(request: Request, kind: type[Body], service: Service, place: Place) -> tuple[Body, str]:
     """The body of a request, and the adapter that its model names. Raises Refusal."""
     service.check_open()
-    body = await _body(request, kind, service)
+    body = await _body(request, kind, service, place)
     return body, _adapter(service, body.model)
 
 
-async def _body(request: Request, kind: type[Any], service: Service) -> Any:
+async def _body(request: Request, kind: type[Any], service: Service, place: Place | None = None) -> Any:
     """A body, also one that its client does not call JSON.
 
     Some of Ollama's clients say nothing. A web page's browser could say nothing too, but says of which site
     the page is, and the gate looks at that.
     """
-    return await read_body(request, kind, service.options.max_body_bytes, may_lack_type=True)
+    return await read_body(request, kind, service.options.max_body_bytes, images=place, may_lack_type=True)
 
 
-async def _answer(
-    request: Request, service: Service, ask: Ask, body: OllamaRequest, *, chat: bool
-) -> Response:
+async def _answer(request: Request, service: Service, ask: Ask, form: _Form) -> Response:
     """Let a request wait for the engine. Raises Refusal."""
     await service.constraints.check(trial_rules(ask), request.receive)
-    writer = OllamaWriter(model=body.model, chat=chat, scored=bool(body.logprobs))
-    return submit(request, service, ask, writer, stream=body.stream is not False)
+    body = form.body
+    writer = OllamaWriter(model=body.model, chat=form.chat, scored=bool(body.logprobs))
+    return submit(request, service, ask, writer, stream=body.stream is not False, place=form.place)
 
 
 def _loaded(body: OllamaRequest, *, chat: bool) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import msgspec
@@ -12,9 +13,11 @@ from starlette.routing import Route
 from edgephi.server.endpoints.service import Service
 from edgephi.server.endpoints.submission import submit
 from edgephi.server.http.request_body import read_body
+from edgephi.server.images.asked import AskedImages
+from edgephi.server.images.room import Place
 from edgephi.server.openai.chat.tools import trial_rules
 from edgephi.server.openai.responses.input_items import messages_of
-from edgephi.server.openai.responses.kept import KeptResponses
+from edgephi.server.openai.responses.kept import KeptResponses, Talk
 from edgephi.server.openai.responses.request import (
     ResponseRequest,
     TextConfig,
@@ -33,10 +36,16 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         service.check_open()
-        body = await read_body(request, ResponseRequest, service.options.max_body_bytes)
+        with service.image_room.place() as place:
+            return await answer(request, place)
+
+    async def answer(request: Request, place: Place) -> Response:
+        body = await read_body(request, ResponseRequest, service.options.max_body_bytes, images=place)
         adapter = service.asked_adapter(body.model)
         refuse_unsupported_in_responses(body)
-        messages = (*kept.before(body.previous_response_id), *messages_of(body.input))
+        before = kept.before(body.previous_response_id)
+        asked = AskedImages(service.sight, place, before.images)
+        messages = (*before.messages, *messages_of(body.input, asked))
         ask = response_ask(
             body,
             service.next_number(),
@@ -46,14 +55,16 @@ def routes(service: Service) -> list[Route]:
             adapter=adapter,
         )
         await service.constraints.check(trial_rules(ask), request.receive)
+        images = await asked.all_fetched()
+        ask = dataclasses.replace(ask, images=images)
         response = _begun(body, service.model_name(adapter))
         writer = ResponseWriter(
             response,
             context=service.context,
             scored=ask.options.logprobs is not None,
-            on_end=lambda done: kept.keep(done, messages) if done.store else None,
+            on_end=lambda done: kept.keep(done, Talk(messages, images)) if done.store else None,
         )
-        return submit(request, service, ask, writer, stream=bool(body.stream))
+        return submit(request, service, ask, writer, stream=bool(body.stream), place=place)
 
     async def retrieve(request: Request) -> Response:
         found = kept.get(request.path_params["id"])

@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.switched_adapter import model_name
 from edgephi.server.admission import Queue
 from edgephi.server.constraint_trials import ConstraintTrials
 from edgephi.server.engine.supervisor import Supervisor
+from edgephi.server.images.asked import Sight
+from edgephi.server.images.fetch import Fetcher
+from edgephi.server.images.room import ImageRoom
 from edgephi.server.log import Log
 from edgephi.server.metrics import Metrics
-from edgephi.server.openai.models import Model, ServedFacts
+from edgephi.server.openai.models import ImageSight, Modalities, Model, ServedFacts
 from edgephi.server.refusal import Refusal
+
+_REQUESTS_WITH_IMAGES = 2  # as large as they may be; of smaller ones, more
+
+Fetches = Literal["none", "public", "all"]
+"""Where images are fetched from that a request gives an address of."""
 
 
 @dataclass(frozen=True)
 class ServiceOptions:
     """How requests are treated. Seconds and bytes; `deadline_seconds` None: no deadline.
 
-    `ollama`: whether Ollama's API is spoken too.
+    `ollama`: whether Ollama's API is spoken too. `max_images_bytes`: what images may add to a request, where
+    the model sees. `fetches`: from where images are fetched.
     """
 
     max_body_bytes: int
     deadline_seconds: float | None
     system: str | None
     ollama: bool = False
+    max_images_bytes: int = 0
+    fetches: Fetches = "none"
 
 
 @dataclass
@@ -45,6 +58,22 @@ class Service:
     log: Log
     stopping: bool = False
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @functools.cached_property
+    def image_room(self) -> ImageRoom:
+        """Room for the images of all requests: none, where the model reads text only."""
+        most = 0 if self.manifest.model.images is None else self.options.max_images_bytes
+        return ImageRoom(_REQUESTS_WITH_IMAGES * most, most)
+
+    @property
+    def sight(self) -> Sight:
+        """How the model sees."""
+        return Sight(self.manifest.model.images, self.context, self._fetcher)
+
+    @functools.cached_property
+    def _fetcher(self) -> Fetcher | None:
+        fetches = self.options.fetches
+        return None if fetches == "none" else Fetcher(private=fetches == "all")
 
     @property
     def context(self) -> int:
@@ -66,8 +95,18 @@ class Service:
             provider=manifest.target.provider if ready is None else ready.provider,
             parameters=manifest.model.parameters,
             bundle=manifest.name,
+            images=self._image_sight(),
         )
-        return Model(self.model_name(adapter), _unix_time(manifest.created), facts)
+        modalities = Modalities(("text",) if facts.images is None else ("text", "image"))
+        return Model(self.model_name(adapter), _unix_time(manifest.created), facts, modalities)
+
+    def _image_sight(self) -> ImageSight | None:
+        images = self.manifest.model.images
+        if images is None:
+            return None
+        return ImageSight(
+            images.tile, images.patch, images.crops, self.options.max_images_bytes, self.options.fetches
+        )
 
     def model_name(self, adapter: str) -> str:
         """What the model with an adapter is called, or without one."""

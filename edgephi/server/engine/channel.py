@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -70,23 +71,30 @@ class Channel:
 
     def _read(self) -> None:
         """What the reading thread does, for ever."""
-        unread = b""
+        unread = bytearray()  # a line with images has megabytes: none of it is copied again and again
         while data := os.read(self._incoming, _READ_BYTES):
-            *lines, unread = (unread + data).split(b"\n")
+            *lines, rest = data.split(b"\n")
             for line in lines:
-                message = _decode(line)
-                if not isinstance(message, Cancel):
-                    self._messages.put(message)
-                    continue
-                self._cancelled.add(message.id)
-                in_hand = self._in_hand
-                if in_hand is not None and in_hand[0] == message.id:
-                    in_hand[1].close()
+                self._take(_decode(unread + line))
+                unread.clear()
+            unread += rest
         os._exit(0)
 
+    def _take(self, message: Open | Ask | Cancel) -> None:
+        """Hand a message on, and keep nothing of it."""
+        if not isinstance(message, Cancel):
+            self._messages.put(message)
+            return
+        self._cancelled.add(message.id)
+        in_hand = self._in_hand
+        if in_hand is not None and in_hand[0] == message.id:
+            in_hand[1].close()
 
-def _decode(line: bytes) -> Open | Ask | Cancel:
+
+def _decode(line: bytes | bytearray) -> Open | Ask | Cancel:
     """A message of the parent."""
     ((kind, fields),) = json.loads(line).items()
+    if kind == "ask":
+        fields["images"] = [b64decode(image) for image in fields.pop("images", ())]
     record: type[Open | Ask | Cancel] = {"open": Open, "ask": Ask, "cancel": Cancel}[kind]
     return read_record(record, fields, where=kind, error=BadInputError, hint="please report this")

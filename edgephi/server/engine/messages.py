@@ -43,7 +43,8 @@ class Ask:
 
     `echo` asks for the texts themselves too, with their scores where the options ask for scores, and
     `only_echo` for nothing else. `tools`, `tool_choice` and `parallel_tool_calls` are those of
-    `Session.answer`.
+    `Session.answer`. `images` are whole files; a message's part {"type": "image", "image": 0} is about the
+    first one, cut into `crops` tiles at most where the part says so. In a line they are base64.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Ask:
     prompts: tuple[Prompt, ...] = ()
     echo: bool = False
     only_echo: bool = False
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ class End:
     """The answer's numbers, as Session's Generation has them; one that was cancelled has ended as "closed".
 
     Of several choices tokens are counted together, and the rest is that of the last one. `tool_calls` of the
-    calls in its pieces are whole. `engine_seconds` went by in the engine's process from reading the request
-    to this message.
+    calls in its pieces are whole. `image_tokens` are those of `prompt_tokens` that stand for images.
+    `engine_seconds` went by in the engine's process from reading the request to this message.
     """
 
     id: int
@@ -176,6 +178,7 @@ class End:
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
     tool_calls: int = 0
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from edgephi.errors import BadInputError, CannotServeError, EdgephiError, UsageE
 from edgephi.processes.reported import report
 from edgephi.runtime.session import Options, Session
 from edgephi.server.engine.channel import Channel
+from edgephi.server.engine.image_parts import seen
 from edgephi.server.engine.messages import FIRST_PROMPT, Ask, Failed, Open, Ready, Warned
 from edgephi.server.engine.said import end_of, send_answer, told_to
-from edgephi.server.engine.spare_memory import give_back_memory
+from edgephi.server.engine.spare_memory import give_back_freed, give_back_memory
 from edgephi.server.engine.texts import answer_texts
 from edgephi.server.where_raised import where_raised
 
@@ -44,6 +45,9 @@ def main() -> int:
             assert isinstance(request, Ask)  # noqa: S101 - all others are
             _answer(session, request, channel)
             channel.forget(request.id)
+            if request.images:
+                del request
+                give_back_freed()
     except Exception as cause:
         channel.send(_failed(cause))
         return 1
@@ -86,8 +90,9 @@ def _answer_chat(
     session: Session, request: Ask, messages: tuple[dict[str, object], ...], channel: Channel
 ) -> None:
     start = time.monotonic()
+    looked_at = seen(messages, request.images, session.manifest.model.images)
     answer = session.answer(
-        messages,
+        looked_at.messages,
         request.options,
         tools=request.tools,
         tool_choice=request.tool_choice,
@@ -95,7 +100,7 @@ def _answer_chat(
         on_prefill=told_to(channel, request.id),
     )
     send_answer(answer, request.id, channel)
-    channel.send(end_of(request.id, answer.generation, start))
+    channel.send(end_of(request.id, answer.generation, start, image_tokens=looked_at.image_tokens))
 
 
 def _failed(cause: Exception, request: int | None = None) -> Failed:

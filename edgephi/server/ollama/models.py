@@ -114,7 +114,7 @@ def shown_model(manifest: Manifest, name: str, context: int) -> ShownModel:
             "general.parameter_count": manifest.model.parameters,
             f"{details.family}.context_length": context,
         },
-        capabilities=("completion", "tools"),
+        capabilities=("completion", "tools", *(() if manifest.model.images is None else ("vision",))),
         modified_at=manifest.created,
     )
 
@@ -125,7 +125,8 @@ def model_details(manifest: Manifest) -> ModelDetails:
     return ModelDetails(
         format=facts_of(manifest.target.engine).artifact_format,
         family=family,
-        families=(family,),
+        # Clients older than `capabilities` look here for the encoder of a model that sees.
+        families=(family,) if manifest.model.images is None else (family, "clip"),
         parameter_size=_size(manifest.model.parameters),
         quantization_level=f"Q{manifest.quant.bits}",
     )

@@ -16,6 +16,7 @@ from msgspec import Meta
 from edgephi.chat.tools.function import MOST_FUNCTIONS
 from edgephi.runtime.options import LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY, Options
 from edgephi.server.engine.messages import Ask, Prompt
+from edgephi.server.images.asked import AskedImages
 from edgephi.server.openai.chat.tools import asked_tools
 from edgephi.server.openai.response_format import ANY_OBJECT, text_of_schema
 from edgephi.server.refusal import Refusal
@@ -23,6 +24,7 @@ from edgephi.server.refusal import Refusal
 _SEEDS = 1 << 31
 _MOST_TOKENS = 1 << 24
 _MOST_STOPS = 16
+_MOST_IMAGES = 1000
 
 Format = Literal["", "json"] | dict[str, Any]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -62,12 +64,15 @@ class ToolUse(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
+Images = Annotated[list[str], Meta(max_length=_MOST_IMAGES, description="Each in base64")]
+
+
 class OllamaMessage(msgspec.Struct, frozen=True):
     """A message of a conversation. What a model has thought is not read again."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
-    images: list[Any] | None = None
+    images: Images | None = None
     tool_calls: list[ToolUse] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -102,7 +107,7 @@ class GenerateRequest(OllamaRequest, kw_only=True, frozen=True):
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
-    images: list[Any] | None = None
+    images: Images | None = None
 
 
 class ShowRequest(msgspec.Struct, frozen=True):
@@ -114,11 +119,22 @@ class ShowRequest(msgspec.Struct, frozen=True):
 
 
 def chat_ask(
-    request: OllamaChatRequest, number: int, *, context: int, system: str | None, adapter: str
+    request: OllamaChatRequest,
+    number: int,
+    images: AskedImages,
+    *,
+    context: int,
+    system: str | None,
+    adapter: str,
 ) -> Ask:
-    """What the engine is asked. `system` is the message for requests that bring none. Raises Refusal."""
+    """What the engine is asked; `images` takes those of the messages.
+
+    `system` is the message for requests that bring none. Raises Refusal.
+    """
     _refuse_thinking(request)
-    messages = tuple(_plain(message) for message in request.messages or ())
+    messages = tuple(
+        _plain(message, f"messages[{place}]", images) for place, message in enumerate(request.messages or ())
+    )
     if system and not any(message["role"] == "system" for message in messages):
         messages = ({"role": "system", "content": system}, *messages)
     tools = asked_tools(request.tools, None, parallel=True)
@@ -127,19 +143,30 @@ def chat_ask(
 
 
 def generate_ask(
-    request: GenerateRequest, number: int, *, context: int, system: str | None, adapter: str
+    request: GenerateRequest,
+    number: int,
+    images: AskedImages,
+    *,
+    context: int,
+    system: str | None,
+    adapter: str,
 ) -> Ask:
-    """What the engine is asked. Raises Refusal."""
+    """What the engine is asked; `images` takes those of the request. Raises Refusal."""
     _refuse_thinking(request)
-    for name in ("suffix", "template", "context", "images"):
+    for name in ("suffix", "template", "context"):
         if getattr(request, name):
             raise _not_offered(name)
     prompt = request.prompt or ""
     options = _options(request, context, adapter)
     if request.raw:
+        if request.images:
+            raise Refusal(
+                400, "expected no images with raw, which says how the whole prompt reads", param="images"
+            )
         return Ask(number, options, prompts=(Prompt(prompt),))
     system = request.system or system
-    messages: tuple[dict[str, object], ...] = ({"role": "user", "content": prompt},)
+    said = _said(prompt, request.images, "images", images)
+    messages: tuple[dict[str, object], ...] = ({"role": "user", "content": said},)
     if system:
         messages = ({"role": "system", "content": system}, *messages)
     return Ask(number, options, messages=messages)
@@ -173,11 +200,26 @@ def _schema(format_: Format | None) -> str | None:
     return ANY_OBJECT if isinstance(format_, str) else text_of_schema(format_, "format")
 
 
-def _plain(message: OllamaMessage) -> dict[str, object]:
-    """A message as a session takes it."""
-    if message.images:
-        raise _not_offered("images")
-    plain: dict[str, object] = {"role": message.role, "content": message.content or ""}
+def _said(
+    text: str, given: list[str] | None, param: str, images: AskedImages
+) -> str | list[dict[str, object]]:
+    """A text behind its images."""
+    if not given:
+        return text
+    parts = [images.in_base64(image, f"{param}[{place}]") for place, image in enumerate(given)]
+    return [*parts, {"type": "text", "text": text}] if text else parts
+
+
+def _plain(message: OllamaMessage, place: str, images: AskedImages) -> dict[str, object]:
+    """A message as the engine's process takes it."""
+    if message.images and message.role != "user":
+        raise Refusal(
+            400,
+            f"expected images in messages of the user, found them in one of the {message.role}",
+            param=f"{place}.images",
+        )
+    said = _said(message.content or "", message.images, f"{place}.images", images)
+    plain: dict[str, object] = {"role": message.role, "content": said}
     if message.role == "tool":
         named = {"tool_call_id": message.tool_call_id, "name": message.tool_name}
         plain |= {key: text for key, text in named.items() if text}

@@ -8,10 +8,11 @@ from edgephi.server.engine.messages import End, Finished
 from edgephi.server.openai.told_reuse import told_speed, told_tokens
 
 
-class CachedTokens(msgspec.Struct, frozen=True):
-    """How many tokens of the prompt were not computed again."""
+class PromptTokens(msgspec.Struct, frozen=True):
+    """How many tokens of the prompt were not computed again, and how many of them all are of images."""
 
     cached_tokens: int
+    image_tokens: int = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -20,7 +21,7 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedTokens
+    prompt_tokens_details: PromptTokens
 
 
 class Numbers(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def usage(end: End) -> Usage:
         end.prompt_tokens,
         end.generated_tokens,
         end.prompt_tokens + end.generated_tokens,
-        CachedTokens(told_tokens(end.reused_tokens)),
+        PromptTokens(told_tokens(end.reused_tokens), end.image_tokens),
     )
 
 

@@ -23,6 +23,8 @@ HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  
 
 _MEBIBYTE = 1 << 20
 _SERVER_BYTES = 256 * _MEBIBYTE  # the HTTP server's own process, and buffers of the kernel
+# What requests with images take on their way (`--max-images`), and a large photograph while it is decoded.
+_IMAGE_BYTES = 768 * _MEBIBYTE
 _DEVICE_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
 _LAST_PORT_OF_ROOT = 1023
 _STOP_MARGIN_SECONDS = 15
@@ -106,6 +108,7 @@ def memory_limit(manifest: Manifest, *, context: int | None, provider: str) -> i
     needed = manifest.memory_at(context or manifest.limits.context)
     opens_device = facts_of(manifest.target.engine).provider(provider).opens_device
     room = _SERVER_BYTES + (_DEVICE_HOST_BYTES if opens_device else 0)
+    room += 0 if manifest.model.images is None else _IMAGE_BYTES
     return ceil((needed + room) / _MEBIBYTE) * _MEBIBYTE
 
 

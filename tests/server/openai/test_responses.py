@@ -13,7 +13,7 @@ import pytest
 
 import edgephi.runtime
 from edgephi.runtime.session import Options
-from edgephi.server.openai.responses.kept import KeptResponses
+from edgephi.server.openai.responses.kept import KeptResponses, Talk
 from edgephi.server.openai.responses.response import ModelResponse, OutputMessage, OutputText
 from edgephi.server.refusal import Refusal
 from tests.server.conftest import CONTEXT
@@ -196,23 +196,40 @@ class TestConversation:
 
         kept = KeptResponses(most=3)
         for number in range(5):
-            kept.keep(response(number), ())
+            kept.keep(response(number), Talk())
         assert len(kept) == 3
         with pytest.raises(Refusal):
             kept.before("r1")
-        assert kept.before("r2") == ({"role": "assistant", "content": "x" * 100},)
-        kept.keep(response(5), ())  # the one that was used last stays
+        assert kept.before("r2").messages == ({"role": "assistant", "content": "x" * 100},)
+        kept.keep(response(5), Talk())  # the one that was used last stays
         assert kept.get("r3") is None and kept.get("r2") is not None
         few = KeptResponses(most_bytes=2000)
         for number in range(5):
-            few.keep(response(number), ())
+            few.keep(response(number), Talk())
         assert len(few) == 2
-        few.keep(response(6), [{"role": "user", "content": "x" * 2000}])
+        few.keep(response(6), Talk(({"role": "user", "content": "x" * 2000},)))
         assert len(few) == 0
         long: list[dict[str, Any]] = [{"metadata": {"a": [[]] * 1000}}, {"instructions": "x" * 2000}]
         for asked_with in long:
-            few.keep(msgspec.structs.replace(response(7), **asked_with), ())
+            few.keep(msgspec.structs.replace(response(7), **asked_with), Talk())
             assert len(few) == 0
+
+    def test_an_image_that_many_are_about_is_kept_once(self) -> None:
+        kept = KeptResponses(most_bytes=10_000)
+        talk = Talk(images=(b"x" * 5000,))
+        for number in range(5):
+            kept.keep(ModelResponse(id=f"r{number}", created_at=0, model="m", status="completed"), talk)
+            talk = kept.before(f"r{number}")
+        again = Talk(images=(bytes(bytearray(b"x" * 5000)),))  # the same, sent again
+        kept.keep(ModelResponse(id="again", created_at=0, model="m", status="completed"), again)
+        assert len(kept) == 6
+        assert kept.before("again").images[0] is kept.before("r0").images[0]
+        other = Talk(images=(b"y" * 5000,))
+        kept.keep(ModelResponse(id="other", created_at=0, model="m", status="completed"), other)
+        assert len(kept) == 1  # both do not fit, so all that are about the first had to go
+        assert kept.forget("other")
+        kept.keep(ModelResponse(id="last", created_at=0, model="m", status="completed"), Talk())
+        assert len(kept) == 1
 
     def test_what_is_kept_takes_no_more_memory_than_its_bytes(self) -> None:
         kept = KeptResponses(most_bytes=4 << 20)
@@ -221,7 +238,7 @@ class TestConversation:
             nested: dict[str, Any] = {"a": [[] for _ in range(30_000)]}
             kept.keep(
                 ModelResponse(id=f"r{number}", created_at=0, model="m", status="completed", metadata=nested),
-                (),
+                Talk(),
             )
             del nested
         taken, _ = tracemalloc.get_traced_memory()

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from edgephi.chat.tools.function import MOST_FUNCTIONS
 from edgephi.server.engine.messages import Ask
+from edgephi.server.images.asked import AskedImages
 from edgephi.server.openai.chat.messages import Message, plain_message
 from edgephi.server.openai.chat.tools import AskedTools, asked_functions, asked_tools
 from edgephi.server.openai.request import Request, Tokens, options, refuse_unsupported
@@ -42,9 +43,18 @@ class ChatRequest(Request, kw_only=True, frozen=True, forbid_unknown_fields=True
 
 
 def chat_ask(
-    request: ChatRequest, number: int, *, context: int, system: str | None, adapter: str = ""
+    request: ChatRequest,
+    number: int,
+    images: AskedImages,
+    *,
+    context: int,
+    system: str | None,
+    adapter: str = "",
 ) -> Ask:
-    """What the engine is asked. `system` is the message for requests that bring none. Raises Refusal."""
+    """What the engine is asked; `images` takes those of the messages.
+
+    `system` is the message for requests that bring none. Raises Refusal.
+    """
     refuse_unsupported(request)
     limits = {request.max_tokens, request.max_completion_tokens} - {None}
     if len(limits) > 1:
@@ -54,7 +64,7 @@ def chat_ask(
             f"{request.max_completion_tokens}",
             param="max_tokens",
         )
-    messages = tuple(plain_message(message, i) for i, message in enumerate(request.messages))
+    messages = tuple(plain_message(message, i, images) for i, message in enumerate(request.messages))
     if system and not any(message["role"] == "system" for message in messages):
         messages = ({"role": "system", "content": system}, *messages)
     if request.top_logprobs is not None and not request.logprobs:

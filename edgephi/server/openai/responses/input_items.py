@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgephi.server.images.asked import AskedImages
+from edgephi.server.images.parts import crops_of, joined, parts_or_text
 from edgephi.server.openai.request import unsupported
 from edgephi.server.refusal import Refusal
 
@@ -18,11 +20,14 @@ _TEXTS = ("input_text", "output_text", "text")
 
 
 class InputPart(msgspec.Struct, frozen=True):
-    """A part of a message or of a result. Only text is read."""
+    """A part of a message or of a result: text or, in a user's message for a model that sees, an image."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: str | None = None
+    file_id: str | None = None
+    detail: str | None = None
 
 
 class InputItem(msgspec.Struct, frozen=True):
@@ -37,15 +42,15 @@ class InputItem(msgspec.Struct, frozen=True):
     output: str | list[InputPart] | None = None
 
 
-def messages_of(given: str | Sequence[InputItem]) -> tuple[dict[str, Any], ...]:
-    """The messages of an input. Raises Refusal."""
+def messages_of(given: str | Sequence[InputItem], images: AskedImages) -> tuple[dict[str, Any], ...]:
+    """The messages of an input; `images` takes those that are in it. Raises Refusal."""
     if isinstance(given, str):
         return ({"role": "user", "content": given},)
     messages: list[dict[str, Any]] = []
     for place, item in enumerate(given):
         kind = item.type or ("message" if item.role else None)
         if kind == "message":
-            messages.append(_message(item, f"input[{place}]"))
+            messages.append(_message(item, f"input[{place}]", images))
         elif kind == "function_call":
             _add_call(messages, item, f"input[{place}]")
         elif kind == "function_call_output":
@@ -58,9 +63,14 @@ def messages_of(given: str | Sequence[InputItem]) -> tuple[dict[str, Any], ...]:
     return tuple(messages)
 
 
-def _message(item: InputItem, place: str) -> dict[str, Any]:
+def _message(item: InputItem, place: str, images: AskedImages) -> dict[str, Any]:
     if item.role is None:
         raise Refusal(400, "expected a role, found none", param=f"{place}.role")
+    if item.role == "user" and isinstance(item.content, list):
+        parts = [
+            _part(part, f"{place}.content[{number}]", images) for number, part in enumerate(item.content)
+        ]
+        return {"role": "user", "content": parts_or_text(parts)}
     role = "system" if item.role == "developer" else item.role
     return {"role": role, "content": _text(item.content, f"{place}.content")}
 
@@ -83,13 +93,24 @@ def _text(content: str | list[InputPart] | None, place: str) -> str:
         raise Refusal(400, "expected text, found no content", param=place)
     if isinstance(content, str):
         return content
-    texts = []
-    for part in content:
-        text = part.refusal if part.type == "refusal" else part.text
-        if part.type not in (*_TEXTS, "refusal") or text is None:
-            raise unsupported(
-                f"expected parts of the type 'input_text', found {part.type!r}: this model reads text only",
-                place,
-            )
-        texts.append(text)
-    return "\n".join(texts)
+    return joined(_text_of(part, place) for part in content)
+
+
+def _text_of(part: InputPart, place: str, *others: str) -> str:
+    """The text of a part; `others` are the types that could stand there too."""
+    text = part.refusal if part.type == "refusal" else part.text
+    if part.type not in (*_TEXTS, "refusal") or text is None:
+        known = " or ".join(map(repr, ("input_text", *others)))
+        raise unsupported(f"expected parts of the type {known}, found {part.type!r}", place)
+    return text
+
+
+def _part(part: InputPart, place: str, images: AskedImages) -> dict[str, Any]:
+    """A part of what a user says, in the words of a session."""
+    if part.type != "input_image":
+        return {"type": "text", "text": _text_of(part, place, "input_image")}
+    if part.image_url is None:
+        found = "a file's id: none are kept here" if part.file_id else "none"
+        raise unsupported(f"expected an image_url, found {found}", f"{place}.image_url")
+    crops = crops_of(part.detail, f"{place}.detail")
+    return images.at_url(part.image_url, f"{place}.image_url", crops)
