@@ -7,6 +7,7 @@ from tests.house import modules
 
 # Named alike because they are of the same kind.
 SAME_KIND = {
+    "ArtifactImageWeights": "each exporter's reader of its own artifact's image encoder",
     "ArtifactWeights": "each exporter's reader of its own artifact",
     "Alternative": "the runtime's, and how the engine's process tells it to the server",
     "Job": "what waits for its turn, at the server and in the stream",

@@ -9,6 +9,16 @@ from edgephi.engines.facts.processors import MeasuredProcessor
 GRAPH_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
 
+# In the place of these two, of a model that sees: as `VLMPipeline` of openvino-genai looks for them.
+LANGUAGE_GRAPH_FILE = "openvino_language_model.xml"
+TEXT_EMBEDDINGS_GRAPH_FILE = "openvino_text_embeddings_model.xml"
+IMAGE_ENCODER_GRAPH_FILE = "openvino_vision_embeddings_model.xml"
+IMAGE_PROJECTION_GRAPH_FILE = "openvino_vision_projection_model.xml"
+
+CONFIG_FILE = "config.json"
+LINE_END_KEY, SEPARATOR_KEY = "sub_GN", "glb_GN"
+"""What `config.json` holds of such a model besides: the two vectors that are no part of an image's tiles."""
+
 SPARSE_MASK = "sparse_attention_mask"
 """The layer of a graph that says what each head sees, where some layers attend to a part of the tokens."""
 CHOSEN_EXPERTS_KERNEL = "GatherMatmul"

@@ -43,10 +43,10 @@ class _Places:
 
 
 def attention_masks(
-    o: Operators, attention: Attention, context: int, input_ids: Value, attention_mask: Value
+    o: Operators, attention: Attention, context: int, given: Value, attention_mask: Value
 ) -> AttentionMasks:
-    """The masks for texts of at most `context` tokens."""
-    length = o.dimension(input_ids, 1)
+    """The masks for texts of at most `context` tokens. Of the new ones `given` has ids or embeddings."""
+    length = o.dimension(given, 1)
     total = o.dimension(attention_mask, 1)
     past = o.subtract(o.scalar(total), o.scalar(length))
     places = _Places(

@@ -1,33 +1,41 @@
 """OpenVINO for openvino-genai: graph and weights (`openvino_model.xml`, `.bin`), tokenizer and configuration.
 
 The weights stay quantised: see `layout`. The stream writes them; the graph only says where they lie.
+
+Of a model that sees there are two models instead, the embeddings of tokens and all that comes after them, so
+that what an image encoder makes of an image may come in between. `image_encoder` writes the other two.
 """
 
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from edgephi.bundle.manifest import TOKENIZER_FILE
 from edgephi.checkpoint.architecture import Architecture, GatedSilu, MixtureOfExperts
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.config_keys import read_json_object
-from edgephi.checkpoint.roles import ModelTensor
+from edgephi.checkpoint.roles import EMBEDDING, ModelTensor
 from edgephi.checkpoint.weights.source import Source
 from edgephi.declared.target import Target
 from edgephi.engines.facts.footprint import Footprint
-from edgephi.engines.openvino_genai import DATA_FILE, FACTS, GRAPH_FILE
+from edgephi.engines.openvino_genai import (
+    CONFIG_FILE,
+    FACTS,
+    GRAPH_FILE,
+    LANGUAGE_GRAPH_FILE,
+    TEXT_EMBEDDINGS_GRAPH_FILE,
+)
 from edgephi.export.exporter import ContextLimit
 from edgephi.export.openvino.expert_check import check_expert_kernels
-from edgephi.export.openvino.graph import build_graph
+from edgephi.export.openvino.graph import build_embeddings_graph, build_graph
 from edgephi.export.openvino.intermediate_representation import Graph
-from edgephi.export.openvino.layout import lay_out, pack
+from edgephi.export.openvino.layout import lay_out
+from edgephi.export.openvino.model_file import ModelFile, Tensors, model_file
 from edgephi.export.openvino.tokenizer import tokenizer_files
 from edgephi.export.openvino.weights import ArtifactWeights
-from edgephi.export.stream.one_pass import StreamReport, stream_tensors
-from edgephi.export.stream.packed_tensor import PackedTensor, Region, align
+from edgephi.export.stream.one_pass import StreamReport
 from edgephi.quantize.tensor_plan import TensorPlans
 from edgephi.steps import Step, silent
 
@@ -37,18 +45,33 @@ from edgephi.steps import Step, silent
 _MODEL_TYPE = "phi3"
 _CACHE_OPTIONS = {"KV_CACHE_PRECISION": "f16"}
 # Left alone, a CPU with VNNI makes the activations of matrix products int8.
-_FLOAT_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+FLOAT_OPTIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
-def _graph(
+def _models(
     sources: Mapping[ModelTensor, tuple[Source, ...]],
     architecture: Architecture,
     plans: TensorPlans,
     context: int,
-) -> tuple[dict[ModelTensor, PackedTensor], Graph, int]:
-    tensors, end = lay_out(sources, architecture, plans)
-    literals_at = align(end)
-    return tensors, build_graph(architecture, tensors, context, literals_at=literals_at), literals_at
+) -> tuple[ModelFile, ...]:
+    """The models of an artifact, the largest first."""
+
+    def decoder(tensors: Tensors, literals_at: int) -> Graph:
+        return build_graph(architecture, tensors, context, literals_at=literals_at)
+
+    def embeddings(tensors: Tensors, literals_at: int) -> Graph:
+        return build_embeddings_graph(tensors, literals_at=literals_at)
+
+    if architecture.image_encoder is None:
+        return (model_file(GRAPH_FILE, *lay_out(sources, architecture, plans), decoder),)
+    embedding = {EMBEDDING: sources[EMBEDDING]}
+    rest = dict(sources)
+    if not architecture.tied_embeddings:
+        del rest[EMBEDDING]
+    return (
+        model_file(LANGUAGE_GRAPH_FILE, *lay_out(rest, architecture, plans), decoder),
+        model_file(TEXT_EMBEDDINGS_GRAPH_FILE, *lay_out(embedding, architecture, plans), embeddings),
+    )
 
 
 def footprint(target: Target) -> Footprint:
@@ -75,10 +98,9 @@ def artifact_bytes(
     target: Target,  # noqa: ARG001 - no kernel option changes the size
     context: int,
 ) -> int:
-    """Size of the data file, known before a byte of the checkpoint is."""
+    """Size of the data files, known before a byte of the checkpoint is."""
     nothing = dict.fromkeys(architecture.tensor_shapes(), ())
-    _, graph, literals_at = _graph(nothing, architecture, plans, context)
-    return literals_at + len(graph.literals)
+    return sum(model.size for model in _models(nothing, architecture, plans, context))
 
 
 def write_artifact(
@@ -91,25 +113,18 @@ def write_artifact(
     step: Step = silent,
 ) -> StreamReport:
     """Write graph, data and configuration of `checkpoint` into `folder`, in one pass over the weights."""
-    check_expert_kernels(checkpoint.architecture, plans, step=step)
-    tensors, graph, literals_at = _graph(checkpoint.sources, checkpoint.architecture, plans, context)
-    literals = np.frombuffer(bytes(graph.literals), np.uint8)
-    with (folder / DATA_FILE).open("wb") as file:
-        report = stream_tensors(
-            checkpoint.shards,
-            tensors.values(),
-            pack,
-            file,
-            changes=checkpoint.changes,
-            lookup_tables=[(Region(literals_at, literals.nbytes), literals)],
-            step=step,
-        )
+    architecture = checkpoint.architecture
+    check_expert_kernels(architecture, plans, step=step)
     # Rounded activations send tokens to other experts: KL 5e-2 on a tiny random model. The experts' kernel
     # never rounds them, so that little would be gained.
-    has_experts = isinstance(checkpoint.architecture.feed_forward, MixtureOfExperts)
+    has_experts = isinstance(architecture.feed_forward, MixtureOfExperts)
     is_float = target.kernels.accuracy_level == 0 or has_experts
-    options = _CACHE_OPTIONS | (_FLOAT_OPTIONS if is_float else {})
-    (folder / GRAPH_FILE).write_bytes(graph.xml({"runtime_options": options}))
+    options = _CACHE_OPTIONS | (FLOAT_OPTIONS if is_float else {})
+    largest, *others = _models(checkpoint.sources, architecture, plans, context)
+    report = largest.write(folder, checkpoint, options, step=step)
+    for other in others:
+        errors = other.write(folder, checkpoint, options, step=step, hashed=False).errors
+        report = replace(report, errors=(*report.errors, *errors))
     _write_configuration(folder, checkpoint, context)
     return report
 
@@ -131,7 +146,8 @@ def _write_configuration(folder: Path, checkpoint: Checkpoint, context: int) -> 
     checkpoint.copy_tokenizer(folder)
     # The engine prefers this one to what the tokenizer's own configuration says.
     (folder / "chat_template.jinja").write_text(tokenizer.chat.template)
-    _write_config(checkpoint, folder / "config.json")
+    if architecture.image_encoder is None:  # else that has its own part in it
+        _write_config(checkpoint, folder / CONFIG_FILE)
     generation = {
         "bos_token_id": architecture.bos_token_id,
         "do_sample": False,

@@ -24,6 +24,8 @@ from edgephi.export.tensor_names import node_name, tensor_name
 TOTAL_LENGTH = "total_length"
 """The layer whose value decides about LongRoPE's factors: the number of tokens up to the last new one."""
 
+_EMBEDDINGS = "inputs_embeds"  # as `VLMPipeline` and paged attention call them
+
 
 @dataclass(frozen=True)
 class _Sequence:
@@ -43,22 +45,28 @@ def build_graph(
     *,
     literals_at: int,
 ) -> Graph:
-    """The decoder for `context` tokens; its weights are the regions of `tensors`."""
+    """The decoder for `context` tokens; its weights are the regions of `tensors`.
+
+    Where images may stand between its tokens, it is given embeddings in the place of ids.
+    """
     graph = Graph("phi3", literals_at=literals_at)
     operators = Operators(graph, tensors)
-    input_ids = graph.parameter("input_ids", "i64", (UNKNOWN, UNKNOWN))
+    if architecture.image_encoder is None:
+        given = graph.parameter("input_ids", "i64", (UNKNOWN, UNKNOWN))
+    else:
+        given = graph.parameter(_EMBEDDINGS, "f32", (UNKNOWN, UNKNOWN, architecture.hidden_size))
     attention_mask = graph.parameter("attention_mask", "i64", (UNKNOWN, UNKNOWN))
     position_ids = graph.parameter("position_ids", "i64", (UNKNOWN, UNKNOWN))
     beam_idx = graph.parameter("beam_idx", "i32", (UNKNOWN,))
     cosines, sines = _rotation(operators, architecture, context, position_ids)
     sequence = _Sequence(
-        batch=operators.dimension(input_ids, 0),
+        batch=operators.dimension(given, 0),
         beam_idx=beam_idx,
-        masks=attention_masks(operators, architecture.attention, context, input_ids, attention_mask),
+        masks=attention_masks(operators, architecture.attention, context, given, attention_mask),
         cosines=cosines,
         sines=sines,
     )
-    hidden = operators.embedding(EMBEDDING, input_ids)  # [B, L, H]
+    hidden = given if architecture.image_encoder else operators.embedding(EMBEDDING, given)  # [B, L, H]
     hidden = _scaled(operators, architecture.embedding_multiplier, hidden, sequence.masks, attention_mask)
     for layer in range(architecture.layers):
         normed = _norm(operators, architecture.norm, ModelTensor(Role.ATTENTION_NORM, layer), hidden)
@@ -68,6 +76,14 @@ def build_graph(
         hidden = operators.add(hidden, add_feed_forward(operators, architecture.feed_forward, layer, normed))
     normed = _norm(operators, architecture.norm, FINAL_NORM, hidden)
     graph.result("logits", _logits(operators, architecture, normed))  # [B, L, vocabulary]
+    return graph
+
+
+def build_embeddings_graph(tensors: Mapping[ModelTensor, PackedTensor], *, literals_at: int) -> Graph:
+    """Token ids, i64 [B, L], to what the decoder is given in the place of ids, f32 [B, L, H]."""
+    graph = Graph("text_embeddings", literals_at=literals_at)
+    ids = graph.parameter("input", "i64", (UNKNOWN, UNKNOWN))
+    graph.result(_EMBEDDINGS, Operators(graph, tensors).embedding(EMBEDDING, ids))
     return graph
 
 

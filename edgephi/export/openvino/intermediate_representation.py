@@ -55,6 +55,7 @@ class _Layer:
     outputs: tuple[Value, ...]
     data: dict[str, str]
     attributes: dict[str, str] = field(default_factory=dict)
+    mark: str = ""
 
 
 class Graph:
@@ -122,8 +123,12 @@ class Graph:
         version: str = "opset1",
         name: str = "",
         data: dict[str, str] | None = None,
+        mark: str = "",
     ) -> tuple[Value, ...]:
-        """Add a layer; returns its outputs. `data` are the operator's attributes, as the XML writes them."""
+        """Add a layer; returns its outputs. `data` are the operator's attributes, as the XML writes them.
+
+        A `mark` is what OpenVINO's own transformations leave at a layer for its plugins.
+        """
         number = len(self._layers)
         inputs = tuple(inputs)
         values = tuple(
@@ -134,7 +139,7 @@ class Graph:
         if name in self._names:
             raise AssertionError(f"two layers are called {name}")
         self._names.add(name)
-        self._layers.append(_Layer(name, kind, version, inputs, values, data or {}))
+        self._layers.append(_Layer(name, kind, version, inputs, values, data or {}, mark=mark))
         return values
 
     def xml(self, runtime_information: dict[str, str | dict[str, str]] | None = None) -> bytes:
@@ -158,6 +163,9 @@ class Graph:
         element = ElementTree.Element("layer", {**attributes, **layer.attributes})
         if layer.data:
             ElementTree.SubElement(element, "data", layer.data)
+        if layer.mark:
+            marks = ElementTree.SubElement(element, "rt_info")
+            ElementTree.SubElement(marks, "attribute", name=layer.mark, version="0")
         for side, values in (("input", layer.inputs), ("output", layer.outputs)):
             if not values:
                 continue

@@ -10,15 +10,15 @@ import numpy as np
 from tests.export.oracle import Floats
 
 
-def weights_of(folder: Path) -> dict[str, Floats]:
-    """The weights of the artifact in `folder`, float32, under the checkpoint\'s names."""
+def weights_of(folder: Path, graph_file: str = "openvino_model.xml") -> dict[str, Floats]:
+    """The weights of one graph of the artifact in `folder`, float32, under the checkpoint's names."""
     import openvino
     from openvino import opset14
 
     core = openvino.Core()
     constants = {
         node.get_friendly_name(): node
-        for node in core.read_model(folder / "openvino_model.xml").get_ordered_ops()
+        for node in core.read_model(folder / graph_file).get_ordered_ops()
         if node.get_type_name() == "Constant"
     }
 
@@ -36,7 +36,10 @@ def weights_of(folder: Path) -> dict[str, Floats]:
             codes, scales = numbers(name), numbers(f"{label}/scales")
             groups = (codes - numbers(f"{label}/{middle}")) * scales
             weights[label] = groups.reshape(*codes.shape[:-2], -1)
-        elif name.endswith((".weight", ".bias")):
+        elif part == "numbers":
+            assert node.get_element_type() == openvino.Type.f16
+            weights[label] = numbers(name)
+        elif name.endswith((".weight", ".bias", ".class_embedding")):
             assert node.get_element_type() == openvino.Type.f32
             weights[name] = numbers(name)
     return weights

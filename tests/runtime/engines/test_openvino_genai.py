@@ -255,7 +255,7 @@ class TestInt8Cache(CacheBehaviour):
         return opened
 
 
-def _no_paged_decoder(*_: Any) -> Any:
+def _no_paged_decoder(*_: Any, **__: Any) -> Any:
     raise openvino_decoder._NotPagedError
 
 

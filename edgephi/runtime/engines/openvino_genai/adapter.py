@@ -21,21 +21,28 @@ from edgephi.bundle.switched_adapter import AdapterFiles
 from edgephi.chat.template import ChatTemplate
 from edgephi.commands import edgephi_command, install_command
 from edgephi.engines.facts.packages import installed_version
-from edgephi.engines.openvino_genai import FACTS, GRAPH_FILE
+from edgephi.engines.openvino_genai import (
+    FACTS,
+    GRAPH_FILE,
+    LANGUAGE_GRAPH_FILE,
+    TEXT_EMBEDDINGS_GRAPH_FILE,
+)
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
-from edgephi.runtime.engines.errors import cannot_import, opening_adapter, translated
+from edgephi.runtime.engines.errors import cannot_import, opening_adapter
 from edgephi.runtime.engines.openvino_genai.adapter_file import changed_matrices, read_factors
-from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_decoder
+from edgephi.runtime.engines.openvino_genai.decoder import Decoder, DecoderCache, open_core, open_decoder
+from edgephi.runtime.engines.openvino_genai.embeddings import Embeddings
+from edgephi.runtime.engines.openvino_genai.errors import one_line, translated
+from edgephi.runtime.engines.openvino_genai.image_encoder import OpenvinoTileEncoder
 from edgephi.runtime.engines.openvino_genai.low_rank import Factors
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.images.rows import ImageRows
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -51,7 +58,7 @@ def provider_problem(provider: str) -> str | None:
     except ModuleNotFoundError:
         return None  # what to install is for `open_engine` to say
     except ImportError as cause:
-        return f"the engine cannot be loaded: {_one_line(cause)}"
+        return f"the engine cannot be loaded: {one_line(cause)}"
     devices = openvino.Core().available_devices
     if any(device.partition(".")[0] == provider.upper() for device in devices):
         return None
@@ -119,12 +126,21 @@ class OpenvinoEngine:
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
         self._long_above = manifest.limits.whole_prefill_above
         self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
-        with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
+        device, images = provider.upper(), manifest.model.images
+        with translated(f"{artifact}: expected a model that {NAME} {version} can read"):
+            embed = None
+            if images is not None:
+                core = open_core(engine, device)
+                self.image_rows = ImageRows(images.hidden_size, context)
+                self.tile_encoder = OpenvinoTileEncoder(engine, core, artifact, device, images)
+                words = artifact / TEXT_EMBEDDINGS_GRAPH_FILE
+                embed = Embeddings(engine, core, words, device, self.image_rows)
             self._decoder = open_decoder(
                 engine,
-                artifact / GRAPH_FILE,
-                device=provider.upper(),
+                artifact / (GRAPH_FILE if images is None else LANGUAGE_GRAPH_FILE),
+                device=device,
                 adapted=_changed_by(adapters),
+                embed=embed,
             )
         self.told_factors = self._decoder.is_told_length
         self._factors = {"": self._decoder.branches.factors({})}
@@ -160,12 +176,12 @@ class OpenvinoEngine:
         if total > self._limit:
             raise too_many(total, self._limit)
         factors = self._factors_of(adapter)
-        with _translated(f"expected a KV cache for {total} tokens"):
+        with translated(f"expected a KV cache for {total} tokens"):
             cache = self._decoder.open_cache(total, factors)
         with contextlib.closing(cache):
             for start in range(0, total, step):
                 piece = token_ids[start : start + step]
-                with _translated(f"expected to compute {len(piece)} tokens"):
+                with translated(f"expected to compute {len(piece)} tokens"):
                     block = cache.compute(piece, past=start, total=total, kept=len(piece)).copy()
                 yield block
 
@@ -174,7 +190,7 @@ class OpenvinoEngine:
         if capacity > self._limit:
             raise too_many(capacity, self._limit)
         factors = self._factors_of(adapter)
-        with _translated(f"expected a KV cache for {capacity} tokens"):
+        with translated(f"expected a KV cache for {capacity} tokens"):
             cache = self._decoder.open_cache(capacity, factors)
         tokens = FACTS.provider(self.provider).prefill.tokens
         return OpenvinoCache(self._decoder, cache, capacity, piece_tokens=tokens, long_above=self._long_above)
@@ -187,7 +203,7 @@ class OpenvinoEngine:
         """What the decoder computes with for an adapter, which is read when it is first asked for."""
         if adapter not in self._factors:
             file = self._adapter_files.file(adapter)
-            with opening_adapter(file, _translated):
+            with opening_adapter(file, translated):
                 self._factors[adapter] = self._decoder.branches.factors(read_factors(file))
         return self._factors[adapter]
 
@@ -218,11 +234,11 @@ class OpenvinoCache(SequenceCache):
         total = past + len(tokens)
         if self._long and self._long_above is not None:
             total = max(total, self._long_above + 1)
-        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+        with translated(f"expected to compute {len(tokens)} tokens after {past}"):
             self._last = self._cache.compute(tokens, past=past, total=total)[-1].copy()
 
     def _keep(self, count: int) -> int:
-        with _translated(f"expected to keep {count} tokens"):
+        with translated(f"expected to keep {count} tokens"):
             self._cache.keep(count)
         return count
 
@@ -231,7 +247,7 @@ class OpenvinoCache(SequenceCache):
         return self._last
 
     def _copy(self) -> OpenvinoCache:
-        with _translated("expected to copy a KV cache"):
+        with translated("expected to copy a KV cache"):
             cache = self._cache.copy()
         return OpenvinoCache(
             self._decoder,
@@ -272,14 +288,3 @@ def _import_engine() -> Any:
     finally:
         if blocked:
             del sys.modules[converter]
-
-
-def _translated(doing: str) -> contextlib.AbstractContextManager[None]:
-    return translated(doing, one_line=_one_line)
-
-
-def _one_line(cause: BaseException) -> str:
-    """The message without OpenVINO's chain of source files in front of it."""
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("Exception from", "Check '"))] or lines
-    return " ".join(lines) or type(cause).__name__

@@ -18,7 +18,7 @@ import contextlib
 import importlib
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,16 +32,19 @@ from edgephi.runtime.engines.openvino_genai.graph_inputs import (
     layers_named,
 )
 from edgephi.runtime.engines.openvino_genai.low_rank import Branches, Factors, add_branches
+from edgephi.runtime.engines.openvino_genai.request import GraphRequest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Milliseconds between two looks at Ctrl-C while several tokens are computed.
-_POLL_MILLISECONDS = 50
 # Tokens at once where every head has a mask of its own. It takes as much memory as their scores do: with 256
 # tokens 600 MB more after 4,096, with 64 no more than the scores that a plan counts, in the same time.
 _SPARSE_PIECE = 64
+
+
+Embed = Callable[[Sequence[int]], "NDArray[np.float32]"]
+"""What a decoder is given in the place of tokens, where images may stand between them: [tokens, hidden]."""
 
 
 class Decoder(Protocol):
@@ -81,21 +84,36 @@ class DecoderCache(Protocol):
         """Give the memory back."""
 
 
-def open_decoder(openvino: Any, file: Path, *, device: str, adapted: frozenset[str] = frozenset()) -> Decoder:
-    """Compile the graph in `file` for one of OpenVINO's devices.
-
-    Those of its matrices whose names are `adapted` get a branch.
-    """
+def open_core(openvino: Any, device: str) -> Any:
+    """OpenVINO itself, set for one of its devices."""
     core = openvino.Core()
     if device == "CPU":
         # Left alone, a CPU that has units for bfloat16 computes in it, and a certificate measured on such a
         # one says little about the others. What rounds activations to int8 on one with VNNI is left on.
         core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return core
+
+
+def open_decoder(
+    openvino: Any,
+    file: Path,
+    *,
+    device: str,
+    adapted: frozenset[str] = frozenset(),
+    embed: Embed | None = None,
+) -> Decoder:
+    """Compile the graph in `file` for one of OpenVINO's devices.
+
+    Those of its matrices whose names are `adapted` get a branch. `embed` is there for a graph that takes
+    embeddings.
+    """
+    core = open_core(openvino, device)
+    if device == "CPU":
         model = core.read_model(file)
         # A graph of somebody else's making may not have the shape that paged attention is made from.
         with contextlib.suppress(_NotPagedError):
-            return _PagedDecoder(openvino, core, model, device, adapted)
-    return _StatefulDecoder(openvino, core, core.read_model(file), device, adapted)
+            return _PagedDecoder(openvino, core, model, device, adapted, embed=embed)
+    return _StatefulDecoder(openvino, core, core.read_model(file), device, adapted, embed=embed)
 
 
 class _NotPagedError(Exception):
@@ -105,7 +123,17 @@ class _NotPagedError(Exception):
 class _PagedDecoder:
     """Keys and values lie in blocks of tokens, one block after the other."""
 
-    def __init__(self, openvino: Any, core: Any, model: Any, device: str, adapted: frozenset[str]) -> None:
+    def __init__(
+        self,
+        openvino: Any,
+        core: Any,
+        model: Any,
+        device: str,
+        adapted: frozenset[str],
+        *,
+        embed: Embed | None = None,
+    ) -> None:
+        self.embed = embed
         self.is_told_length = add_total_length(openvino, model)
         transformations = importlib.import_module("openvino._offline_transformations")
         try:
@@ -122,7 +150,7 @@ class _PagedDecoder:
         check_experts(experts, compiled, device)
         self.devices = tuple(compiled.get_property("EXECUTION_DEVICES"))
         self.openvino = openvino
-        self.request = _Request(openvino, compiled)
+        self.request = GraphRequest(openvino, compiled)
         self.inputs = {
             each.get_any_name(): each for each in compiled.inputs if "_cache." in each.get_any_name()
         }
@@ -183,7 +211,7 @@ class _PagedCache:
         count = len(tokens)
         blocks = -(-(past + count) // self._decoder.block)
         inputs: dict[str, NDArray[Any]] = {
-            "input_ids": np.array(tokens, np.int64),
+            **_given(self._decoder.embed, tokens),
             "position_ids": np.arange(past, past + count, dtype=np.int64),
             "past_lens": np.array([past], np.int32),
             "subsequence_begins": np.array([0, count], np.int32),
@@ -225,7 +253,17 @@ class _PagedCache:
 class _StatefulDecoder:
     """Keys and values are the state of a request, which grows with every call."""
 
-    def __init__(self, openvino: Any, core: Any, model: Any, device: str, adapted: frozenset[str]) -> None:
+    def __init__(
+        self,
+        openvino: Any,
+        core: Any,
+        model: Any,
+        device: str,
+        adapted: frozenset[str],
+        *,
+        embed: Embed | None = None,
+    ) -> None:
+        self.embed = embed
         self.is_told_length = add_total_length(openvino, model)
         add_kept(openvino, model, axis=1)  # hidden states are [batch, tokens, hidden]
         self.branches = add_branches(openvino, model, adapted)
@@ -249,7 +287,7 @@ class _StatefulCache:
         self._decoder = decoder
         self._factors = factors
         self._filled = 0  # tokens
-        self._request = _Request(decoder.openvino, decoder.compiled)
+        self._request = GraphRequest(decoder.openvino, decoder.compiled)
         self._request.set_factors(factors)
 
     def compute(self, tokens: Sequence[int], *, past: int, total: int, kept: int = 1) -> NDArray[np.float32]:
@@ -274,8 +312,9 @@ class _StatefulCache:
         import numpy as np
 
         count = len(tokens)
+        given = _given(self._decoder.embed, tokens)
         inputs: dict[str, NDArray[Any]] = {
-            "input_ids": np.array([tokens], np.int64),
+            **{name: value[None] for name, value in given.items()},
             "attention_mask": np.ones((1, past + count), np.int64),
             "position_ids": np.arange(past, past + count, dtype=np.int64)[None],
             "beam_idx": np.zeros(1, np.int32),
@@ -316,46 +355,8 @@ class _StatefulCache:
         return self._decoder.openvino.Tensor(np.ascontiguousarray(tensor.data[:, :, :count]))
 
 
-class _Request:
-    """A request of a compiled graph whose inputs stay bound: to bind one costs more than to write into it."""
+def _given(embed: Embed | None, tokens: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """The input of a graph that says which tokens are new, [tokens] or [tokens, hidden]."""
+    import numpy as np
 
-    def __init__(self, openvino: Any, compiled: Any) -> None:
-        self._openvino = openvino
-        self._names = frozenset(each.get_any_name() for each in compiled.inputs)
-        self._bound: dict[str, NDArray[Any]] = {}
-        self.infer_request = compiled.create_infer_request()
-
-    def set_factors(self, factors: Factors) -> None:
-        """Compute with these from now on."""
-        for name, tensor in factors.items():
-            self.infer_request.set_tensor(name, tensor)
-
-    def run(self, inputs: Mapping[str, NDArray[Any]], *, at_once: bool) -> Any:
-        """Compute with those of `inputs` that the graph has; returns the logits, valid until the next call.
-
-        With `at_once` Ctrl-C waits until it is done.
-        """
-        for name, value in inputs.items():
-            bound = self._bound.get(name)
-            if bound is not None and bound.shape == value.shape:
-                bound[...] = value
-            elif name in self._names:
-                self._bound[name] = value
-                tensor = self._openvino.Tensor(value, shared_memory=True)
-                self.infer_request.set_tensor(name, tensor)
-        if at_once:
-            self.infer_request.infer(share_outputs=True)
-        else:
-            self._wait()
-        return self.infer_request.get_output_tensor().data
-
-    def _wait(self) -> None:
-        try:
-            self.infer_request.start_async()  # Ctrl-C may come as soon as it has begun
-            while not self.infer_request.wait_for(_POLL_MILLISECONDS):
-                pass
-        except BaseException:
-            self.infer_request.cancel()
-            with contextlib.suppress(RuntimeError):  # it says that it was cancelled
-                self.infer_request.wait()
-            raise
+    return {"input_ids": np.array(tokens, np.int64)} if embed is None else {"inputs_embeds": embed(tokens)}

@@ -89,7 +89,7 @@ def opened(bundle: Path, artifact: Path, *, paged: bool = True) -> OpenvinoEngin
     return engine
 
 
-def _no_paged_decoder(*_: Any) -> Any:
+def _no_paged_decoder(*_: Any, **__: Any) -> Any:
     raise openvino_decoder._NotPagedError
 
 

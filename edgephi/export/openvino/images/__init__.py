@@ -1,0 +1,1 @@
+"""The image encoder of a model that sees, as OpenVINO's graphs."""
