@@ -9,6 +9,10 @@ DATA_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 
+# Of a model that sees. mlx-lm reads neither: it opens the decoder alone, for texts.
+IMAGE_ENCODER_FILE = "image_encoder.safetensors"
+IMAGE_ENCODER_CONFIG_FILE = "image_encoder.json"
+
 _PACKAGE, _EXTRA = "mlx-lm", "mlx"
 _COMMON = Footprint(
     # Python, MLX and the tokenizer: 67 MB measured on a CPU with a vocabulary of 32,000, 128 with 200,000.

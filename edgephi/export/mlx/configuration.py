@@ -1,12 +1,16 @@
 """The MLX artifact's configurations: `config.json` for mlx-lm, `tokenizer_config.json` for transformers."""
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from edgephi.checkpoint.architecture import Architecture
+from edgephi.checkpoint.roles import ModelTensor
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.declared.target import Kernels
 from edgephi.export.mlx.model_keys import model_keys
 from edgephi.export.mlx.parts import parts_of
+from edgephi.export.tensor_names import WEIGHT_SUFFIX
+from edgephi.quantize.scheme import Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 
@@ -57,14 +61,29 @@ def tokenizer_config(architecture: Architecture, tokenizer: TokenizerFacts, cont
     }
 
 
+def quantization_block(
+    schemes: Mapping[ModelTensor, Scheme], most: Scheme, modules_of: Callable[[ModelTensor], Iterable[str]]
+) -> dict[str, Any]:
+    """The block that says how to read the codes: the scheme of most, and each module that has another."""
+    block: dict[str, Any] = {"group_size": most.group_size, "bits": most.bits, "mode": "affine"}
+    for tensor, scheme in schemes.items():
+        if (scheme.bits, scheme.group_size) != (most.bits, most.group_size):
+            own = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": "affine"}
+            block |= dict.fromkeys(modules_of(tensor), own)
+    return block
+
+
 def _quantization(architecture: Architecture, plans: TensorPlans) -> dict[str, Any]:
-    """The block that says how to read the codes: the layers' scheme, and each module that has another."""
+    """The block of a decoder, of which most is in its layers."""
     schemes, shapes = quantised_tensors(plans), architecture.tensor_shapes()
     layers = next(scheme for tensor, scheme in schemes.items() if tensor.layer is not None)
-    block: dict[str, Any] = {"group_size": layers.group_size, "bits": layers.bits, "mode": "affine"}
-    for tensor, scheme in schemes.items():
-        if (scheme.bits, scheme.group_size) != (layers.bits, layers.group_size):
-            own = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": "affine"}
-            names = parts_of(tensor, shapes[tensor], architecture).shapes
-            block |= {name.removesuffix(".weight"): own for name in names}
-    return block
+
+    def modules_of(tensor: ModelTensor) -> list[str]:
+        return [module_name(name) for name in parts_of(tensor, shapes[tensor], architecture).shapes]
+
+    return quantization_block(schemes, layers, modules_of)
+
+
+def module_name(name: str) -> str:
+    """The module that has a tensor of a file as its weight."""
+    return name.removesuffix(WEIGHT_SUFFIX)

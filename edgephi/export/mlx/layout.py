@@ -63,11 +63,21 @@ def lay_out(
     """
     shapes = architecture.tensor_shapes()
     floats = float_type(kernels)
+    stored = {each: (parts_of(each, shapes[each], architecture), floats) for each in sources}
+    return lay_out_parts(stored, sources, shapes, plans)
+
+
+def lay_out_parts(
+    stored: Mapping[ModelTensor, tuple[TensorParts, np.dtype[Any]]],
+    sources: Mapping[ModelTensor, tuple[Source, ...]],
+    shapes: Mapping[ModelTensor, tuple[int, ...]],
+    plans: TensorPlans,
+) -> MlxLayout:
+    """Give every tensor its place, in the order of `stored`: what it is in the file, and of which floats."""
     entries: dict[str, Mapping[str, Any]] = {}
     sizes: dict[ModelTensor, list[int]] = {}
-    parts = {each: parts_of(each, shapes[each], architecture) for each in sources}
     offset = 0  # from the end of the header, as the format counts
-    for each, own in parts.items():
+    for each, (own, floats) in stored.items():
         sizes[each] = []
         for region in _regions(own, plans[each].scheme, floats):
             begin = offset
@@ -78,7 +88,7 @@ def lay_out(
     header = safetensors_file.header(entries, made_for="mlx", alignment=_HEADER_ALIGNMENT)
     tensors = []
     position = len(header)
-    for each, own in parts.items():
+    for each, (own, floats) in stored.items():
         regions = place(position, sizes[each], alignment=1)
         rows = own.in_file_order(sources[each], plans[each])
         tensors.append(PackedTensor(tensor_name(each), shapes[each], plans[each], regions, floats.type, rows))

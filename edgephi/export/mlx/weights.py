@@ -1,6 +1,7 @@
 """Read the weights of an MLX artifact back, a few rows at a time."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ class ArtifactWeights:
     def __init__(self, folder: Path, architecture: Architecture) -> None:
         self.architecture = architecture
         self._shapes = architecture.tensor_shapes()
-        self._entries = {entry.name: entry for entry in read_header(folder / DATA_FILE).entries}
-        self._quantization = json.loads((folder / CONFIG_FILE).read_bytes())["quantization"]
+        quantization = json.loads((folder / CONFIG_FILE).read_bytes())["quantization"]
+        self._stored = FileTensors(folder / DATA_FILE, quantization)
 
     def rows(self, tensor: ModelTensor, start: int, stop: int) -> NDArray[np.float32]:
         """Rows `start` to `stop` of a matrix, float32 [stop - start, columns], or that part of a vector."""
@@ -36,11 +37,19 @@ class ArtifactWeights:
         for source in parts_of(tensor, self._shapes[tensor], self.architecture).rows:
             rows, _ = source.within(start, stop)
             if rows:
-                found.append(self._stored_rows(source.tensor, rows.start, rows.stop))
+                found.append(self._stored.rows(source.tensor, rows.start, rows.stop))
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows of a tensor of the file, of a stack's matrices numbered through."""
+
+class FileTensors:
+    """The tensors of a file, of which `quantization` says how codes are to be read, as mlx-lm has it."""
+
+    def __init__(self, file: Path, quantization: Mapping[str, Any]) -> None:
+        self._entries = {entry.name: entry for entry in read_header(file).entries}
+        self._quantization = quantization
+
+    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of a tensor, float32; of a stack's matrices they are numbered through."""
         prefix = name.removesuffix(".weight")
         stored = self._read(name, start, stop)
         if f"{prefix}.scales" not in self._entries:

@@ -17,10 +17,13 @@ from edgephi.chat.template import ChatTemplate
 from edgephi.engines.facts.packages import installed_version
 from edgephi.engines.mlx_lm import FACTS
 from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
-from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter, translated
+from edgephi.runtime.engines.errors import cannot_import, one_line, opening_adapter
+from edgephi.runtime.engines.mlx_lm.errors import translated
+from edgephi.runtime.engines.mlx_lm.image_encoder import MlxTileEncoder
 from edgephi.runtime.engines.mlx_lm.model import load_model, with_adapter
 from edgephi.runtime.engines.mlx_lm.package import engine_module
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.images.rows import ImageRows, has_images
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from edgephi.runtime.images.rows import ImageRows
 
 NAME = FACTS.name
 
@@ -113,10 +114,14 @@ class MlxEngine:
         self._caches = caches
         self._artifact = artifact
         self._template = ChatTemplate(manifest.chat.template, manifest.chat.variables)
-        with _translated(f"{artifact}: expected a model that {NAME} {version} can read"):
+        with translated(f"{artifact}: expected a model that {NAME} {version} can read"):
             self._tokenizer = CheckpointTokenizer(artifact / TOKENIZER_FILE)
             with mlx.core.stream(self._device):
                 self._models = {"": load_model(artifact, provider)}
+        images = manifest.model.images
+        if images is not None:
+            self.image_rows = ImageRows(images.hidden_size, context)
+            self.tile_encoder = MlxTileEncoder(artifact, provider, self._device)
         if provider == "metal":
             # As mlx-lm does: weights that are to be read for every token are not paged out.
             mlx.core.set_wired_limit(mlx.core.device_info()["max_recommended_working_set_size"])
@@ -144,9 +149,9 @@ class MlxEngine:
         mx, model = self.mx, self.model(adapter)
         layers = self.empty_layers()
         for start in range(0, len(token_ids), step):
-            with _translated("expected logits"), self.computing():
-                piece = mx.array([list(token_ids[start : start + step])])
-                block = model(piece, cache=layers)[0].astype(mx.float32)
+            with translated("expected logits"), self.computing():
+                hidden = self.hidden_states(model, token_ids[start : start + step], layers)
+                block = model.head(hidden)[0].astype(mx.float32)
                 array = np.array(block)  # (step, vocabulary)
             yield array
 
@@ -160,7 +165,7 @@ class MlxEngine:
         """The model with an adapter, or without one: all of them have the same weights."""
         if adapter not in self._models:
             file = self._adapter_files.file(adapter)
-            with opening_adapter(file, _translated), self.computing():
+            with opening_adapter(file, translated), self.computing():
                 self._models[adapter] = with_adapter(self._models[""], file, self._artifact, self.provider)
         return self._models[adapter]
 
@@ -174,12 +179,23 @@ class MlxEngine:
         stream: contextlib.AbstractContextManager[Any] = self.mx.stream(self._device)
         return stream
 
-    def last_logits(self, model: Any, tokens: Any, layers: list[Any]) -> Any:
-        """Logits after the last of `tokens` [count], [1, vocabulary]. Nothing is computed yet.
+    def hidden_states(self, model: Any, tokens: Sequence[int], layers: list[Any]) -> Any:
+        """What the last layer makes of tokens, [1, tokens, hidden]. Nothing is computed yet.
 
-        `layers` take the keys and values. The head is not asked about the other tokens.
+        `layers` take the keys and values. Tokens below 0 are parts of images.
         """
-        return model.head(model.model(tokens[None], layers)[:, -1, :])
+        mx, rows = self.mx, self.image_rows
+        ids = mx.array([list(tokens)])
+        if rows is None or not has_images(tokens):
+            return model.model(ids, layers)
+        import numpy as np
+
+        seen = np.array(tokens) < 0
+        images = np.zeros((len(tokens), rows.hidden_size), np.float32)
+        images[seen] = rows.take([token for token in tokens if token < 0])
+        words = model.model.embed_tokens(mx.maximum(ids, 0))
+        embedded = mx.where(mx.array(seen)[None, :, None], mx.array(images)[None].astype(words.dtype), words)
+        return model.hidden_states(embedded, layers)
 
 
 class MlxCache(SequenceCache):
@@ -205,9 +221,11 @@ class MlxCache(SequenceCache):
         self._check_logits()
         step = self._step
         assert step is not None  # noqa: S101 - for the type checker
-        with _translated("expected a next token"):
+        with translated("expected a next token"):
             if self.begins_ahead and self._next is None and len(self._tokens) < self.capacity:
-                following = self._begin(step.most_likely)
+                with self._engine.computing():
+                    hidden = self._model.model(step.most_likely[None], self._layers)
+                following = self._begin(hidden)
                 self._next = int(step.most_likely.item()), following
             return self._next[0] if self._next else int(step.most_likely.item())
 
@@ -217,21 +235,26 @@ class MlxCache(SequenceCache):
         if begun is not None and [begun[0]] == tokens:
             self._step = begun[1]
             return
-        with _translated(f"expected to compute {len(tokens)} tokens after {past}"):
+        with translated(f"expected to compute {len(tokens)} tokens after {past}"):
             self._keep(past)
-            self._step = self._begin(mx.array(tokens))
+            with self._engine.computing():
+                hidden = self._engine.hidden_states(self._model, tokens, self._layers)
+            self._step = self._begin(hidden)
             if len(tokens) > 1:
                 mx.eval([layer.state for layer in self._layers])
             if len(tokens) > 1 or past % _TOKENS_BETWEEN_CLEANING == 0:
                 mx.clear_cache()
 
-    def _begin(self, tokens: Any) -> _Step:
-        """Begin to compute `tokens`, [count]. What comes after more than one waits until it is asked for."""
+    def _begin(self, hidden: Any) -> _Step:
+        """Begin to compute what comes after the last of hidden states, [1, tokens, hidden].
+
+        What comes after more than one waits until it is asked for.
+        """
         mx = self._engine.mx
         with self._engine.computing():
-            logits = self._engine.last_logits(self._model, tokens, self._layers)
+            logits = self._model.head(hidden[:, -1, :])
             step = _Step(logits, mx.argmax(logits, axis=-1))
-            if tokens.size == 1:
+            if hidden.shape[1] == 1:
                 mx.async_eval(step.most_likely)
         return step
 
@@ -245,7 +268,7 @@ class MlxCache(SequenceCache):
         import numpy as np
 
         assert self._step is not None  # noqa: S101 - for the type checker
-        with _translated("expected logits"), self._engine.computing():
+        with translated("expected logits"), self._engine.computing():
             logits: NDArray[np.float32] = np.array(self._step.logits[0].astype(self._engine.mx.float32))
         return logits
 
@@ -269,8 +292,3 @@ class _Step(NamedTuple):
 
     logits: Any
     most_likely: Any
-
-
-def _translated(doing: str) -> contextlib.AbstractContextManager[None]:
-    # What a file leads mlx-lm into may be any exception, a KeyError too.
-    return translated(doing, kinds=(Exception,))
