@@ -34,15 +34,20 @@ def check_gate(certificate: Certificate, gate: QualityGate, *, deviates: bool = 
     """
     if certificate.end_to_end is None:
         return
-    largest = {
-        "export error": (None if deviates else certificate.export_error, gate.export_error_kl),
-        "quantisation loss": (certificate.quantisation_loss, gate.quantisation_loss_kl),
-        "end to end": (certificate.end_to_end, gate.end_to_end_kl),
+    limits = {
+        "export error": gate.export_error_kl,
+        "quantisation loss": gate.quantisation_loss_kl,
+        "end to end": gate.end_to_end_kl,
     }
-    for name, (measured, limit) in largest.items():
-        if measured is not None and measured.kl_mean > limit:
+    for context, measured in (("", certificate), (" with images", certificate.images)):
+        if measured is None:
+            continue
+        found = (measured.export_error, measured.quantisation_loss, measured.end_to_end)
+        for (name, limit), each in zip(limits.items(), found, strict=True):
+            if each is None or each.kl_mean <= limit or (deviates and name == "export error"):
+                continue
             raise QualityGateError(
-                f"{name}: mean KL {measured.kl_mean:.3g} is above the recipe's limit {limit:g}",
+                f"{name}{context}: mean KL {each.kl_mean:.3g} is above the recipe's limit {limit:g}",
                 hint=_GATE_HINTS[name],
             )
     if certificate.end_to_end.top1 < gate.end_to_end_top1:

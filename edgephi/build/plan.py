@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgephi.build.device_memory import Memory, idle_bytes, memory_at
-from edgephi.build.image_plans import plan_image_encoder
 from edgephi.build.matrix_names import names_of
+from edgephi.build.seeing.image_plans import plan_image_encoder
 from edgephi.build.tensor_plans import improvable, least_bits_per_weight, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.quality import at_quality

@@ -11,8 +11,9 @@ from edgephi.checkpoint.architecture import (
     MixtureOfExperts,
     RmsNorm,
 )
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
 from edgephi.checkpoint.rotary import RotaryEmbedding
-from edgephi.declared.recipe import ModelType, Shape
+from edgephi.declared.recipe import ImageShape, ModelType, Shape
 
 
 def architecture_of(shape: Shape) -> Architecture:
@@ -21,7 +22,7 @@ def architecture_of(shape: Shape) -> Architecture:
     Its LongRoPE factors are all 1, and its multipliers are those of the published model of this type.
     """
     factors = (1.0,) * (shape.rotary_size // 2) if shape.longrope else None
-    plain = shape.model_type == "phi3"
+    plain = shape.model_type in ("phi3", "phi3_v")
     small = shape.model_type == "phi3small"
     head_size = shape.hidden_size // shape.heads
     return Architecture(
@@ -56,6 +57,27 @@ def architecture_of(shape: Shape) -> Architecture:
         head_bias=shape.model_type == "phimoe",
         embedding_multiplier=10.0 if small else 1.0,
         logits_multiplier=0.125 if small else 1.0,
+        image_encoder=_image_encoder_of(shape),
+    )
+
+
+def _image_encoder_of(shape: Shape) -> ImageEncoder | None:
+    """The encoder of a shape that has one; how colours are scaled matters to no plan."""
+    images = shape.images
+    if images is None:
+        return None
+    return ImageEncoder(
+        tile=images.tile,
+        patch=images.patch,
+        crops=images.crops,
+        hidden_size=images.hidden_size,
+        layers=images.layers - 1,
+        heads=images.heads,
+        width=images.width,
+        epsilon=1e-5,
+        projected_size=shape.hidden_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     )
 
 
@@ -73,7 +95,7 @@ def _sparsity_of(shape: Shape) -> BlockSparsity | None:
 
 def _feed_forward_of(shape: Shape) -> FeedForward:
     match shape.model_type:
-        case "phi3":
+        case "phi3" | "phi3_v":
             return GatedSilu(width=shape.intermediate_size)
         case "phi3small":
             return ClippedGeglu(width=shape.intermediate_size, limit=20.0)
@@ -104,21 +126,36 @@ def shape_of(architecture: Architecture) -> Shape:
         longrope=attention.rotary.long_factor is not None,
         sliding_window=attention.window,
         tied_embeddings=architecture.tied_embeddings,
-        model_type=_declared_type(feed_forward),
+        model_type=_declared_type(architecture),
         experts=0 if experts is None else experts.experts,
         experts_per_token=0 if experts is None else experts.chosen,
         sparse_block=0 if sparsity is None else sparsity.block_size,
         local_blocks=0 if sparsity is None else sparsity.local_blocks,
         vertical_stride=0 if sparsity is None else sparsity.stride,
         dense_every=0 if sparsity is None else sparsity.dense_every,
+        images=_images_of(architecture.image_encoder),
     )
 
 
-def _declared_type(feed_forward: FeedForward) -> ModelType:
+def _images_of(encoder: ImageEncoder | None) -> ImageShape | None:
+    if encoder is None:
+        return None
+    return ImageShape(
+        crops=encoder.crops,
+        tile=encoder.tile,
+        patch=encoder.patch,
+        hidden_size=encoder.hidden_size,
+        layers=encoder.layers + 1,
+        heads=encoder.heads,
+        width=encoder.width,
+    )
+
+
+def _declared_type(architecture: Architecture) -> ModelType:
     """The type of models of these parts: a Llama of them is declared as a Phi-3."""
-    match feed_forward:
+    match architecture.feed_forward:
         case GatedSilu():
-            return "phi3"
+            return "phi3" if architecture.image_encoder is None else "phi3_v"
         case ClippedGeglu():
             return "phi3small"
         case MixtureOfExperts():

@@ -1,14 +1,14 @@
 """The proof: original weights, quantised weights and the engine on the same text, held side by side."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgephi.build.gate import check_gate
+from edgephi.build.measured import ENGINE, LOGIT_BYTES, ORIGINAL, QUANTISED, ROUNDED, divergences
 from edgephi.build.rounded import plainly_rounded
 from edgephi.build.switched_adapters.adapted_weights import AdaptedWeights
 from edgephi.bundle.certificate import GATE_PASSAGES, GATE_TOKENS, Certificate, QualityGate, TextPart
@@ -28,7 +28,7 @@ from edgephi.export.exporter import exporter
 from edgephi.guards.visible import visible
 from edgephi.processes.ask import ask
 from edgephi.reference.comparison.counted_text import CountedText, counted_text, first_counted
-from edgephi.reference.comparison.divergence import TokenDivergences, token_divergences
+from edgephi.reference.comparison.divergence import TokenDivergences
 from edgephi.reference.comparison.summary import gain_over, summary, text_part
 from edgephi.reference.evaluation_text import (
     EVALUATION_TEXT,
@@ -38,7 +38,7 @@ from edgephi.reference.evaluation_text import (
     EvaluationLevel,
     evaluation_passages,
 )
-from edgephi.reference.forward import LOGITS_BLOCK_TOKENS, REFERENCE, final_hidden_states, logits_blocks
+from edgephi.reference.forward import REFERENCE
 from edgephi.reference.passages import TokenPassage
 from edgephi.reference.weights import Weights
 from edgephi.runtime.proof.clear_answer import ClearAnswer
@@ -47,9 +47,6 @@ from edgephi.steps import Step
 
 NOT_ON_PROVIDER = "not run on its provider"
 """The certificate's note when another provider computed the same artifact, because its own is not here."""
-
-_LOGIT_BYTES = 4
-_ENGINE, _ORIGINAL, _QUANTISED, _ROUNDED = "engine", "original", "quantised", "rounded"
 
 
 @dataclass(frozen=True)
@@ -112,13 +109,20 @@ def certify(
     versions = _versions(checkpoint, bundle, manifest, level, adapter)
     with tempfile.TemporaryDirectory(prefix="edgephi-verify-", dir=scratch) as folder:
         engine_logits = Path(folder) / "logits"
-        logits_size = len(text.rows) * checkpoint.architecture.vocabulary_size * _LOGIT_BYTES
+        logits_size = len(text.rows) * checkpoint.architecture.vocabulary_size * LOGIT_BYTES
         with step("verify: engine", logits_size) as done:
             asked = [AskedPassage(passage.ids, first_counted(len(passage.ids))) for passage in passages]
             computed = run_engine(bundle, asked, question, engine_logits, done, adapter=adapter)
-        measured = _measured(passages, text, versions, engine_logits, step)
-    end_to_end, passage = measured[_ORIGINAL, _ENGINE], text.passage
-    loss, rounding = measured.get((_ORIGINAL, _QUANTISED)), measured.get((_ORIGINAL, _ROUNDED))
+        images = None
+        if manifest.model.images is not None and adapter is None:
+            from edgephi.build.seeing.proof import certify_images  # it brings Pillow, which no text needs
+
+            images = certify_images(
+                checkpoint, bundle, manifest, level=level, domain=domain, step=step, scratch=scratch
+            )
+        measured = divergences([passage.ids for passage in passages], text, versions, engine_logits, step)
+    end_to_end, passage = measured[ORIGINAL, ENGINE], text.passage
+    loss, rounding = measured.get((ORIGINAL, QUANTISED)), measured.get((ORIGINAL, ROUNDED))
     certificate = Certificate(
         level=level,
         text=f"{EVALUATION_TEXT} ({domain})",
@@ -128,13 +132,14 @@ def certify(
         engine=computed.engine,
         provider=computed.provider,
         note=_note(manifest, computed, passages, text),
-        export_error=summary(measured[_QUANTISED, _ENGINE], passage) if loss else None,
+        export_error=summary(measured[QUANTISED, ENGINE], passage) if loss else None,
         quantisation_loss=summary(loss, passage) if loss else None,
         end_to_end=summary(end_to_end, passage),
         domains=_parts(end_to_end, text, [passage.domain for passage in passages]),
         languages=_parts(end_to_end, text, [passage.language for passage in passages]),
         plain_rounding=gain_over(rounding, loss, passage) if rounding and loss else None,
         gate=gate,
+        images=images,
     )
     return Proof(certificate, probe_of(question, computed.answer), computed.answer)
 
@@ -186,50 +191,18 @@ def _versions(
     adapter: SwitchedOn | None,
 ) -> dict[str, Weights]:
     """The weights to compare: the original ones and, where the codes are ours, what became of them."""
-    versions: dict[str, Weights] = {_ORIGINAL: CheckpointWeights(checkpoint)}
+    versions: dict[str, Weights] = {ORIGINAL: CheckpointWeights(checkpoint)}
     if manifest.provenance.exporter == OWN_EXPORTER:
         stored = exporter(manifest.target.engine).artifact_weights(
             bundle / ARTIFACT_FOLDER, checkpoint.architecture
         )
-        versions[_QUANTISED] = stored if adapter is None else AdaptedWeights(stored, adapter.factors)
+        versions[QUANTISED] = stored if adapter is None else AdaptedWeights(stored, adapter.factors)
         if adapter is not None:
             return versions
-        rounded = plainly_rounded(versions[_ORIGINAL], manifest) if level == "full" else None
+        rounded = plainly_rounded(versions[ORIGINAL], manifest) if level == "full" else None
         if rounded is not None:
-            versions[_ROUNDED] = rounded
+            versions[ROUNDED] = rounded
     return versions
-
-
-def _measured(
-    passages: Sequence[TokenPassage],
-    text: CountedText,
-    versions: dict[str, Weights],
-    engine_logits: Path,
-    step: Step,
-) -> dict[tuple[str, str], TokenDivergences]:
-    """How far each version is from the original one, and the engine from both, after each counted token."""
-    architecture = versions[_ORIGINAL].architecture
-    # A block's logits take the head, which is about as much work as a layer.
-    block_count = -(-len(text.rows) // LOGITS_BLOCK_TOKENS)
-    with step("verify: reference", len(versions) * (architecture.layers + block_count)) as done:
-        hidden = final_hidden_states(
-            list(versions.values()), [passage.ids for passage in passages], progress=lambda *_: done(1)
-        )
-        blocks = {
-            name: _counted(logits_blocks(weights, states[text.rows]), done)
-            for (name, weights), states in zip(versions.items(), hidden, strict=True)
-        }
-        blocks[_ENGINE] = _read_blocks(engine_logits, len(text.rows), architecture.vocabulary_size)
-        pairs = [(_ORIGINAL, name) for name in blocks if name != _ORIGINAL]
-        if _QUANTISED in blocks:
-            pairs.append((_QUANTISED, _ENGINE))
-        place = {name: number for number, name in enumerate(blocks)}
-        found = token_divergences(
-            zip(*blocks.values(), strict=True),
-            text.following,
-            pairs=[(place[first], place[second]) for first, second in pairs],
-        )
-    return dict(zip(pairs, found, strict=True))
 
 
 def _parts(found: TokenDivergences, text: CountedText, kinds: Sequence[str]) -> dict[str, TextPart]:
@@ -261,7 +234,7 @@ def probe_of(question: Question | None, answer: ClearAnswer | None) -> Probe | N
 
 def logits_bytes(vocabulary_size: int, level: EvaluationLevel) -> int:
     """The most bytes that `certify` puts into its temporary file."""
-    return PASSAGES[level] * PASSAGE_TOKENS[level] * vocabulary_size * _LOGIT_BYTES
+    return PASSAGES[level] * PASSAGE_TOKENS[level] * vocabulary_size * LOGIT_BYTES
 
 
 def run_engine(
@@ -293,20 +266,3 @@ def run_engine(
         hint="free some memory, or build with --verify off and verify on a larger machine",
         done=done,
     )
-
-
-def _counted(
-    blocks: Iterator[NDArray[np.float32]], done: Callable[[int], None]
-) -> Iterator[NDArray[np.float32]]:
-    """The same blocks; `done` is told of each."""
-    for block in blocks:
-        done(1)
-        yield block
-
-
-def _read_blocks(file: Path, tokens: int, vocabulary: int) -> Iterator[NDArray[np.float32]]:
-    """Logits from a file, float32 [tokens, vocabulary], in the reference's blocks."""
-    with file.open("rb") as data:
-        for start in range(0, tokens, LOGITS_BLOCK_TOKENS):
-            size = min(LOGITS_BLOCK_TOKENS, tokens - start)
-            yield np.fromfile(data, np.float32, size * vocabulary).reshape(size, vocabulary)

@@ -82,6 +82,27 @@ class QualityGate:
 
 
 @dataclass(frozen=True)
+class ImageProof:
+    """What was measured with pictures in the context, drawn by edgephi: `pictures` of them.
+
+    `sizes` are their widths and heights in pixels, `image_tokens` what they take together. Error and loss of
+    the encoder are sums of squared differences, over the sum of squares: of what the engine's encoder makes
+    of the pictures from what the reference makes of them with the same weights, and of the latter from the
+    original weights. The divergences are over `tokens` of text behind a picture, as those of a Certificate.
+    """
+
+    pictures: int
+    sizes: tuple[str, ...]
+    image_tokens: int
+    tokens: int
+    encoder_error: float
+    encoder_loss: float
+    export_error: Divergence
+    quantisation_loss: Divergence
+    end_to_end: Divergence
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What was measured when the bundle was sealed. With level "off" there are no numbers.
 
@@ -95,7 +116,7 @@ class Certificate:
     `plain_rounding` is None when it was not measured. `gate` is what the numbers were held against.
 
     `provider` computed the engine's numbers; when it is not the bundle's own, `note` says so. It also says
-    what the text was too short for.
+    what the text was too short for. `images` are about a model that sees.
     """
 
     level: VerifyLevel
@@ -113,6 +134,7 @@ class Certificate:
     languages: dict[str, TextPart] = field(default_factory=dict)
     plain_rounding: PlainRounding | None = None
     gate: QualityGate | None = None
+    images: ImageProof | None = None
 
     @property
     def can_judge(self) -> bool:

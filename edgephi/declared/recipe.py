@@ -38,8 +38,8 @@ Mixture = Literal["medium", "small"]
 nothing. They are as large as its `Q4_K_M` and `Q4_K_S`.
 """
 
-ModelType = Literal["phi3", "phi3small", "phimoe"]
-"""What parts a model has: those of a Phi-3, of a Phi-3-small, or of a Phi-3.5-MoE."""
+ModelType = Literal["phi3", "phi3small", "phimoe", "phi3_v"]
+"""What parts a model has: those of a Phi-3, of a Phi-3-small, of a Phi-3.5-MoE, or of a Phi-3-vision."""
 
 FOLDER = "recipes"
 DEFAULT = "default"
@@ -49,12 +49,29 @@ MOST_BITS_PER_WEIGHT = 64
 
 
 @dataclass(frozen=True)
+class ImageShape:
+    """The size of an image encoder, CLIP ViT-L/14-336 by default; `layers` counts the idle last one.
+
+    `crops` are the most tiles of an image's grid, which the checkpoint's preprocessor says in the end.
+    """
+
+    crops: int
+    tile: int = 336
+    patch: int = 14
+    hidden_size: int = 1024
+    layers: int = 24
+    heads: int = 16
+    width: int = 4096
+
+
+@dataclass(frozen=True)
 class Shape:
     """The published model's size, so that a plan needs no download. Checked against its config when built.
 
     `rotary_size` is the number of rotated dimensions of a head, `original_context` where LongRoPE switches.
     `intermediate_size` of a mixture of experts is that of one. `model_type` says what parts there are; the
-    last fields are those of a mixture and of block-sparse attention (`edgephi.checkpoint.architecture`).
+    last fields are those of a mixture, of block-sparse attention and of an image encoder
+    (`edgephi.checkpoint.architecture`).
     """
 
     vocabulary_size: int
@@ -76,6 +93,7 @@ class Shape:
     local_blocks: int = 0
     vertical_stride: int = 0
     dense_every: int = 0
+    images: ImageShape | None = None
 
 
 @dataclass(frozen=True)

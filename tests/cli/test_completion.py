@@ -166,6 +166,7 @@ def test_options_know_their_values(folder: Path) -> None:
     assert offered(folder, "plan", "demo", "--recipe", "phi-3.5") == [
         "plain,phi-3.5-mini",
         "plain,phi-3.5-moe",
+        "plain,phi-3.5-vision",
     ]
     assert offered(folder, "plan", "demo", "--recipe", "./own") == ["file,./own"]
 

@@ -4,7 +4,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 
-from edgephi.bundle.certificate import Certificate, Divergence, PlainRounding, QualityGate
+from edgephi.bundle.certificate import Certificate, Divergence, ImageProof, PlainRounding, QualityGate
 from edgephi.bundle.manifest import Manifest
 from edgephi.bundle.quality import Scale, export_bounds, provisional_scale
 from edgephi.cli.show.table import table
@@ -34,6 +34,8 @@ def certificate_table(certificate: Certificate, manifest: Manifest) -> str:
         lines.append(_folded("bad means: better build it with smaller groups, more bits or another method"))
     if certificate.plain_rounding is not None:
         lines.append(_folded(_rounding(certificate.plain_rounding)))
+    if certificate.images is not None:
+        lines.append(_image_table(certificate.images, gate))
     passages = "one passage" if certificate.passages == 1 else f"{certificate.passages} passages"
     text = f"on {certificate.tokens:,} tokens of {passages}"
     lines.append(f"measured with {certificate.engine} on {certificate.provider or 'its provider'},\n{text}")
@@ -123,6 +125,29 @@ def _other_rows(measured: Divergence, gate: QualityGate, scale: Scale) -> Iterat
         _limit(gate.end_to_end_perplexity_ratio or math.inf, bounds.noticeable, "x"),
         bounds.word(measured.perplexity_ratio),
     )
+
+
+def _image_table(proof: ImageProof, gate: QualityGate) -> str:
+    """What was measured with pictures in the context."""
+    limits = (gate.export_error_kl, gate.quantisation_loss_kl, gate.end_to_end_kl)
+    found = (proof.export_error, proof.quantisation_loss, proof.end_to_end)
+    rows = [
+        (
+            f"{name}, KL",
+            f"{measured.kl_mean:.2e}",
+            "" if measured.kl_standard_error is None else f"± {measured.kl_standard_error:.0e}",
+            f"{limit:g} ",
+        )
+        for name, measured, limit in zip((_EXPORT, _LOSS, _END), found, limits, strict=True)
+    ]
+    rows.append((f"{_END}, top-1", f"{proof.end_to_end.top1:.2%}", "", ""))
+    rows.append(("image encoder, export error", f"{proof.encoder_error:.2e}", "", ""))
+    rows.append(("image encoder, quantisation loss", f"{proof.encoder_loss:.2e}", "", ""))
+    text = (
+        f"on {proof.tokens:,} tokens behind {proof.pictures} pictures of {proof.image_tokens:,} tokens; "
+        "those of the encoder are squared errors, of the whole"
+    )
+    return f"{table(rows, ('with images', 'measured', 'error', 'limit'), right=(1, 2, 3))}\n{_folded(text)}"
 
 
 def _limit(refused: float, provisional: float, unit: str = "") -> str:

@@ -35,15 +35,16 @@ def first_counted(tokens: int) -> int:
     return max(0, min(FIRST_COUNTED, tokens // 2 - 1))
 
 
-def counted_text(passages: Sequence[Sequence[int]]) -> CountedText:
-    """The counted tokens of passages of token ids.
+def counted_text(passages: Sequence[Sequence[int]], *, first: Sequence[int] | None = None) -> CountedText:
+    """The counted tokens of passages of token ids; `first` are the first positions that are counted in each.
 
     Raises ValueError when none of them is followed by another token.
     """
     rows, numbers, following = [], [], []
     start = 0
     for number, ids in enumerate(passages):
-        positions = np.arange(first_counted(len(ids)), len(ids))
+        begin = first_counted(len(ids)) if first is None else first[number]
+        positions = np.arange(begin, len(ids))
         rows.append(start + positions)
         numbers.append(np.full(len(positions), number))
         following.append(np.array([*ids[1:], -1], dtype=np.int64)[positions])

@@ -22,15 +22,15 @@ def summary(found: TokenDivergences, passage: Passages) -> Divergence:
     """The divergence over all tokens, with a few digits."""
     median, p90, p99 = np.quantile(found.kl, (0.5, 0.9, 0.99))
     return Divergence(
-        kl_mean=_few_digits(found.kl.mean()),
+        kl_mean=few_digits(found.kl.mean()),
         kl_standard_error=_few_digits_or_none(standard_error(found.kl, passage)),
-        kl_median=_few_digits(median),
-        kl_p90=_few_digits(p90),
-        kl_p99=_few_digits(p99),
-        kl_max=_few_digits(found.kl.max()),
+        kl_median=few_digits(median),
+        kl_p90=few_digits(p90),
+        kl_p99=few_digits(p99),
+        kl_max=few_digits(found.kl.max()),
         top1=round(float(found.same_top.mean()), 4),
-        perplexity_from=_few_digits(_perplexity(found.surprise_from)),
-        perplexity_to=_few_digits(_perplexity(found.surprise_to)),
+        perplexity_from=few_digits(_perplexity(found.surprise_from)),
+        perplexity_to=few_digits(_perplexity(found.surprise_to)),
     )
 
 
@@ -38,7 +38,7 @@ def text_part(found: TokenDivergences, tokens: NDArray[np.bool_]) -> TextPart:
     """The divergence over those `tokens` [tokens] that are true."""
     return TextPart(
         tokens=int(tokens.sum()),
-        kl_mean=_few_digits(found.kl[tokens].mean()),
+        kl_mean=few_digits(found.kl[tokens].mean()),
         top1=round(float(found.same_top[tokens].mean()), 4),
     )
 
@@ -51,8 +51,8 @@ def gain_over(rounding: TokenDivergences, ours: TokenDivergences, passage: Passa
     """
     difference = rounding.kl - ours.kl
     return PlainRounding(
-        kl_mean=_few_digits(rounding.kl.mean()),
-        gain=_few_digits(difference.mean()),
+        kl_mean=few_digits(rounding.kl.mean()),
+        gain=few_digits(difference.mean()),
         gain_standard_error=_few_digits_or_none(standard_error(difference, passage)),
     )
 
@@ -74,9 +74,10 @@ def _perplexity(surprise: Doubles) -> float:
     return float(np.exp(min(float(np.nanmean(surprise)), _LARGEST_LOG_PERPLEXITY)))
 
 
-def _few_digits(number: float) -> float:
+def few_digits(number: float) -> float:
+    """A number with as many digits as are the same each time."""
     return float(f"{number:.{_SIGNIFICANT_DIGITS}g}")
 
 
 def _few_digits_or_none(number: float | None) -> float | None:
-    return None if number is None else _few_digits(number)
+    return None if number is None else few_digits(number)

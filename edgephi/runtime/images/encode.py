@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from edgephi.bundle.image_tokens import ImageFacts, row_order
@@ -32,6 +33,16 @@ class Prepared(Protocol):
     @property
     def key(self) -> str:
         """What tells it from all others: a hash of its pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyImage:
+    """An image whose pixels are at hand; see `Prepared`."""
+
+    pixels: NDArray[np.float32]
+    grid: tuple[int, int]
+    tokens: int
+    key: str
 
 
 def encode_image(engine: Engine, image: Prepared, facts: ImageFacts) -> Iterator[int]:

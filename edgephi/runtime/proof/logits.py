@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest, read_manifest
 from edgephi.engines.facts.registry import known_engines
-from edgephi.errors import from_os_error
+from edgephi.errors import EdgephiError, from_os_error
 from edgephi.processes.ask import Done, answer
 from edgephi.runtime.adapter import Engine, adapter_of, open_engine
+from edgephi.runtime.images.encode import ReadyImage, encode_image
 from edgephi.runtime.proof.clear_answer import ClearAnswer, clear_answer
 from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.tokenizer_file import added_tokens
@@ -44,12 +46,26 @@ class AskedPassage:
 
 
 @dataclass(frozen=True)
+class AskedImage:
+    """An image that is ready for the encoder; its pixels lie in a `file` of NumPy's: see `ReadyImage`.
+
+    The tokens of the first one are -1 and below, those of the next follow.
+    """
+
+    file: str
+    grid: tuple[int, ...]
+    tokens: int
+    key: str
+
+
+@dataclass(frozen=True)
 class LogitsQuestion:
     """Write the logits after each token that is wanted to the file `output`, float32 [tokens, vocabulary].
 
     Those of the passages follow one another. Progress is told in bytes of the file. `question` None: only
     that. `adapter` is the name of the one that all is computed with, and `beside` the folder of the artifact
-    that has it, where that is not the bundle.
+    that has it, where that is not the bundle. What the encoder makes of `images` is written to
+    the file `image_output`, float32 [tokens, hidden], before all else.
     """
 
     bundle: str
@@ -58,6 +74,8 @@ class LogitsQuestion:
     question: UserQuestion | None
     adapter: str = ""
     beside: str = ""
+    images: tuple[AskedImage, ...] = ()
+    image_output: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,8 @@ def compute(asked: LogitsQuestion, done: Done) -> Computed:
     context = min(max(longest + 1, _QUESTION_TOKENS), manifest.limits.context)
     engine = open_engine(bundle, manifest, context=context, provider=_provider(manifest), beside=beside)
     try:
+        if manifest.model.images is not None and asked.images:
+            _write_images(engine, asked, manifest.model.images)
         with output.open("wb") as file:
             for passage in asked.passages:
                 for wanted in _wanted(engine, passage, asked.adapter):
@@ -91,6 +111,23 @@ def compute(asked: LogitsQuestion, done: Done) -> Computed:
         raise from_os_error(cause, place=output) from None
     said = _said(bundle, manifest, engine, asked, context)
     return Computed(f"{engine.name} {engine.version}", engine.provider, said)
+
+
+def _write_images(engine: Engine, asked: LogitsQuestion, facts: ImageFacts) -> None:
+    """Encode the images, and write what they are."""
+    table = engine.image_rows
+    if table is None:
+        raise EdgephiError("expected an engine that sees, found one that does not", hint="please report this")
+    import numpy as np
+
+    with Path(asked.image_output).open("wb") as file:
+        for image in asked.images:
+            rows, columns = image.grid
+            ids = table.place(image.key, image.tokens)
+            ready = ReadyImage(np.load(image.file), (rows, columns), image.tokens, image.key)
+            for _ in encode_image(engine, ready, facts):
+                pass
+            file.write(table.take(ids).data)
 
 
 def _wanted(engine: Engine, passage: AskedPassage, adapter: str) -> Iterator[NDArray[np.float32]]:

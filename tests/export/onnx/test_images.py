@@ -15,7 +15,7 @@ import onnxruntime_genai
 import pytest
 from onnx import numpy_helper
 
-from edgephi.build.image_plans import plan_image_tensors
+from edgephi.build.seeing.image_plans import plan_image_tensors
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from edgephi.checkpoint.images.image_encoder import MATRICES
