@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgephi.build.image_plans import plan_image_tensors
+from edgephi.build.seeing.image_plans import plan_image_tensors
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointImageWeights, open_checkpoint
 from edgephi.checkpoint.images.image_encoder import MATRICES, ImageEncoder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgephi.build.image_plans import plan_image_tensors
+from edgephi.build.seeing.image_plans import plan_image_tensors
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.bundle.image_tokens import ImageFacts, token_count
 from edgephi.checkpoint.checkpoint import Checkpoint, CheckpointImageWeights, open_checkpoint

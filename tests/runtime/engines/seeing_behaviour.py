@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from edgephi.build.image_plans import plan_image_tensors
+from edgephi.build.seeing.image_plans import plan_image_tensors
 from edgephi.build.tensor_plans import plan_tensors
 from edgephi.bundle.image_tokens import ImageFacts, token_count
 from edgephi.bundle.manifest import Limits, Manifest, Requires, TargetFacts
