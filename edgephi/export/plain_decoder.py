@@ -13,14 +13,14 @@ from edgephi.checkpoint.architecture import (
 )
 from edgephi.errors import NotSupportedError
 
-_OTHER_TARGETS = "take the target cpu, openvino or mlx; docs/guide.md says which engine computes which model"
+OTHER_TARGETS = "take the target cpu, openvino or mlx; docs/guide.md says which engine computes which model"
 
 _IN_WORDS: dict[type, str] = {
     LayerNorm: "layer norms",
     ClippedGeglu: "a clipped GEGLU",
     MixtureOfExperts: "a mixture of experts",
 }
-_PUBLISHED = {"phi3small": "Phi-3-small", "phimoe": "Phi-3.5-MoE"}
+_PUBLISHED = {"phi3small": "Phi-3-small", "phi3_v": "Phi-3-vision", "phimoe": "Phi-3.5-MoE"}
 """What people call a model of this type."""
 
 
@@ -49,7 +49,7 @@ def check_plain_decoder(architecture: Architecture, engine: str) -> None:
         raise NotSupportedError(
             f"{published_name(architecture)} on {engine}: expected a plain decoder, found one with "
             f"{', '.join(unknown)}, which this engine does not compute",
-            hint=_OTHER_TARGETS,
+            hint=OTHER_TARGETS,
         )
 
 

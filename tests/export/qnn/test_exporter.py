@@ -37,6 +37,7 @@ from tests.export.qnn.operators import convolution_error, product_error, quantis
 from tests.installs import installs
 from tests.portable import portable
 from tests.tiny_checkpoint import SHAPES, write_tiny_checkpoint
+from tests.tiny_phi3_v import write_tiny_phi3_v
 
 MODERN, OLD = "snapdragon-8-gen-3", "qcs6490"
 KINDS = list(SHAPES)
@@ -361,6 +362,13 @@ class TestRefusals:
         plans = {EMBEDDING: TensorPlan(Scheme(4, 32, symmetric=False))}
         with pytest.raises(NotSupportedError, match="symmetric"):
             exporter.check_schemes(plans, target())
+
+    def test_a_model_that_sees(self, tmp_path: Path) -> None:
+        seeing = open_checkpoint(write_tiny_phi3_v(tmp_path), id="tiny", revision="local")
+        with pytest.raises(
+            NotSupportedError, match=r"Phi-3-vision on qnn: .*one that sees: .*on texts and not on images"
+        ):
+            exporter.check_architecture(seeing.architecture)
 
     def test_a_processor_that_is_unknown(self) -> None:
         with pytest.raises(BadDeclarationError, match=r"snapdragon-8-gen-9.*did you mean"):
