@@ -259,6 +259,8 @@ def _choice(machine: "ThisMachine", ranked: "Sequence[Prospect]") -> str:
 
 
 def _document(plan: "Plan") -> dict[str, Any]:
+    from edgephi.cli.show.model.images import images_document
+
     quant = plan.recipe.quant
     return {
         "model": plan.model,
@@ -283,6 +285,7 @@ def _document(plan: "Plan") -> dict[str, Any]:
             "bits_per_weight_budget": quant.bits_per_weight,
             "bits_per_weight": plan.bits_per_weight,
         },
+        "images": images_document(plan.architecture, quant),
         "context": plan.context,
         "model_context": plan.architecture.context,
         "largest_context": plan.largest_context,
@@ -334,6 +337,7 @@ def _chip(name: str) -> str:
 def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[str]") -> str:
     from edgephi.cli.show.model.chat_form import tokenizer_rows
     from edgephi.cli.show.model.experts import expert_bits, experts_rows
+    from edgephi.cli.show.model.images import images_rows
     from edgephi.cli.show.qualities import at_most
     from edgephi.cli.show.sizes import human_bytes, human_count
     from edgephi.cli.show.table import table
@@ -355,6 +359,7 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}{expert_bits(quant)}"),
         *_kept(plan),
         ("", f"{at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
+        *images_rows(plan.architecture, quant),
         ("artifact", f"{at_most(plan)}{human_bytes(plan.artifact_bytes)}"),
         ("context", f"{plan.context} tokens (the model: {plan.architecture.context})"),
         ("memory", f"{human_bytes(plan.memory.total)} at that context"),
