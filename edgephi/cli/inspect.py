@@ -16,6 +16,7 @@ from edgephi.cli.options import bundle_argument
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.certificate import certificate_table
 from edgephi.cli.show.model.chat_form import chat_form_line
+from edgephi.cli.show.model.images import images_line
 from edgephi.cli.show.quantisation import WORST, tensors_table, unknown_errors
 from edgephi.cli.show.say import say, say_json
 from edgephi.cli.show.sizes import human_bytes
@@ -103,7 +104,7 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
 
 
 _LONGEST_TEXT = 200
-_WHERE_THERE = ("warning", "merged", "adapters", "base", "system")
+_WHERE_THERE = ("warning", "merged", "adapters", "base", "images", "system")
 """What most bundles do not have."""
 
 
@@ -123,6 +124,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "adapters": "; ".join(adapter.described for adapter in manifest.adapters),
         "base": "" if base is None else f"{base.name}, release {base.sequence}, {base.sha256[:12]}",
         "target": f"{target.name}: {target.engine} on {target.provider}, {', '.join(target.arch)}",
+        "images": images_line(model.images, target.engine),
         "weights": f"{quant.bits_per_weight:.2f} bits per weight: {_scheme(manifest)}",
         "context": f"{manifest.limits.context:,} tokens, prompt and answer together",
         "needs": f"{human_bytes(requires.memory_bytes)} memory at the full context, "

@@ -359,7 +359,7 @@ def _text(plan: "Plan", tokenizer: "TokenizerFacts | None", adapters: "Sequence[
         ("", f"embedding int{quant.embedding_bits}, head int{quant.head_bits}{expert_bits(quant)}"),
         *_kept(plan),
         ("", f"{at_most(plan)}{plan.bits_per_weight:.2f} bits per weight"),
-        *images_rows(plan.architecture, quant),
+        *images_rows(plan.architecture, quant, plan.target.engine),
         ("artifact", f"{at_most(plan)}{human_bytes(plan.artifact_bytes)}"),
         ("context", f"{plan.context} tokens (the model: {plan.architecture.context})"),
         ("memory", f"{human_bytes(plan.memory.total)} at that context"),

@@ -60,4 +60,5 @@ FACTS = EngineFacts(
     providers={"cpu": _CPU, "cuda": _GPU, "metal": _METAL, "vulkan": _GPU, "rocm": _GPU},
     build_modules={"gguf": "build"},
     native_groups="K-quants",
+    blind_tools="seen by edgephi; Ollama and llama-server read words alone",
 )

@@ -14,7 +14,10 @@ _NAME = "edgephi"
 # These stand for others.
 _COLLECTIONS = frozenset({"all", "test"})
 # The packages of these hold the same modules: one of them takes the place of the others.
-_INSTEAD_OF = {"cuda": {"cpu", "qnn"}, "cpu": {"cuda"}, "qnn": {"cuda"}}
+_INSTEAD_OF = {
+    "cuda": {"cpu", "gguf-vision", "qnn"},
+    **{extra: {"cuda"} for extra in ("cpu", "gguf-vision", "qnn")},
+}
 _REQUIREMENT = re.compile(
     r"(?P<package>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<allowed>[^;()]*)\)?\s*(;(?P<marker>.*))?"
 )

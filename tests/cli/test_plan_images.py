@@ -14,6 +14,16 @@ def test_people_read_what_a_picture_takes(edgephi: Edgephi) -> None:
     assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
+def test_who_does_not_see_is_said(edgephi: Edgephi) -> None:
+    """llama.cpp's own tools open the same file and see nothing of a picture."""
+    blind = "seen by edgephi; Ollama and llama-server read words alone"
+    shown = edgephi("plan", "phi-3.5-vision", "--target", "gguf").stdout
+    assert blind in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert blind not in edgephi("plan", "phi-3.5-vision", "--target", "cpu").stdout
+    assert blind not in edgephi("plan", "phi-3.5-mini", "--target", "gguf").stdout
+
+
 def test_more_crops_are_more_tokens(edgephi: Edgephi) -> None:
     told = json.loads(edgephi("plan", "phi-3-vision-128k", "--target", "cpu", "--json").stdout)
     assert told["images"] == {

@@ -24,6 +24,7 @@ BUILD_AND_CPU = {
     "onnxruntime": "1.32.0",
     "onnxruntime-genai": "0.18.0",
     "packaging": "26.0",
+    "pillow": "12.0.0",
     "threadpoolctl": "3.6.0",
     "tokenizers": "0.22.2",
 }
@@ -42,16 +43,16 @@ class TestInstalled:
         assert installed_extras() == []
         assert installs(install_command("mlx"), "mlx")
         install(alone, BUILD_AND_CPU)
-        assert with_installed(["mlx"]) == ["build", "cpu", "mlx"]
-        assert "[build,cpu,mlx]" in install_command("mlx")
+        assert with_installed(["mlx"]) == ["build", "cpu", "mlx", "vision"]
+        assert "[build,cpu,mlx,vision]" in install_command("mlx")
 
     def test_an_extra_is_here_when_all_of_its_packages_are(self, alone: Path) -> None:
         install(alone, {name: version for name, version in BUILD_AND_CPU.items() if name != "onnx"})
-        assert installed_extras() == ["cpu"]
+        assert installed_extras() == ["cpu", "vision"]
 
     def test_the_packages_of_two_extras_that_cannot_stand_side_by_side(self, alone: Path) -> None:
         install(alone, BUILD_AND_CPU)
-        assert with_installed(["cuda"]) == ["build", "cuda"]
+        assert with_installed(["cuda"]) == ["build", "cuda", "vision"]
 
     def test_without_metadata_nothing_is_known(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """As in the agent, which runs from memory."""
@@ -73,7 +74,8 @@ class TestRange:
     def test_every_extra_that_asks_for_it_is_named(self, alone: Path) -> None:
         install(alone, {"onnxruntime": "1.33.0", "click": "8.0.0"})
         found = [(each.package, each.extra) for each in out_of_range()]
-        assert found == [("click", ""), ("onnxruntime", "cpu"), ("onnxruntime", "qnn")]
+        asking = ("cpu", "gguf-vision", "qnn")
+        assert found == [("click", ""), *(("onnxruntime", extra) for extra in asking)]
 
     def test_all_that_the_project_asks_for_is_read(self, alone: Path) -> None:
         """With a version below every range each package is out of it, but for those of other platforms."""

@@ -73,6 +73,7 @@ class EngineFacts:
     unloaded_folders: of the artifact, whose files no device loads
     row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
     native_groups: what its own format of 4 bits can say of a group beside its scale
+    blind_tools: that its own tools see nothing with a model that sees, in a few words; "" where they do
     """
 
     name: str
@@ -84,6 +85,7 @@ class EngineFacts:
     unloaded_folders: tuple[str, ...] = ()
     row_scales: bool = False
     native_groups: NativeGroups = "symmetric"
+    blind_tools: str = ""
 
     @property
     def module(self) -> str:

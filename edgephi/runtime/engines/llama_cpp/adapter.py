@@ -25,7 +25,7 @@ from edgephi.engines.llama_cpp import FACTS, MODEL_FILE
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import TextStream, TileEncoder, check_version
 from edgephi.runtime.engines.errors import opening_adapter
-from edgephi.runtime.engines.llama_cpp.context import LlamaContext, finalizer, refuse
+from edgephi.runtime.engines.llama_cpp.context import LlamaContext, finalizer, refuse, runs
 from edgephi.runtime.engines.llama_cpp.library import (
     PACKAGE,
     READ_INTO_MEMORY,
@@ -35,19 +35,21 @@ from edgephi.runtime.engines.llama_cpp.library import (
     load_library,
 )
 from edgephi.runtime.engines.sequence_cache import SequenceCache, too_many
+from edgephi.runtime.engines.tile_encoder import OnnxTileEncoder
+from edgephi.runtime.images.rows import ImageRows
 from edgephi.runtime.text.checkpoint_text import CheckpointTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgephi.runtime.images.rows import ImageRows
-
 NAME = FACTS.name
 
 # In the header behind the name of the graph.
 _WINDOW_KEY = b"attention.sliding_window"
 _LONG_ABOVE_KEY = b"rope.scaling.original_context_length"
+# What brings onnxruntime, which runs the image encoder of a model that sees.
+_SEEING_EXTRA = "gguf-vision"
 # What llama.cpp calls a back end, in lower case, where it is not the provider's name.
 _BACK_ENDS = {"mtl": "metal"}
 
@@ -98,8 +100,6 @@ class LlamaEngine:
     name = NAME
     allocates_ahead = True
     copies_caches = True
-    image_rows: ImageRows | None = None
-    tile_encoder: TileEncoder | None = None
     told_factors = True
 
     def __init__(
@@ -125,6 +125,11 @@ class LlamaEngine:
         self._model = self._load(artifact / MODEL_FILE)
         self.vocabulary_size: int = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         self._window = self._number(_WINDOW_KEY)
+        self.image_rows: ImageRows | None = None
+        self.tile_encoder: TileEncoder | None = None
+        if manifest.model.images is not None:
+            self.image_rows = ImageRows(manifest.model.images.hidden_size, context)
+            self.tile_encoder = OnnxTileEncoder(artifact, "cpu", package="onnxruntime", extra=_SEEING_EXTRA)
         self._free_model = finalizer(self, library.llama_model_free, self._model)
         self._greedy = library.llama_sampler_init_greedy()
         self._free_greedy = finalizer(self, library.llama_sampler_free, self._greedy)
@@ -159,6 +164,7 @@ class LlamaEngine:
             block, done = float_rows(len(rows), self.vocabulary_size), 0
             while done < len(rows):
                 piece = rows[done : done + context.piece_size(start + done)]
+                piece = piece[: next(runs(piece))]  # llama.cpp has the logits of its last call only
                 context.compute(piece, start + done, all_logits=True)
                 for row in range(len(piece)):
                     context.copy_logits(row, block[done + row])
@@ -187,6 +193,7 @@ class LlamaEngine:
             batch=self.prefill_tokens,
             whole=long,
             adapter=self._adapter(adapter) if adapter else None,
+            images=self.image_rows,
         )
 
     def most_likely(self, context: LlamaContext) -> int:

@@ -8,9 +8,10 @@ back when the text is rewound by a few tokens. Both are marks on the cells of th
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Never, TypeVar
 
 from edgephi.commands import edgephi_command, install_command
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgephi.runtime.images.rows import ImageRows
+
 _SEEN, _OUT_OF_SIGHT = 0, 1  # the two sequences
 _HINT = f"copy the bundle again and check it with `{edgephi_command('verify')}`"
 
@@ -40,7 +43,7 @@ class LlamaContext:
 
     `window` is how many tokens each one sees, itself included; 0 for all of them. With one, the context has
     room for little more than that, unless `whole`. `batch` is the most that are computed in one call.
-    All is computed with `adapter`, an opened one, or without any.
+    All is computed with `adapter`, an opened one, or without any. Tokens below 0 are those of `images`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class LlamaContext:
         batch: int,
         whole: bool,
         adapter: int | None = None,
+        images: ImageRows | None = None,
     ) -> None:
         if window and not whole:
             tokens = min(tokens, window + KEPT_PAST_WINDOW)
@@ -62,6 +66,7 @@ class LlamaContext:
         self._window = window
         self._batch = batch
         self._adapter = adapter
+        self._images = images
         self._gone = self._out_of_sight = 0  # the first so many tokens, and the first so many with those
         parameters = library.llama_context_default_params()
         parameters.n_ctx = tokens
@@ -95,7 +100,15 @@ class LlamaContext:
         return min(self._batch, max(self._window - past, 1)) if self._window else self._batch
 
     def compute(self, tokens: Sequence[int], past: int, *, all_logits: bool = False) -> None:
-        """Put `tokens` after the first `past`, and compute the logits of the last one or of each."""
+        """Put `tokens` after the first `past`, and compute the logits of the last one or of each.
+
+        Those of each only where all tokens are words, or none: see `runs`.
+        """
+        for end in list(runs(tokens)):
+            self._compute_run(tokens[:end], past, all_logits=all_logits)
+            tokens, past = tokens[end:], past + end
+
+    def _compute_run(self, tokens: Sequence[int], past: int, *, all_logits: bool) -> None:
         library, count = self._library, len(tokens)
         if self._window:
             oldest = past + count - self._window  # the first one that the last of them sees
@@ -104,7 +117,12 @@ class LlamaContext:
                 self._out_of_sight = oldest
                 self._gone = max(self._gone, oldest - KEPT_PAST_WINDOW)
                 library.llama_memory_seq_rm(self._memory, _OUT_OF_SIGHT, 0, self._gone)
-        batch = Batch(n_tokens=count, token=token_array(tokens))
+        batch = Batch(n_tokens=count)
+        if tokens[0] >= 0 or self._images is None:
+            batch.token = token_array(tokens)
+        else:
+            rows = self._images.take(tokens)  # [tokens, hidden], held until they are computed
+            batch.embd = rows.ctypes.data
         if all_logits:
             batch.logits = (ctypes.c_int8 * count)(*[1] * count)
         code = library.llama_decode(self.pointer, batch)
@@ -140,6 +158,7 @@ class LlamaContext:
             batch=self._batch,
             whole=True,
             adapter=self._adapter,
+            images=self._images,
         )
         self._move(_OUT_OF_SIGHT, _SEEN, 0, self._out_of_sight)
         try:
@@ -164,6 +183,12 @@ class LlamaContext:
         if start < end:
             self._library.llama_memory_seq_cp(self._memory, source, target, start, end)
             self._library.llama_memory_seq_rm(self._memory, source, start, end)
+
+
+def runs(tokens: Sequence[int]) -> Iterator[int]:
+    """How many tokens go into each call, in turn: words in one, parts of images in another."""
+    for _, run in itertools.groupby(tokens, lambda token: token < 0):
+        yield len(list(run))
 
 
 def refuse(expected: str, errors: list[str]) -> Never:
