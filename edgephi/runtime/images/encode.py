@@ -57,8 +57,9 @@ def encode_image(engine: Engine, image: Prepared, facts: ImageFacts) -> Iterator
         return
     import numpy as np
 
-    rows = [encoder.separators()]
+    tiles = []
     for done, tile in enumerate(image.pixels, 1):
-        rows.append(encoder.encode_tile(tile))
+        tiles.append(encoder.encode_tile(tile))
         yield done
-    table.fill(image.key, np.concatenate(rows)[row_order(image.grid, facts)])
+    rows = np.concatenate([encoder.separators(), *tiles])  # some encoders know these beside a tile
+    table.fill(image.key, rows[row_order(image.grid, facts)])
