@@ -5,113 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from edgephi.chat.tools.call_reader import CallPiece, CallReader, ToolCall
+from edgephi.chat.tools.call_reader import CallPiece, CallReader
 from edgephi.errors import EdgephiError
-from edgephi.runtime.adapter import Engine, KvCache
-from edgephi.runtime.options import DEFAULT_MAX_TOKENS, Options
-from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.adapter import KvCache
+from edgephi.runtime.generation import Generation, Piece, StopReason
 from edgephi.runtime.text.logits_processors import processors_of
 from edgephi.runtime.text.sampling import Sampler, Sampling, best
-from edgephi.runtime.text.scores import Scorer, TokenScore
+from edgephi.runtime.text.scores import TokenScore
 from edgephi.runtime.text.stop_texts import StopTexts
+from edgephi.runtime.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from edgephi.runtime.text.constraint import Constraint
-
-StopReason = Literal["stop", "tool_calls", "length", "context", "closed"]
-
-OnPrefill = Callable[[int, int], None]
-"""Is told how many of the prompt's tokens are in the cache, and how many there are."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished answer. Times in seconds, speeds in tokens per second.
-
-    `stop_reason`: "stop" at a stop token, a stop text or the end of JSON that is complete, "tool_calls" where
-    that ends calls of functions, "length" after `max_tokens`, "context" when the bundle's context is full,
-    "closed" when the answer was closed before its end. `generated_tokens` does not count the stop token.
-    `reused_tokens` of the prompt were in a KV cache already. `first_token_seconds` runs from the prompt's
-    text to the first token, tokenisation and prefill included; loading the model does not count.
-    `prefill_tokens_per_second` is that of the tokens that were computed. A speed that cannot be told is 0.
-    `scores` are there when they were asked for, and `stop_score`, that of a stop token at the end.
-    `tool_calls` are those that are whole, and no part of `text`: one that was cut off is in neither.
-    """
-
-    text: str
-    stop_reason: StopReason
-    prompt_tokens: int
-    generated_tokens: int
-    first_token_seconds: float
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
-    reused_tokens: int = 0
-    scores: tuple[TokenScore, ...] | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    stop_score: TokenScore | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Text of an answer that is complete, and the scores of its tokens where they were asked for.
-
-    A token belongs to the piece in which its first letter is. The last piece may have scores and no text.
-    Where functions are called, pieces have more of the `calls` instead.
-    """
-
-    text: str
-    scores: tuple[TokenScore, ...] = ()
-    calls: tuple[CallPiece, ...] = ()
-
-
-OnEnd = Callable[[Generation, list[int] | None], None]
-"""Is told the answer, and its tokens where they are its text."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """All that an answer is made from. `start` is when its prompt came, of `time.perf_counter`.
-
-    `comes_back`: whether a later prompt may go on where this answer ends. `adapter`: the name of the one that
-    it is computed with, or "". `calls` reads the calls of functions out of the answer, in which `spelled` are
-    special tokens whose texts are read too. `on_end` is told the answer and its
-    tokens when it has ended, other than by an error; the tokens are None where they say more than the text.
-    `known` are the logits after the prompt [vocabulary] where somebody has computed them.
-    """
-
-    engine: Engine
-    caches: PrefixCache
-    stop_token_ids: frozenset[int]
-    context: int
-    prompt: list[int]
-    options: Options
-    start: float
-    comes_back: bool
-    adapter: str = ""
-    constraint: Constraint | None = None
-    scorer: Scorer | None = None
-    calls: CallReader | None = None
-    spelled: Mapping[int, str] = field(default_factory=dict)
-    on_prefill: OnPrefill | None = None
-    on_end: OnEnd | None = None
-    known: NDArray[np.float32] | None = None
-
-    @property
-    def most_new_tokens(self) -> int:
-        """The most tokens of the answer, as far as the context does not matter."""
-        return self.options.max_tokens or DEFAULT_MAX_TOKENS
-
-    @property
-    def length(self) -> int:
-        """The most tokens of prompt and answer together."""
-        return min(self.context, len(self.prompt) + self.most_new_tokens)
 
 
 @dataclass
@@ -131,6 +41,7 @@ class _Written:
     decoded: int = 0
     spoken: int = 0
     inside_letter: bool = False
+    image_seconds: float = 0.0
     prefill_start: float = 0.0
     first: float = 0.0
     last: float = 0.0
@@ -227,8 +138,13 @@ class _Writer:
     def write(self) -> Generator[Piece]:
         """Prefill, decode, and leave the numbers in `generation`."""
         work, written = self._work, self._written
-        written.prefill_start = time.perf_counter()
         try:
+            start = time.perf_counter()
+            are_known = self._encode_images()
+            written.prefill_start = time.perf_counter()
+            written.image_seconds = written.prefill_start - start if work.images else 0.0
+            if not are_known:
+                return
             if work.known is not None and work.most_new_tokens == 1:
                 yield from self._decode(_Known(work.known), written)
                 return
@@ -243,6 +159,16 @@ class _Writer:
             raise
         finally:
             self.end()
+
+    def _encode_images(self) -> bool:
+        """Compute the prompt's images, in caches that stay as they are; False when the answer was closed."""
+        work = self._work
+        for done, total in () if work.images is None else work.images.encode():
+            if work.on_image is not None:
+                work.on_image(done, total)
+            if self.closing.is_set():
+                return False
+        return True
 
     def _prefill(self, cache: KvCache, reused: int) -> bool:
         """Compute what is missing of the prompt; False when the answer was closed meanwhile."""
@@ -331,6 +257,8 @@ class _Writer:
             scores=None if work.scorer is None else tuple(written.scores),
             tool_calls=calls,
             stop_score=written.stop_score,
+            image_tokens=0 if work.images is None else work.images.tokens,
+            image_seconds=written.image_seconds,
         )
         if work.on_end is not None:
             is_said = written.decoded == len(written.text) and not written.inside_letter

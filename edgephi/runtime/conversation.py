@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edgephi.errors import UsageError
-from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill
+from edgephi.runtime.answer import Answer
+from edgephi.runtime.generation import Generation
+from edgephi.runtime.images.in_messages import images_of, text_of, with_images
+from edgephi.runtime.images.seen_image import ImageSource
 from edgephi.runtime.options import GREEDY, Options
+from edgephi.runtime.prompts import TokenizedPrompt
 from edgephi.runtime.text.chat_prompt import ChatPrompts
+from edgephi.runtime.work import OnEnd, OnImage, OnPrefill
 
 
 class AnswerTokens(Protocol):
@@ -18,11 +23,12 @@ class AnswerTokens(Protocol):
 
     def __call__(
         self,
-        prompt: list[int],
+        prompt: TokenizedPrompt,
         options: Options,
         start: float,
         *,
         on_prefill: OnPrefill | None = None,
+        on_image: OnImage | None = None,
         on_end: OnEnd | None = None,
     ) -> Answer:
         """The answer; `on_end` is told it and its tokens: see `edgephi.runtime.answer.Work`."""
@@ -34,7 +40,10 @@ _TURNS = re.compile("s?(ua(r+a)*)*")
 _Turn = tuple[list[dict[str, Any]], int, list[int], str]
 
 Render = Callable[[Sequence[Mapping[str, Any]]], str]
-"""Renders messages to a prompt with marks, as `ChatPrompts.render` does."""
+"""Renders messages to a prompt with marks, as `Prompts.render` does."""
+
+See = Callable[[Sequence[Mapping[str, Any]], int | None], list[dict[str, Any]]]
+"""Looks at the images in messages, which are cut into so many tiles at most: see `SessionImages.seen`."""
 
 
 class Conversation:
@@ -44,15 +53,24 @@ class Conversation:
     tokens, and what a tokenizer would make of an answer's text need not be what the model wrote. Where it is,
     the answers are the same as those to a prompt that is rendered anew.
 
-    `render` renders the messages, `prompts` encodes them, `answer_tokens` has a prompt answered.
+    Images are looked at once, when they come: what lies in a file later is not seen.
+
+    `see` looks at them, `render` renders the messages, `prompts` encodes them, `answer_tokens` has a prompt
+    answered.
     """
 
     def __init__(
-        self, render: Render, prompts: ChatPrompts, answer_tokens: AnswerTokens, system: str | None = None
+        self,
+        render: Render,
+        prompts: ChatPrompts,
+        answer_tokens: AnswerTokens,
+        see: See,
+        system: str | None = None,
     ) -> None:
         self._render = render
         self._prompts = prompts
         self._answer_tokens = answer_tokens
+        self._see = see
         self._system = system
         self._answer: Answer | None = None
         self._messages: list[dict[str, Any]] = []
@@ -71,7 +89,8 @@ class Conversation:
     def messages(self) -> list[dict[str, Any]]:
         """A copy of all messages so far. A question joins them with its answer, when that has ended.
 
-        Those of answers with calls of functions have `tool_calls`, as OpenAI's API does.
+        Those of answers with calls of functions have `tool_calls`, as OpenAI's API does. The content of one
+        with images is a list of parts, as for `Session.answer`.
         """
         return [dict(message) for message in self._messages]
 
@@ -98,21 +117,25 @@ class Conversation:
         calls of functions with their results. Raises UsageError for others, and as rendering them does.
         """
         check_turns(messages)
-        resumed: list[dict[str, Any]] = [{**message, "content": _content(message)} for message in messages]
+        whole = [{**message, "content": _content(message)} for message in messages]
+        resumed = self._see(whole, None)
         used = self._tokens_of(resumed)
         self.reset(resumed[0]["content"] if resumed and resumed[0]["role"] == "system" else "")
         self._messages = resumed
         self._used = used
 
     def take_back(self) -> str | None:
-        """Forget the last question and its answer; that question, or None where nothing has been answered."""
+        """Forget the last question and its answer; that question, or None where nothing has been answered.
+
+        Of a question with images that is its text.
+        """
         if self._answer is not None:
             self._answer.close()
             self._answer = None
         asked = [place for place, message in enumerate(self._messages) if message["role"] == "user"]
         if not asked:
             return None
-        question: str = self._messages[asked[-1]]["content"]
+        question: str = text_of(self._messages[asked[-1]]["content"])
         if self._before is not None:
             before, self._before = self._before, None
             self._messages, self._used, self._tokens, self._rendered = before
@@ -122,17 +145,27 @@ class Conversation:
             self._used = self._tokens_of(self._messages)
         return question
 
-    def say(self, text: str, options: Options = GREEDY, *, on_prefill: OnPrefill | None = None) -> Answer:
+    def say(
+        self,
+        text: str,
+        options: Options = GREEDY,
+        *,
+        images: Sequence[ImageSource] = (),
+        on_prefill: OnPrefill | None = None,
+        on_image: OnImage | None = None,
+    ) -> Answer:
         """The answer to the next message of the user. An answer before it that has not ended is closed.
 
-        An answer that was closed stays part of the conversation as far as it came; with one that ends in an
-        error, the question is forgotten as well. Raises as `Session.answer` does.
+        `images` stand before the text, as for `Session.stream`. An answer that was closed stays part of the
+        conversation as far as it came; with one that ends in an error, the question is forgotten as well.
+        Raises as `Session.answer` does.
         """
         start = time.perf_counter()
         if self._answer is not None:
             self._answer.close()
         before = (self._messages, self._used, self._tokens, self._rendered)
-        return self._go_on([{"role": "user", "content": text}], before, options, start, on_prefill)
+        said = self._see([{"role": "user", "content": with_images(text, images)}], options.crops)
+        return self._go_on(said, before, options, start, on_prefill, on_image=on_image)
 
     def give_results(
         self, results: Sequence[str], options: Options = GREEDY, *, on_prefill: OnPrefill | None = None
@@ -161,12 +194,14 @@ class Conversation:
         options: Options,
         start: float,
         on_prefill: OnPrefill | None,
+        *,
+        on_image: OnImage | None = None,
     ) -> Answer:
         """The answer to what has been said; `before` is what it can be taken back to."""
         options.check_no_system()
         asked = [*self._messages, *said]
         rendered = self._render(asked)
-        prompt = self._prompt(rendered)
+        prompt = TokenizedPrompt(self._prompt(rendered), tuple(images_of(asked)))
 
         def end(generation: Generation, tokens: list[int] | None) -> None:
             answered: dict[str, Any] = {"role": "assistant", "content": generation.text}
@@ -174,14 +209,16 @@ class Conversation:
                 answered["tool_calls"] = [call.message for call in generation.tool_calls]
             self._before = before
             self._messages = [*asked, answered]
-            self._used = len(prompt) + generation.generated_tokens
+            self._used = len(prompt.tokens) + generation.generated_tokens
             if tokens is None:
                 self._forget_tokens()
             else:
-                self._tokens = [*prompt, *tokens]
+                self._tokens = [*prompt.tokens, *tokens]
                 self._rendered = rendered + self._prompts.marked(generation.text)
 
-        self._answer = self._answer_tokens(prompt, options, start, on_prefill=on_prefill, on_end=end)
+        self._answer = self._answer_tokens(
+            prompt, options, start, on_prefill=on_prefill, on_image=on_image, on_end=end
+        )
         return self._answer
 
     def _tokens_of(self, messages: list[dict[str, Any]]) -> int:
@@ -194,7 +231,7 @@ class Conversation:
             new = rendered[len(self._rendered) :]
             # It begins with what ends the answer, and behind a special token all texts are encoded alike.
             if self._prompts.begins_special(new):
-                return [*self._tokens, *self._prompts.encode(new)]
+                return [*self._tokens, *self._prompts.encode(new, goes_on=True)]
         return self._prompts.encode(rendered)
 
     def _forget_tokens(self) -> None:
@@ -210,7 +247,7 @@ def check_turns(messages: Sequence[Mapping[str, Any]]) -> None:
     calls behind it.
     """
     roles = [message.get("role") for message in messages]
-    texts = all(isinstance(_content(message), str) for message in messages)
+    texts = all(isinstance(_content(message), str | list) for message in messages)
     kinds = "".join(_KINDS.get(str(message.get("role")), "?") for message in messages)
     results = [len(found) for found in re.findall("a(r*)", kinds)]
     called = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
+from edgephi.runtime.images.seen_image import check_crops
 from edgephi.runtime.text.rules import Rules
 
 DEFAULT_MAX_TOKENS = 512
@@ -15,7 +16,7 @@ MOST_ALTERNATIVES = 20
 LEAST_REPETITION_PENALTY, MOST_REPETITION_PENALTY = 0.01, 100
 
 LogitsProcessor = Callable[[Sequence[int], Any], Any]
-"""Is given the ids of all tokens so far and logits [vocabulary] of float32, a copy; returns others."""
+"""Is given the ids of all words so far and logits [vocabulary] of float32, a copy; returns others."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Options:
     `repetition_penalty` divides the logits of all tokens of prompt and answer, or multiplies those below 0;
     1 changes nothing. `frequency_penalty`, times how often a token is in the answer, and
     `presence_penalty`, once, are subtracted from those of the answer's tokens; the prompt does not count.
-    `logits_processor` is called with the ids of all tokens so far, prompt and answer, and with logits
-    [vocabulary], and returns others.
+    `logits_processor` is called with the ids of all tokens so far, prompt and answer but no images, and with
+    logits [vocabulary], and returns others.
 
     `system` is the system message of a single prompt, None the bundle's own and "" none; a conversation has
     one of its own. An answer ends before the
@@ -42,6 +43,8 @@ class Options:
     expression that all of it matches; `grammar` is a grammar in Lark's syntax as llguidance reads it, or in
     llama.cpp's GBNF. An answer that is cut off by `max_tokens` is the beginning of one that follows them.
     `adapter` is the name of the bundle's adapter to answer with, None the session's own and "" none.
+    `crops` is into how many tiles at most an image is cut, None the model's own number: fewer show less of
+    it, and are fewer tokens.
     """
 
     max_tokens: int | None = None
@@ -62,6 +65,7 @@ class Options:
     regex: str | None = None
     grammar: str | None = None
     adapter: str | None = None
+    crops: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -76,6 +80,7 @@ class Options:
             raise _wrong(f"min_p from 0 to 1, found {self.min_p}")
         if self.seed is not None and not 0 <= self.seed < 1 << 31:
             raise _wrong(f"a seed from 0 to {(1 << 31) - 1}, found {self.seed}")
+        check_crops(self.crops)
         if "" in self.stop:
             raise _wrong("stop texts, found an empty one")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.manifest import ARTIFACT_FOLDER, TOKENIZER_FILE, Manifest
 from edgephi.bundle.switched_adapter import adapter_named
-from edgephi.chat.template import ChatTemplate
 from edgephi.chat.tools.function import NO_CALLS, Calling, calling
 from edgephi.errors import BadInputError, PastContextError
 from edgephi.machine.memory import available_to
 from edgephi.runtime.adapter import Engine, open_engine
-from edgephi.runtime.answer import Answer, Generation, OnEnd, OnPrefill, Piece, StopReason, Work
+from edgephi.runtime.answer import Answer
 from edgephi.runtime.beam_search import Beam, BeamWork, search
 from edgephi.runtime.conversation import Conversation
+from edgephi.runtime.generation import Generation, Piece, StopReason
+from edgephi.runtime.images.seen_image import ImageSource, SeenImage
+from edgephi.runtime.images.session_images import SessionImages
 from edgephi.runtime.options import DEFAULT_MAX_TOKENS, GREEDY, Options
 from edgephi.runtime.prefix_cache import PrefixCache
+from edgephi.runtime.prompts import Prompts, TokenizedPrompt, past_context
 from edgephi.runtime.scoring import LOGIT_BYTES, OnProgress, Scoring, ScoringWork, piece_tokens
-from edgephi.runtime.text.chat_prompt import ChatPrompts
 from edgephi.runtime.text.prompt_bound import PromptBound
 from edgephi.runtime.text.raw_text import RawTexts
 from edgephi.runtime.text.scores import Alternative, PromptScore, Scorer, TokenScore
-from edgephi.runtime.text.tokenizer_file import added_tokens, ordinary_tokens
-from edgephi.runtime.tools.tool_calling import ToolCalling
+from edgephi.runtime.work import OnEnd, OnImage, OnPrefill, Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,7 @@ __all__ = [
     "Beam",
     "Conversation",
     "Generation",
+    "OnImage",
     "OnPrefill",
     "Options",
     "Piece",
@@ -106,24 +108,38 @@ class Session:
             token_bytes=per_token,
             available=available,
         )
+        images = SessionImages(self.engine, manifest.model.images, lambda: self.caches.held)
+        self.prompts = Prompts(self.engine, manifest, self._tokenizer_file, self._bound, images)
+        """What renders and encodes conversations."""
 
-    def generate(self, prompt: str, options: Options = GREEDY) -> Generation:
+    def generate(
+        self, prompt: str, options: Options = GREEDY, *, images: Sequence[ImageSource] = ()
+    ) -> Generation:
         """The whole answer to `prompt`. Raises as `stream` does."""
-        answer = self.stream(prompt, options)
+        answer = self.stream(prompt, options, images=images)
         for _ in answer:
             pass
         return answer.generation
 
-    def stream(self, prompt: str, options: Options = GREEDY) -> Answer:
+    def stream(
+        self,
+        prompt: str,
+        options: Options = GREEDY,
+        *,
+        images: Sequence[ImageSource] = (),
+        on_image: OnImage | None = None,
+    ) -> Answer:
         """The answer to `prompt`, piece by piece. A stop token is never part of it.
 
-        Raises PastContextError, before any computation, when the prompt leaves no room for an answer, and
-        BadInputError for rules (a JSON schema, a regular expression, a grammar) that no answer can be held
-        to.
+        `images` stand before the text: paths, bytes of files, arrays or images of Pillow. They are computed
+        when the answer is first asked for, and `on_image` is told how far they are. Raises PastContextError,
+        before any computation, when the prompt leaves no room for an answer, and BadInputError for rules (a
+        JSON schema, a regular expression, a grammar) that no answer can be held to, and for images that
+        cannot be read.
         """
         start = time.perf_counter()
-        messages = self._messages(prompt, options.system)
-        return self._answer(self.encode_chat(messages), options, start, comes_back=False)
+        asked = self.prompts.read(self.prompts.single(prompt, options.system, images), crops=options.crops)
+        return self._answer(asked, options, start, comes_back=False, on_image=on_image)
 
     def answer(
         self,
@@ -134,8 +150,12 @@ class Session:
         tool_choice: Any = None,
         parallel_tool_calls: bool = True,
         on_prefill: OnPrefill | None = None,
+        on_image: OnImage | None = None,
     ) -> Answer:
         """The answer that follows `messages`: dictionaries of `role` (system, user, assistant) and `content`.
+
+        A content is a text or a list of parts: {"type": "text", "text": …}, and of the user {"type": "image",
+        "image": a path, bytes, an array or an image of Pillow}.
 
         `tools` are functions that may be called, each as OpenAI's API has it: {"type": "function",
         "function": {"name": …, "description": …, "parameters": JSON schema}}. Calls are in the answer's
@@ -144,14 +164,16 @@ class Session:
         (also None), "none", "required", or the name of the function that must be called.
 
         `on_prefill` is told after each piece of the prompt how many of its tokens are computed, and how many
-        there are. Raises as `stream` does, and BadInputError for messages that are none.
+        there are; `on_image` as in `stream`. Raises as that does, and BadInputError for messages that are
+        none.
         """
         start = time.perf_counter()
         options.check_no_system()
         may_call = calling(tools, tool_choice, parallel=parallel_tool_calls)
-        asked = self.tool_calling.template_input(messages, may_call)
-        prompt = self.encode_chat(asked.messages, asked.tools)
-        return self._answer(prompt, options, start, may_call=may_call, on_prefill=on_prefill)
+        prompt = self.prompts.read(messages, may_call, crops=options.crops)
+        return self._answer(
+            prompt, options, start, may_call=may_call, on_prefill=on_prefill, on_image=on_image
+        )
 
     def complete(
         self,
@@ -169,7 +191,7 @@ class Session:
         """
         start = time.perf_counter()
         options.check_no_system()
-        prompt = self.raw.encode(text)
+        prompt = TokenizedPrompt(self.raw.encode(text))
         known = None if scored is None else scored.logits
         return self._answer(prompt, options, start, on_prefill=on_prefill, known=known)
 
@@ -228,16 +250,18 @@ class Session:
         """
         if not isinstance(prompt, str):
             options.check_no_system()
-        messages = self._messages(prompt, options.system) if isinstance(prompt, str) else prompt
-        token_ids = self.encode_chat(messages)
-        adapter = self._checked(token_ids, options)
+        messages = self.prompts.single(prompt, options.system) if isinstance(prompt, str) else prompt
+        asked = self.prompts.read(messages, crops=options.crops)
+        adapter = self._checked(asked, options)
+        if images := self.prompts.images.of_prompt(asked.images):
+            images.encode_all()
         return search(
             BeamWork(
                 engine=self.engine,
                 caches=self.caches,
                 stop_token_ids=frozenset(self.manifest.chat.stop_token_ids),
                 context=self.context,
-                prompt=token_ids,
+                prompt=asked.tokens,
                 options=options,
                 beams=beams,
                 length_penalty=length_penalty,
@@ -253,14 +277,11 @@ class Session:
         """
         may_call = calling(tools)
 
-        def render(messages: Sequence[Mapping[str, Any]]) -> str:
-            asked = self.tool_calling.template_input(messages, may_call)
-            return self.prompts.render(asked.messages, asked.tools)
-
         return Conversation(
-            render,
-            self.prompts,
+            functools.partial(self.prompts.render, may_call=may_call),
+            self.prompts.chat,
             functools.partial(self._answer, may_call=may_call),
+            self.prompts.images.seen,
             self.system if system is None else system,
         )
 
@@ -288,89 +309,71 @@ class Session:
 
     def render(self, prompt: str, system: str | None = None) -> str:
         """The text that the model reads for `prompt`, special tokens included."""
-        return self.engine.render_chat(self._messages(prompt, system))
+        return self.engine.render_chat(self.prompts.single(prompt, system))
 
     @property
     def system(self) -> str:
         """The bundle's own system message, which may be empty: that of prompts and chats that bring none."""
         return self.manifest.chat.system
 
-    def _messages(self, prompt: str, system: str | None) -> list[dict[str, str]]:
-        """A prompt behind its system message, which is the bundle's where that is None."""
-        system = self.system if system is None else system
-        messages = [{"role": "system", "content": system}] if system else []
-        return [*messages, {"role": "user", "content": prompt}]
-
     def encode_chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
     ) -> list[int]:
-        """The tokens that the model reads for the answer that follows `messages`; `tools` as for `answer`."""
-        return self.prompts.encode(self.prompts.render(messages, tools))
-
-    @functools.cached_property
-    def tool_calling(self) -> ToolCalling:
-        """How the model calls functions."""
-        return ToolCalling(self.manifest.chat, self._tokenizer_file)
-
-    @functools.cached_property
-    def prompts(self) -> ChatPrompts:
-        """What renders and encodes conversations."""
-        return ChatPrompts(
-            self.engine,
-            added_tokens(self._tokenizer_file),
-            self._bound,
-            ordinary_tokens=ordinary_tokens(self._tokenizer_file),
-            knows_tools=ChatTemplate(self.manifest.chat.template).knows_tools,
-        )
+        """The tokens that the model reads for an answer to `messages`; `tools` are JSON schemas."""
+        return self.prompts.encode(messages, tools)
 
     def _answer(
         self,
-        prompt: list[int],
+        prompt: TokenizedPrompt,
         options: Options,
         start: float,
         *,
         comes_back: bool = True,
         may_call: Calling = NO_CALLS,
         on_prefill: OnPrefill | None = None,
+        on_image: OnImage | None = None,
         on_end: OnEnd | None = None,
         known: NDArray[np.float32] | None = None,
     ) -> Answer:
         adapter = self._checked(prompt, options)
         scorer = None if options.logprobs is None else Scorer(self.raw.token_bytes, options.logprobs)
-        rules = self.tool_calling.rules(may_call, options) if may_call.may_come else options.rules
+        rules = self.prompts.tool_calling.rules(may_call, options) if may_call.may_come else options.rules
         return Answer(
             Work(
                 engine=self.engine,
                 caches=self.caches,
                 stop_token_ids=frozenset(self.manifest.chat.stop_token_ids),
                 context=self.context,
-                prompt=prompt,
+                prompt=prompt.tokens,
+                images=self.prompts.images.of_prompt(prompt.images),
                 options=options,
                 start=start,
                 comes_back=comes_back,
                 adapter=adapter,
                 constraint=None if rules is None else self._constraints.compile(rules),
                 scorer=scorer,
-                calls=self.tool_calling.reader(may_call) if may_call.may_come else None,
-                spelled=self.tool_calling.spelled if may_call.may_come else {},
+                calls=self.prompts.tool_calling.reader(may_call) if may_call.may_come else None,
+                spelled=self.prompts.tool_calling.spelled if may_call.may_come else {},
                 on_prefill=on_prefill,
+                on_image=on_image,
                 on_end=on_end,
                 known=known,
             )
         )
 
-    def check_room(self, tokens: int, *, answer_follows: bool = True) -> None:
-        """Raise PastContextError when a prompt does not fit, or leaves no room for an answer that follows."""
-        if tokens + answer_follows > self.context:
-            raise PastContextError(
-                f"the prompt has {tokens} tokens, the context is {self.context} tokens, "
-                "prompt and answer together",
-                hint="shorten the prompt, or build the bundle for a target with a larger context",
-            )
+    def check_room(
+        self, tokens: int, *, answer_follows: bool = True, images: Sequence[SeenImage] = ()
+    ) -> None:
+        """Raise PastContextError when a prompt does not fit, or leaves no room for an answer that follows.
 
-    def _checked(self, prompt: Sequence[int], options: Options) -> str:
+        `images` are those in it: it tells what they take.
+        """
+        if tokens + answer_follows > self.context:
+            raise past_context(tokens, self.context, images)
+
+    def _checked(self, prompt: TokenizedPrompt, options: Options) -> str:
         """The adapter that a prompt is answered with. Raises EdgephiError for what cannot be answered."""
-        self.check_room(len(prompt))
+        self.check_room(len(prompt.tokens), images=prompt.images)
         unknown = options.logit_bias.keys() - self.raw.token_bytes.keys() if options.logit_bias else ()
         for token in unknown:
             raise BadInputError(

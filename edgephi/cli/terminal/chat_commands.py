@@ -17,8 +17,8 @@ from edgephi.cli.terminal.saved_chat import read_messages
 from edgephi.errors import EdgephiError, UsageError
 
 if TYPE_CHECKING:
-    from edgephi.runtime.answer import Generation
     from edgephi.runtime.conversation import Conversation
+    from edgephi.runtime.generation import Generation
     from edgephi.runtime.options import Options
     from edgephi.runtime.session import Session
 

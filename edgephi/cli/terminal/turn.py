@@ -17,7 +17,8 @@ from edgephi.errors import EdgephiError, PastContextError
 
 if TYPE_CHECKING:
     from edgephi.chat.tools.call_reader import ToolCall
-    from edgephi.runtime.answer import Answer, OnPrefill
+    from edgephi.runtime.answer import Answer
+    from edgephi.runtime.work import OnPrefill
 
 Watch = contextlib.AbstractContextManager[None]
 

@@ -12,6 +12,9 @@ A template may look for such a text in what was said: many leave out what a mode
 answer, up to `</think>`. Where one finds another text in parts than it finds whole, the tokens that the
 tokenizer does not call special stay whole: those end no turn.
 
+Images stand between texts, which are encoded each by itself, as the published processor does; and before each
+of them come the tokens that a tokenizer puts before every text, such as `<s>`, where the model wants them.
+
 A rendered prompt here is a text with a mark wherever it is to be taken apart. All parts go through the
 tokenizer in one call, with a special token between them that stands nowhere else: that takes parts apart as
 well, and a call for each of ten thousand parts would take a minute with some engines.
@@ -28,6 +31,7 @@ from typing import Any
 from edgephi.chat.message_text import Own
 from edgephi.errors import BadInputError
 from edgephi.runtime.adapter import Engine
+from edgephi.runtime.text.image_marks import holds_mark, split_at_images
 from edgephi.runtime.text.prompt_bound import PromptBound
 
 ROLES = ("system", "user", "assistant")
@@ -47,7 +51,8 @@ class ChatPrompts:
     `added_tokens` are the texts that its tokenizer turns into one token wherever they stand, with its id.
     With a `bound`, texts that cannot fit into the context are refused before the tokenizer sees them.
     `ordinary_tokens` are the texts among them of tokens that are not special; `knows_tools` says whether the
-    template knows tools.
+    template knows tools. Where the model `sees`, prompts may have images, and `beginning` are the tokens
+    before each text that stands at the start or behind an image.
     """
 
     def __init__(
@@ -58,8 +63,12 @@ class ChatPrompts:
         *,
         ordinary_tokens: Collection[str] = (),
         knows_tools: bool = False,
+        sees: bool = False,
+        beginning: Sequence[int] = (),
     ) -> None:
         self._engine = engine
+        self._sees = sees
+        self._beginning = beginning
         self._knows_tools = knows_tools
         self._added = added_tokens
         self._bound = bound
@@ -123,15 +132,16 @@ class ChatPrompts:
 
     def marked(self, content: str) -> str:
         """A message's text with a mark in each special token that is written in it."""
-        if _MARK in content:
+        if _MARK in content or (self._sees and holds_mark(content)):
+            found = "U+FDD0 U+FDD1" if _MARK in content else "U+FDD2 or U+FDD3"
             raise BadInputError(
-                "expected text as message, found U+FDD0 U+FDD1, which are no characters",
+                f"expected text as message, found {found}, which are no characters",
                 hint="remove them from the message",
             )
         if self._bound is not None:
             self._bound.check_text(content.strip())  # the template's tokens may take the space at its ends
         marked = _marked_at(self._places, content)
-        if marked != content and not self._special.isdisjoint(self.encode(marked.strip())):
+        if marked != content and not self._special.isdisjoint(self._encode(marked.strip())):
             raise _not_apart(content[marked.index(_MARK) - 1 :])
         return marked
 
@@ -139,11 +149,22 @@ class ChatPrompts:
         """Whether a special token begins a text."""
         return self._places.match(text) is not None
 
-    def encode(self, rendered: str) -> list[int]:
-        """The token ids of a rendered prompt, or of what follows one that ends before a special token.
+    def encode(self, rendered: str, *, goes_on: bool = False) -> list[int]:
+        """The token ids of a rendered prompt; those of its images are below 0.
 
-        Raises PastContextError for a text that cannot fit into the context.
+        Where it `goes_on`, what follows a prompt that ends before a special token. Raises PastContextError
+        for a text that cannot fit into the context.
         """
+        if not self._sees:
+            return self._encode(rendered)
+        (first, *others), images = split_at_images(rendered)
+        token_ids = [*(() if goes_on else self._beginning), *self._encode(first)]
+        for ids, text in zip(images, others, strict=True):
+            token_ids += [*ids, *self._beginning, *self._encode(text)]
+        return token_ids
+
+    def _encode(self, rendered: str) -> list[int]:
+        """The token ids of a text with marks, and without images."""
         parts = rendered.split(_MARK)
         if self._bound is not None:
             self._bound.check_text(*parts)

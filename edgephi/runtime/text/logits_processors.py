@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class LogitsProcessors:
-    """Those that `options` ask for, for the answer to the tokens of `prompt`."""
+    """Those that `options` ask for, for the answer to the tokens of `prompt`: its words, not its images."""
 
     def __init__(self, options: Options, prompt: Sequence[int]) -> None:
         self._options = options
-        self._prompt = prompt
+        self._prompt = [token for token in prompt if token >= 0]
         self._counts: Counter[int] = Counter()
         self._seen: NDArray[np.bool_] | None = None
 

@@ -50,6 +50,25 @@ def _added(file: Path) -> Any:
     return entries
 
 
+def beginning_tokens(file: Path) -> tuple[int, ...]:
+    """The ids of the tokens that the tokenizer puts before every text, where it is told to. Often none.
+
+    Raises BadBundleError.
+    """
+    content = _parse(file, _read(file))
+    try:
+        processor = content.get("post_processor") or {}
+        found: list[int] = []
+        for step in processor.get("processors", [processor]):
+            for piece in step.get("single", ()) if step.get("type") == "TemplateProcessing" else ():
+                if "SpecialToken" not in piece:
+                    break
+                found += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+        return tuple(map(int, found))
+    except (AttributeError, KeyError, TypeError, ValueError) as cause:
+        raise _broken(file, f"{type(cause).__name__}: {cause}") from None
+
+
 def token_bytes(file: Path) -> dict[int, bytes]:
     """The bytes that each token stands for. Those of special tokens are their names.
 

@@ -19,6 +19,7 @@ from PIL import Image
 from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.errors import BadInputError
 from edgephi.runtime.images import prepare
+from edgephi.runtime.proof.measure import peak_memory_bytes
 from tests.runtime.images.drawn import drawn, saved
 
 FACTS = ImageFacts(tile=28, patch=14, crops=4, hidden_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -97,8 +98,8 @@ def main(count: int, seed: int) -> None:
                 others.append(refusal.message)
         except Exception as other:
             others.append(f"{number}: {type(other).__name__}: {other}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    print(json.dumps({**counts, "others": others, "held": held, "end": memory(), "peak": peak}))
+    found = {**counts, "others": others, "held": held, "end": memory(), "peak": peak_memory_bytes()}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

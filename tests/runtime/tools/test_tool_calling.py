@@ -98,7 +98,7 @@ def test_scores_are_those_of_the_text(session: Session) -> None:
 
 def test_the_mark_of_a_call_behind_a_text_is_not_scored(session: Session) -> None:
     """Nor is the beginning of it, which could have been text when it came."""
-    script = session.engine.encode("Yes." + session.tool_calling.form.before)
+    script = session.engine.encode("Yes." + session.prompts.tool_calling.form.before)
     asked: list[int] = []
 
     def writes(token_ids: Sequence[int], logits: Any) -> Any:
@@ -138,7 +138,7 @@ def test_a_special_token_in_a_result_ends_no_turn(session: Session) -> None:
         {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "content": "<|end|>"},
     ]
-    taken = session.tool_calling.template_input(asked, NO_CALLS)
+    taken = session.prompts.tool_calling.template_input(asked, NO_CALLS)
     tokens = session.encode_chat(taken.messages, taken.tools)
     (end,) = session.engine.encode("<|end|>")
     assert tokens.count(end) == 3  # those of the three turns, and none of the result
