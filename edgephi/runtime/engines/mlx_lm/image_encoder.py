@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.engines.mlx_lm import IMAGE_ENCODER_CONFIG_FILE, IMAGE_ENCODER_FILE
 from edgephi.runtime.engines.mlx_lm.errors import translated
+from edgephi.runtime.engines.mlx_lm.model import for_provider
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,47 +41,27 @@ class MlxTileEncoder:
 
     @cached_property
     def _encoder(self) -> Any:
-        """The encoder with its weights. On a CPU they are float32: see `load_model`."""
+        """The encoder with its weights."""
         import mlx.core as mx
         from mlx.nn import quantize
 
         from edgephi.runtime.engines.mlx_lm.models.image_encoder import MlxImageEncoder
 
         config = json.loads((self._artifact / IMAGE_ENCODER_CONFIG_FILE).read_bytes())
-        quantization = config.pop("quantization", {})
+        quantization = config.pop("quantization", None)
         stored: Any = mx.load(str(self._artifact / IMAGE_ENCODER_FILE))
+        weights = for_provider(stored, self._provider)
         encoder = MlxImageEncoder(config)
-        if self._provider == "cpu":
-            stored = _unpacked(stored, quantization)
-        elif quantization:
+        if quantization is not None:
             quantize(
                 encoder,
                 group_size=quantization["group_size"],
                 bits=quantization["bits"],
-                class_predicate=lambda path, _: quantization.get(path, f"{path}.scales" in stored),
+                class_predicate=lambda path, _: quantization.get(path, f"{path}.scales" in weights),
             )
-        encoder.load_weights(list(stored.items()), strict=True)
+        encoder.load_weights(list(weights.items()), strict=True)
         mx.eval(encoder.parameters())
         return encoder
-
-
-def _unpacked(stored: dict[str, Any], quantization: dict[str, Any]) -> dict[str, Any]:
-    """All weights in float32: MLX's products with codes and with float16 are many times slower on a CPU."""
-    import mlx.core as mx
-
-    found = {}
-    for name, array in stored.items():
-        module, _, kind = name.rpartition(".")
-        scales = stored.get(f"{module}.scales")
-        if scales is None:
-            found[name] = array.astype(mx.float32)
-        elif kind == "weight":
-            own = quantization.get(module, quantization)
-            scales, biases = (each.astype(mx.float32) for each in (scales, stored[f"{module}.biases"]))
-            found[name] = mx.dequantize(array, scales, biases, group_size=own["group_size"], bits=own["bits"])
-        elif kind == "bias":
-            found[name] = array.astype(mx.float32)
-    return found
 
 
 def _array(rows: Any) -> NDArray[np.float32]:

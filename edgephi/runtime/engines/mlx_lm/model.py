@@ -22,7 +22,7 @@ def load_model(artifact: Path, provider: str) -> Any:
     import mlx.core as mx
 
     stored: Any = mx.load(str(artifact / DATA_FILE))
-    weights = _for_provider(stored, provider)
+    weights = for_provider(stored, provider)
     model = _empty_model(artifact, weights)
     model.load_weights(list(weights.items()), strict=True)
     mx.eval(model.parameters())
@@ -39,7 +39,7 @@ def with_adapter(model: Any, file: Path, artifact: Path, provider: str) -> Any:
     from mlx.utils import tree_flatten, tree_unflatten
 
     stored: Any = mx.load(str(file))
-    adapter = _for_provider(stored, provider)
+    adapter = for_provider(stored, provider)
     parameters = dict(tree_flatten(model.parameters()))
     adapted = _empty_model(artifact, parameters)
     adapted.load_weights(list(parameters.items()), strict=True)
@@ -73,7 +73,8 @@ def _empty_model(artifact: Path, weights: Mapping[str, Any]) -> Any:
     return model
 
 
-def _for_provider(weights: Mapping[str, Any], provider: str) -> dict[str, Any]:
+def for_provider(weights: Mapping[str, Any], provider: str) -> dict[str, Any]:
+    """The arrays of a file as a provider computes with them: see `load_model`."""
     import mlx.core as mx
 
     if provider != "cpu":

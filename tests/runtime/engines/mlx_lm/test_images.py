@@ -42,19 +42,14 @@ class TestTileEncoder:
         np.testing.assert_array_equal(fresh.encode_tile(tile), encoder.encode_tile(tile))
         assert "_encoder" in vars(fresh)
 
-    def test_weights_stay_codes_where_mlx_is_quick_with_them(self, seeing: Seeing) -> None:
-        """As on Metal; this machine's CPU multiplies with codes too, slowly."""
+    def test_weights_stay_codes(self, seeing: Seeing) -> None:
         encoder = seeing.engine.tile_encoder
         assert isinstance(encoder, MlxTileEncoder)
-        packed = MlxTileEncoder(encoder._artifact, "metal", encoder._device)
-        for image, expected in zip(seeing.images, seeing.expected, strict=True):
-            side = expected.std()
-            for tile in image.pixels:
-                found, wanted = packed.encode_tile(tile), encoder.encode_tile(tile)
-                np.testing.assert_allclose(found, wanted, atol=1e-5 * side)
-        kinds = {type(module).__name__ for _, module in packed._encoder.named_modules()}
+        encoder.encode_tile(seeing.images[0].pixels[0])
+        kinds = {type(module).__name__ for _, module in encoder._encoder.named_modules()}
         is_quantised = any(name.endswith(".scales") for name in stored_names(encoder._artifact))
         assert ("QuantizedLinear" in kinds) == is_quantised
+        assert ("Linear" in kinds) != is_quantised
 
     @pytest.mark.parametrize("name", ["image_encoder.json", "image_encoder.safetensors"])
     def test_files_that_cannot_be_read(self, seeing: Seeing, tmp_path: Path, name: str) -> None:
