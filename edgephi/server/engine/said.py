@@ -25,8 +25,8 @@ def send_answer(answer: Answer, request: int, channel: Channel, choice: int = 0)
             channel.send(Piece(request, piece.text, time.monotonic(), scores, choice, calls))
 
 
-def end_of(request: int, numbers: Generation, start: float, *, image_tokens: int = 0) -> End:
-    """The end of a request that was read at the moment `start`; so many tokens of its prompt are images."""
+def end_of(request: int, numbers: Generation, start: float) -> End:
+    """The end of a request that was read at the moment `start`."""
     return End(
         id=request,
         stop_reason=numbers.stop_reason,
@@ -38,7 +38,7 @@ def end_of(request: int, numbers: Generation, start: float, *, image_tokens: int
         prefill_tokens_per_second=numbers.prefill_tokens_per_second,
         decode_tokens_per_second=numbers.decode_tokens_per_second,
         tool_calls=len(numbers.tool_calls),
-        image_tokens=image_tokens,
+        image_tokens=numbers.image_tokens,
     )
 
 

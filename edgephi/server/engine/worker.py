@@ -90,9 +90,8 @@ def _answer_chat(
     session: Session, request: Ask, messages: tuple[dict[str, object], ...], channel: Channel
 ) -> None:
     start = time.monotonic()
-    looked_at = seen(messages, request.images, session.manifest.model.images)
     answer = session.answer(
-        looked_at.messages,
+        seen(messages, request.images, session.manifest.model.images),
         request.options,
         tools=request.tools,
         tool_choice=request.tool_choice,
@@ -100,7 +99,7 @@ def _answer_chat(
         on_prefill=told_to(channel, request.id),
     )
     send_answer(answer, request.id, channel)
-    channel.send(end_of(request.id, answer.generation, start, image_tokens=looked_at.image_tokens))
+    channel.send(end_of(request.id, answer.generation, start))
 
 
 def _failed(cause: Exception, request: int | None = None) -> Failed:
