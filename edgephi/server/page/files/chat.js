@@ -2,6 +2,7 @@
 
 import { announce } from "./announce.js";
 import { Broken, Refused, Unreachable, firstModel, streamAnswer } from "./api.js";
+import { imageParts, showSight, takeAttached } from "./attach.js";
 import { offerExport } from "./export.js";
 import { askForKey, knownKey } from "./key.js";
 import { requestSettings, systemMessage } from "./settings.js";
@@ -12,7 +13,7 @@ const question = document.getElementById("question");
 
 /** The model's id, and what the server says of it; null until the server has answered. */
 let model = null;
-/** Each turn: {question, answer, view}; `answer` is "" where none came. Kept here and nowhere else. */
+/** Each turn: {question, images, answer, view}; `answer` is "" where none came. Kept here and nowhere else. */
 let turns = [];
 /** Stops what is going on; null when nothing is. */
 let running = null;
@@ -21,6 +22,7 @@ let running = null;
 async function meetModel() {
   model = await withPatience(() => firstModel(knownKey()), null, (text) => showState("busy", text));
   showModel(model);
+  showSight(model.facts.images);
 }
 
 async function connect() {
@@ -35,26 +37,28 @@ async function connect() {
 /** Ask what is in the question's field. */
 function ask() {
   const text = question.value.trim();
-  if (text === "" || running !== null) return;
+  if (running !== null) return;
+  const images = takeAttached();
+  if (text === "" && images.length === 0) return;
   question.value = "";
   question.dispatchEvent(new Event("input"));
-  add(text);
+  add(text, images);
 }
 
 /** Ask something behind all that was said. */
-function add(text) {
+function add(text, images) {
   turns.at(-1)?.view.settle();
-  const turn = { question: text, answer: "" };
-  turn.view = addTurn(text, () => answer(turn), (changed) => askInstead(turn, changed));
+  const turn = { question: text, images, answer: "" };
+  turn.view = addTurn(text, images, () => answer(turn), (changed) => askInstead(turn, changed));
   turns.push(turn);
   answer(turn);
 }
 
-/** Ask another question in the place of one; what came after that is forgotten. */
+/** Ask another question about the same images in the place of one; what came after that is forgotten. */
 function askInstead(turn, text) {
   if (running !== null) return;
   for (const each of turns.splice(turns.indexOf(turn))) each.view.remove();
-  add(text);
+  add(text, turn.images);
 }
 
 /** Have the model answer a turn: a new one, or the last one once more. */
@@ -93,7 +97,8 @@ async function answer(turn) {
 async function receive(turn, signal) {
   turn.answer = "";
   turn.view.begin();
-  for await (const event of streamAnswer(model.id, messagesUpTo(turn), requestSettings(), knownKey(), signal)) {
+  const messages = await messagesUpTo(turn);
+  for await (const event of streamAnswer(model.id, messages, requestSettings(), knownKey(), signal)) {
     if (event.of) turn.view.read(event.read, event.of);
     if (event.text) {
       if (turn.answer === "") showState("busy", "Answering");
@@ -105,16 +110,23 @@ async function receive(turn, signal) {
 }
 
 /** What the model is to read, up to a turn's question, or all: turns that were never answered are left out. */
-function messagesUpTo(turn = null) {
+async function messagesUpTo(turn = null) {
   const said = systemMessage();
   const messages = said === "" ? [] : [{ role: "system", content: said }];
   for (const each of turns) {
     if (each !== turn && each.answer === "") continue;
-    messages.push({ role: "user", content: each.question });
+    messages.push({ role: "user", content: await contentOf(each) });
     if (each === turn) break;
     messages.push({ role: "assistant", content: each.answer });
   }
   return messages;
+}
+
+/** What a turn asks: a text, or parts where it has images. */
+async function contentOf({ question, images }) {
+  if (images.length === 0) return question;
+  const parts = await imageParts(images);
+  return question === "" ? parts : [...parts, { type: "text", text: question }];
 }
 
 /**
@@ -172,6 +184,12 @@ function explain(error) {
   if (error instanceof Refused && error.code === "context_length_exceeded") {
     return { problem: "The conversation is too long for the model.", advice: sentence(error.message), fresh: true };
   }
+  if (error instanceof Refused && error.code === "body_too_large") {
+    return { problem: "The conversation is too large for the server.", advice: sentence(error.message), fresh: true };
+  }
+  if (error instanceof DOMException) {
+    return { problem: "An image cannot be read any more.", advice: "Was its file changed or removed? Attach it again." };
+  }
   if (error instanceof Refused) {
     return { problem: "The server could not answer.", advice: sentence(error.message) };
   }
@@ -184,6 +202,7 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 function startAgain() {
   running?.abort();
   turns = [];
+  takeAttached();
   showStart();
   announce("New chat.");
   question.focus();
@@ -203,5 +222,5 @@ document.addEventListener("keydown", (event) => {
     ask();
   }
 });
-offerExport(() => ({ model: model?.id ?? null, messages: messagesUpTo() }));
+offerExport(async () => ({ model: model?.id ?? null, messages: await messagesUpTo() }));
 connect();

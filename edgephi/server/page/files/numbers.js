@@ -12,6 +12,8 @@ export function seconds(number) {
   return `${plain.format(Math.floor(whole / 60))} min ${whole % 60} s`;
 }
 
+export const megabytes = (bytes) => `${three.format(bytes / 1e6)} MB`;
+
 export const rate = (number) => `${three.format(number)} tokens/s`;
 
 /** A count of parameters: 3.82 billion. */

@@ -1,6 +1,7 @@
 // One turn on the page: a question, its answer as it grows, and the answer's numbers.
 
 import { announce } from "./announce.js";
+import { imageItem } from "./attach.js";
 import { copyOnClick } from "./copy.js";
 import { editable } from "./edit.js";
 import { count, numbersOfAnswer } from "./numbers.js";
@@ -11,10 +12,10 @@ const ENDS = { stopped: "Stopped", length: "Cut at the limit of tokens", full: "
 const MILLISECONDS_BETWEEN_NUMBERS = 250;
 
 /**
- * Add a turn to the page; `again` is called when its buttons to try again are pressed, `change` with another question.
- * Returns its view.
+ * Add a turn to the page: a question and its images. `again` is called when its buttons to try again are pressed,
+ * `change` with another question. Returns its view.
  */
-export function addTurn(question, again, change) {
+export function addTurn(question, images, again, change) {
   const turn = document.getElementById("turn-template").content.firstElementChild.cloneNode(true);
   const part = (name) => turn.querySelector(name);
   const [answer, text, waiting, below, error] = [".answer", ".answer .text", ".waiting", ".answer .below", ".error"].map(part);
@@ -22,6 +23,8 @@ export function addTurn(question, again, change) {
   const copy = part(".answer .below .copy");
   const retry = part(".retry");
   part(".question .text").textContent = question;
+  part(".question .images").append(...images.map(imageItem));
+  part(".question .images").hidden = images.length === 0;
   document.getElementById("welcome").hidden = true;
   document.getElementById("turns").append(turn);
 

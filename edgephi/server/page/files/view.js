@@ -23,6 +23,7 @@ export function showModel({ id, facts }) {
     ["Parameters", facts.parameters && parameters(facts.parameters)],
     ["Engine", facts.engine && (facts.provider ? `${facts.engine} on ${facts.provider}` : facts.engine)],
     ["Context", contextSize && `${count(contextSize)} tokens`],
+    ["Reads", facts.images && "text and images"],
   ];
   element("facts").replaceChildren(
     ...rows.filter(([, value]) => value).map(([name, value]) => {
@@ -107,5 +108,5 @@ element("to-end").addEventListener("click", () => {
 const question = element("question");
 question.addEventListener("input", () => {
   fitField(question);
-  element("send").disabled = question.value.trim() === "";
+  element("send").disabled = question.value.trim() === "" && element("attached").hidden;
 });
