@@ -36,6 +36,7 @@ THROUGH_THE_WALL = {
     "edgephi.build.qnn_import.binaries": "asks the runtime's library what a context binary holds",
     "edgephi.build.qnn_import.bundle": "takes in only what the runtime can open on that chip",
     "edgephi.build.choosing.this_machine": "asks the runtime which engines can be used here",
+    "edgephi.build.seeing.picture_probe": "has the runtime answer about a picture, in a process of its own",
     "edgephi.build.seeing.proof": "prepares pictures as a device does, and has the runtime look at them",
     "edgephi.build.verify": "has the runtime compute what the certificate says, in a process of its own",
 }

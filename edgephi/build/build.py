@@ -1,5 +1,6 @@
 """`edgephi build`: plan, export in one pass, verify, seal. A build that fails leaves nothing behind."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.mixed_precision import decided
 from edgephi.build.plan import Plan, make_plan
 from edgephi.build.request import BuildRequest
+from edgephi.build.seeing.picture_probe import with_picture_probe, write_picture
 from edgephi.build.shapes import architecture_of, shape_of
 from edgephi.build.switched_adapters.folded_scales import write_folded_scales
 from edgephi.build.verify import certify, logits_bytes
@@ -191,7 +193,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         unfinished_bundle(request.output, needs_bytes=needs_bytes + calibrating_bytes) as folder,
         kept_beside(request.output, wanted=bool(passages)) as kept,
     ):
-        wheelhouses = () if request.wheels is None else collect_wheels(request.wheels, folder, step)
+        wheelhouses = collect_wheels(request.wheels, folder, step, sees=bool(plan.image_tensors))
         check_disk_space(request.output, needs_bytes + calibrating_bytes)
         knowing = Weighed(plan, None)
         if not request.upstream:
@@ -210,15 +212,24 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         _check_hashes(report, located, request.adapters)
         reports = [report, *_image_encoder_written(request, plan, checkpoint, folder, step)]
         write_folded_scales(folder, plan.tensors)
+        picture = write_picture(folder, checkpoint.architecture, recipe)
         quantisation = _quantisation_written(folder, reports, plan)
         manifest = manifest_of(
-            request, plan, checkpoint, folder, reports, created=created, calibration=calibration
+            request,
+            plan,
+            checkpoint,
+            folder,
+            reports,
+            created=created,
+            calibration=calibration,
+            wheels=wheelhouses,
         )
-        manifest = dataclasses.replace(manifest, wheels=wheelhouses)
         write_manifest(folder, manifest)
         answer = ""
         if request.verify != "off":
             manifest, answer = _proven(request, checkpoint, folder, manifest, level=request.verify, step=step)
+            with step("look at a picture", 0) if picture else contextlib.nullcontext():
+                manifest = with_picture_probe(folder, manifest, recipe, picture)
             write_manifest(folder, manifest)
         with step("seal", 0):
             seal(folder, request.output)

@@ -26,6 +26,7 @@ from edgephi.bundle.manifest import (
     QuantFacts,
     Requires,
     TargetFacts,
+    Wheelhouse,
 )
 from edgephi.bundle.unfinished import file_sha256, list_files
 from edgephi.checkpoint.adapter.locate_adapter import asked_for
@@ -52,6 +53,7 @@ def manifest_of(
     *,
     created: str,
     calibration: CalibrationFacts | None = None,
+    wheels: tuple[Wheelhouse, ...] = (),
 ) -> Manifest:
     """The manifest of the files in `folder`, without a certificate yet.
 
@@ -138,6 +140,7 @@ def manifest_of(
         ),
         security_floor=request.security_floor,
         deviation=plan.deviation,
+        wheels=wheels,
     )
 
 

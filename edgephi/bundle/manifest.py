@@ -13,7 +13,7 @@ from edgephi.bundle.chunks import FileEntry, check_chunks
 from edgephi.bundle.document import HINT, decode_document, encode_document
 from edgephi.bundle.image_tokens import ImageFacts, check_images
 from edgephi.bundle.paths import collision, path_problem
-from edgephi.bundle.probe import Probe, check_probe
+from edgephi.bundle.probe import PictureProbe, Probe, check_picture_probe, check_probe
 from edgephi.bundle.switched_adapter import BaseBundle, SwitchedAdapter, check_adapters
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
@@ -232,6 +232,7 @@ class Manifest:
     adapters: tuple[SwitchedAdapter, ...] = ()
     base: BaseBundle | None = None
     deviation: str = ""
+    picture_probe: PictureProbe | None = None
 
     def memory_at(self, context: int) -> int:
         """Bytes of memory that a device needs at a context of so many tokens, at most the full one."""
@@ -251,6 +252,8 @@ def decode_manifest(data: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     _check_release(manifest, where=where, hint=HINT)
     _check_files(manifest.files, where=where, hint=HINT)
     check_probe(manifest.probe, where=where)
+    paths = {entry.path for entry in manifest.files}
+    check_picture_probe(manifest.picture_probe, paths, where=where)
     check_images(manifest.model.images, where=where, hint=HINT)
     _check_wheels(manifest, where=where, hint=HINT)
     check_adapters(manifest.adapters, manifest.base, manifest.files, where=where)

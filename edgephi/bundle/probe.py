@@ -1,6 +1,7 @@
 """What a device asks a new bundle before it trusts it."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from edgephi.bundle.document import HINT
@@ -22,6 +23,27 @@ class Probe:
     expected: str
     max_tokens: int
     minimum_tokens_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class PictureProbe:
+    """The same about a picture, of a bundle that sees: `picture` is one of the bundle's files."""
+
+    prompt: str
+    picture: str
+    expected: str
+    max_tokens: int
+
+
+def check_picture_probe(probe: PictureProbe | None, paths: Collection[str], *, where: str) -> None:
+    """Raise BadBundleError when nothing could be asked about a picture; `paths` are the bundle's files."""
+    if probe is None:
+        return
+    check_probe(Probe(probe.prompt, probe.expected, probe.max_tokens), where=f"{where}: picture")
+    if probe.picture not in paths:
+        raise BadBundleError(
+            f"{where}: picture_probe: expected {probe.picture[:80]!r} among the files, found none", hint=HINT
+        )
 
 
 def check_probe(probe: Probe | None, *, where: str) -> None:

@@ -169,6 +169,15 @@ class Question:
 
 
 @dataclass(frozen=True)
+class PictureProbeQuestion:
+    """The same about a picture, for a model that sees: a file beside the recipe, or else a drawn gauge."""
+
+    prompt: str = "What does the gauge say?"
+    max_tokens: int = 16
+    picture: str = ""
+
+
+@dataclass(frozen=True)
 class ChatSettings:
     """How conversations with the bundle are written, where that is to be another way than the checkpoint's.
 
@@ -197,6 +206,7 @@ class Recipe:
     gate: QualityGate = field(default_factory=QualityGate)
     evaluation: Literal["general", "device"] = "general"
     probe: Question = field(default_factory=Question)
+    picture_probe: PictureProbeQuestion = field(default_factory=PictureProbeQuestion)
     chat: ChatSettings = field(default_factory=ChatSettings)
 
 
@@ -204,14 +214,31 @@ def read_recipe(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. Raises BadDeclarationError."""
     file = find_file(name, FOLDER)
     recipe = read_toml(file, Recipe)
-    tokens = recipe.probe.max_tokens
-    if not 1 <= tokens <= LARGEST_PROBE_TOKENS:
-        raise BadDeclarationError(
-            f"{name}: probe: max_tokens: expected 1 to {LARGEST_PROBE_TOKENS}, found {tokens}",
-            hint="32 are enough to know an answer by",
-        )
+    for key, asked in (("probe", recipe.probe), ("picture_probe", recipe.picture_probe)):
+        if not 1 <= asked.max_tokens <= LARGEST_PROBE_TOKENS:
+            raise BadDeclarationError(
+                f"{name}: {key}: max_tokens: expected 1 to {LARGEST_PROBE_TOKENS}, found {asked.max_tokens}",
+                hint="32 are enough to know an answer by",
+            )
     _check_choice(name, recipe.quant)
-    return replace(recipe, chat=_with_files(name, file.parent, recipe.chat))
+    picture = _picture_beside(name, file.parent, recipe.picture_probe.picture)
+    return replace(
+        recipe,
+        chat=_with_files(name, file.parent, recipe.chat),
+        picture_probe=replace(recipe.picture_probe, picture=picture),
+    )
+
+
+def _picture_beside(name: str, folder: Path, picture: str) -> str:
+    """Where the picture is that a recipe names; nothing for none."""
+    if not picture:
+        return ""
+    if not (folder / picture).is_file():
+        raise BadDeclarationError(
+            f"{name}: picture_probe: picture: expected a file, found no {folder / picture}",
+            hint="it is looked for beside the recipe",
+        )
+    return str(folder / picture)
 
 
 def _with_files(name: str, folder: Path, chat: ChatSettings) -> ChatSettings:

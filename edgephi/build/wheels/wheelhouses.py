@@ -9,10 +9,21 @@ from edgephi.build.wheels.own_wheel import write_own_wheel
 from edgephi.bundle.manifest import WHEELS_FOLDER, Wheelhouse
 from edgephi.steps import Step
 
+_SEEING = "vision"
+"""The extra that a model needs which sees."""
 
-def collect_wheels(wanted: WheelsRequest, folder: Path, step: Step) -> tuple[Wheelhouse, ...]:
-    """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail."""
+
+def collect_wheels(
+    wanted: WheelsRequest | None, folder: Path, step: Step, *, sees: bool = False
+) -> tuple[Wheelhouse, ...]:
+    """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail.
+
+    Those of a model that `sees` bring what prepares images.
+    """
+    if wanted is None:
+        return ()
     wheelhouses = []
+    extras = (*wanted.extras, _SEEING) if sees else wanted.extras
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)
         with step("edgephi's own wheel", 0):
@@ -22,7 +33,7 @@ def collect_wheels(wanted: WheelsRequest, folder: Path, step: Step) -> tuple[Whe
                 wheelhouse = collect(
                     folder / WHEELS_FOLDER / platform.name,
                     platform,
-                    wanted.extras,
+                    extras,
                     own_wheel=own_wheel,
                     scratch=scratch,
                 )

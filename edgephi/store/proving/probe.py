@@ -27,6 +27,7 @@ from edgephi.machine.memory import available_memory
 from edgephi.processes.ask import Asked, NoAnswerError
 from edgephi.runtime.proof.adapter_answers import AdapterAnswers, AdapterProbe, AdapterQuestions
 from edgephi.runtime.proof.first_answer import FirstAnswer, FirstQuestion
+from edgephi.runtime.proof.picture_answer import PictureAnswer, PictureQuestion
 from edgephi.store.proving.by_command import AskedByCommand
 from edgephi.store.proving.memory_group import limited_memory
 
@@ -95,8 +96,39 @@ def prove(
             hint="stop what else runs on the device, then try again; or build it smaller",
         )
     memory, also = _prove_adapters(bundle, manifest, interpreter, limit, seconds)
-    peak = max(run.memory_bytes, memory)
-    return ProbeResult(text, speed, peak, run.seconds + also, answer.emulated)
+    seeing, looked = _prove_picture(bundle, manifest, interpreter, limit, seconds)
+    peak = max(run.memory_bytes, memory, seeing)
+    return ProbeResult(text, speed, peak, run.seconds + also + looked, answer.emulated)
+
+
+def _prove_picture(
+    bundle: Path, manifest: Manifest, interpreter: str, limit: "MemoryLimit", seconds: float
+) -> tuple[int, float]:
+    """Have a bundle that sees answer about its picture. Returns the most bytes it held, and seconds."""
+    probe = manifest.picture_probe
+    if probe is None:
+        return 0, 0.0
+    place = bundle.absolute()
+    question = PictureQuestion(str(place), str(place / probe.picture), probe.prompt, probe.max_tokens)
+    run = _answered(
+        manifest,
+        limit,
+        lambda: _watched(
+            lambda: Asked(question, interpreter=interpreter, own_session=True),
+            lambda asked, look: asked.answer(
+                PictureAnswer, seconds=2 * seconds, look=look, look_seconds=_WATCH_SECONDS
+            ),
+            limit,
+        ),
+    )
+    text = run.answer.text
+    if not text.startswith(probe.expected):
+        raise _failed(
+            manifest,
+            f"about its picture: expected an answer that begins {_shown(probe.expected)}, "
+            f"found {_shown(text)}",
+        )
+    return run.memory_bytes, run.seconds
 
 
 def _prove_adapters(

@@ -249,7 +249,7 @@ def hostile_types() -> Iterator[ManifestCase]:
         for value in values:
             if type(value) is not type(good[key]) and not (value == [] and key == "wheels"):
                 yield f"{key} is {value!r}", _setting((key,), value)
-        if key not in ("wheels", "probe", "security_floor", "adapters", "base"):
+        if key not in ("wheels", "probe", "picture_probe", "security_floor", "adapters", "base"):
             yield f"{key} is null", _setting((key,), None)
             if key != "deviation":
                 yield f"{key} is missing", _removing(key)
