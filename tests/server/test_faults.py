@@ -342,6 +342,23 @@ class TestStart:
         assert "this command needs starlette and msgspec" in done.stderr
         assert installs(done.stderr, "cpu", "serve")
 
+    def test_without_what_reads_images(self, edgephi: Edgephi, vision_bundle: Path) -> None:
+        hide = (
+            "import importlib.util as u; find = u.find_spec; "
+            "u.find_spec = lambda name, *a: None if name == 'PIL' else find(name, *a)"
+        )
+        done = edgephi("serve", vision_bundle, before=hide)
+        assert is_one_error(done, 3)
+        assert "this command needs Pillow" in done.stderr
+        assert installs(done.stderr, "cpu", "serve", "vision")
+
+    def test_a_model_that_reads_text_only_has_no_images_to_fetch(
+        self, edgephi: Edgephi, demo_bundle: Path
+    ) -> None:
+        done = edgephi("serve", demo_bundle, "--image-urls", "public")
+        assert is_one_error(done, 2)
+        assert "expected a model that sees" in done.stderr
+
     def test_a_module_of_the_working_folder_is_not_taken_for_ours(
         self, demo_bundle: Path, tmp_path: Path
     ) -> None:

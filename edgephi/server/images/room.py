@@ -10,7 +10,7 @@ from typing import Self
 
 from edgephi.server.refusal import Refusal
 
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS = 2.0
 
 
 class ImageRoom:

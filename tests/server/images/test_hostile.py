@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from edgephi.server.engine.process_facts import resident_bytes
 from tests.runtime.images.drawn import drawn, saved
 from tests.runtime.images.mutated_files import mutated, whole_files
-from tests.server.serving import PATIENCE, Server, serving
+from tests.server.images.test_asking import MODEL, part
+from tests.server.serving import PATIENCE, Server, serving, until
 
 WHOLE = saved(drawn(90, 60), "PNG")
 COUNT = 160
@@ -85,6 +87,28 @@ def test_large_images_are_given_back(seeing_server: Server) -> None:
     for _ in range(3):
         assert asked(seeing_server, noise).status_code == 200
     assert resident_bytes(seeing_server.process.pid) - before < 8 * MEGABYTES
+
+
+def test_who_finds_no_room_comes_back_and_is_answered(vision_bundle: Path, tmp_path: Path) -> None:
+    image = saved(drawn(180, 180), "PNG")
+    message: Any = {"role": "user", "content": [part(image), {"type": "text", "text": "what?"}]}
+    options = ("--context", 512, "--max-images", 2 * len(image), "--max-body", "20KB")
+    with serving(vision_bundle, tmp_path, *options) as server:
+        statuses: list[int] = []
+        with server.client(max_retries=20) as client, ThreadPoolExecutor(6) as pool:
+            client._client.event_hooks["response"].append(lambda answer: statuses.append(answer.status_code))
+
+            def ask(number: int) -> str | None:
+                answer = client.chat.completions.create(
+                    model=MODEL, messages=[message, {"role": "user", "content": str(number)}], max_tokens=8
+                )
+                return answer.choices[0].message.content
+
+            assert all(pool.map(ask, range(6)))
+        assert set(statuses) <= {200, 429}
+        assert statuses.count(200) == 6
+        until(lambda: server.get("/health").json()["waiting"] == 0, "an idle server")
+        assert asked(server, image).status_code == 200
 
 
 def test_a_request_has_a_bound_for_images_and_one_for_all_else(vision_bundle: Path, tmp_path: Path) -> None:

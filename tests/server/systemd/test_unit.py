@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.bundle.manifest import Manifest
 from edgephi.errors import UsageError
 from edgephi.server.engine.process_facts import resident_bytes
@@ -243,6 +244,15 @@ def test_less_context_takes_less_memory() -> None:
     assert full == memory_limit(manifest, context=manifest.limits.context, provider="cpu")
     assert memory_limit(manifest, context=2, provider="cpu") <= full
     assert memory_limit(manifest, context=None, provider="cuda") > full
+
+
+def test_images_take_memory_too() -> None:
+    """A photograph of 50 million pixels takes 200 MB while it is decoded, and twice that for a moment."""
+    reads = tiny_manifest()
+    facts = ImageFacts(56, 14, 4, 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    sees = dataclasses.replace(reads, model=dataclasses.replace(reads.model, images=facts))
+    more = [memory_limit(each, context=None, provider="cpu") for each in (reads, sees)]
+    assert more[1] - more[0] > 500_000_000
 
 
 # The command.

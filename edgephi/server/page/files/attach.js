@@ -29,10 +29,13 @@ export function takeAttached() {
   return taken;
 }
 
+/** Under this a part has its image's name; it is not sent, since JSON has no symbols. */
+export const NAME = Symbol("name");
+
 /** The parts of a message for images. */
 export async function imageParts(images) {
   const urls = await Promise.all(images.map(dataUrl));
-  return urls.map((url) => ({ type: "image_url", image_url: { url } }));
+  return urls.map((url, i) => ({ type: "image_url", image_url: { url }, [NAME]: images[i].name }));
 }
 
 /** An element of a list for an image: its thumbnail, and the tokens that it takes. */

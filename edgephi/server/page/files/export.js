@@ -1,6 +1,7 @@
 // The conversation as a file: Markdown to read, or JSON that `/load` of `edgephi chat` goes on with.
 
 import { announce } from "./announce.js";
+import { NAME } from "./attach.js";
 
 const KINDS = {
   md: { type: "text/markdown", write: ({ messages }) => messages.map(section).join("\n") },
@@ -8,7 +9,7 @@ const KINDS = {
 };
 const section = ({ role, content }) => `## ${role[0].toUpperCase()}${role.slice(1)}\n\n${written(content)}\n`;
 const written = (content) => (typeof content === "string" ? content : content.map(writtenPart).join("\n\n"));
-const writtenPart = ({ text, image_url }) => text ?? `![image](${image_url.url})`;
+const writtenPart = (part) => part.text ?? `[${part[NAME]}]`;
 
 const dialog = document.getElementById("export-dialog");
 
