@@ -4,7 +4,7 @@ Measured against processes that run full-size models: `python -m tests.bench.pla
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
 from edgephi.checkpoint.roles import EMBEDDING, EXPERTS, ModelTensor
@@ -38,6 +38,10 @@ class Memory:
     def total(self) -> int:
         """All of it."""
         return self.weights + self.kv_cache + self.scratch
+
+    def with_weights(self, count: int) -> "Memory":
+        """The same with so many bytes of weights more."""
+        return replace(self, weights=self.weights + count)
 
 
 def memory_at(

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgephi.build.device_memory import Memory, idle_bytes, memory_at
 from edgephi.build.matrix_names import names_of
-from edgephi.build.seeing.image_plans import plan_image_encoder
+from edgephi.build.seeing.image_plans import plan_image_encoder, unpacked_bytes
 from edgephi.build.tensor_plans import improvable, least_bits_per_weight, most_added, plan_tensors
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.quality import at_quality
@@ -150,7 +150,9 @@ def make_plan(
     def memory_for(tokens: int) -> Memory:
         size = size_of(plans, tokens) + added
         heaviest, prefill = {**plans, **better}, facts.provider(target.provider).prefill
-        return memory_at(tokens, architecture, heaviest, footprint, prefill, artifact_bytes=size)
+        return memory_at(
+            tokens, architecture, heaviest, footprint, prefill, artifact_bytes=size
+        ).with_weights(unpacked_bytes(architecture.image_encoder, image_tensors, footprint))
 
     memory, artifact_bytes = memory_for(served), size_of(plans) + added
     idle = idle_bytes(architecture, plans) + image_bytes

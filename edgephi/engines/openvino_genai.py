@@ -42,6 +42,8 @@ _GPU = Provider(
         packed_bytes_per_group=4,
         # 163 MB measured with one layer of Phi-3.5-MoE in groups of 32. Single matrices take 1 byte each.
         expert_zero_point_bytes=4,
+        # CLIP ViT-L/14-336 in float16, 605 MB: 1,350 MB in memory beside the mapped file.
+        unpacked_half_bytes=2,
         # Our runtime cuts off the head's input but for the last token.
         logits_copies=0,
         # Each thread has the scores of 32 tokens: all of them from eight threads on. A layer's keys and

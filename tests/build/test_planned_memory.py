@@ -4,6 +4,8 @@ The vocabulary is that of Phi-3, because the logits of what is computed at once 
 """
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,13 @@ import pytest
 from edgephi.build.build import build, find_checkpoint
 from edgephi.build.request import BuildRequest
 from edgephi.bundle.manifest import read_manifest
-from edgephi.declared.recipe import read_recipe
+from edgephi.declared.recipe import ImagePrecision, read_recipe
 from edgephi.declared.target import read_target
 from edgephi.machine.measurement import BenchRequest
 from edgephi.runtime.proof.measure import measure
 from edgephi.steps import silent
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_phi3_v import TinyVision, write_tiny_phi3_v
 from tests.tiny_phi3small import write_tiny_phi3small
 from tests.tiny_phimoe import write_tiny_phimoe
 
@@ -82,3 +85,40 @@ def test_other_kinds_of_models_take_what_the_plan_says(
     declared = read_manifest(bundle).requires.memory_bytes
     taken = measure(bundle, BenchRequest((context - 8,), 2, context=context)).peak_memory_bytes
     assert declared - slack_bytes < taken <= declared
+
+
+SEE = """
+import pathlib, sys
+import numpy as np
+from edgephi.bundle.manifest import read_manifest
+from edgephi.runtime.adapter import open_engine
+from edgephi.runtime.proof.measure import peak_memory_bytes
+bundle = pathlib.Path(sys.argv[1])
+manifest = read_manifest(bundle)
+engine = open_engine(bundle, manifest, provider="cpu")
+tile = np.zeros((3, manifest.model.images.tile, manifest.model.images.tile), np.float32)
+engine.tile_encoder.encode_tile(tile)
+list(engine.open_cache(manifest.limits.context).append([20] * manifest.limits.context))
+print(peak_memory_bytes())
+"""
+"""What takes the most memory that a model which sees can take."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_an_image_encoder_is_in_the_plan(tmp_path: Path, precision: ImagePrecision) -> None:
+    """OpenVINO unpacks float16 to float32, and leaves codes as they are."""
+    pytest.importorskip("openvino_genai")
+    shape = TinyVision(
+        tile=336, image_hidden=1024, image_heads=16, image_layers=6, image_ffn=4096, hidden=512, heads=8
+    )
+    tiny = write_tiny_phi3_v(tmp_path / "tiny", shape)
+    default = read_recipe("default")
+    quant = dataclasses.replace(default.quant, method="rtn", image_encoder=precision)
+    recipe = dataclasses.replace(default, quant=quant)
+    bundle = tmp_path / "bundle"
+    request = BuildRequest(str(tiny), read_target("openvino"), recipe, bundle, verify="off", context=1024)
+    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
+    declared = read_manifest(bundle).requires.memory_bytes
+    done = subprocess.run([sys.executable, "-c", SEE, bundle], capture_output=True, text=True, check=True)
+    assert declared - SLACK_BYTES < int(done.stdout) <= declared

@@ -1,10 +1,13 @@
 """What a build does with the tensors of an image encoder."""
 
+import math
+
 from edgephi.build.tensor_plans import dividing
 from edgephi.checkpoint.images.image_encoder import MATRICES, ImageEncoder
 from edgephi.checkpoint.roles import ModelTensor
 from edgephi.declared.recipe import Quant
 from edgephi.declared.target import Target
+from edgephi.engines.facts.footprint import Footprint
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import image_encoder_exporter
 from edgephi.quantize.scheme import Scheme
@@ -43,3 +46,15 @@ def plan_image_tensors(encoder: ImageEncoder, quant: Quant) -> dict[ModelTensor,
         # Searching gains nothing at 8 bits.
         plans[tensor] = TensorPlan(scheme, "rtn")
     return plans
+
+
+def unpacked_bytes(encoder: ImageEncoder | None, plans: TensorPlans, footprint: Footprint) -> int:
+    """What an engine makes of the encoder's float16 matrices in memory, beside its copies of the artifact."""
+    if encoder is None:
+        return 0
+    numbers = sum(
+        math.prod(shape)
+        for tensor, shape in encoder.tensor_shapes().items()
+        if tensor.role in MATRICES and plans[tensor].scheme is None
+    )
+    return numbers * footprint.unpacked_half_bytes

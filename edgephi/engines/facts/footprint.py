@@ -14,6 +14,7 @@ class Footprint:
     weight_copies: bytes of weights in memory over bytes of the artifact (an engine may repack them)
     packed_bytes_per_group: what the kernels make for each group of a matrix when the model is loaded
     expert_zero_point_bytes: what they make for each zero point of a mixture's experts, beside that
+    unpacked_half_bytes: what they make of each float16 weight of an image encoder, beside its copies
     separates_tied_head: whether a matrix that is embedding and head at once is held twice
     packs_beside: whether a matrix is there as it was stored, too, while it is packed; no stack of experts is
     cache_step: the cache has room for a multiple of so many tokens
@@ -32,6 +33,7 @@ class Footprint:
     weight_copies: float = 1.0
     packed_bytes_per_group: int = 0
     expert_zero_point_bytes: int = 0
+    unpacked_half_bytes: int = 0
     separates_tied_head: bool = False
     packs_beside: bool = False
     cache_step: int = 1
