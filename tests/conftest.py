@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from edgephi.build.build import Built
+from edgephi.build.build import Built, build, find_checkpoint
+from edgephi.build.request import BuildRequest
+from edgephi.declared.recipe import read_recipe
+from edgephi.declared.target import read_target
+from edgephi.steps import silent
 from tests import property_profile
 from tests.build.demo import build_demo
 from tests.build.switched_adapters.demo_adapters import build_demo_adapters, save_demo_adapters
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_phi3_v import write_tiny_phi3_v
 from tests.trained_checkpoint import PACKAGE, cached_trained_checkpoint
 
 settings.load_profile(property_profile.FIXED)
@@ -80,6 +85,26 @@ def demo_artifact(
     asked = {name: str(folder) for name, folder in demo_adapters.items()}
     asked["faint"] += "@0.05"
     return build_demo_adapters(demo_bundle, asked, output).folder
+
+
+@pytest.fixture(scope="session")
+def seeing_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint that sees: its tiles have 56 pixels, and are four tokens each."""
+    return write_tiny_phi3_v(tmp_path_factory.mktemp("seeing") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def seeing_bundle(seeing_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle for the target `cpu`, not verified."""
+    model, recipe = str(seeing_checkpoint), read_recipe("default")
+    request = BuildRequest(
+        model=model,
+        target=read_target("cpu"),
+        recipe=recipe,
+        output=tmp_path_factory.mktemp("seeing") / "bundle",
+        verify="off",
+    )
+    return build(request, find_checkpoint(model, recipe, None, progress=False), silent).folder
 
 
 @pytest.fixture(scope="session")

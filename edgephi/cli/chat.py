@@ -15,6 +15,7 @@ from edgephi.cli.argument_types import ReadPath
 from edgephi.cli.options import (
     answer_options,
     bundle_argument,
+    crops_option,
     device_context_option,
     provider_option,
     switched_adapter_option,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 @click.command(no_args_is_help=True)
 @bundle_argument
+@crops_option
 @answer_options
 @sampling_options
 @device_context_option
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 def chat(
     bundle: Path,
     *,
+    crops: int | None,
     system: str | None,
     max_tokens: int | None,
     temperature: float,
@@ -88,7 +91,9 @@ def chat(
         )
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text get a message of ours
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    options = Options(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, **sampling)
+    options = Options(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, crops=crops, **sampling
+    )
     may_call = () if tools is None else read_tools(tools)
     at_terminal = sys.stdin.isatty()
     with step("load", 0) if at_terminal else contextlib.nullcontext():

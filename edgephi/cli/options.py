@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from edgephi.bundle.image_tokens import MOST_CROPS
 from edgephi.cli.argument_types import NAME, ReadPath
 from edgephi.cli.completion import (
     complete_bundle,
@@ -161,6 +162,24 @@ switched_adapter_option: Decorator = click.option(
     metavar="NAME",
     help="Answer with this adapter of the bundle's, or with FOLDER:NAME, or FOLDER for its first one, of a "
     "folder which `edgephi adapter build` made for it.",
+)
+
+image_option: Decorator = click.option(
+    "--image",
+    "images",
+    type=ReadPath(),
+    multiple=True,
+    metavar="FILE",
+    help="An image that the prompt is about, for a model that sees: JPEG, PNG, WebP, GIF or BMP; may be "
+    "given again.",
+)
+
+crops_option: Decorator = click.option(
+    "--crops",
+    type=click.IntRange(1, MOST_CROPS),
+    metavar="N",
+    help="Cut each image into N tiles at most: fewer show less of it, and take fewer tokens. [default: the "
+    "model's number]",
 )
 
 json_option: Decorator = click.option(

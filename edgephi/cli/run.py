@@ -1,5 +1,6 @@
 """`edgephi run`: answer one prompt with a bundle."""
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -10,25 +11,32 @@ import click
 from edgephi.cli.options import (
     answer_options,
     bundle_argument,
+    crops_option,
     device_context_option,
+    image_option,
     provider_option,
     switched_adapter_option,
 )
 from edgephi.cli.rules_options import rules_options
 from edgephi.cli.sampling_options import sampling_options
+from edgephi.cli.show.images import image_line
 from edgephi.cli.show.say import SaidAnswer, say, say_document
 from edgephi.cli.system_message import system_message
+from edgephi.cli.terminal.reading import Reading
 from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgephi.runtime.images.seen_image import SeenImage
     from edgephi.runtime.session import Options, Session
 
 
 @click.command(no_args_is_help=True)
 @bundle_argument
 @click.argument("prompt", required=False)
+@image_option
+@crops_option
 @answer_options
 @sampling_options
 @rules_options
@@ -54,6 +62,8 @@ def run(
     bundle: Path,
     prompt: str | None,
     *,
+    images: tuple[Path, ...],
+    crops: int | None,
     max_tokens: int | None,
     temperature: float,
     top_p: float,
@@ -87,6 +97,8 @@ def run(
     system = system_message(system)
 
     import edgephi.runtime
+    from edgephi.bundle.manifest import read_manifest
+    from edgephi.runtime.images.in_messages import look_at
     from edgephi.runtime.session import Options
 
     options = Options(
@@ -95,9 +107,11 @@ def run(
         top_p=top_p,
         seed=seed,
         system=system,
+        crops=crops,
         **sampling,
         **rules,
     )
+    seen = look_at(images, read_manifest(bundle).model.images, crops) if images else []
     session = edgephi.runtime.load(
         bundle,
         context=context,
@@ -105,26 +119,37 @@ def run(
         adapter=adapter,
         warn=lambda text: say(f"warning: {text}", err=True),
     )
+    if not as_json:
+        for image in seen:
+            say(image_line(image), dim=True, err=True)
     if beams is not None:
         _search(
             session,
             prompt,
+            seen,
             options,
-            beams,
-            1.0 if length_penalty is None else length_penalty,
+            beams=beams,
+            length_penalty=1.0 if length_penalty is None else length_penalty,
             as_json=as_json,
         )
     else:
-        _answer(session, prompt, options, as_json=as_json)
+        _answer(session, prompt, seen, options, as_json=as_json)
 
 
-def _answer(session: "Session", prompt: str, options: "Options", *, as_json: bool) -> None:
+def _answer(
+    session: "Session", prompt: str, images: "list[SeenImage]", options: "Options", *, as_json: bool
+) -> None:
     """Print the answer as it is written, or a document of it."""
-    answer, said = session.stream(prompt, options), SaidAnswer()
+    reading, said = Reading(), SaidAnswer()
+    answer = session.stream(prompt, options, images=images, on_image=reading.show_images)
     _say_engine(session)
-    for piece in answer:
-        if not as_json:
-            said.add(piece)
+    try:
+        for piece in answer:
+            reading.clear()
+            if not as_json:
+                said.add(piece)
+    finally:
+        reading.clear()
     if not as_json:
         said.end()
         return
@@ -138,17 +163,28 @@ def _answer(session: "Session", prompt: str, options: "Options", *, as_json: boo
             "first_token_seconds": round(generation.first_token_seconds, 4),
             "prefill_tokens_per_second": round(generation.prefill_tokens_per_second, 2),
             "decode_tokens_per_second": round(generation.decode_tokens_per_second, 2),
+            **({"image_seconds": round(generation.image_seconds, 4)} if images else {}),
         },
+        **_of_images(images),
     }
     say_document({**document, **_facts(session)})
 
 
 def _search(
-    session: "Session", prompt: str, options: "Options", beams: int, length_penalty: float, *, as_json: bool
+    session: "Session",
+    prompt: str,
+    images: "list[SeenImage]",
+    options: "Options",
+    *,
+    beams: int,
+    length_penalty: float,
+    as_json: bool,
 ) -> None:
     """Print the best answer that beam search finds, or a document of all of them."""
     start = time.perf_counter()
-    found = session.beams(prompt, beams, options, length_penalty=length_penalty)
+    messages = session.prompts.single(prompt, options.system, images)
+    options = dataclasses.replace(options, system=None)
+    found = session.beams(messages, beams, options, length_penalty=length_penalty)
     seconds = time.perf_counter() - start
     _say_engine(session)
     if not as_json:
@@ -169,8 +205,21 @@ def _search(
             for beam in found
         ],
         "timings": {"load_seconds": round(session.load_seconds, 4), "search_seconds": round(seconds, 4)},
+        **_of_images(images),
     }
     say_document({**document, **_facts(session)})
+
+
+def _of_images(images: "list[SeenImage]") -> dict[str, Any]:
+    """What a document says of the images that were asked about; nothing where there was none."""
+    if not images:
+        return {}
+    return {
+        "images": [
+            {"file": image.name, "width": image.width, "height": image.height, "tokens": image.tokens}
+            for image in images
+        ]
+    }
 
 
 def _say_engine(session: "Session") -> None:

@@ -8,31 +8,36 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgephi.cli.output_file import write_output
+from edgephi.cli.show.images import image_line
 from edgephi.cli.show.say import error_lines
 from edgephi.cli.terminal.chat_settings import changed, settings
-from edgephi.cli.terminal.saved_chat import read_messages
+from edgephi.cli.terminal.saved_chat import read_messages, saved_messages
 from edgephi.errors import EdgephiError, UsageError
+from edgephi.runtime.images.in_messages import images_of, text_of
 
 if TYPE_CHECKING:
     from edgephi.runtime.conversation import Conversation
     from edgephi.runtime.generation import Generation
+    from edgephi.runtime.images.seen_image import SeenImage
     from edgephi.runtime.options import Options
     from edgephi.runtime.session import Session
 
 _COMMAND = re.compile(r"(/[a-z]+)(?:\s+(.*))?", re.DOTALL)
 _WIDTH = 80
+_SHOWN_SECONDS = 0.005
 _MARKDOWN = (".md", ".markdown")
-_NO_SYSTEM = "-"
+_NO_SYSTEM = _NO_IMAGE = "-"
 
 
 @dataclass
 class Chat:
     """A conversation with a person: the answers so far, and the files that were written for it.
 
-    `asked` is the last message that was for the model, and `is_answered` whether the conversation has it.
+    `asked` is the last message that was for the model, with `asked_images`, and `is_answered` whether the
+    conversation has it. `attached` are images for the next one.
     """
 
     session: "Session"
@@ -42,6 +47,8 @@ class Chat:
     is_answered: bool = False
     answers: list["Generation"] = field(default_factory=list)
     saved: set[Path] = field(default_factory=set)
+    attached: list["SeenImage"] = field(default_factory=list)
+    asked_images: list["SeenImage"] = field(default_factory=list)
 
 
 class Again(Exception):  # noqa: N818 - it is no error
@@ -96,15 +103,25 @@ def _help(_chat: Chat, _argument: str) -> str:
 def _system(chat: Chat, argument: str) -> str:
     if not argument:
         return chat.conversation.system or "no system message; /system TEXT begins again with one"
-    chat.asked = ""
+    chat.asked, chat.asked_images = "", []
     chat.conversation.reset("" if argument == _NO_SYSTEM else argument)
     return "begun again " + ("without a system message" if argument == _NO_SYSTEM else "with that")
 
 
 def _reset(chat: Chat, _argument: str) -> str:
-    chat.asked = ""
+    chat.asked, chat.asked_images = "", []
     chat.conversation.reset()
     return "forgotten" + (", but for the system message" if chat.conversation.system else "")
+
+
+def _image(chat: Chat, argument: str) -> str:
+    if argument == _NO_IMAGE:
+        chat.attached = []
+    elif argument:
+        image = chat.session.prompts.images.see(_path(argument), chat.options.crops)
+        chat.attached.append(image)
+    lines = [image_line(image) for image in chat.attached]
+    return "\n".join([*lines, "for the next message" if lines else "no image for the next message"])
 
 
 def _save(chat: Chat, argument: str) -> str:
@@ -118,7 +135,11 @@ def _save(chat: Chat, argument: str) -> str:
     if file.suffix.lower() in _MARKDOWN:
         text = _markdown(messages)
     else:
-        document = {"bundle": manifest.name, "model": manifest.model.id, "messages": messages}
+        document = {
+            "bundle": manifest.name,
+            "model": manifest.model.id,
+            "messages": saved_messages(messages),
+        }
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     write_output(file, text)
     chat.saved.add(file.absolute())
@@ -128,9 +149,10 @@ def _save(chat: Chat, argument: str) -> str:
 def _load(chat: Chat, argument: str) -> str:
     if not argument:
         raise UsageError("expected a file that /save has written, found none", hint="/load FILE")
-    messages = read_messages(_path(argument))
-    chat.conversation.resume(messages)
-    chat.asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
+    chat.conversation.resume(read_messages(_path(argument)))
+    messages = chat.conversation.messages
+    asked = next((each for each in reversed(messages) if each["role"] == "user"), {"content": ""})
+    chat.asked, chat.asked_images = text_of(asked["content"]), images_of([asked])
     chat.is_answered = bool(chat.asked)
     return f"{len(messages)} messages read; what is said next goes on from there"
 
@@ -163,9 +185,16 @@ def _path(argument: str) -> Path:
         ) from None
 
 
-def _markdown(messages: Sequence[Mapping[str, str]]) -> str:
-    """The conversation to read: who speaks is a heading, and what is said stands below it."""
-    return "\n".join(f"## {message['role'].capitalize()}\n\n{message['content']}\n" for message in messages)
+def _markdown(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The conversation to read: who speaks is a heading, and what is said stands below it.
+
+    Of images it has the names.
+    """
+    found = []
+    for message in messages:
+        images = "".join(f"[{image.name}]\n\n" for image in images_of([message]))
+        found.append(f"## {message['role'].capitalize()}\n\n{images}{text_of(message['content'])}\n")
+    return "\n".join(found)
 
 
 def _stats(chat: Chat, _argument: str) -> str:
@@ -196,8 +225,12 @@ def engine_text(chat: Chat) -> str:
 def numbers(generation: "Generation") -> str:
     """The numbers of one answer in one line."""
     computed = generation.prompt_tokens - generation.reused_tokens
-    parts = [
-        f"{generation.prompt_tokens} tokens read, {computed} of them new",
+    parts = [f"{generation.prompt_tokens} tokens read, {computed} of them new"]
+    if generation.image_tokens:
+        parts.append(f"{generation.image_tokens} of images")
+        if generation.image_seconds > _SHOWN_SECONDS:
+            parts[-1] += f", computed in {generation.image_seconds:.2f} s"
+    parts += [
         f"first token after {generation.first_token_seconds:.2f} s",
         f"{generation.generated_tokens} written",
     ]
@@ -221,6 +254,7 @@ COMMANDS: Mapping[str, _Command] = {
     "/help": _Command(_help, "shows this"),
     "/system": _Command(_system, "begins again with another system message; - is none", "TEXT"),
     "/reset": _Command(_reset, "forgets the conversation"),
+    "/image": _Command(_image, "shows the model an image with the next message; - takes it back", "FILE"),
     "/retry": _Command(_retry, "has the last message answered again"),
     "/set": _Command(_set, "changes temperature, seed and so on; alone, it shows them", "NAME VALUE"),
     "/save": _Command(_save, "writes the conversation to a file: JSON, or Markdown for .md", "FILE"),

@@ -1,29 +1,21 @@
 """One turn of `edgephi chat`: a message, the answer as it is written, and the calls of functions in it."""
 
 import contextlib
-import shutil
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
-
-import click
 
 from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.cli.terminal.chat_commands import Again, Chat, is_command, numbers, run_command
 from edgephi.cli.terminal.chat_tools import call_text
+from edgephi.cli.terminal.reading import Reading
 from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.errors import EdgephiError, PastContextError
 
 if TYPE_CHECKING:
     from edgephi.chat.tools.call_reader import ToolCall
     from edgephi.runtime.answer import Answer
-    from edgephi.runtime.work import OnPrefill
 
 Watch = contextlib.AbstractContextManager[None]
-
-_CLEAR_LINE = "\r\x1b[K"
-_SHOW_READING_SECONDS = 1.0
 
 
 def take_turn(
@@ -43,16 +35,24 @@ def take_turn(
     checked_utf8(message, "message")
     if not message.strip():
         return
+    images, talk.attached = talk.attached, []
     if is_command(message):
+        talk.attached = images
         try:
             say(run_command(talk, message), err=True)
             return
         except Again as again:
-            message = again.message
-    talk.asked, talk.is_answered = message, False
+            message, images = again.message, talk.asked_images
+    talk.asked, talk.asked_images, talk.is_answered = message, images, False
 
-    def ask(on_prefill: "OnPrefill") -> "Answer":
-        return talk.conversation.say(message, talk.options, on_prefill=on_prefill)
+    def ask(reading: Reading) -> "Answer":
+        return talk.conversation.say(
+            message,
+            talk.options,
+            images=images,
+            on_prefill=reading.show,
+            on_image=reading.show_images,
+        )
 
     calls = _answered(talk, ask, verbose=verbose, preparing=preparing, watch=watch)
     while calls:
@@ -62,35 +62,36 @@ def take_turn(
             talk.conversation.take_back()
             raise
 
-        def go_on(on_prefill: "OnPrefill", results: list[str] = results) -> "Answer":
-            return talk.conversation.give_results(results, talk.options, on_prefill=on_prefill)
+        def go_on(reading: Reading, results: list[str] = results) -> "Answer":
+            return talk.conversation.give_results(results, talk.options, on_prefill=reading.show)
 
         calls = _answered(talk, go_on, verbose=verbose, preparing=preparing, watch=watch)
 
 
 def _answered(
     talk: Chat,
-    ask: "Callable[[OnPrefill], Answer]",
+    ask: "Callable[[Reading], Answer]",
     *,
     verbose: bool,
     watch: "Callable[[Answer], Watch]",
     preparing: "Callable[[], Watch]",
 ) -> "Sequence[ToolCall]":
     """Show the answer that `ask` gives, and the calls of functions in it, which are given back."""
-    reading = _Reading()
+    reading = Reading()
     said = SaidAnswer(wrapped=True)
     begun = False
     try:
         with preparing():
-            answer = ask(reading.show)
+            answer = ask(reading)
         with watch(answer):
             for piece in answer:
                 reading.clear()
                 begun = True
                 said.add(piece)
     except PastContextError as error:
+        fewer = "/set crops 1 has fewer tokens of an image; " if talk.asked_images else ""
         raise PastContextError(
-            error.message, hint="/reset forgets the conversation; /save FILE keeps it before that"
+            error.message, hint=f"{fewer}/reset forgets the conversation; /save FILE keeps it before that"
         ) from None
     except EdgephiError:
         if begun:  # the error gets a line of its own, and so does the next answer
@@ -122,25 +123,3 @@ def _answered(
 def say_beside(text: str) -> None:
     """Say something beside the conversation."""
     say(text, dim=True, err=True)
-
-
-class _Reading:
-    """On a terminal, how much of a long prompt has been read, until the answer begins."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self._shown = False
-        self._wanted = sys.stderr.isatty() and sys.stdout.isatty()
-
-    def show(self, done: int, total: int) -> None:
-        """Take in that so many tokens of a prompt are computed."""
-        if self._wanted and time.monotonic() - self._start > _SHOW_READING_SECONDS:
-            text = f"reading: {done} of {total} tokens"[: shutil.get_terminal_size().columns - 1]
-            click.echo(_CLEAR_LINE + click.style(text, dim=True), err=True, nl=False)
-            self._shown = True
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._shown:
-            click.echo(_CLEAR_LINE, err=True, nl=False)
-            self._shown = False

@@ -64,6 +64,11 @@ def seen_messages(
     return found
 
 
+def look_at(images: Iterable[ImageSource], facts: ImageFacts | None, crops: int | None) -> list[SeenImage]:
+    """Images of one message that were looked at. Raises as `seen_messages` does."""
+    return images_of(seen_messages([{"role": "user", "content": with_images("", images)}], facts, crops))
+
+
 def placed_messages(
     messages: Sequence[Mapping[str, Any]], place: Callable[[SeenImage], range]
 ) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.errors import NotSupportedError
 from edgephi.runtime.adapter import Engine
 from edgephi.runtime.images.encode import encode_image
-from edgephi.runtime.images.in_messages import images_of, placed_messages, seen_messages
+from edgephi.runtime.images.in_messages import images_of, placed_messages, seen_messages, with_images
 from edgephi.runtime.images.preparation import PreparedImage, prepared
 from edgephi.runtime.images.rows import ImageRows
-from edgephi.runtime.images.seen_image import SeenImage
+from edgephi.runtime.images.seen_image import ImageSource, SeenImage
 
 
 class SessionImages:
@@ -29,6 +29,11 @@ class SessionImages:
         self._facts = facts
         self._cached = cached
         self._waiting: weakref.WeakSet[PromptImages] = weakref.WeakSet()
+
+    def see(self, image: ImageSource, crops: int | None = None) -> SeenImage:
+        """One image that was looked at, as `seen` does it."""
+        (found,) = images_of(self.seen([{"role": "user", "content": with_images("", [image])}], crops))
+        return found
 
     def seen(self, messages: Sequence[Mapping[str, Any]], crops: int | None) -> list[dict[str, Any]]:
         """Messages whose images were looked at: their tokens are known, and nothing is decoded.
