@@ -1,18 +1,20 @@
 """What a plan, and a bundle's summary, say of a model that sees."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgephi.bundle.image_tokens import ImageFacts, grid_of, token_count
-from edgephi.checkpoint.architecture import Architecture
 from edgephi.cli.show.sizes import human_count
-from edgephi.declared.recipe import Quant
 from edgephi.engines.facts.registry import known_engines
+
+if TYPE_CHECKING:
+    from edgephi.checkpoint.architecture import Architecture
+    from edgephi.declared.recipe import Quant
 
 _SHAPES = {"1:1": (1200, 1200), "4:3": (1600, 1200), "16:9": (1600, 900)}
 """Ratios that cameras have, and pixels of such a picture."""
 
 
-def images_rows(architecture: Architecture, quant: Quant, engine: str) -> list[tuple[str, str]]:
+def images_rows(architecture: "Architecture", quant: "Quant", engine: str) -> list[tuple[str, str]]:
     """Rows about the image encoder, what a picture takes and who sees it; none for other models."""
     encoder = architecture.image_encoder
     if encoder is None:
@@ -33,7 +35,7 @@ def images_line(facts: ImageFacts | None, engine: str) -> str:
     return "; ".join([f"tokens of a picture: {tokens}", *_blind_tools(engine)])
 
 
-def images_document(architecture: Architecture, quant: Quant) -> dict[str, Any] | None:
+def images_document(architecture: "Architecture", quant: "Quant") -> dict[str, Any] | None:
     """The same for scripts; None for other models."""
     encoder = architecture.image_encoder
     if encoder is None:
