@@ -19,9 +19,9 @@ from edgephi.cli.options import (
 )
 from edgephi.cli.rules_options import rules_options
 from edgephi.cli.sampling_options import sampling_options
-from edgephi.cli.show.images import image_line
 from edgephi.cli.show.say import SaidAnswer, say, say_document
 from edgephi.cli.system_message import system_message
+from edgephi.cli.terminal.image_line import image_line
 from edgephi.cli.terminal.reading import Reading
 from edgephi.cli.terminal.utf8 import checked_utf8
 from edgephi.commands import edgephi_command

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgephi.cli.output_file import write_output
-from edgephi.cli.show.images import image_line
 from edgephi.cli.show.say import error_lines
 from edgephi.cli.terminal.chat_settings import changed, settings
+from edgephi.cli.terminal.image_line import image_line
 from edgephi.cli.terminal.saved_chat import read_messages, saved_messages
 from edgephi.errors import EdgephiError, UsageError
 from edgephi.runtime.images.in_messages import images_of, text_of

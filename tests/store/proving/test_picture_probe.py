@@ -15,9 +15,6 @@ from edgephi.bundle.probe import PictureProbe
 from edgephi.errors import BadBundleError, ProbeFailedError
 from edgephi.runtime.options import Options
 from edgephi.store.proving.probe import ProbeResult, prove
-from tests.runtime.images.conftest import seeing_bundle, seeing_checkpoint
-
-__all__ = ["seeing_bundle", "seeing_checkpoint"]
 
 QUESTION = "What does the gauge say?"
 
