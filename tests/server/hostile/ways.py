@@ -193,6 +193,17 @@ def long_prompt(chance: Chance, port: int) -> str | None:
     return expect(asked(port, post(body)), {400, *_COME_BACK})
 
 
+def image(chance: Chance, port: int) -> str | None:
+    """Images for a model that reads text only: files of the server, addresses in its network, megabytes."""
+    base64 = "data:image/png;base64," + "A" * chance.choice([0, 4, 1_000_000, 3_000_000])
+    paths = ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data", "data:,", "\0"]
+    url = chance.choice([base64, *paths])
+    parts = [{"type": "image_url", "image_url": {"url": url}}] * chance.choice([1, 3])
+    wanted = {413} if len(url) * len(parts) > 4_000_000 else {400}
+    body = {"messages": [{"role": "user", "content": parts}]}
+    return expect(asked(port, post(body)), {*wanted, *_COME_BACK})
+
+
 def large_body(chance: Chance, port: int) -> str | None:
     """Past the limit, announced or not."""
     head = POST + b"Connection: close\r\n"
@@ -312,6 +323,7 @@ QUICK: dict[Way, int] = {
     deep_json: 4,
     odd_schema: 6,
     long_prompt: 3,
+    image: 4,
     large_body: 2,
     tiny_chunks: 2,
     wrong_place: 8,
