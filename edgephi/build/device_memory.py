@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from edgephi.checkpoint.architecture import Architecture, MixtureOfExperts
+from edgephi.checkpoint.images.image_encoder import ImageEncoder
 from edgephi.checkpoint.roles import EMBEDDING, EXPERTS, ModelTensor
 from edgephi.engines.facts.engine import Prefill
 from edgephi.engines.facts.footprint import Footprint
@@ -14,10 +15,14 @@ from edgephi.quantize.scheme import SUPER_BLOCK, Scheme
 from edgephi.quantize.tensor_plan import TensorPlans, quantised_tensors
 
 _SCALE_BYTES = 2
+_ROW_BYTES = 4  # of each number of a token of an image
 # Numbers alive while one prompt token passes through a layer, as multiples of the feed-forward width (gate
 # and up, their product, and the copies that operators make) and of the hidden one (the same of attention).
 _FEED_FORWARD_COPIES = 6
 _HIDDEN_COPIES = 12
+# The same for each patch of a tile in an image encoder, whose scores of attention are all there at once.
+_ENCODER_WIDTH_COPIES = 3
+_ENCODER_HIDDEN_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,15 @@ def memory_at(
         attention.heads * prefill.tokens * score_copies
         + unpacked_heads * head_numbers * footprint.unpacked_layer_caches
     )
+    if architecture.image_encoder is not None:  # tokens of images stay, for when they are computed again
+        computed_per_token += _ROW_BYTES * architecture.hidden_size
     held = context
     if attention.window is not None and footprint.kept_past_window is not None:
         held = min(context, attention.window + footprint.kept_past_window)
     kv_cache = _rounded_up(held, footprint.cache_step) * cache_per_token
     computed = computed_per_token * context + prefill.tokens * _token_bytes(architecture, footprint)
-    large = attention.sparsity is not None or isinstance(architecture.feed_forward, MixtureOfExperts)
+    experts = isinstance(architecture.feed_forward, MixtureOfExperts)
+    large = experts or attention.sparsity is not None or architecture.image_encoder is not None
     told = prefill.told_factors or (prefill.told_large and large)
     if attention.rotary.uses_long_factors(context) and not told:
         first = attention.rotary.original_context + 1
@@ -79,6 +87,9 @@ def memory_at(
         computed = max(computed, first * (scores + _token_bytes(architecture, footprint)))
     working = max(kv_cache + computed, _packing_bytes(architecture, plans, footprint))
     engine = footprint.engine_bytes + footprint.token_bytes * architecture.vocabulary_size
+    if architecture.image_encoder is not None and footprint.encoder_bytes:
+        # Else it computes in the decoder's memory.
+        engine += footprint.encoder_bytes + _tile_bytes(architecture.image_encoder, footprint)
     return Memory(
         weights=_weight_bytes(architecture, plans, footprint, artifact_bytes),
         kv_cache=kv_cache,
@@ -116,6 +127,13 @@ def _token_bytes(architecture: Architecture, footprint: Footprint) -> int:
     numbers += _FEED_FORWARD_COPIES * architecture.feed_forward.active_width
     numbers += _HIDDEN_COPIES * architecture.hidden_size
     return numbers * footprint.activation_bytes
+
+
+def _tile_bytes(encoder: ImageEncoder, footprint: Footprint) -> int:
+    """Activations of the tile that an image encoder computes; an engine keeps their memory after that."""
+    tokens = encoder.patches + 1
+    widths = _ENCODER_WIDTH_COPIES * encoder.width + _ENCODER_HIDDEN_COPIES * encoder.hidden_size
+    return (tokens * widths + encoder.heads * tokens**2) * footprint.activation_bytes
 
 
 def _packing_bytes(architecture: Architecture, plans: TensorPlans, footprint: Footprint) -> int:

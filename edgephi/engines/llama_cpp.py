@@ -33,6 +33,7 @@ _FOOTPRINT = Footprint(
     # Flash attention, and logits of the last token only: 10 MB beside the cache at 4,096 tokens.
     logits_copies=0,
     keeps_scores=False,
+    encoder_bytes=60_000_000,  # onnxruntime
 )
 _GPU = Provider(
     package="xllamacpp",  # wheels for other providers have the same name

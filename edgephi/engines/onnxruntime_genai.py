@@ -58,6 +58,8 @@ _CPU = Provider(
         # The kernels pack each matrix anew and keep a scale and a sum for each group beside it, in float32: 7
         # and 28 MB a layer of Phi-3-mini in groups of 128 and 32; 6.2 and 29.3 MB were measured.
         packed_bytes_per_group=8,
+        # onnxruntime's own module, which brings its library a second time.
+        encoder_bytes=65_000_000,
         # A head of 200,000 words in four layers: 220 MB more while it was opened than after that.
         packs_beside=True,
     ),

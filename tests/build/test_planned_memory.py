@@ -122,3 +122,55 @@ def test_an_image_encoder_is_in_the_plan(tmp_path: Path, precision: ImagePrecisi
     declared = read_manifest(bundle).requires.memory_bytes
     done = subprocess.run([sys.executable, "-c", SEE, bundle], capture_output=True, text=True, check=True)
     assert declared - SLACK_BYTES < int(done.stdout) <= declared
+
+
+LOOK = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgephi.bundle.image_tokens import token_count
+from edgephi.bundle.manifest import read_manifest
+from edgephi.runtime.adapter import open_engine
+from edgephi.runtime.images.encode import ReadyImage, encode_image
+bundle = Path(sys.argv[1])
+manifest = read_manifest(bundle)
+facts, grid = manifest.model.images, (4, 4)
+engine = open_engine(bundle, manifest)
+cache = engine.open_cache(manifest.limits.context)
+pixels = np.zeros((17, 3, facts.tile, facts.tile), np.float32)
+image = ReadyImage(pixels, grid, token_count(grid, facts), "one")
+ids = engine.image_rows.place(image.key, image.tokens)
+list(encode_image(engine, image, facts))
+list(cache.append(ids))
+[peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:")]
+print(int(peak) * 1024)
+"""
+"""An image of 16 tiles, into a context that has room for it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu", "gguf"])
+def test_one_that_onnxruntime_runs_is_in_the_plan(tmp_path: Path, target: str) -> None:
+    """The most tiles, of the published size; the encoder has a few layers of the published width."""
+    pytest.importorskip({"cpu": "onnxruntime_genai", "gguf": "xllamacpp"}[target])
+    tiny = write_tiny_phi3_v(
+        tmp_path / "tiny",
+        hidden=1024,
+        heads=16,
+        tile=336,
+        crops=16,
+        image_hidden=1024,
+        image_layers=5,
+        image_heads=16,
+        image_ffn=4096,
+    )
+    bundle = tmp_path / "bundle"
+    request = BuildRequest(
+        str(tiny), read_target(target), read_recipe("default"), bundle, verify="off", context=4096
+    )
+    build(request, find_checkpoint(str(tiny), request.recipe, None, progress=False), silent)
+    declared = read_manifest(bundle).requires.memory_bytes
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, str(bundle)], capture_output=True, text=True, check=True
+    )
+    assert declared - SLACK_BYTES < int(done.stdout) <= declared

@@ -21,7 +21,7 @@ class Prefill:
 
     An engine that is not `told_factors` finds out by the last position of a call which of LongRoPE's factors
     hold, so the first call for a long sequence must reach that far. It may still be told of some models whose
-    first call would be large: `told_large`, those with experts or block-sparse attention.
+    first call would be large: `told_large`, those with experts, block-sparse attention or images.
     """
 
     tokens: int

@@ -24,6 +24,7 @@ class Footprint:
     sparse_score_copies: how often those of block-sparse attention are, where the others are not
     unpacked_layer_caches: copies of one layer's keys and values as activations, to compute with
     unpacks_for_each_head: whether such a copy has keys and values for each head, not for each key head
+    encoder_bytes: what runs the image encoder of a model that sees, where that is another engine
     """
 
     engine_bytes: int
@@ -43,3 +44,4 @@ class Footprint:
     sparse_score_copies: int = 0
     unpacked_layer_caches: int = 0
     unpacks_for_each_head: bool = False
+    encoder_bytes: int = 0

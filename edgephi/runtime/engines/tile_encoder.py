@@ -64,9 +64,10 @@ class OnnxTileEncoder:
         options.log_severity_level = 4  # failures come back as exceptions
         # The graph is as it should run. An optimiser would make float32 of float16 weights once and for all.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Between two images the decoder needs the processors, and nobody needs the memory.
+        # Between two tiles and after the last one others need the processors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False
+        # A plan of the memory would hold all of it in one piece beside that of the first tile.
+        options.enable_mem_pattern = False
         version = onnxruntime.__version__
         with _translated(f"{self._graph}: expected a graph that onnxruntime {version} can read"):
             return onnxruntime.InferenceSession(str(self._graph), options, providers=[self._provider])
