@@ -14,6 +14,7 @@ from edgephi.build.matrix_names import names_of, tensors_named
 from edgephi.build.mixed_precision import decided
 from edgephi.build.plan import Plan, make_plan
 from edgephi.build.request import BuildRequest
+from edgephi.build.seeing.image_encoder import seeing_extras, written_image_encoder
 from edgephi.build.seeing.picture_probe import with_picture_probe, write_picture
 from edgephi.build.shapes import architecture_of, shape_of
 from edgephi.build.switched_adapters.folded_scales import write_folded_scales
@@ -43,7 +44,7 @@ from edgephi.declared.recipe import DEFAULT, Recipe, Shape, recipe_for
 from edgephi.declared.target import Target
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import BadCheckpointError, DoesNotFitError, UsageError
-from edgephi.export.exporter import Exporter, exporter, image_encoder_exporter
+from edgephi.export.exporter import Exporter, exporter
 from edgephi.export.quantisation import quantisation_of
 from edgephi.export.stream.one_pass import StreamReport
 from edgephi.export.upstream import UpstreamExporter, upstream
@@ -193,7 +194,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         unfinished_bundle(request.output, needs_bytes=needs_bytes + calibrating_bytes) as folder,
         kept_beside(request.output, wanted=bool(passages)) as kept,
     ):
-        wheelhouses = collect_wheels(request.wheels, folder, step, sees=bool(plan.image_tensors))
+        wheelhouses = collect_wheels(request.wheels, folder, step, also=seeing_extras(request, plan))
         check_disk_space(request.output, needs_bytes + calibrating_bytes)
         knowing = Weighed(plan, None)
         if not request.upstream:
@@ -210,7 +211,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             folder / ARTIFACT_FOLDER, checkpoint, plan.tensors, request.target, plan.context, step=step
         )
         _check_hashes(report, located, request.adapters)
-        reports = [report, *_image_encoder_written(request, plan, checkpoint, folder, step)]
+        reports = [report, *written_image_encoder(request, plan, checkpoint, folder, step)]
         write_folded_scales(folder, plan.tensors)
         picture = write_picture(folder, checkpoint.architecture, recipe)
         quantisation = _quantisation_written(folder, reports, plan)
@@ -243,17 +244,6 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
         checkpoint.tokenizer.chat.remarks,
         answer,
     )
-
-
-def _image_encoder_written(
-    request: BuildRequest, plan: Plan, checkpoint: Checkpoint, folder: Path, step: Step
-) -> list[StreamReport]:
-    """Write the encoder of a model that sees; what its pass found."""
-    if not plan.image_tensors:
-        return []
-    writer = image_encoder_exporter(request.target.engine)
-    place = folder / ARTIFACT_FOLDER
-    return [writer.write(place, checkpoint, plan.image_tensors, request.target, step=step)]
 
 
 def _quantisation_written(folder: Path, reports: Sequence[StreamReport], plan: Plan) -> Quantisation | None:

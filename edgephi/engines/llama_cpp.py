@@ -61,5 +61,6 @@ FACTS = EngineFacts(
     providers={"cpu": _CPU, "cuda": _GPU, "metal": _METAL, "vulkan": _GPU, "rocm": _GPU},
     build_modules={"gguf": "build"},
     native_groups="K-quants",
+    seeing_extra="gguf-vision",  # with onnxruntime, which runs the image encoder
     blind_tools="seen by edgephi; Ollama and llama-server read words alone",
 )

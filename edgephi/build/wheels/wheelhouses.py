@@ -1,6 +1,7 @@
 """The wheels that were asked for, in an unfinished bundle."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgephi.build.request import WheelsRequest
@@ -9,21 +10,18 @@ from edgephi.build.wheels.own_wheel import write_own_wheel
 from edgephi.bundle.manifest import WHEELS_FOLDER, Wheelhouse
 from edgephi.steps import Step
 
-_SEEING = "vision"
-"""The extra that a model needs which sees."""
-
 
 def collect_wheels(
-    wanted: WheelsRequest | None, folder: Path, step: Step, *, sees: bool = False
+    wanted: WheelsRequest | None, folder: Path, step: Step, *, also: Sequence[str] = ()
 ) -> tuple[Wheelhouse, ...]:
     """Put the wheels that were asked for into an unfinished bundle; first of all, because these may fail.
 
-    Those of a model that `sees` bring what prepares images.
+    They bring the extras `also` beside those that were asked for.
     """
     if wanted is None:
         return ()
     wheelhouses = []
-    extras = (*wanted.extras, _SEEING) if sees else wanted.extras
+    extras = (*wanted.extras, *also)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)
         with step("edgephi's own wheel", 0):

@@ -73,6 +73,7 @@ class EngineFacts:
     unloaded_folders: of the artifact, whose files no device loads
     row_scales: whether its matrices have one scale a row, of which those of groups are whole multiples
     native_groups: what its own format of 4 bits can say of a group beside its scale
+    seeing_extra: what a device needs beside the provider's extra for a model that sees
     blind_tools: that its own tools see nothing with a model that sees, in a few words; "" where they do
     """
 
@@ -85,6 +86,7 @@ class EngineFacts:
     unloaded_folders: tuple[str, ...] = ()
     row_scales: bool = False
     native_groups: NativeGroups = "symmetric"
+    seeing_extra: str = "vision"
     blind_tools: str = ""
 
     @property

@@ -48,8 +48,6 @@ NAME = FACTS.name
 # In the header behind the name of the graph.
 _WINDOW_KEY = b"attention.sliding_window"
 _LONG_ABOVE_KEY = b"rope.scaling.original_context_length"
-# What brings onnxruntime, which runs the image encoder of a model that sees.
-_SEEING_EXTRA = "gguf-vision"
 # What llama.cpp calls a back end, in lower case, where it is not the provider's name.
 _BACK_ENDS = {"mtl": "metal"}
 
@@ -129,7 +127,9 @@ class LlamaEngine:
         self.tile_encoder: TileEncoder | None = None
         if manifest.model.images is not None:
             self.image_rows = ImageRows(manifest.model.images.hidden_size, context)
-            self.tile_encoder = OnnxTileEncoder(artifact, "cpu", package="onnxruntime", extra=_SEEING_EXTRA)
+            self.tile_encoder = OnnxTileEncoder(
+                artifact, "cpu", package="onnxruntime", extra=FACTS.seeing_extra
+            )
         self._free_model = finalizer(self, library.llama_model_free, self._model)
         self._greedy = library.llama_sampler_init_greedy()
         self._free_greedy = finalizer(self, library.llama_sampler_free, self._greedy)
