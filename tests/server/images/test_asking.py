@@ -160,7 +160,8 @@ class TestResponses:
         answer = session.answer(told, Options(max_tokens=LENGTH))
         assert second.output_text == "".join(answer)
         assert second.usage is not None
-        assert second.usage.input_tokens > tokens_of(vision_bundle, WIDE)
+        of_images = second.usage.input_tokens_details.model_dump()["image_tokens"]
+        assert second.usage.input_tokens > of_images == tokens_of(vision_bundle, WIDE)
 
     def test_a_files_id(self, client: openai.OpenAI) -> None:
         asked: Any = [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]

@@ -22,7 +22,7 @@ IMAGE = bytes(range(256)) * 100
 MOST = 50_000
 
 
-class _Host(http.server.BaseHTTPRequestHandler):
+class Host(http.server.BaseHTTPRequestHandler):
     """Answers by the path of a request."""
 
     seen: list[str] = []  # noqa: RUF012 - of the one server
@@ -69,7 +69,7 @@ class _Host(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Host) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
@@ -95,7 +95,7 @@ def test_the_bytes_that_are_there(host: str, path: str) -> None:
 
 def test_what_is_asked_is_the_path_and_nothing_of_us(host: str) -> None:
     fetched(f"{host}/image?a=b#c")
-    assert _Host.seen[-1] == "/image?a=b"
+    assert Host.seen[-1] == "/image?a=b"
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_what_does_not_come_in_time(host: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_this_machine_is_not_asked_unless_that_is_allowed(host: str) -> None:
-    before = len(_Host.seen)
+    before = len(Host.seen)
     for url in (f"{host}/image", f"{host}/image".replace("127.0.0.1", "localhost")):
         with pytest.raises(Refusal, match="no host of the public internet") as caught:
             fetched(url, private=False)
         assert caught.value.error.error.code == "address_not_allowed"
-    assert len(_Host.seen) == before
+    assert len(Host.seen) == before
 
 
 @pytest.mark.parametrize(

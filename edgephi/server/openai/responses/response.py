@@ -44,9 +44,10 @@ OutputItem = OutputMessage | OutputCall
 
 
 class InputDetails(msgspec.Struct, frozen=True):
-    """How many tokens of the input were not computed again."""
+    """How many tokens of the input were not computed again, and how many of them all are of images."""
 
     cached_tokens: int
+    image_tokens: int
     cache_write_tokens: int = 0
 
 
@@ -115,7 +116,7 @@ def response_usage(end: End) -> ResponseUsage:
     """The numbers of tokens of a finished answer."""
     return ResponseUsage(
         end.prompt_tokens,
-        InputDetails(told_tokens(end.reused_tokens)),
+        InputDetails(told_tokens(end.reused_tokens), end.image_tokens),
         end.generated_tokens,
         OutputDetails(),
         end.prompt_tokens + end.generated_tokens,
