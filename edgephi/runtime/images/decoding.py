@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from edgephi.commands import install_command
 from edgephi.errors import BadInputError, DoesNotFitError, EdgephiError, NotSupportedError
 from edgephi.guards.visible import visible
+from edgephi.runtime.images.exif import UPRIGHT, orientation_in
 from edgephi.runtime.images.file_kinds import READ_KINDS, kind_of
+from edgephi.runtime.images.jpeg_parts import check_parts
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,9 +32,8 @@ if TYPE_CHECKING:
 
 MOST_FILE_BYTES = 32 << 20
 MOST_PIXELS = 50_000_000
-"""More than a phone's camera gives; decoded they take 200 MB, and for a moment twice that."""
+"""More than a phone's camera gives; decoded they take 200 MB, and for a moment up to five times that."""
 
-_ORIENTATION = 0x0112
 # How a picture of each orientation of EXIF is set upright; from 5 on width and height change places.
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
@@ -45,6 +46,8 @@ _UPRIGHT = {
 }
 _FIRST_TURNED = 5
 _LONGEST_REASON = 100
+# Pillow's for a BMP with run-length encoding, which few have: in Python, and so it takes up to half a minute.
+_SLOW_DECODER = "bmp_rle"
 _CONVERT = "save it as a PNG or a JPEG"
 
 
@@ -155,6 +158,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image]:
     if kind not in READ_KINDS:
         raise _not_read(data, kind, name)
     library = pillow()
+    if kind == "JPEG":
+        check_parts(data, name)
     with refusing_broken(name):
         from PIL import WebPImagePlugin  # noqa: F401 - Pillow would else load the decoders of all kinds
 
@@ -174,6 +179,11 @@ def _opened(data: bytes, name: str) -> Iterator[Image]:
         with image:
             width, height = image.size
             check_size(width, height, name)
+            if any(tile[0] == _SLOW_DECODER for tile in image.tile):
+                raise BadInputError(
+                    f"{name}: expected a BMP that is not compressed, found one with run-length encoding",
+                    hint=f"{_CONVERT} first",
+                )
             yield image
 
 
@@ -193,14 +203,12 @@ def _not_read(data: bytes, kind: str | None, name: str) -> BadInputError:
 
 
 def _orientation(image: Image) -> int:
-    """How the camera was held, by EXIF: 1 to 8. A picture whose EXIF cannot be read is upright."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # it may stand behind the pixels, and Pillow would decode them to look there
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:
-        return 1
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= len(_UPRIGHT) + 1 else 1
+    """How the camera was held, by EXIF: 1 to 8. A picture whose EXIF cannot be read is upright.
+
+    That of a PNG may stand behind the pixels, where it does not count: they are not decoded to look there.
+    """
+    exif = image.info.get("exif")
+    return orientation_in(exif) if isinstance(exif, bytes) else UPRIGHT
 
 
 def _upper_bits(image: Image) -> Image:
