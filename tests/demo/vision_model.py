@@ -37,6 +37,8 @@ class Prompt:
 
     ids: tuple[int, ...]
     images: tuple[Published, ...]
+    tokens: tuple[torch.Tensor, ...] | None = None
+    """What each picture is, [its tokens, hidden], where that is known already."""
 
 
 class VisionModel(torch.nn.Module):
@@ -71,7 +73,7 @@ class VisionModel(torch.nn.Module):
 
     def image_embeddings(self, images: Sequence[Published]) -> torch.Tensor:
         """All image tokens of pictures, one after the other: [tokens, hidden]."""
-        encoded = self.encode(torch.cat([image.pixels for image in images]))
+        encoded = self.encode(torch.cat([image.pixels for image in images]).float())
         table = torch.cat([self.line_end.flatten()[None], self.separator.flatten()[None], encoded])
         rows: list[int] = []
         before = 0  # rows of the pictures before
@@ -89,7 +91,8 @@ class VisionModel(torch.nn.Module):
         shown = [image for prompt in prompts for image in prompt.images]
         if not shown:
             return torch.as_tensor(embedded)
-        images = self.image_embeddings(shown)
+        known = [tokens for prompt in prompts for tokens in prompt.tokens or ()]
+        images = torch.cat(known) if len(known) == len(shown) else self.image_embeddings(shown)
         # Pictures stand in the order of their prompts, and so do their tokens.
         return torch.as_tensor(embedded).masked_scatter((ids < 0)[..., None], images.to(embedded.dtype))
 
