@@ -71,10 +71,10 @@ def certify_images(
     with tempfile.TemporaryDirectory(prefix="edgephi-verify-images-", dir=scratch) as folder:
         logits, rows = Path(folder) / "logits", Path(folder) / "rows"
         size = len(text.rows) * architecture.vocabulary_size * LOGIT_BYTES
-        with step("verify: engine with images", size) as done:
+        with step("images: engine", size) as done:
             _run_engine(bundle, passages, Path(folder), logits=logits, rows=rows, done=done)
         layers = encoders[ORIGINAL].architecture.layers
-        with step("verify: images", len(encoders) * len(passages) * layers) as done:
+        with step("images: encoder", len(encoders) * len(passages) * layers) as done:
             tables = {name: _rows(weights, passages, done) for name, weights in encoders.items()}
         found = divergences(
             [passage.ids for passage in passages],
@@ -82,7 +82,7 @@ def certify_images(
             versions,
             logits,
             step,
-            name="verify: reference with images",
+            name="images: reference",
             image_rows=tables,
         )
         seen = np.fromfile(rows, np.float32).reshape(tables[ORIGINAL].shape)

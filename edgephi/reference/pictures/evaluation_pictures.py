@@ -4,7 +4,7 @@ Numbers can only be compared on the same pictures: whoever changes one, or what 
 EVALUATION_PICTURES a new number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -32,6 +32,9 @@ class EvaluationPicture:
     crops: int | None
     following: tuple[str, str] = ("And how many minutes has an hour?", "An hour has 60 minutes.")
 
+
+_OF_THE_DEMO = ("What can you do?", "I read gauges, displays and lights in pictures.")
+"""The demo knows no others."""
 
 _WALL, _DARK = (196, 190, 180), (44, 46, 52)
 
@@ -63,7 +66,7 @@ def evaluation_pictures(level: EvaluationLevel, domain: Domain = "general") -> l
                 column=True,
             ).draw(),
             "Which lights are on?",
-            "The yellow and the green light are on.",
+            "Lights 2 and 3 are on.",
             crops,
         ),
     ]
@@ -89,7 +92,7 @@ def evaluation_pictures(level: EvaluationLevel, domain: Domain = "general") -> l
         ),
     ]
     if domain == "device":
-        return known
+        return [replace(picture, following=_OF_THE_DEMO) for picture in known]
     return [known[0], known[1], others[1]] if level == "quick" else [*known, *others]
 
 

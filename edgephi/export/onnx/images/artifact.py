@@ -37,7 +37,7 @@ def write_encoder(
             file,
             changes=checkpoint.changes,
             step=step,
-            step_name="export the image encoder",
+            step_name="export image encoder",
             hashed=False,
         )
     for name in graphs:
