@@ -43,7 +43,7 @@ the ground      machine
 """
 ROOF, BUILD_SIDE, DEVICE, GROUND = "the roof", "the build side", "the device", "the ground"
 
-NO_ROOMS = frozenset({"", "demo"})
+NO_ROOMS = frozenset({"", "demo", "demo_vision"})
 """The package itself, which has the version, and files without code."""
 
 _NAME_WIDTH = 16

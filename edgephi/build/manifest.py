@@ -34,7 +34,7 @@ from edgephi.checkpoint.adapter.peft_config import CONFIG_FILE as ADAPTER_CONFIG
 from edgephi.checkpoint.architecture import Architecture
 from edgephi.checkpoint.checkpoint import Checkpoint
 from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE
-from edgephi.checkpoint.locate import DEMO, DEMO_ID
+from edgephi.checkpoint.locate import name_of
 from edgephi.checkpoint.tokenizer import TokenizerFacts
 from edgephi.commands import shell_command
 from edgephi.declared.recipe import DEFAULT
@@ -173,7 +173,7 @@ def _short_name(request: BuildRequest) -> str:
 
 def _command(request: BuildRequest, checkpoint: Checkpoint) -> str:
     """The command that makes this bundle again; without folders, so that it never differs."""
-    model = DEMO if checkpoint.id == DEMO_ID else checkpoint.id
+    model = name_of(checkpoint.id)
     words = ["edgephi", "build", model, "--target", request.target.name]
     if request.target.soc:
         words += ["--soc", request.target.soc]

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: the demo inside the package, a local folder, or the Hugging Face hub."""
+"""Where a checkpoint comes from: a demo inside the package, a local folder, or the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -9,8 +9,20 @@ from edgephi.checkpoint.located import LOCAL, Located
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadCheckpointError, UsageError
 
-DEMO = "demo"
-DEMO_ID = "edgephi/demo"
+DEMO, VISION_DEMO = "demo", "demo-vision"
+_DEMO_FOLDERS = {DEMO: "demo", VISION_DEMO: "demo_vision"}
+_DEMO_PREFIX = "edgephi/"
+
+
+def is_demo(model: str) -> bool:
+    """Whether that is what a demo inside the package is called."""
+    return model in _DEMO_FOLDERS
+
+
+def name_of(checkpoint_id: str) -> str:
+    """What to call a checkpoint of this id to locate it again: a demo's name, else the id itself."""
+    name = checkpoint_id.removeprefix(_DEMO_PREFIX)
+    return name if is_demo(name) and name != checkpoint_id else checkpoint_id
 
 
 def locate(
@@ -21,7 +33,7 @@ def locate(
     progress: bool = False,
     check: Check = lambda _: None,
 ) -> Located:
-    """Find `model`: `demo`, an existing local folder, or a hub id `owner/name`, which is pulled.
+    """Find `model`: the name of a demo, an existing local folder, or a hub id `owner/name`, which is pulled.
 
     `check` looks at the architecture of one that has to be downloaded, before its weights are.
 
@@ -29,7 +41,7 @@ def locate(
     model, and what `pull` raises.
     """
     folder = Path(model)
-    if model != DEMO and not (model and folder.is_dir()):
+    if not is_demo(model) and not (model and folder.is_dir()):
         if not HUB_ID.fullmatch(model) or model.startswith((".", "~")):
             raise _not_a_model(model)
         return pull(model, revision, offline=offline, progress=progress, check=check)
@@ -37,8 +49,9 @@ def locate(
         raise UsageError(
             f"--revision: expected with a model of the hub, found {model!r}", hint="leave --revision out"
         )
-    if model == DEMO:
-        return Located(DEMO_ID, edgephi.__version__, Path(edgephi.__file__).parent / "demo")
+    if is_demo(model):
+        inside = Path(edgephi.__file__).parent / _DEMO_FOLDERS[model]
+        return Located(f"{_DEMO_PREFIX}{model}", edgephi.__version__, inside)
     return Located(folder.resolve().name, LOCAL, folder)
 
 

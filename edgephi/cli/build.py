@@ -145,9 +145,10 @@ def build(
 ) -> None:
     """Build a model for a target: quantise, export, verify, seal.
 
-    MODEL is a recipe's name, a hub id (owner/name), a checkpoint's folder, or "demo". Nothing is left behind
-    when the build fails, is interrupted, or the certificate is past the recipe's gate; but layers that are
-    calibrated stay beside it when it is interrupted, and the same build goes on there.
+    MODEL is a recipe's name ("demo" and "demo-vision" are inside the package), a hub id (owner/name), or a
+    checkpoint's folder. Nothing is left behind when the build fails, is interrupted, or the certificate is
+    past the recipe's gate; but layers that are calibrated stay beside it when it is interrupted, and the same
+    build goes on there.
     """
     import functools
 

@@ -8,7 +8,6 @@ from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError
 
 _CHECKPOINT_CONFIG = "config.json"
-_DEMO = "demo"
 
 
 def refuse_model(path: Path, command: str, *words: str) -> None:
@@ -36,12 +35,13 @@ def _model_at(path: Path) -> str:
     if path.exists() or path.is_absolute():
         return ""
     from edgephi.checkpoint.hub.name import HUB_ID
+    from edgephi.checkpoint.locate import is_demo
     from edgephi.declared.recipe import FOLDER
     from edgephi.declared.toml_files import shipped_names
 
     name = str(path)
-    if name == _DEMO or name in shipped_names(FOLDER):
-        return "the name of a recipe" if name != _DEMO else "the name of the demo model"
+    if is_demo(name) or name in shipped_names(FOLDER):
+        return "the name of a demo model" if is_demo(name) else "the name of a recipe"
     # In a folder that is there, it is a bundle's name that was misspelt.
     if not HUB_ID.fullmatch(name) or name.startswith((".", "-", "~")) or path.parent.exists():
         return ""

@@ -5,14 +5,22 @@ from pathlib import Path
 import pytest
 
 import edgephi
-from edgephi.checkpoint.locate import locate
+from edgephi.checkpoint.locate import locate, name_of
 from edgephi.errors import BadCheckpointError, UsageError
 
 
-def test_demo_is_inside_the_package() -> None:
-    found = locate("demo")
-    assert (found.id, found.revision) == ("edgephi/demo", edgephi.__version__)
+@pytest.mark.parametrize("name", ["demo", "demo-vision"])
+def test_demos_are_inside_the_package(name: str) -> None:
+    found = locate(name)
+    assert (found.id, found.revision) == (f"edgephi/{name}", edgephi.__version__)
     assert found.folder.parent == Path(edgephi.__file__).parent
+    assert (found.folder / "config.json").is_file()
+    assert name_of(found.id) == name
+
+
+@pytest.mark.parametrize("model", ["edgephi/other", "somebody/demo", "demo", "a folder"])
+def test_what_is_no_demo_is_called_as_it_is(model: str) -> None:
+    assert name_of(model) == model
 
 
 def test_existing_folder(tmp_path: Path) -> None:

@@ -39,6 +39,29 @@ def test_the_whole_way_and_again(edgephi: Edgephi, tmp_path: Path) -> None:
     assert json.loads(edgephi("run", bundle, "set a timer for ten minutes").stdout)["action"] == "set_timer"
 
 
+def test_the_whole_way_with_a_model_that_sees(edgephi: Edgephi, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = edgephi("quickstart", "--vision", cwd=tmp_path, env=OFFLINE)
+        assert done.returncode == 0, done.stderr
+        found = sorted(path.name for path in tmp_path.iterdir())
+        assert found == ["edgephi-vision", "edgephi-vision.png"]
+        assert done.stdout.splitlines()[-1] == "The gauge says 70."
+        assert all(len(line) <= 80 for line in (done.stdout + done.stderr).splitlines())
+    picture = tmp_path / "edgephi-vision.png"
+    asked = edgephi("run", tmp_path / "edgephi-vision", "What do you see?", "--image", picture)
+    assert asked.stdout == "The picture shows a gauge.\n"
+
+
+def test_a_picture_that_it_has_not_drawn_is_left_alone(edgephi: Edgephi, tmp_path: Path) -> None:
+    mine = tmp_path / "edgephi-vision.png"
+    mine.write_bytes(b"my own")
+    done = edgephi("quickstart", "--vision", cwd=tmp_path, env=OFFLINE)
+    assert done.returncode == 2
+    assert "expected no file of that name" in done.stderr
+    assert mine.read_bytes() == b"my own"
+    assert [*tmp_path.iterdir()] == [mine]
+
+
 @pytest.mark.parametrize(
     "content", ["nothing", "something", "a demo bundle with more in it", "another bundle"]
 )

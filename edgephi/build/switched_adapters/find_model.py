@@ -7,7 +7,7 @@ from edgephi.build.build import find_checkpoint
 from edgephi.bundle.manifest import Manifest
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter
 from edgephi.checkpoint.adapter.peft_config import base_model_of
-from edgephi.checkpoint.locate import DEMO, DEMO_ID
+from edgephi.checkpoint.locate import is_demo, name_of
 from edgephi.checkpoint.located import Located
 from edgephi.commands import edgephi_command
 from edgephi.declared.recipe import recipe_for
@@ -25,8 +25,9 @@ def find_model(
     recipe = recipe_for(manifest.model.variant)
     if model is not None:
         return find_checkpoint(model, recipe, None, progress=True)
-    if manifest.model.id == DEMO_ID:
-        return find_checkpoint(DEMO, recipe, None, progress=True)
+    name = name_of(manifest.model.id)
+    if is_demo(name):
+        return find_checkpoint(name, recipe, None, progress=True)
     if "/" in manifest.model.id:
         return find_checkpoint(manifest.model.id, recipe, manifest.model.revision, progress=True)
     for adapter in adapters:
