@@ -15,7 +15,7 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
     """Remove from a device what nothing needs.
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What stays is the current bundle, the
-    previous one, and those that a process has open.
+    previous one, and those that a process has open or a systemd unit names.
     """
     from edgephi.cli.show.boxes import BoxSteps
     from edgephi.cli.show.progress import transfer
@@ -53,3 +53,5 @@ def gc(root: str, *, dry_run: bool, unfinished: bool, as_json: bool) -> None:
         say(f"{root}: nothing to remove")
     for digest in done.still_open:
         say(f"kept {digest[:12]}: a process has it open")
+    for digest in done.in_units:
+        say(f"kept {digest[:12]}: a systemd unit names it")

@@ -4,15 +4,12 @@ import contextlib
 import ipaddress
 import os
 import re
-import site
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-import edgephi
 from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import (
@@ -28,10 +25,11 @@ from edgephi.cli.options import (
     switched_adapter_option,
 )
 from edgephi.cli.output_file import write_output
+from edgephi.cli.service_python import python_of_store, this_python
 from edgephi.cli.show.say import say, say_exactly
-from edgephi.commands import command_of_store, shell_command
+from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
-from edgephi.server.systemd.unit import HIDDEN, PythonHome, UnitOptions, service_unit
+from edgephi.server.systemd.unit import HIDDEN, UnitOptions, service_unit
 
 _UNITS = Path("/etc/systemd/system")
 _GPU_GROUPS = ("render", "video")
@@ -99,6 +97,8 @@ def service(
         from edgephi.store.opening import followed_store
 
         root = followed_store(bundle)  # the unit names it, so that each start serves what is active then
+    stores = python_of_store(root, generation.name) if root is not None else None
+    python = stores or this_python()
     address = _address(host, port)
     if api_key_file is None and not address.is_loopback:
         raise UsageError(
@@ -109,7 +109,7 @@ def service(
     system_file = Path(system[1:]) if system is not None and system.startswith("@") else None
     options = UnitOptions(
         bundle=(root or bundle).resolve(),
-        python=_this_python(),
+        python=python,
         host=host,
         port=port,
         loopback=address.is_loopback,
@@ -175,30 +175,6 @@ def _existing_secret(file: Path | None) -> Path | None:
     if absolute is not None and os.access(absolute.parent, os.X_OK):
         check_secret_file(absolute, "an API key", group_may=True)
     return absolute
-
-
-def _this_python() -> PythonHome:
-    """The Python that runs this, with all the folders that its modules and libraries come from.
-
-    One that was made from a bundle's wheels goes with that bundle: then it is the command of its store.
-    """
-    # The link in a virtual environment stays: Python finds the environment by it.
-    executable = Path(sys.executable).parent.resolve() / Path(sys.executable).name
-    folders = {Path(sys.prefix), Path(sys.base_prefix), Path(edgephi.__file__).parent}
-    command = command_of_store()
-    if command is not None:
-        folders = {command.resolve().parent.parent, Path(sys.base_prefix)}
-    link = executable
-    while link.is_symlink():
-        link = Path(os.path.normpath(link.parent / link.readlink()))
-        folders.add(link)
-    user_base = None
-    if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
-        user_base = Path(site.getuserbase())
-        folders.add(Path(site.getusersitepackages()))
-    if command is not None:
-        return PythonHome(command.resolve(), tuple(sorted(folders)), of_store=True)
-    return PythonHome(executable, tuple(sorted(folders)), user_base)
 
 
 def _groups_here() -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""Removing what nothing needs: all generations but the current one, the previous one and those that run."""
+"""Removing what nothing needs.
+
+What stays are the current generation, the previous one, those that run, and those that a unit names.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,7 @@ from edgephi.store.disk.in_use import only_us, opened_by_others
 from edgephi.store.disk.layout import Layout, check_store
 from edgephi.store.disk.lock import StoreLock
 from edgephi.store.disk.parts import clear_parts
+from edgephi.store.disk.units import named_in_units
 from edgephi.store.environments.folders import collect_environments
 from edgephi.store.generations import installed, manifests, remove_generation
 from edgephi.store.recover import recover_locked
@@ -22,13 +26,15 @@ _BLOCK_BYTES = 512
 class Collected:
     """What was removed: digests of generations, files of no generation, and the disk that is free again.
 
-    `still_open` are generations that would have gone, but a process uses them.
+    `still_open` are generations that would have gone, but a process uses them; `in_units`, but a unit of the
+    device's service manager names them.
     """
 
     generations: tuple[str, ...]
     still_open: tuple[str, ...]
     objects: int
     freed_bytes: int
+    in_units: tuple[str, ...] = ()
 
 
 def collect_garbage(
@@ -54,9 +60,13 @@ def collect_garbage(
         state = read_state(layout)
         kept = {state.current, state.previous}
         others = opened_by_others(layout)
-        leaving, still_open = [], []
+        named = named_in_units()
+        leaving, still_open, in_units = [], [], []
         for digest in installed(layout):
             if digest in kept or state.current is None:  # nobody knows yet which one it will be
+                continue
+            if digest in named.generations:
+                in_units.append(digest)
                 continue
             with only_us(layout.generation(digest)) as is_free:
                 if digest in others or not is_free:
@@ -67,12 +77,12 @@ def collect_garbage(
                     remove_generation(layout, digest)
         objects, freed = _remove_objects(layout, frozenset(leaving), dry_run=dry_run)
         remaining = [digest for digest in installed(layout) if digest not in leaving]
-        freed += collect_environments(layout, remaining, dry_run=dry_run)
+        freed += collect_environments(layout, remaining, named=named.environments, dry_run=dry_run)
         if unfinished:
             freed += _bytes_in(layout.parts) if dry_run else clear_parts(layout)
         if leaving and state.unproven and not dry_run:
             change_state(layout, unproven=tuple(each for each in state.unproven if each not in leaving))
-    return Collected(tuple(leaving), tuple(still_open), objects, freed)
+    return Collected(tuple(leaving), tuple(still_open), objects, freed, tuple(in_units))
 
 
 def _remove_objects(layout: Layout, leaving: frozenset[str], *, dry_run: bool) -> tuple[int, int]:

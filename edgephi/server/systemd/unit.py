@@ -39,13 +39,15 @@ class PythonHome:
 
     `folders` is all that it reads; `user_base` is set when packages lie in a user's own folder (PEP 370),
     which the service's user would not look into. `of_store`: the executable is the command of a store, which
-    starts the Python of the bundle that is active there.
+    starts the Python of the bundle that is active there. `packages` are the folders in which that one finds
+    its packages, where it is not the Python that runs this.
     """
 
     executable: Path
     folders: tuple[Path, ...]
     user_base: Path | None = None
     of_store: bool = False
+    packages: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@
                         for what KEY is
     envs/.tmp-KEY/      one whose bundle has not answered yet: it goes when that fails, or at the next start
     envs/of/GENERATION  a link to the environment of a generation
-    envs/edgephi        runs the edgephi of whatever generation is current
+    envs/of/GENERATION.python
+                        a link to the device's own Python, of a generation that has answered in that
+    envs/edgephi        runs the edgephi of whatever generation is current: what a service is started by
 
 Generations with the same wheels, vouched for by the same key, share an environment.
 """
@@ -27,11 +29,13 @@ from edgephi.store.disk.durable import (
     sync,
 )
 from edgephi.store.disk.layout import Layout
+from edgephi.store.disk.units import named_in_units
 from edgephi.store.environments.record import RECORD_NAME
 from edgephi.store.generations import installed, is_digest, manifests
 from edgephi.store.state import change_state, read_state
 
 _OF = "of"
+_DEVICES_PYTHON = ".python"
 _ON_TRIAL = ".tmp-"
 _REPLACED = ".replaced-"
 _BLOCK_BYTES = 512
@@ -44,7 +48,10 @@ generation=$(readlink "$here/../current" || sha256sum < "$here/../current/bundle
 generation=$(basename "$generation")
 python="$(readlink -f "$here/of/$generation")/bin/python"
 [ -x "$python" ] && exec "$python" -P -m {PROGRAM_MODULE} "$@"
-echo "error: expected an environment for the current generation in $here, found none" >&2
+# The text of the link: a virtual environment is found by its own name, not by where that leads.
+python=$(readlink "$here/of/$generation{_DEVICES_PYTHON}") || python=
+[ -x "$python" ] && exec "$python" -P -m {PROGRAM_MODULE} "$@"
+echo "error: expected a Python for the current generation in $here, found ${{python:-none}}" >&2
 echo "hint: flash the bundle again" >&2
 exit 3
 """
@@ -76,12 +83,28 @@ def environment_of(layout: Layout, digest: str) -> Path | None:
     return layout.environments / Path(target).name
 
 
+def command_of(layout: Layout) -> Path:
+    """The command that runs the edgephi of the current generation, there or not; it is never removed."""
+    return layout.environments / PROGRAM
+
+
+def devices_python_of(layout: Layout, digest: str) -> Path | None:
+    """The Python of the device in which a generation has answered, there or not; None when that is not known.
+
+    A generation that has an environment runs in that.
+    """
+    try:
+        return Path(os.readlink(_devices_python_link(layout, digest)))  # noqa: PTH115 - the text of the link
+    except OSError:
+        return None
+
+
 def prepare_folder(layout: Layout) -> None:
     """Make the folder, and the command in it."""
     for folder in (layout.environments, layout.environments / _OF):
         if not folder.is_dir():
             make_folder(folder)
-    command = layout.environments / PROGRAM
+    command = command_of(layout)
     if not command.is_file() or command.read_text() != _SCRIPT:
         replace_file(command, _SCRIPT.encode(), mode=0o755)
 
@@ -106,10 +129,13 @@ def adopt(layout: Layout, key: str) -> None:
 
 def link(layout: Layout, digest: str, key: str) -> None:
     """Have a generation run in the environment of that key from now on."""
-    target = f"../{key}"
-    place = link_of(layout, digest)
-    if not place.is_symlink() or os.readlink(place) != target:  # noqa: PTH115
-        replace_link(place, target)
+    _point(link_of(layout, digest), f"../{key}")
+
+
+def run_in(layout: Layout, digest: str, python: Path) -> None:
+    """Have the store's command run a generation that has no environment in that Python of the device."""
+    prepare_folder(layout)
+    _point(_devices_python_link(layout, digest), str(python))
 
 
 def unlink(layout: Layout, digest: str) -> None:
@@ -135,22 +161,28 @@ def settle_environments(layout: Layout) -> None:
             else:
                 rename(path, folder)
     _link_copies(layout)
-    command = layout.environments / PROGRAM
+    command = command_of(layout)
     if command.is_file() and _OLD_SCRIPT in command.read_text():
         _take_over(layout)
         prepare_folder(layout)
 
 
-def collect_environments(layout: Layout, kept: Iterable[str], *, dry_run: bool = False) -> int:
-    """Remove the environments that none of the generations `kept` has. Returns their bytes on the disk."""
+def collect_environments(
+    layout: Layout, kept: Iterable[str], *, named: Iterable[str] = (), dry_run: bool = False
+) -> int:
+    """Remove the environments that none of the generations `kept` has. Returns their bytes on the disk.
+
+    Those `named` stay too: a unit may start their Python itself.
+    """
     if not layout.environments.is_dir():
         return 0
     kept = frozenset(kept)
     needed = {PROGRAM, _OF, *(found.name for digest in kept if (found := environment_of(layout, digest)))}
+    needed.update(named)
     freed = 0
     with contextlib.suppress(FileNotFoundError):
         for path in list((layout.environments / _OF).iterdir()):
-            if path.name not in kept and not dry_run:
+            if path.name.removesuffix(_DEVICES_PYTHON) not in kept and not dry_run:
                 path.unlink()
         sync(layout.environments / _OF)
     for path in sorted(layout.environments.iterdir()):
@@ -159,6 +191,16 @@ def collect_environments(layout: Layout, kept: Iterable[str], *, dry_run: bool =
             if not dry_run:
                 shutil.rmtree(path)
     return freed
+
+
+def _devices_python_link(layout: Layout, digest: str) -> Path:
+    return layout.environments / _OF / f"{digest}{_DEVICES_PYTHON}"
+
+
+def _point(link: Path, target: str) -> None:
+    """Have a link lead to `target`; one that does so already costs the disk nothing."""
+    if not link.is_symlink() or os.readlink(link) != target:  # noqa: PTH115
+        replace_link(link, target)
 
 
 def _link_copies(layout: Layout) -> None:
@@ -205,6 +247,7 @@ def _take_over(layout: Layout) -> None:
                 taken.add(name)
     if len(list(manifests(layout))) < len(installed(layout)):
         return  # a manifest that cannot be read: nobody knows what it needs
+    taken |= named_in_units().environments
     for path in list(layout.environments.iterdir()):
         if is_digest(path.name) and path.name not in taken:
             shutil.rmtree(path)

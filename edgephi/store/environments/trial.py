@@ -18,10 +18,12 @@ from edgephi.store.disk.layout import Layout
 from edgephi.store.environments.environment import Runtime
 from edgephi.store.environments.folders import (
     adopt,
+    devices_python_of,
     environment_of,
     folder_of,
     link,
     prepare_folder,
+    run_in,
     trial_folder,
     unlink,
 )
@@ -50,6 +52,7 @@ def python_on_trial(
         assert runtime.interpreter is not None  # noqa: S101 - there is the one or the other
         yield runtime.interpreter
         _leave_others(layout, digest, runtime)
+        run_in(layout, digest, Path(runtime.interpreter).absolute())
         return
     prepare_folder(layout)
     folder = folder_of(layout, runtime.key)
@@ -70,9 +73,13 @@ def python_on_trial(
 
 
 def is_ready(layout: Layout, digest: str, runtime: Runtime) -> bool:
-    """Whether a generation has already what will run it: the very environment, as it was made."""
+    """Whether a generation has already what will run it: the very environment, as it was made.
+
+    A Python of the device must still be there.
+    """
     if runtime.wheelhouse is None:
-        return True
+        noted = devices_python_of(layout, digest)
+        return noted is None or noted.is_file()
     folder = environment_of(layout, digest)
     return folder is not None and folder.name == runtime.key and not changes_in(folder)
 
