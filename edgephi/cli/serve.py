@@ -1,6 +1,5 @@
 """`edgephi serve`: answer over HTTP, by OpenAI's API."""
 
-import importlib.util
 import os
 import re
 from pathlib import Path
@@ -27,7 +26,6 @@ from edgephi.commands import install_command, shell_command
 from edgephi.errors import NotSupportedError, UsageError
 
 _KEY_VARIABLE = "EDGEPHI_API_KEY"
-_PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 
 
 if TYPE_CHECKING:
@@ -218,15 +216,14 @@ def serve(
 def _check_packages(engine: str, provider: str, *, sees: bool) -> None:
     """Raise NotSupportedError when the extra `serve` is not installed or, where the model sees, `vision`."""
     from edgephi.engines.facts.registry import known_engines
+    from edgephi.server.packages import extras_of_service, missing_packages
 
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if sees and importlib.util.find_spec("PIL") is None:
-        missing.append("Pillow")
+    missing = missing_packages(sees=sees)
     if missing:
         extras = [known_engines()[engine].provider(provider).extra] if engine in known_engines() else []
         raise NotSupportedError(
             f"this command needs {' and '.join(missing)}, not installed here",
-            hint=install_command(*extras, "serve", *(["vision"] if sees else [])),
+            hint=install_command(*extras, *extras_of_service(sees=sees)),
         )
 
 

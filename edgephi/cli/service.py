@@ -25,7 +25,7 @@ from edgephi.cli.options import (
     switched_adapter_option,
 )
 from edgephi.cli.output_file import write_output
-from edgephi.cli.service_python import python_of_store, this_python
+from edgephi.cli.service_python import check_service, python_of_store, this_python
 from edgephi.cli.show.say import say, say_exactly
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
@@ -99,6 +99,7 @@ def service(
         root = followed_store(bundle)  # the unit names it, so that each start serves what is active then
     stores = python_of_store(root, generation.name) if root is not None else None
     python = stores or this_python()
+    check_service(manifest, provider or manifest.target.provider, python)
     address = _address(host, port)
     if api_key_file is None and not address.is_loopback:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Which Python a service is started by, and what it reads: that of the store, or the one that runs this."""
+"""Which Python starts a service, the store's or the one that runs this: what it reads, and whether it can."""
 
 import os
 import site
@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import edgephi
-from edgephi.commands import command_of_store
+from edgephi.bundle.manifest import Manifest
+from edgephi.commands import command_of_store, install_command
+from edgephi.engines.facts.packages import installed_version
+from edgephi.engines.facts.registry import facts_of
+from edgephi.errors import NotSupportedError
+from edgephi.runtime.adapter import check_version
+from edgephi.server.packages import extras_of_service, missing_packages
 from edgephi.server.systemd.unit import PythonHome
 
 
@@ -46,6 +52,37 @@ def this_python() -> PythonHome:
     root = command.resolve().parent.parent
     folders = {root, Path(sys.base_prefix), *_links(Path(sys.executable))}
     return PythonHome(command.resolve(), tuple(sorted(folders)), of_store=True)
+
+
+def check_service(manifest: Manifest, provider: str, python: PythonHome) -> None:
+    """See that the Python of a service can serve a bundle: a unit for another one would fail at each start.
+
+    Raises NotSupportedError when the engine, or an extra, is not installed there. What a release's wheels
+    hold of its engine was seen when it answered.
+    """
+    sees = manifest.model.images is not None
+    missing = missing_packages(sees=sees, folders=python.packages)
+    facts = facts_of(manifest.target.engine)
+    if python.packages is not None:
+        if missing:
+            raise NotSupportedError(
+                f"the service needs {' and '.join(missing)}, not among the wheels of {manifest.name}",
+                hint="build the bundle again with `--wheels-for serve`, and flash it",
+            )
+        return
+    version = installed_version(facts)
+    if version is None:
+        missing.insert(0, facts.provider(provider).package)
+    if missing:
+        extras = (
+            facts.provider(provider).extra,
+            *extras_of_service(sees=sees, seeing_extra=facts.seeing_extra),
+        )
+        raise NotSupportedError(
+            f"the service needs {' and '.join(missing)}, not installed in {sys.executable}",
+            hint=install_command(*extras),
+        )
+    check_version(facts.name, version or "", manifest.requires.engines.get(facts.name, ""))
 
 
 def _own() -> PythonHome:

@@ -23,6 +23,6 @@ def missing_packages(*, sees: bool, folders: Sequence[Path] | None = None) -> li
     return [*missing, "Pillow"] if sees and not is_there("PIL") else missing
 
 
-def extras_of_service(*, sees: bool) -> list[str]:
-    """The extras that hold them."""
-    return ["serve", "vision"] if sees else ["serve"]
+def extras_of_service(*, sees: bool, seeing_extra: str = "vision") -> list[str]:
+    """The extras that hold them; `seeing_extra` is the engine's for a model that sees."""
+    return ["serve", seeing_extra] if sees else ["serve"]

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import edgephi as edgephi_package
 from edgephi.flash.folder import flash_folder
 from edgephi.store.preflight import InstallOptions
 from tests.cli.conftest import Edgephi, edgephi, is_one_error  # noqa: F401 - a fixture
+from tests.installs import installs
 from tests.store.environments.wheel_bundles import (
     RUNTIME,
     as_on_a_bare_device,
@@ -93,6 +95,48 @@ def test_a_store_that_runs_in_another_python_is_served_by_the_one_that_was_calle
     note.unlink()
     note.symlink_to("/usr/bin/python3")
     assert Path(started(edgephi("service", root).stdout)[0]).samefile(sys.executable)
+
+
+def without(package: str, place: Path) -> list[str]:
+    """The folders of all packages of this Python, but for one."""
+    place.mkdir()
+    for folder in map(Path, sys.path):
+        if folder.name == "site-packages":
+            for path in folder.iterdir():
+                if not path.name.startswith(package) and not (place / path.name).exists():
+                    (place / path.name).symlink_to(path)
+    return [str(Path(edgephi_package.__file__).parents[1]), str(place)]
+
+
+@pytest.mark.parametrize(
+    ("package", "named"), [("uvicorn", "uvicorn"), ("onnxruntime_genai", "onnxruntime-genai")]
+)
+def test_no_unit_is_written_for_what_is_not_installed(
+    demo_bundle: Path, tmp_path: Path, package: str, named: str
+) -> None:
+    """It would fail at each start, which nobody sees before the next boot."""
+    file = tmp_path / "phi.service"
+    done = subprocess.run(
+        # Without site-packages; the folder has all of them but one.
+        [sys.executable, "-S", "-P", "-m", "edgephi.cli", "service", demo_bundle, "--output", file],
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(without(package, tmp_path / "packages"))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert is_one_error(done, 3), done.stderr
+    assert f"the service needs {named}, not installed in {sys.executable}" in done.stderr
+    assert installs(done.stderr, "cpu", "serve"), done.stderr
+    assert not file.exists()
+
+
+def test_nor_for_a_release_whose_wheels_cannot_serve(edgephi: Edgephi, tmp_path: Path) -> None:  # noqa: F811
+    """What the calling Python has does not count: the device has none but that of the wheels."""
+    in_wheels(tmp_path, tmp_path / "store", OF_SERVE[1:])
+    done = edgephi("service", tmp_path / "store")
+    assert is_one_error(done, 3), done.stderr
+    assert "the service needs starlette, not among the wheels of" in done.stderr
+    assert "--wheels-for serve" in done.stderr
 
 
 def test_the_command_of_the_unit_serves(edgephi: Edgephi, demo_bundle: Path, tmp_path: Path) -> None:  # noqa: F811
