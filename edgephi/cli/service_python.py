@@ -16,6 +16,8 @@ from edgephi.runtime.adapter import check_version
 from edgephi.server.packages import extras_of_service, missing_packages
 from edgephi.server.systemd.unit import PythonHome
 
+_PACKAGES = ("site-packages", "dist-packages")
+
 
 def python_of_store(root: Path, digest: str) -> PythonHome | None:
     """The command of the store at `root`, which stays while what it starts goes with its generation.
@@ -89,6 +91,8 @@ def _own() -> PythonHome:
     # The link in a virtual environment stays: Python finds the environment by it.
     executable = Path(sys.executable).parent.resolve() / Path(sys.executable).name
     folders = {Path(sys.prefix), Path(sys.base_prefix), Path(edgephi.__file__).parent, *_links(executable)}
+    # Those too that a `.pth` file adds, and not the working folder.
+    folders |= {path for path in map(Path, sys.path) if path.name in _PACKAGES and path.is_dir()}
     user_base = None
     if site.ENABLE_USER_SITE and Path(site.getusersitepackages()).is_dir():
         user_base = Path(site.getuserbase())

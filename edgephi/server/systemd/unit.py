@@ -15,7 +15,7 @@ from pathlib import Path
 from edgephi.bundle.manifest import Manifest
 from edgephi.commands import PROGRAM_MODULE
 from edgephi.engines.facts.registry import facts_of
-from edgephi.errors import UsageError
+from edgephi.errors import BadInputError, UsageError
 from edgephi.guards.no_telemetry import VARIABLES
 
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
@@ -89,6 +89,8 @@ def service_unit(manifest: Manifest, options: UnitOptions) -> str:
             ("Documentation", "man:systemd.exec(5)"),
             *([] if options.loopback else [("Wants", "network-online.target")]),
             ("After", "network.target" if options.loopback else "network-online.target"),
+            # On a disk that is mounted later, there would be no bundle: with 4, it would not start again.
+            ("RequiresMountsFor", " ".join(quoted(str(path)) for path in _needed(options))),
             ("StartLimitIntervalSec", "0"),  # a box has nobody who would start it again: never give up
         ],
         "Service": [
@@ -175,9 +177,12 @@ def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
     yield "Environment", " ".join(f"{name}={value}" for name, value in VARIABLES.items())
     yield "TimeoutStartSec", "15min"  # a large model from a memory card
     yield "WatchdogSec", "60"
-    yield "Restart", "on-failure"
+    # Also after an end in order: whoever told it to, where memory runs out perhaps, was not its manager.
+    yield "Restart", "always"
     yield "RestartSec", "5"
-    yield "RestartPreventExitStatus", "2 4"  # the command line or the bundle is wrong: still so next time
+    # The command line or the bundle is wrong, and still so next time. What ends with 3 may find its memory,
+    # its port or its device then.
+    yield "RestartPreventExitStatus", f"{UsageError.exit_code} {BadInputError.exit_code}"
     # The end is told to the server alone, which lets the engine's process finish its answers.
     yield "KillMode", "mixed"
     yield "TimeoutStopSec", str(options.grace + _STOP_MARGIN_SECONDS)
@@ -216,8 +221,7 @@ def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
         yield "LoadCredential", f"api-key:{plain(str(options.api_key_file))}"
     if options.system_file is not None:
         yield "LoadCredential", f"system:{plain(str(options.system_file))}"
-    adapters = [options.adapter] if isinstance(options.adapter, Path) else []
-    bound = bound_paths([options.bundle, *adapters, options.python.executable, *options.python.folders])
+    bound = bound_paths([*_needed(options), *options.python.folders])
     yield "ProtectSystem", "strict"
     yield "ProtectHome", "tmpfs" if bound else "yes"
     yield "PrivateTmp", "yes"
@@ -226,6 +230,12 @@ def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
         yield "BindReadOnlyPaths", quoted(str(path)).replace(":", "\\:")
     if options.python.user_base is not None:
         yield "Environment", quoted(f"PYTHONUSERBASE={options.python.user_base}")
+
+
+def _needed(options: UnitOptions) -> list[Path]:
+    """What it is started with."""
+    adapters = [options.adapter] if isinstance(options.adapter, Path) else []
+    return [options.bundle, *adapters, options.python.executable]
 
 
 def _limits(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
