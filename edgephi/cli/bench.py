@@ -11,7 +11,7 @@ import click
 
 from edgephi.cli.argument_types import ReadPath, WrittenPath
 from edgephi.cli.completion import complete_bundle
-from edgephi.cli.options import device_context_option, json_option, opened, provider_option
+from edgephi.cli.options import crops_option, device_context_option, json_option, opened, provider_option
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import say, say_document
 from edgephi.commands import shell_command
@@ -72,6 +72,13 @@ class PromptLengths(LengthsType):
     metavar="N",
     help="Processes to start for each bundle; medians are shown.",
 )
+@click.option(
+    "--image",
+    type=ReadPath(),
+    metavar="FILE",
+    help="Measure an answer about this image, too: reading it, its encoder, and the first token.",
+)
+@crops_option
 @click.option("--compare", is_flag=True, help="Show how many times as fast each bundle is as the first one.")
 @click.option(
     "--html",
@@ -89,6 +96,8 @@ def bench(
     prompt_lengths: tuple[int, ...] | None,
     generated_tokens: int,
     runs: int,
+    image: Path | None,
+    crops: int | None,
     compare: bool,
     page: Path | None,
     context: int | None,
@@ -107,6 +116,7 @@ def bench(
     from edgephi.machine.measurement import BenchRequest
     from edgephi.machine.provider_memory import measured_host, provider_memory
     from edgephi.runtime.adapter import is_emulated
+    from edgephi.runtime.images.in_messages import look_at
     from edgephi.runtime.proof.bench import bench as measure_bundles
     from edgephi.runtime.proof.measure import check_lengths, fitting_lengths
 
@@ -121,9 +131,18 @@ def bench(
     manifests = [read_manifest(bundle) for bundle in bundles]
     contexts = [manifest.limits.context for manifest in manifests]
     lengths = prompt_lengths or fitting_lengths(min(context or min(contexts), *contexts), generated_tokens)
-    request = BenchRequest(lengths, generated_tokens, context=context, provider=provider)
+    request = BenchRequest(
+        lengths,
+        generated_tokens,
+        context=context,
+        provider=provider,
+        image="" if image is None else str(image.absolute()),
+        crops=crops,
+    )
     for manifest in manifests:
         check_lengths(manifest, request)
+        if image is not None:
+            look_at([image], manifest.model.images, crops)
     host, bandwidth = measured_host()
     warn_when_busy(host)
     measured = measure_bundles(
@@ -197,6 +216,7 @@ def _text(
     emulated = [is_emulated(each.provider) for each in measured]
     by_length = zip(*(each.prompts for each in measured), strict=True)
     blocks += [_prompt_table(names, speeds, emulated, compare=compare) for speeds in by_length]
+    blocks += _image_tables(names, measured)
     blocks += [
         "\n".join(textwrap.wrap(f"{name}: {EMULATION_NOTE}", _WIDTH))
         for name, is_one in zip(names, emulated, strict=True)
@@ -233,6 +253,25 @@ def _prompt_table(
     header = ["bundle", "first token", *speed_columns, "limit", "reached"]
     title = f"prompt of {first.prompt_tokens} tokens, {first.generated_tokens} generated"
     return f"{title}\n{table(rows, header, right=range(1, len(header)))}"
+
+
+def _image_tables(names: Sequence[str], measured: "Sequence[BundleSummary]") -> list[str]:
+    """The image, for all bundles to which it is as many tokens: a model may see fewer tiles of it."""
+    from edgephi.cli.show.numbers import seconds
+    from edgephi.cli.show.table import table
+
+    header = ["bundle", "first token", "read", "encoder", "a tile"]
+    by_title: dict[str, list[list[str]]] = {}
+    for name, each in zip(names, measured, strict=True):
+        if (image := each.image) is not None:
+            title = f"image of {image.width} x {image.height}: {image.tokens} tokens, {image.tiles} tiles"
+            moments = (image.first_token_seconds, image.read_seconds, image.encode_seconds)
+            row = [name, *(seconds(moment.median) for moment in moments)]
+            row.append(seconds(image.encode_seconds.median / image.tiles))
+            by_title.setdefault(title, []).append(row)
+    return [
+        f"{title}\n{table(rows, header, right=range(1, len(header)))}" for title, rows in by_title.items()
+    ]
 
 
 def _names(measured: "Sequence[BundleSummary]") -> list[str]:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 class BenchRequest:
     """What to measure: the answer to a prompt of each length, of `generated_tokens` tokens each.
 
-    `context` and `provider` None: what the longest of them needs, and the bundle's own.
+    `context` and `provider` None: what the longest of them needs, and the bundle's own. Then the first token
+    of an answer about the `image` in a file, unless that is "", cut into `crops` tiles at most (None: the
+    model's number).
     """
 
     prompt_lengths: tuple[int, ...]
     generated_tokens: int
     context: int | None = None
     provider: str | None = None
+    image: str = ""
+    crops: int | None = None
 
     @property
     def longest(self) -> int:
@@ -41,6 +45,24 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class ImageSpeed:
+    """An answer about an image of `width` x `height` pixels, which is `tokens` of the prompt's.
+
+    `read_seconds` from the file to its tiles, `encode_seconds` for these, the thumbnail's included; both are
+    part of `first_token_seconds`, and so is the prefill.
+    """
+
+    width: int
+    height: int
+    tokens: int
+    tiles: int
+    prompt_tokens: int
+    read_seconds: float
+    encode_seconds: float
+    first_token_seconds: float
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One process that opened a bundle and answered each prompt once, after a short one to warm up.
 
@@ -55,3 +77,4 @@ class Measurement:
     peak_memory_bytes: int
     gpu_memory_bytes: int | None
     speeds: tuple[Speed, ...]
+    image: ImageSpeed | None = None

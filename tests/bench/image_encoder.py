@@ -1,4 +1,4 @@
-"""Time and memory of the image encoder of `cpu` and `gguf` bundles, beside transformers.
+"""Time and memory of the image encoder of `cpu`, `gguf` and `openvino` bundles, beside transformers.
 
 The encoder has the published shape, CLIP ViT-L/14-336 and the projection to 3,072 numbers, with random
 weights. One tile of 336 pixels at a time, in a process of its own for each side; the quickest of some tiles
@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 from edgephi.build.seeing.image_plans import plan_image_tensors
+from edgephi.bundle.image_tokens import ImageFacts
 from edgephi.checkpoint.checkpoint import open_checkpoint
 from edgephi.declared.target import Kernels, read_target
 from edgephi.export.onnx import image_encoder
+from edgephi.export.openvino import image_encoder as openvino_image_encoder
 from edgephi.runtime.engines.tile_encoder import OnnxTileEncoder
 from tests.bench.measure import high_water_mark, report
 from tests.portable import portable
@@ -50,6 +52,11 @@ KINDS: dict[str, tuple[dict[str, Any], int]] = {
     "float16": ({"image_encoder": "float16"}, 4),
 }
 """What of a recipe makes each of them, and the accuracy level of the target."""
+OPENVINO_KINDS: dict[str, dict[str, Any]] = {
+    "OpenVINO, int8, groups of 32, float32 activations": {"group_size": 32},
+    "OpenVINO, float16": {"image_encoder": "float16"},
+}
+THEIR_KINDS = ("transformers, float32", "transformers, bfloat16")
 
 
 def main() -> None:
@@ -57,18 +64,19 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--threads", type=int, default=2, help="of transformers; ours takes all cores")
     arguments.add_argument("--tiles", type=int, default=5, help="tiles that are timed on each side")
+    arguments.add_argument("--only", default="", help="kinds with this in their names, and transformers")
     arguments.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.side is not None:
         kind, folder = options.side
-        measured = _theirs if kind.startswith("transformers") else _ours
+        measured = _theirs if kind in THEIR_KINDS else _openvino if kind in OPENVINO_KINDS else _ours
         print(json.dumps(measured(Path(folder), kind, options.tiles, options.threads)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        _run(Path(scratch), options.tiles, options.threads)
+        _run(Path(scratch), options.tiles, options.threads, only=options.only)
 
 
-def _run(scratch: Path, tiles: int, threads: int) -> None:
+def _run(scratch: Path, tiles: int, threads: int, *, only: str) -> None:
     checkpoint = open_checkpoint(write_tiny_phi3_v(scratch / "checkpoint", SHAPE), id="random", revision="0")
     encoder = checkpoint.architecture.image_encoder
     assert encoder is not None
@@ -80,7 +88,14 @@ def _run(scratch: Path, tiles: int, threads: int) -> None:
         target = dataclasses.replace(read_target("cpu"), kernels=Kernels(level))
         image_encoder.write(folder, checkpoint, plans, target)
         sides[kind] = folder
-    for kind in ("transformers, float32", "transformers, bfloat16"):
+    for kind, quant in OPENVINO_KINDS.items():
+        folder = scratch / kind.replace(" ", "-")
+        folder.mkdir()
+        plans = plan_image_tensors(encoder, dataclasses.replace(portable(), **quant))
+        openvino_image_encoder.write(folder, checkpoint, plans, read_target("openvino"))
+        sides[kind] = folder
+    sides = {kind: folder for kind, folder in sides.items() if only in kind}
+    for kind in THEIR_KINDS:
         sides[kind] = scratch / "checkpoint"
     rows = []
     for kind, folder in sides.items():
@@ -114,6 +129,23 @@ def _ours(folder: Path, _kind: str, tiles: int, _threads: int) -> tuple[float, f
 
     before, start = _peak_bytes(), time.perf_counter()
     encoder = OnnxTileEncoder(folder, "cpu", package="onnxruntime", extra="cpu")
+    tile = np.random.default_rng(0).standard_normal((3, 336, 336), dtype=np.float32)
+    encoder.encode_tile(tile)
+    opening = time.perf_counter() - start
+    return _timed(encoder.encode_tile, tile, tiles), opening, _peak_bytes() - before
+
+
+def _openvino(folder: Path, _kind: str, tiles: int, _threads: int) -> tuple[float, float, int]:
+    """The same of OpenVINO."""
+    from edgephi.runtime.engines.openvino_genai.adapter import _import_engine
+    from edgephi.runtime.engines.openvino_genai.decoder import open_core
+    from edgephi.runtime.engines.openvino_genai.image_encoder import OpenvinoTileEncoder
+
+    openvino = _import_engine()
+    core = open_core(openvino, "CPU")
+    before, start = _peak_bytes(), time.perf_counter()
+    facts = ImageFacts(SHAPE.tile, SHAPE.patch, SHAPE.crops, SHAPE.hidden, (0.5,) * 3, (0.5,) * 3)
+    encoder = OpenvinoTileEncoder(openvino, core, folder, "CPU", facts)
     tile = np.random.default_rng(0).standard_normal((3, 336, 336), dtype=np.float32)
     encoder.encode_tile(tile)
     opening = time.perf_counter() - start

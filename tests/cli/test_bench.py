@@ -16,6 +16,7 @@ from edgephi.cli.pages.bench_page import bench_page
 from edgephi.machine.host import describe_host
 from edgephi.runtime.proof.bench import BundleSummary, Range, SpeedSummary
 from tests.cli.conftest import Edgephi, is_one_error
+from tests.runtime.images.drawn import drawn, saved
 
 QUICK = ("--prompt-tokens", "8,24", "--generate", 6, "--runs", 2)
 
@@ -202,3 +203,30 @@ def test_a_provider_that_the_engine_does_not_have(edgephi: Edgephi, demo_bundle:
     assert done.returncode == 3
     assert "found 'abacus'" in done.stderr
     assert done.stdout == ""
+
+
+class TestImage:
+    @pytest.fixture
+    def picture(self, tmp_path: Path) -> Path:
+        (tmp_path / "a.png").write_bytes(saved(drawn(300, 200), "PNG"))
+        return tmp_path / "a.png"
+
+    def test_is_measured_apart(self, edgephi: Edgephi, seeing_bundle: Path, picture: Path) -> None:
+        done = edgephi("bench", seeing_bundle, *QUICK, "--image", picture)
+        assert done.returncode == 0
+        assert "image of 300 x 200: 27 tokens, 5 tiles" in done.stdout
+        assert all(len(line) <= 80 for line in done.stdout.splitlines())
+
+    def test_json_has_its_numbers(self, edgephi: Edgephi, seeing_bundle: Path, picture: Path) -> None:
+        done = edgephi("bench", seeing_bundle, *QUICK, "--image", picture, "--crops", 1, "--json")
+        (bundle,) = json.loads(done.stdout)["bundles"]
+        image = bundle["image"]
+        assert (image["tokens"], image["tiles"], image["width"], image["height"]) == (13, 2, 300, 200)
+        assert image["prompt_tokens"] > 13
+        parts = image["read_seconds"]["low"] + image["encode_seconds"]["low"]
+        assert 0 < parts < image["first_token_seconds"]["high"]
+
+    def test_a_model_that_reads_text_alone_is_refused(
+        self, edgephi: Edgephi, demo_bundle: Path, picture: Path
+    ) -> None:
+        assert is_one_error(edgephi("bench", demo_bundle, *QUICK, "--image", picture), 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.machine.bandwidth import last_level_cache_bytes
-from edgephi.machine.measurement import BenchRequest, Measurement, Speed
+from edgephi.machine.measurement import BenchRequest, ImageSpeed, Measurement, Speed
 from edgephi.machine.memory import loaded_bytes
 from edgephi.runtime.proof.measure import measure
 from edgephi.steps import Step
@@ -45,6 +45,20 @@ class SpeedSummary:
 
 
 @dataclass(frozen=True)
+class ImageSummary:
+    """An image in all runs; see `edgephi.machine.measurement.ImageSpeed`."""
+
+    width: int
+    height: int
+    tokens: int
+    tiles: int
+    prompt_tokens: int
+    read_seconds: Range
+    encode_seconds: Range
+    first_token_seconds: Range
+
+
+@dataclass(frozen=True)
 class BundleSummary:
     """One bundle in all runs. `artifact_bytes` are the engine's files, the peaks the largest of all runs."""
 
@@ -62,6 +76,7 @@ class BundleSummary:
     peak_memory_bytes: int
     gpu_memory_bytes: int | None
     prompts: tuple[SpeedSummary, ...]
+    image: ImageSummary | None = None
 
 
 def bench(
@@ -111,6 +126,22 @@ def _summary(
         prompts=tuple(
             _speeds(speeds, manifest, bandwidth) for speeds in zip(*(run.speeds for run in runs), strict=True)
         ),
+        image=_image([run.image for run in runs if run.image is not None]),
+    )
+
+
+def _image(runs: Sequence[ImageSpeed]) -> ImageSummary | None:
+    if not runs:
+        return None
+    return ImageSummary(
+        width=runs[0].width,
+        height=runs[0].height,
+        tokens=runs[0].tokens,
+        tiles=runs[0].tiles,
+        prompt_tokens=runs[0].prompt_tokens,
+        read_seconds=_range([run.read_seconds for run in runs]),
+        encode_seconds=_range([run.encode_seconds for run in runs]),
+        first_token_seconds=_range([run.first_token_seconds for run in runs]),
     )
 
 

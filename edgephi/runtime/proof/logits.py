@@ -19,7 +19,7 @@ from edgephi.runtime.adapter import Engine, adapter_of, open_engine
 from edgephi.runtime.images.encode import ReadyImage, encode_image
 from edgephi.runtime.proof.clear_answer import ClearAnswer, clear_answer
 from edgephi.runtime.text.chat_prompt import ChatPrompts
-from edgephi.runtime.text.tokenizer_file import added_tokens
+from edgephi.runtime.text.tokenizer_file import added_tokens, beginning_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,9 +145,10 @@ def _said(
 ) -> ClearAnswer | None:
     if asked.question is None:
         return None
+    file, sees = bundle / ARTIFACT_FOLDER / TOKENIZER_FILE, manifest.model.images is not None
     return clear_answer(
         engine,
-        ChatPrompts(engine, added_tokens(bundle / ARTIFACT_FOLDER / TOKENIZER_FILE)),
+        ChatPrompts(engine, added_tokens(file), sees=sees, beginning=beginning_tokens(file) if sees else ()),
         asked.question.prompt,
         max_tokens=asked.question.max_tokens,
         context=context,

@@ -17,6 +17,8 @@ from edgephi.machine.accelerators import find_accelerators
 from edgephi.machine.measurement import BenchRequest, Measurement, Speed
 from edgephi.processes.ask import Done, answer, ask
 from edgephi.runtime.adapter import Engine
+from edgephi.runtime.images.in_messages import look_at
+from edgephi.runtime.proof.image_speed import QUESTION_TOKENS, image_speed
 
 DEFAULT_PROMPT_LENGTHS = (32, 128, 512)
 
@@ -73,9 +75,12 @@ def run(bundle: Path, request: BenchRequest, done: Callable[[int], None]) -> Mea
     """Measure a bundle in this process."""
     manifest = read_manifest(bundle)
     check_lengths(manifest, request)
-    context = request.context or min(
-        manifest.limits.context, max(request.longest, _WARM_UP_PROMPT + _WARM_UP_ANSWER)
-    )
+    image = Path(request.image) if request.image else None
+    longest = max(request.longest, _WARM_UP_PROMPT + _WARM_UP_ANSWER)
+    if image is not None:
+        (seen,) = look_at([image], manifest.model.images, request.crops)
+        longest = max(longest, seen.tokens + QUESTION_TOKENS)
+    context = request.context or min(manifest.limits.context, longest)
     free_before = _gpu_free_bytes()
     session = edgephi.runtime.load(
         bundle, context=context, provider=request.provider, warn=lambda _text: None
@@ -89,6 +94,7 @@ def run(bundle: Path, request: BenchRequest, done: Callable[[int], None]) -> Mea
     for length in request.prompt_lengths:
         speeds.append(_speed(engine, _endless(token_ids, length), request.generated_tokens))
         done(length + request.generated_tokens)
+    of_image = None if image is None else image_speed(session, image, request.crops)
     provider = engine.provider
     on_gpu = free_before is not None and provider != "cpu"
     return Measurement(
@@ -100,6 +106,7 @@ def run(bundle: Path, request: BenchRequest, done: Callable[[int], None]) -> Mea
         peak_memory_bytes=peak_memory_bytes(),
         gpu_memory_bytes=max(0, (free_before or 0) - (_gpu_free_bytes() or 0)) if on_gpu else None,
         speeds=tuple(speeds),
+        image=of_image,
     )
 
 
