@@ -44,17 +44,17 @@ def largest_envelope(payload_bytes: int) -> int:
     return 4 * (payload_bytes // 3 + 1) + 16_384
 
 
-def signed_bytes(payload: bytes) -> bytes:
-    """What a signature of a bundle is made over: DSSE's pre-authentication encoding."""
-    kind = PAYLOAD_TYPE.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+def signed_bytes(payload: bytes, kind: str = PAYLOAD_TYPE) -> bytes:
+    """What a signature is made over, of a bundle or another `kind`: DSSE's pre-authentication encoding."""
+    encoded = kind.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(encoded), encoded, len(payload), payload)
 
 
-def encode_envelope(envelope: Envelope) -> bytes:
-    """The bytes of `bundle.dsse.json`."""
+def encode_envelope(envelope: Envelope, kind: str = PAYLOAD_TYPE) -> bytes:
+    """The bytes of `bundle.dsse.json`, or of the envelope of another kind of payload."""
     document = {
         "payload": base64.b64encode(envelope.payload).decode(),
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": kind,
         "signatures": [
             {"keyid": signature.key_id, "sig": base64.b64encode(signature.data).decode()}
             for signature in envelope.signatures
@@ -63,11 +63,15 @@ def encode_envelope(envelope: Envelope) -> bytes:
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
-def decode_envelope(data: bytes, *, where: str) -> Envelope:
-    """Read the bytes of `bundle.dsse.json`; checks no signature. Raises BadBundleError."""
+def decode_envelope(data: bytes, *, where: str, kind: str = PAYLOAD_TYPE) -> Envelope:
+    """Read the bytes of `bundle.dsse.json`, or those over another `kind`; checks no signature.
+
+    Raises BadBundleError when they are no envelope, or one over another kind of payload.
+    """
 
     def fail(problem: str) -> BadBundleError:
-        return BadBundleError(f"{where}: {problem}", hint=_HINT)
+        hint = _HINT if kind == PAYLOAD_TYPE else "remove that file, then sign again"
+        return BadBundleError(f"{where}: {problem}", hint=hint)
 
     try:
         document = json.loads(data)
@@ -75,9 +79,9 @@ def decode_envelope(data: bytes, *, where: str) -> Envelope:
         raise fail("expected a DSSE envelope, found no JSON") from None
     if not isinstance(document, dict):
         raise fail("expected a DSSE envelope, found other JSON")
-    kind = document.get("payloadType")
-    if kind != PAYLOAD_TYPE:
-        raise fail(f"expected payloadType {PAYLOAD_TYPE!r}, found {_shown(kind)}")
+    found_kind = document.get("payloadType")
+    if found_kind != kind:
+        raise fail(f"expected payloadType {kind!r}, found {_shown(found_kind)}")
     signatures = document.get("signatures")
     if not isinstance(signatures, list) or not 1 <= len(signatures) <= MOST_SIGNATURES:
         found = len(signatures) if isinstance(signatures, list) else _shown(signatures)

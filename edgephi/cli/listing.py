@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Ship": {
         "keygen": "Make a key pair for signing bundles.",
         "sign": "Vouch for a bundle with your secret key.",
+        "sbom": "Make the bill of materials of a bundle, by CycloneDX.",
         "push": "Put a bundle into a registry, where devices can fetch it.",
         "flash": "Put a bundle on a device, proven before it is active.",
         "status": "Show what is on a device, and how it is.",

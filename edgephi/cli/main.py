@@ -32,10 +32,12 @@ _CLOSED_PIPE = 128 + signal.SIGPIPE  # what a shell reports when a reader went a
 _EXTRAS: dict[str, str] = {
     "asyncssh": "flash",
     "cryptography": "flash",
+    "cyclonedx": "sbom",
     "httpx2": "flash",
     "huggingface_hub": "build",
     "numpy": "build",
     "onnx": "build",
+    "packageurl": "sbom",
     "packaging": "build",
     "threadpoolctl": "build",
     "tokenizers": "build",

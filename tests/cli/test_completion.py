@@ -142,7 +142,19 @@ def test_commands_are_offered_without_importing_them(folder: Path) -> None:
 
 
 def test_bundles_and_stores_are_offered_where_bundles_are_taken(folder: Path) -> None:
-    for command in ("run", "chat", "serve", "inspect", "verify", "bench", "flash", "push", "sign", "service"):
+    for command in (
+        "run",
+        "chat",
+        "serve",
+        "inspect",
+        "verify",
+        "bench",
+        "flash",
+        "push",
+        "sign",
+        "sbom",
+        "service",
+    ):
         assert offered(folder, command, "") == ["plain,bundle-here", "plain,store-here"]
 
 

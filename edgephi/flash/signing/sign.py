@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgephi.bundle.envelope import (
     MOST_SIGNATURES,
+    PAYLOAD_TYPE,
     Envelope,
     Signature,
     decode_envelope,
@@ -31,16 +32,33 @@ def sign_bundle(bundle: Path, key: Ed25519PrivateKey) -> str:
     this manifest.
     """
     manifest = (bundle / MANIFEST_NAME).read_bytes()
+    _replace(bundle / SIGNATURE_NAME, signed_envelope(bundle / SIGNATURE_NAME, manifest, key))
+    return public_half(key).fingerprint
+
+
+def signed_envelope(
+    path: Path,
+    payload: bytes,
+    key: Ed25519PrivateKey,
+    *,
+    kind: str = PAYLOAD_TYPE,
+    replaces_others: bool = False,
+) -> bytes:
+    """The envelope over `payload`, signed, to be written to `path`; signatures that are there stay in it.
+
+    Those over another payload go with `replaces_others`, for a payload that was replaced itself. Raises
+    BadBundleError when there is a file that is no envelope, one over another payload, or one without room.
+    """
     fingerprint = public_half(key).fingerprint
-    others = [each for each in _existing_signatures(bundle, manifest) if each.key_id != fingerprint]
-    signatures = (*others, Signature(fingerprint, key.sign(signed_bytes(manifest))))
+    existing = _existing_signatures(path, payload, kind, replaces_others=replaces_others)
+    others = [each for each in existing if each.key_id != fingerprint]
+    signatures = (*others, Signature(fingerprint, key.sign(signed_bytes(payload, kind))))
     if len(signatures) > MOST_SIGNATURES:
         raise BadBundleError(
-            f"{bundle / SIGNATURE_NAME}: expected room for one more signature, found {len(others)} already",
+            f"{path}: expected room for one more signature, found {len(others)} already",
             hint="remove that file and sign with the keys that are in use",
         )
-    _replace(bundle / SIGNATURE_NAME, encode_envelope(Envelope(manifest, signatures)))
-    return fingerprint
+    return encode_envelope(Envelope(payload, signatures), kind)
 
 
 def sign_model(bundle: Path, key: Path) -> None:
@@ -65,12 +83,15 @@ def sign_model(bundle: Path, key: Path) -> None:
         _replace(bundle / MODEL_SIGNING_NAME, written.read_bytes())
 
 
-def _existing_signatures(bundle: Path, manifest: bytes) -> tuple[Signature, ...]:
-    path = bundle / SIGNATURE_NAME
+def _existing_signatures(
+    path: Path, payload: bytes, kind: str, *, replaces_others: bool
+) -> tuple[Signature, ...]:
     if not path.exists():
         return ()
-    envelope = decode_envelope(path.read_bytes(), where=str(path))
-    if envelope.payload != manifest:
+    envelope = decode_envelope(path.read_bytes(), where=str(path), kind=kind)
+    if envelope.payload != payload:
+        if replaces_others:
+            return ()
         raise BadBundleError(
             f"{path}: expected signatures over this {MANIFEST_NAME}, found some over another",
             hint="remove that file, then sign again",

@@ -1,0 +1,1 @@
+"""Bills of materials, held against CycloneDX's schema and read by others."""
