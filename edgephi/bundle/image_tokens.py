@@ -20,6 +20,8 @@ LINE_END, SEPARATOR = 0, 1
 _MERGED = 2  # patches of a side that become one token
 LARGEST_TILE = 4096  # pixels
 MOST_CROPS = 64
+LEAST_STD = 1e-3
+"""Smaller ones would make of colours what no encoder was trained on, and at last no numbers."""
 _LARGEST_HIDDEN = 1 << 20
 
 
@@ -112,10 +114,10 @@ def check_images(facts: ImageFacts | None, *, where: str, hint: str) -> None:
             f"token, found {facts.crops} and {facts.hidden_size}",
             hint=hint,
         )
-    for name, values in (("mean", facts.mean), ("std", facts.std)):
-        if len(values) != 3 or not all(0 < value < 1 for value in values):
+    for name, values, least in (("mean", facts.mean, 0), ("std", facts.std, LEAST_STD)):
+        if len(values) != 3 or not all(least < value < 1 for value in values):
             raise BadBundleError(
-                f"{where}: model: images: {name}: expected three numbers between 0 and 1, found "
+                f"{where}: model: images: {name}: expected three numbers between {least:g} and 1, found "
                 f"{', '.join(f'{value:g}' for value in values[:4])}",
                 hint=hint,
             )

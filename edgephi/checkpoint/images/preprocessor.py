@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from edgephi.bundle.image_tokens import MOST_CROPS
+from edgephi.bundle.image_tokens import LEAST_STD, MOST_CROPS
 from edgephi.checkpoint.config_keys import ConfigKeys, read_json_object
 from edgephi.checkpoint.images.image_encoder import COLOURS, ImageEncoder
 
@@ -21,5 +21,7 @@ def as_prepared(encoder: ImageEncoder, folder: Path, place: str) -> ImageEncoder
     for name, values in given.items():
         if max(values) >= 1:
             keys.fail(f"image_{name}", "numbers below 1", max(values))
+    if min(given["std"]) <= LEAST_STD:
+        keys.fail("image_std", f"numbers above {LEAST_STD:g}", min(given["std"]))
     crops = keys.whole("num_crops", largest=MOST_CROPS)
     return replace(encoder, crops=crops, mean=given["mean"], std=given["std"])

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from edgephi.bundle.document import HINT
 from edgephi.bundle.image_tokens import ImageFacts, row_order
-from edgephi.errors import EdgephiError
+from edgephi.errors import BadBundleError, EdgephiError
 from edgephi.runtime.adapter import Engine
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ def encode_image(engine: Engine, image: Prepared, facts: ImageFacts) -> Iterator
     tiles = []
     for done, tile in enumerate(image.pixels, 1):
         tiles.append(encoder.encode_tile(tile))
+        _check_rows(tiles[-1], facts)
         yield done
     rows = np.concatenate([encoder.separators(), *tiles])  # some encoders know these beside a tile
     table.fill(image.key, rows[row_order(image.grid, facts)])
+
+
+def _check_rows(rows: NDArray[np.float32], facts: ImageFacts) -> None:
+    """Raise BadBundleError where an encoder is not the one that the manifest tells of."""
+    expected = facts.side**2, facts.hidden_size
+    if rows.shape != expected:
+        raise BadBundleError(
+            f"model: images: expected a tile to be {expected[0]} tokens of {expected[1]} numbers, found an "
+            f"encoder that makes {' x '.join(map(str, rows.shape))} of it",
+            hint=HINT,
+        )

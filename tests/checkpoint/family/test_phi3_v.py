@@ -70,6 +70,7 @@ def test_crops_mean_and_deviation_are_the_preprocessors(folder: Path) -> None:
         {"image_mean": [0.5, 0.5]},
         {"image_std": [0.5, 0.5, 0]},
         {"image_std": [255, 255, 255]},
+        {"image_std": [0.5, 0.5, 1e-300]},
     ],
     ids=str,
 )
