@@ -15,7 +15,7 @@ from edgephi.build.mixed_precision import decided
 from edgephi.build.plan import Plan, make_plan
 from edgephi.build.request import BuildRequest
 from edgephi.build.seeing.image_encoder import seeing_extras, written_image_encoder
-from edgephi.build.seeing.picture_probe import with_picture_probe, write_picture
+from edgephi.build.seeing.picture_probe import check_picture, with_picture_probe, write_picture
 from edgephi.build.shapes import architecture_of, shape_of
 from edgephi.build.switched_adapters.folded_scales import write_folded_scales
 from edgephi.build.verify import certify, logits_bytes
@@ -184,7 +184,7 @@ def build(request: BuildRequest, located: Located, step: Step) -> Built:
             context=request.context,
             accept_wrong_routing=request.accept_wrong_routing,
         )
-    _check_system_fits(checkpoint, plan)
+    _check_what_is_read(checkpoint, plan, recipe)
     needs_bytes = plan.artifact_bytes * facts_of(request.target.engine).file_copies
     if request.verify != "off":
         needs_bytes += logits_bytes(checkpoint.architecture.vocabulary_size, request.verify)
@@ -253,6 +253,12 @@ def _quantisation_written(folder: Path, reports: Sequence[StreamReport], plan: P
     if quantisation is not None:
         (folder / QUANTISATION_NAME).write_bytes(encode_quantisation(quantisation))
     return quantisation
+
+
+def _check_what_is_read(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> None:
+    """Raise DoesNotFitError or BadInputError for what a model is to read and cannot."""
+    _check_system_fits(checkpoint, plan)
+    check_picture(checkpoint.architecture, recipe)
 
 
 def _check_system_fits(checkpoint: Checkpoint, plan: Plan) -> None:

@@ -10,10 +10,21 @@ from edgephi.checkpoint.architecture import Architecture
 from edgephi.declared.recipe import Recipe
 from edgephi.errors import QualityGateError
 from edgephi.processes.ask import ask
+from edgephi.runtime.images import prepare
 from edgephi.runtime.proof.picture_answer import PictureAnswer, PictureQuestion
 
 _PICTURE = "probe"
 _DRAWN = f"{_PICTURE}.png"
+
+
+def check_picture(architecture: Architecture, recipe: Recipe) -> None:
+    """Raise BadInputError for a recipe's picture that no device could be asked about.
+
+    A build looks at it before it computes for an hour.
+    """
+    encoder, picture = architecture.image_encoder, recipe.picture_probe.picture
+    if encoder is not None and picture:
+        prepare(picture, encoder.facts)
 
 
 def write_picture(folder: Path, architecture: Architecture, recipe: Recipe) -> str:
