@@ -3,6 +3,7 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,15 +123,25 @@ def test_a_chat_is_saved_with_its_images_and_goes_on_from_there(
     assert "27 of images" in again.stderr.replace("\n" + " " * 15, " ")
 
 
-def test_a_saved_chat_with_an_address_is_refused(
-    edgephi: Edgephi, seeing_bundle: Path, pictures: Path
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "image", "image": "a.png"},
+        {"type": "image", "image": ["a.png"]},
+        {"type": "video"},
+    ],
+    ids=str,
+)
+def test_a_saved_chat_that_names_a_file_is_refused(
+    edgephi: Edgephi, seeing_bundle: Path, pictures: Path, part: dict[str, Any]
 ) -> None:
-    part = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "No."}]
     (pictures / "chat.json").write_text(json.dumps(messages))
-    done = edgephi("chat", seeing_bundle, cwd=pictures, input="/load chat.json")
+    done = edgephi("chat", seeing_bundle, cwd=pictures, input="/load chat.json\nWhat?")
     assert done.returncode == 4
-    assert "expected images as data:image/" in done.stderr
+    assert "expected texts and images as data:image/" in done.stderr
+    assert "a.png" not in done.stderr
 
 
 def test_on_a_terminal_too(seeing_bundle: Path, pictures: Path) -> None:

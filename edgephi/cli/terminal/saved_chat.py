@@ -80,11 +80,15 @@ def _file_of(image: "SeenImage") -> tuple[str, bytes]:
     return "png", file.getvalue()
 
 
-def _read_part(part: Any) -> Any:
-    url = part.get("image_url") if isinstance(part, Mapping) else None
-    url = url.get("url") if isinstance(url, Mapping) else url
-    if url is None:
+def _read_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A part as a session takes it: a text, or the bytes of an image.
+
+    What a file says itself is never taken for an image: a text would be the name of a file to read.
+    """
+    if part.get("type") == "text":
         return part
+    url = part.get("image_url")
+    url = url.get("url") if isinstance(url, Mapping) else url
     head, found, data = url.partition(_IN_BASE64) if isinstance(url, str) else ("", "", "")
     try:
         if not found or not head.startswith(_DATA_URL):
@@ -92,7 +96,7 @@ def _read_part(part: Any) -> Any:
         return {"type": "image", "image": base64.b64decode(data, validate=True)}
     except (ValueError, binascii.Error):
         raise BadInputError(
-            "expected images as data:image/…;base64,… in a saved conversation, found another address",
+            "expected texts and images as data:image/…;base64,… in a saved conversation, found another part",
             hint=_HINT,
         ) from None
 
