@@ -21,8 +21,14 @@ from edgephi.runtime.text.image_marks import image_mark
 _HINT = "a part is {'type': 'text', 'text': …} or {'type': 'image', 'image': a path, bytes, an array, …}"
 
 
-def with_images(text: str, images: Iterable[ImageSource]) -> str | list[dict[str, Any]]:
-    """The content of a message with images in front of its text."""
+def with_images(text: str, images: Sequence[ImageSource]) -> str | list[dict[str, Any]]:
+    """The content of a message with images in front of its text.
+
+    Raises BadInputError for what is no list of images: of one path, each letter would be an image, and of
+    one array each of its lines.
+    """
+    if isinstance(images, str | bytes | bytearray | memoryview) or not isinstance(images, Sequence):
+        raise BadInputError(f"expected a list of images, found {type(images).__name__}", hint="images=[one]")
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     return [*parts, {"type": "text", "text": text}] if parts else text
 
@@ -39,7 +45,7 @@ def seen_messages(
     found = []
     for message in messages:
         content = message.get("content")
-        if not isinstance(content, list):
+        if not isinstance(content, list | tuple):
             found.append(dict(message))
             continue
         parts = []
@@ -64,7 +70,7 @@ def seen_messages(
     return found
 
 
-def look_at(images: Iterable[ImageSource], facts: ImageFacts | None, crops: int | None) -> list[SeenImage]:
+def look_at(images: Sequence[ImageSource], facts: ImageFacts | None, crops: int | None) -> list[SeenImage]:
     """Images of one message that were looked at. Raises as `seen_messages` does."""
     return images_of(seen_messages([{"role": "user", "content": with_images("", images)}], facts, crops))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 import edgephi.runtime
-from edgephi.errors import BadInputError, NotSupportedError, PastContextError
+from edgephi.bundle.manifest import read_manifest
+from edgephi.errors import BadBundleError, BadInputError, NotSupportedError, PastContextError
 from edgephi.runtime.images import prepare
 from edgephi.runtime.options import Options
 from edgephi.runtime.session import Session
@@ -263,6 +265,38 @@ def test_a_broken_image_is_refused_when_it_is_given(session: Session) -> None:
 def test_parts_that_are_none_are_refused(session: Session, message: dict[str, Any], found: str) -> None:
     with pytest.raises(BadInputError, match=found):
         session.answer([message])
+
+
+@pytest.mark.parametrize("images", ["a.png", b"GIF89a", np.zeros((9, 9), np.uint8), ONE, None, {"a.png"}])
+def test_one_image_is_no_list_of_images(session: Session, images: Any) -> None:
+    """Each letter of a path would be an image else, and each line of an array."""
+    for ask in (session.generate, session.stream, session.chat().say):
+        with pytest.raises(BadInputError, match="expected a list of images, found ") as caught:
+            ask("What?", images=images)
+        assert caught.value.hint == "images=[one]"
+
+
+def test_parts_may_be_a_tuple(session: Session) -> None:
+    message = {"role": "user", "content": (part(ONE), text("What?"))}
+    found = session.answer([message], SHORT)
+    "".join(found)
+    assert found.generation.image_tokens > 0
+    with pytest.raises(BadInputError, match="found str"):
+        session.answer([{"role": "user", "content": ("a", "b")}])
+
+
+@pytest.mark.parametrize("lie", [{"patch": 7}, {"patch": 28}])
+def test_a_manifest_that_contradicts_the_encoder_is_called_by_its_name(
+    seeing_bundle: Path, lie: dict[str, Any]
+) -> None:
+    manifest = read_manifest(seeing_bundle)
+    images = manifest.model.images
+    assert images is not None
+    model = dataclasses.replace(manifest.model, images=dataclasses.replace(images, **lie))
+    session = Session(seeing_bundle, dataclasses.replace(manifest, model=model))
+    with pytest.raises(BadBundleError, match="model: images: expected a tile to be "):
+        session.generate("What?", SHORT, images=[ONE])
+    assert session.generate("What?", SHORT).image_tokens == 0
 
 
 def test_texts_of_several_parts_stand_on_lines_of_their_own(session: Session) -> None:
