@@ -38,7 +38,10 @@ async def address_of(host: str, port: int, *, private: bool, place: str) -> str:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise Refusal(
-            400, f"cannot fetch the image: no address of the host {host[:100]!r}", param=place
+            400,
+            f"cannot fetch the image: no address of the host {host[:100]!r}",
+            param=place,
+            code="image_not_fetched",
         ) from None
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
     for address in addresses:

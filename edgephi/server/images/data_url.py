@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 from base64 import b64decode
 
@@ -37,9 +36,10 @@ def bytes_of_base64(text: str, place: str) -> bytes:
     except ValueError:  # also of letters that are no ASCII
         try:
             found = b64decode("".join(text.split()), validate=True)
-        except ValueError as cause:
-            why = str(cause) if isinstance(cause, binascii.Error) else "other letters"
-            raise Refusal(400, f"expected an image in base64, found {why}", param=place) from None
+        except ValueError:
+            raise Refusal(
+                400, "expected an image in base64, found other letters or a part of one", param=place
+            ) from None
     if not found:
         raise Refusal(400, "expected an image, found no bytes", param=place)
     return found
