@@ -32,7 +32,7 @@ def sbom(bundle: Path, *, output: Path | None, key: Path | None, as_json: bool) 
 
     A document of CycloneDX 1.6: the model and where it is from, how it was quantised, its certificate as a
     model card, every file with its hash, and wheels with their versions and licences. The same bundle always
-    makes the same bytes.
+    makes the same bytes. `edgephi push --sbom FILE` puts it beside the bundle in a registry.
     """
     from edgephi.flash.bill_of_materials.document import bill_of_materials
     from edgephi.flash.bill_of_materials.written import BILL_TYPE, signature_file

@@ -11,12 +11,15 @@ from edgephi.guards.wire_watch import allowing
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+
 _INDEX_TYPES = (
-    "application/vnd.oci.image.index.v1+json",
+    INDEX_TYPE,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _LARGEST_BYTES = 4 << 20  # every registry takes as much, and need not take more
 _DIGEST_HEADER = "Docker-Content-Digest"
+_HINT = f"give what `{edgephi_command('push')}` wrote"
 
 
 def digest_of(data: bytes) -> str:
@@ -40,7 +43,6 @@ def read_manifest(connection: RegistryConnection) -> bytes:
 
 def _receive(connection: RegistryConnection) -> tuple[bytes, str]:
     """The manifest, and the digest that the registry promises for it."""
-    reference = connection.reference
     with connection.client.stream(
         "GET",
         _address(connection),
@@ -48,21 +50,8 @@ def _receive(connection: RegistryConnection) -> tuple[bytes, str]:
         extensions=allowing(size=None),
     ) as response:
         connection.check(response)
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
-        if kind != MANIFEST_TYPE:
-            raise BadBundleError(
-                f"{reference}: expected a manifest of type {MANIFEST_TYPE}, found {kind or 'none'}",
-                hint=f"give what `{edgephi_command('push')}` wrote",
-            )
-        data = bytearray()
-        for part in response.iter_raw():
-            data += part
-            if len(data) > _LARGEST_BYTES:
-                raise BadBundleError(
-                    f"{reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
-                    hint=f"give what `{edgephi_command('push')}` wrote",
-                )
-        return bytes(data), response.headers.get(_DIGEST_HEADER, "")
+        data = _received(connection, response, MANIFEST_TYPE, hint=_HINT)
+        return data, response.headers.get(_DIGEST_HEADER, "")
 
 
 def has_manifest(connection: RegistryConnection, digest: str) -> bool:
@@ -77,8 +66,13 @@ def has_manifest(connection: RegistryConnection, digest: str) -> bool:
     return connection.retried(ask)
 
 
-def write_manifest(connection: RegistryConnection, data: bytes) -> None:
-    """Put a manifest under the reference. Every blob that it names must be there."""
+def write_manifest(
+    connection: RegistryConnection, data: bytes, *, version: str | None = None, kind: str = MANIFEST_TYPE
+) -> httpx2.Headers:
+    """Put a manifest under the reference, or another tag or digest as `version`; the answer's headers.
+
+    Every blob that it names must be there. Raises BadInputError for one that is too large.
+    """
     if len(data) > _LARGEST_BYTES:
         raise BadInputError(
             f"{connection.reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, "
@@ -88,7 +82,7 @@ def write_manifest(connection: RegistryConnection, data: bytes) -> None:
 
     def put() -> httpx2.Response:
         response = connection.client.put(
-            _address(connection), content=data, headers={"Content-Type": MANIFEST_TYPE}
+            _address(connection, version), content=data, headers={"Content-Type": kind}
         )
         connection.check(response)
         if response.status_code != httpx2.codes.CREATED:  # such as the page of a hotel's network
@@ -99,7 +93,51 @@ def write_manifest(connection: RegistryConnection, data: bytes) -> None:
     stored = response.headers.get(_DIGEST_HEADER, digest_of(data))
     if stored != digest_of(data):
         raise connection.damaged("manifest", digest_of(data), stored)
+    return response.headers
 
 
-def _address(connection: RegistryConnection) -> httpx2.URL:
-    return connection.base.join(f"manifests/{connection.reference.version}")
+def read_index(connection: RegistryConnection, tag: str) -> bytes | None:
+    """The index of manifests under a tag of the same repository; None where there is no such tag.
+
+    Raises BadBundleError when something else is under it, BadInputError, TransportError.
+    """
+
+    def receive() -> bytes | None:
+        with connection.client.stream(
+            "GET",
+            _address(connection, tag),
+            # Asked for an index alone, Docker's registry says of anything else that it is not there.
+            headers={"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"},
+            extensions=allowing(size=None),
+        ) as response:
+            if response.status_code == httpx2.codes.NOT_FOUND:
+                return None
+            connection.check(response)
+            return _received(connection, response, INDEX_TYPE, hint=f"remove the tag {tag} there")
+
+    return connection.retried(receive)
+
+
+def _received(
+    connection: RegistryConnection, response: httpx2.Response, expected_kind: str, *, hint: str
+) -> bytes:
+    """The body of an answer, which must be of this kind and not too large."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    if kind != expected_kind:
+        raise BadBundleError(
+            f"{connection.reference}: expected a manifest of type {expected_kind}, found {kind or 'none'}",
+            hint=hint,
+        )
+    data = bytearray()
+    for part in response.iter_raw():
+        data += part
+        if len(data) > _LARGEST_BYTES:
+            raise BadBundleError(
+                f"{connection.reference}: expected a manifest of at most {_LARGEST_BYTES} bytes, found more",
+                hint=hint,
+            )
+    return bytes(data)
+
+
+def _address(connection: RegistryConnection, version: str | None = None) -> httpx2.URL:
+    return connection.base.join(f"manifests/{version or connection.reference.version}")

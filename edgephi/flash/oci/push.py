@@ -9,6 +9,8 @@ from edgephi.bundle.files import check_files
 from edgephi.bundle.manifest import Manifest, read_manifest
 from edgephi.commands import edgephi_command
 from edgephi.errors import BadBundleError, UsageError
+from edgephi.flash.bill_of_materials.written import Bill
+from edgephi.flash.oci.attach_bill import Attached, attach_bill
 from edgephi.flash.oci.blobs import has_blob
 from edgephi.flash.oci.connection import RegistryConnection, connect
 from edgephi.flash.oci.manifests import digest_of, has_manifest, write_manifest
@@ -22,21 +24,27 @@ from edgephi.steps import Step
 class Pushed:
     """Where a bundle lies now: under the tag of `reference`, and for ever under `digest`.
 
-    `sent_bytes` went over the wire, `reused_bytes` were in the registry.
+    `sent_bytes` of the bundle went over the wire, `reused_bytes` were in the registry. `bill` is the
+    digest of its bill of materials' own artifact, and `signature` that of the signature's, if there was one.
     """
 
     reference: Reference
     digest: str
     sent_bytes: int
     reused_bytes: int
+    bill: str | None = None
+    signature: str | None = None
 
 
-def push_bundle(bundle: Path, reference: Reference, step: Step, *, insecure: bool = False) -> Pushed:
+def push_bundle(
+    bundle: Path, reference: Reference, step: Step, *, insecure: bool = False, bill: Bill | None = None
+) -> Pushed:
     """Put the bundle in folder `bundle` into a registry, under the tag of `reference`.
 
-    The files come first and the tag last, so that the tag never names half a bundle. The registry holds every
-    file against its digest. Raises UsageError for a reference without a tag, BadBundleError when the folder
-    is not what its manifest says, BadInputError when we may not write there, TransportError.
+    The files come first and the tag last, so that the tag never names half a bundle, nor one whose `bill` is
+    not there yet. The registry holds every file against its digest. Raises UsageError for a reference without
+    a tag, BadBundleError when the folder is not what its manifest says, BadInputError when we may not write
+    there, TransportError.
     """
     if reference.by_digest:
         raise UsageError(
@@ -48,11 +56,16 @@ def push_bundle(bundle: Path, reference: Reference, step: Step, *, insecure: boo
     blobs = {layer.digest: layer.size for layer in artifact.layers}  # equal files are one blob
     total = len(artifact.config) + sum(blobs.values())
     with connect(reference, insecure=insecure) as connection:
-        if has_manifest(connection, artifact.digest):
-            return Pushed(reference, artifact.digest, 0, total)
-        sent = _send_missing(connection, bundle, manifest, artifact, step)
-        write_manifest(connection, artifact.manifest)
-    return Pushed(reference, artifact.digest, sent, total - sent)
+        is_there = has_manifest(connection, artifact.digest)
+        sent = 0 if is_there else _send_missing(connection, bundle, manifest, artifact, step)
+        attached = Attached()
+        if bill is not None:
+            # Not every registry takes what refers to a manifest that it has not.
+            write_manifest(connection, artifact.manifest, version=artifact.digest)
+            attached = attach_bill(connection, artifact, bill, manifest.created)
+        if not is_there:
+            write_manifest(connection, artifact.manifest)
+    return Pushed(reference, artifact.digest, sent, total - sent, attached.bill, attached.signature)
 
 
 def _send_missing(
