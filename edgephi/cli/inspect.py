@@ -9,7 +9,7 @@ import click
 from edgephi.bundle.adapter_artifact import check_whole
 from edgephi.bundle.chunks import chunks_of
 from edgephi.bundle.manifest import WHEELS_FOLDER, Manifest, encode_manifest, read_manifest
-from edgephi.bundle.probe import Probe
+from edgephi.bundle.probe import PictureProbe, Probe
 from edgephi.bundle.quantisation import Quantisation, encode_quantisation, read_quantisation
 from edgephi.cli.argument_types import WrittenPath
 from edgephi.cli.options import bundle_argument
@@ -104,7 +104,7 @@ def _quantisation(bundle: Path, manifest: Manifest) -> Quantisation:
 
 
 _LONGEST_TEXT = 200
-_WHERE_THERE = ("warning", "merged", "adapters", "base", "images", "system")
+_WHERE_THERE = ("warning", "merged", "adapters", "base", "images", "picture", "system")
 """What most bundles do not have."""
 
 
@@ -135,6 +135,7 @@ def _summary(bundle: Path, manifest: Manifest) -> str:
         "built by": f"edgephi {manifest.provenance.edgephi}: {manifest.provenance.command}",
         "quality": f"verify level {certificate.level}{measured}",
         "probe": _probe(manifest.probe),
+        "picture": _picture_probe(manifest.picture_probe),
         "chunks": f"{sum(len(chunks_of(entry)) for entry in manifest.files):,}, and a device is sent "
         "only those that it has not",
     }
@@ -164,6 +165,13 @@ def _probe(probe: Probe | None) -> str:
     at_speed = f", at {speed:g} tokens/s or more" if speed else ""
     begins = f"must begin with {probe.expected!r}" if probe.expected else "may be anything"
     return f"the answer to {probe.prompt!r} {begins}{at_speed}"
+
+
+def _picture_probe(probe: PictureProbe | None) -> str:
+    if probe is None:
+        return ""
+    begins = f"must begin with {probe.expected!r}" if probe.expected else "may be anything"
+    return f"the answer to {probe.prompt!r} about {probe.picture} {begins}"
 
 
 def _scheme(manifest: Manifest) -> str:

@@ -50,6 +50,10 @@ def test_the_whole_way_with_a_model_that_sees(edgephi: Edgephi, tmp_path: Path) 
     picture = tmp_path / "edgephi-vision.png"
     asked = edgephi("run", tmp_path / "edgephi-vision", "What do you see?", "--image", picture)
     assert asked.stdout == "The picture shows a gauge.\n"
+    shown = edgephi("inspect", "edgephi-vision", cwd=tmp_path).stdout
+    assert "What does the gauge say?' about probe.png" in " ".join(shown.split())
+    flashed = edgephi("flash", "edgephi-vision", "store", cwd=tmp_path)
+    assert "  about its picture: The gauge says 60.\n" in flashed.stderr + flashed.stdout
 
 
 def test_a_picture_that_it_has_not_drawn_is_left_alone(edgephi: Edgephi, tmp_path: Path) -> None:

@@ -49,7 +49,12 @@ def answered_lines(probe: "ProbeResult | None", signer: str | None) -> list[str]
 
 
 def first_words(probe: "ProbeResult") -> list[str]:
-    """What a bundle answered, in one line; none where that is nothing but white space."""
-    return textwrap.wrap(
-        visible(probe.text), _WIDTH, initial_indent="  ", subsequent_indent="  ", max_lines=1
-    )
+    """What a bundle answered, in one line, and what about its picture; none where that is but white space."""
+    said = [visible(probe.text)]
+    if probe.about_picture.strip():
+        said.append(f"about its picture: {visible(probe.about_picture)}")
+    return [
+        line
+        for text in said
+        for line in textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ", max_lines=1)
+    ]

@@ -52,7 +52,8 @@ _LONGEST_SHOWN = 60
 class ProbeResult:
     """What the runner did. `memory_bytes` is its peak, `seconds` from its start to its end.
 
-    When the device was `emulated`, the speed is none of a device.
+    `about_picture` is what a bundle that sees said about its picture, "" of one without. When the device was
+    `emulated`, the speed is none of a device.
     """
 
     text: str
@@ -60,6 +61,7 @@ class ProbeResult:
     memory_bytes: int
     seconds: float
     emulated: bool = False
+    about_picture: str = ""
 
     @property
     def speed(self) -> str:
@@ -96,18 +98,18 @@ def prove(
             hint="stop what else runs on the device, then try again; or build it smaller",
         )
     memory, also = _prove_adapters(bundle, manifest, interpreter, limit, seconds)
-    seeing, looked = _prove_picture(bundle, manifest, interpreter, limit, seconds)
+    said, seeing, looked = _prove_picture(bundle, manifest, interpreter, limit, seconds)
     peak = max(run.memory_bytes, memory, seeing)
-    return ProbeResult(text, speed, peak, run.seconds + also + looked, answer.emulated)
+    return ProbeResult(text, speed, peak, run.seconds + also + looked, answer.emulated, said)
 
 
 def _prove_picture(
     bundle: Path, manifest: Manifest, interpreter: str, limit: "MemoryLimit", seconds: float
-) -> tuple[int, float]:
-    """Have a bundle that sees answer about its picture. Returns the most bytes it held, and seconds."""
+) -> tuple[str, int, float]:
+    """Have a bundle that sees answer about its picture. Returns that, the most bytes it held, and seconds."""
     probe = manifest.picture_probe
     if probe is None:
-        return 0, 0.0
+        return "", 0, 0.0
     place = bundle.absolute()
     question = PictureQuestion(str(place), str(place / probe.picture), probe.prompt, probe.max_tokens)
     run = _answered(
@@ -128,7 +130,7 @@ def _prove_picture(
             f"about its picture: expected an answer that begins {_shown(probe.expected)}, "
             f"found {_shown(text)}",
         )
-    return run.memory_bytes, run.seconds
+    return text, run.memory_bytes, run.seconds
 
 
 def _prove_adapters(

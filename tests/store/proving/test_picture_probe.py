@@ -33,7 +33,9 @@ def test_the_answer_is_that_of_a_session(seeing_bundle: Path) -> None:
     said = session.generate(QUESTION, Options(max_tokens=6), images=[seeing_bundle / "probe.png"])
     without = session.generate(QUESTION, Options(max_tokens=6))
     assert said.text != without.text
-    assert proved(seeing_bundle, asked(seeing_bundle, said.text)).memory_bytes > 10e6
+    result = proved(seeing_bundle, asked(seeing_bundle, said.text))
+    assert result.memory_bytes > 10e6
+    assert result.about_picture == said.text
 
 
 def test_another_answer_fails(seeing_bundle: Path) -> None:
