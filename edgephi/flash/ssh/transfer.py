@@ -95,7 +95,7 @@ class BoxFlash:
         self._sent_bytes = 0
         self._resent_bytes = 0
         self._saved_bytes: int | None = None
-        self._total_bytes = sum({entry.sha256: entry.size for entry in self._manifest.files}.values())
+        self._total_bytes = sum(entry.size for entry in self._manifest.files)  # as the box counts them
         self._arrived: set[tuple[str, int]] = set()
         self._received = 0
         self._cuts = 0

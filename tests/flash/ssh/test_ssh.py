@@ -26,7 +26,7 @@ from edgephi.store.disk.layout import Layout
 from edgephi.store.disk.lock import holder
 from tests.flash.ssh.sshd import Sshd, make_key
 from tests.processes.living import is_gone
-from tests.store.bundles import BALLAST, digest_of, flip_bit
+from tests.store.bundles import BALLAST, digest_of, flip_bit, remade
 
 COMMAND = [sys.executable, "-P", "-m", "edgephi.cli"]
 
@@ -160,6 +160,16 @@ class TestWhole:
         assert "model/model.onnx.data: expected sha256" in done.stderr
         assert (root / "current").readlink().name == digest_of(large)
         assert edgephi(box, "rollback", there, "--elsewhere").returncode == 2
+
+    def test_two_files_of_one_content_are_sent_once(
+        self, box: Sshd, demo_bundle: Path, root: Path, tmp_path: Path
+    ) -> None:
+        data = bytes(range(256)) * 40
+        twice = remade(demo_bundle, tmp_path / "twice", {BALLAST: data, "model/again.bin": data})
+        done = edgephi(box, "flash", twice, box.destination(root), "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["saved_bytes"] == len(data)
+        assert active(root) == digest_of(twice)
 
     def test_a_path_may_begin_at_the_users_home(self, box: Sshd, demo_bundle: Path) -> None:
         done = edgephi(box, "flash", demo_bundle, box.destination("/~/models"))
