@@ -4,18 +4,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath, read_size
 from edgephi.cli.completion import complete_bundle
-from edgephi.cli.options import insecure_option, json_option
+from edgephi.cli.options import insecure_option, json_option, parallel_option
 from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command, place
+from edgephi.errors import UsageError
 
 if TYPE_CHECKING:
     from edgephi.flash.source import BundleSource
+    from edgephi.store.preflight import InstallOptions
 
 
 @click.command(no_args_is_help=True)
@@ -57,13 +59,11 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Send at most so many bytes a second over ssh, all boxes together, such as 500kB.",
 )
+@parallel_option("flash")
 @click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="Boxes to flash over ssh at the same time.",
+    "--check",
+    is_flag=True,
+    help="Write nothing: say whether DEST would take the bundle, and what would be sent.",
 )
 @insecure_option
 @json_option
@@ -78,6 +78,7 @@ def flash(
     unsigned_wheels: bool,
     bytes_per_second: int | None,
     parallel: int,
+    check: bool,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -94,85 +95,115 @@ def flash(
     BUNDLE is a folder, or oci://REGISTRY/NAME:TAG: then DEST gets from the registry what it lacks. With
     image:FILE as DEST, the store is written as an ext4 image of a partition, the same bytes every time.
 
+    With --check nothing is written: exit code 0 says that every DEST would take the bundle, if it answers.
+
     `edgephi run DEST` runs the active one. Exit code 5: the new one did not answer as it must, and what was
     active still is. Exit code 6: a box could not be reached or, of several, one failed.
     """
     from edgephi.cli.flash_boxes import flash_boxes
+    from edgephi.cli.flash_check import check_flash
     from edgephi.cli.flash_image import flash_image, image_file
-    from edgephi.cli.show.outcome import outcome_summary
-    from edgephi.cli.show.progress import transfer
-    from edgephi.errors import UsageError
-    from edgephi.flash.destination import IMAGE_SCHEME, Box, read_destination
-    from edgephi.flash.folder import check_apart, flash_source
-    from edgephi.records import write_record
+    from edgephi.cli.fleet.stores import read_stores
+    from edgephi.flash.destination import IMAGE_SCHEME, Box
     from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.preflight import InstallOptions
 
-    places = [
-        image_file(each) if each.startswith(IMAGE_SCHEME) else read_destination(each) for each in destinations
-    ]
-    boxes = [each for each in places if isinstance(each, Box)]
-    (first, *_), (destination, *others) = places, destinations
-    if others and len(boxes) < len(destinations):
+    images = [image_file(each) for each in destinations if each.startswith(IMAGE_SCHEME)]
+    stores = read_stores([each for each in destinations if not each.startswith(IMAGE_SCHEME)])
+    is_box = bool(stores) and all(isinstance(store.place, Box) for store in stores)
+    if len(destinations) > 1 and not check and (images or not is_box):
         raise UsageError(
-            f"{others[0]}: expected several destinations to be ssh://… all, found another kind",
+            f"{destinations[1]}: expected several destinations to be ssh://… all, found another kind",
             hint="flash a folder or an image by itself",
         )
-    if bytes_per_second is not None and (not boxes or bytes_per_second < 1):
-        found = "a folder" if not boxes else bytes_per_second
-        raise UsageError(
-            f"--limit-rate: expected 1 or more, with ssh://…, found {found}", hint="leave it out"
-        )
-    if boxes and elsewhere:
-        raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
-    is_image = destination.startswith(IMAGE_SCHEME)
-    if size is not None and not is_image:
-        raise UsageError(
-            f"--size: expected with {IMAGE_SCHEME}FILE, found {destination!r}", hint="leave it out"
-        )
-    if keys and not is_image:
-        raise UsageError(
-            f"--trust: expected with {IMAGE_SCHEME}FILE, found {destination!r}",
-            hint=edgephi_command("trust", "add", place(destination), keys[0]),
-        )
-    if unsigned_wheels and (is_image or elsewhere):
-        found = repr(destination) if is_image else "--elsewhere"
-        raise UsageError(
-            f"--unsigned-wheels: expected where the bundle has to answer, found {found}", hint="leave it out"
-        )
-    start = time.perf_counter()
+    _check_options(
+        destinations[0],
+        "image" if images else "box" if is_box else "folder",
+        limit_rate=bytes_per_second,
+        elsewhere=elsewhere,
+        size=size,
+        keys=keys,
+        unsigned_wheels=unsigned_wheels,
+        check=check,
+    )
+    options = InstallOptions(
+        allow_downgrade=allow_downgrade,
+        prove=not elsewhere,
+        lock_wait_seconds=LOCK_WAIT_SECONDS,
+        unsigned_wheels=unsigned_wheels,
+    )
     with _opened_source(bundle, insecure=insecure) as source:
-        if isinstance(first, Box):
+        if images:
+            flash_image(source, images[0], size, keys, prove_here=not elsewhere, as_json=as_json)
+            return
+        if check:
+            code = check_flash(source, stores, options, parallel=parallel, as_json=as_json)
+        elif is_box:
             from edgephi.flash.ssh.transfer import TransferSettings
 
             settings = TransferSettings(
                 allow_downgrade, bytes_per_second, parallel=parallel, unsigned_wheels=unsigned_wheels
             )
             with _kept_when_interrupted():
-                code = flash_boxes(source, destinations, settings, as_json=as_json)
-            raise click.exceptions.Exit(code)
-        if is_image:
-            flash_image(source, first, size, keys, prove_here=not elsewhere, as_json=as_json)
-            return
-        check_apart(source, first)
-        options = InstallOptions(
-            allow_downgrade=allow_downgrade,
-            prove=not elsewhere,
-            lock_wait_seconds=LOCK_WAIT_SECONDS,
-            unsigned_wheels=unsigned_wheels,
-        )
-        with _kept_when_interrupted():
-            outcome = flash_source(source, first, options, step=transfer)
+                code = flash_boxes(source, stores, settings, as_json=as_json)
+        else:
+            code = _flash_folder(source, destinations[0], options, as_json=as_json)
+    raise click.exceptions.Exit(code)
+
+
+def _flash_folder(
+    source: "BundleSource", destination: str, options: "InstallOptions", *, as_json: bool
+) -> int:
+    """Flash the store in a folder and say what was done. Returns the exit code."""
+    from edgephi.cli.show.outcome import answer_of, outcome_summary
+    from edgephi.cli.show.progress import transfer
+    from edgephi.flash.folder import check_apart, flash_source
+    from edgephi.records import write_record
+
+    start = time.perf_counter()
+    root = Path(destination)
+    check_apart(source, root)
+    with _kept_when_interrupted():
+        outcome = flash_source(source, root, options, step=transfer)
     seconds = time.perf_counter() - start
     if as_json:
-        document = {
-            "destination": destination,
-            "seconds": round(seconds, 3),
-            **write_record(outcome),
-        }
-        say_document(document)
-        return
-    say(outcome_summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
+        say_document(
+            {
+                "destination": destination,
+                "seconds": round(seconds, 3),
+                **write_record(outcome),
+                "answer": answer_of(outcome.probe),
+            }
+        )
+    else:
+        say(outcome_summary(destination, outcome, seconds, outcome.sent_bytes, outcome.saved_bytes))
+    return 0
+
+
+def _check_options(destination: str, kind: str, **given: Any) -> None:
+    """Raise UsageError for an option that means nothing for this kind of destination."""
+    from edgephi.flash.destination import IMAGE_SCHEME
+
+    limit, unsigned_wheels = given["limit_rate"], given["unsigned_wheels"]
+    image = f"{IMAGE_SCHEME}FILE"
+
+    def refuse(option: str, expected: str, found: str, hint: str = "leave it out") -> None:
+        raise UsageError(f"{option}: expected {expected}, found {found}", hint=hint)
+
+    if limit is not None and (kind != "box" or limit < 1):
+        refuse("--limit-rate", "1 or more, with ssh://…", str(limit) if kind == "box" else f"a {kind}")
+    if given["elsewhere"] and kind == "box":
+        refuse("--elsewhere", "with a folder", "ssh://…")
+    if given["size"] is not None and kind != "image":
+        refuse("--size", f"with {image}", repr(destination))
+    if given["keys"] and kind != "image":
+        hint = edgephi_command("trust", "add", place(destination), given["keys"][0])
+        refuse("--trust", f"with {image}", repr(destination), hint)
+    if unsigned_wheels and (kind == "image" or given["elsewhere"]):
+        found = repr(destination) if kind == "image" else "--elsewhere"
+        refuse("--unsigned-wheels", "where the bundle has to answer", found)
+    if given["check"] and kind == "image":
+        refuse("--check", "with a folder or ssh://…", repr(destination))
 
 
 @contextmanager
@@ -188,7 +219,6 @@ def _kept_when_interrupted() -> "Iterator[None]":
 @contextmanager
 def _opened_source(bundle: str, *, insecure: bool) -> "Iterator[BundleSource]":
     """The bundle of the command line, a folder or an artifact in a registry."""
-    from edgephi.errors import UsageError
     from edgephi.flash.folder import folder_source
     from edgephi.flash.oci.reference import SCHEME, is_reference, read_reference
 

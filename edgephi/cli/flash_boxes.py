@@ -3,43 +3,60 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgephi.cli.show.boxes import BoxLine, BoxSteps, boxes_summary, drawn
-from edgephi.cli.show.outcome import outcome_summary
+from edgephi.cli.fleet.stores import Store
+from edgephi.cli.fleet.summary import said_error, summary
+from edgephi.cli.show.boxes import BoxLine, BoxSteps, drawn
+from edgephi.cli.show.outcome import answer_of, outcome_summary
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.show.sizes import human_bytes
+from edgephi.flash.destination import Box
 
 if TYPE_CHECKING:
-    from edgephi.flash.destination import Box
     from edgephi.flash.source import BundleSource
     from edgephi.flash.ssh.many import BoxResult
     from edgephi.flash.ssh.transfer import TransferSettings
 
 
 def flash_boxes(
-    source: "BundleSource", destinations: Sequence[str], settings: "TransferSettings", *, as_json: bool
+    source: "BundleSource", stores: Sequence[Store], settings: "TransferSettings", *, as_json: bool
 ) -> int:
     """Flash boxes, show it and print the results. Returns the exit code; a single box's error is raised."""
-    from edgephi.flash.destination import read_box
     from edgephi.flash.ssh.many import exit_code, flash_all
 
-    boxes = [read_box(destination) for destination in destinations]
+    boxes = {store.place: store for store in stores if isinstance(store.place, Box)}
     if len(boxes) == 1:
         with BoxSteps() as steps:
-            (result,) = flash_all(source, boxes, settings, lambda _box: steps)
+            (result,) = flash_all(source, list(boxes), settings, lambda _box: steps)
             if result.error is not None:
                 raise result.error
-        _print_one(destinations[0], result, as_json=as_json)
+        _print_one(stores[0].word, result, as_json=as_json)
         return 0
-    names = dict(zip(boxes, _names(boxes, destinations), strict=True))
-    lines = {box: BoxLine(name) for box, name in names.items()}
+    lines = {box: BoxLine(store.name) for box, store in boxes.items()}
     with drawn(list(lines.values())):
-        results = flash_all(source, boxes, settings, lambda box: lines[box])
+        results = flash_all(source, list(boxes), settings, lambda box: lines[box])
     if as_json:
-        documents = [_document(*each) for each in zip(destinations, results, strict=True)]
-        say_document({"boxes": documents})
+        say_document({"boxes": [_document(boxes[each.box].word, each) for each in results]})
     else:
-        say(boxes_summary(names, results))
-    return exit_code(results)
+        header = ("result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
+        rows = [(boxes[each.box], _row(each)) for each in results]
+        errors = {boxes[each.box]: each.error for each in results if each.error is not None}
+        say(summary(rows, errors, header, right=(2, 3, 4, 5, 6)))
+    return exit_code([each.error for each in results])
+
+
+def _row(result: "BoxResult") -> tuple[str, ...]:
+    """What is said of one box of several. Also of one that failed: what it has taken is not lost."""
+    done, took = result.outcome, result.transfer
+    probe = done and done.probe
+    return (
+        "failed" if done is None else "active" if done.changed else "was active",
+        "-" if done is None else done.digest[:12],
+        human_bytes(took.sent_bytes),
+        human_bytes(took.saved_bytes),
+        str(took.cuts),
+        f"{took.seconds:.1f} s",
+        f"{probe.tokens_per_second:,.1f}" if probe and not probe.emulated else "-",
+    )
 
 
 def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
@@ -58,17 +75,11 @@ def _document(destination: str, result: "BoxResult") -> dict[str, object]:
     """What `--json` prints of one box: as for a folder, and what crossed the network in all connections."""
     from edgephi.records import write_record
 
-    error, outcome, took = result.error, result.outcome, write_record(result.transfer)
+    outcome, took = result.outcome, write_record(result.transfer)
     return {
         "destination": destination,
-        **(write_record(outcome) if outcome is not None else {}),
+        **(write_record(outcome) | {"answer": answer_of(outcome.probe)} if outcome is not None else {}),
         **took,
         "seconds": round(took["seconds"], 3),
-        "error": error and {"message": error.message, "hint": error.hint, "exit_code": error.exit_code},
+        "error": said_error(result.error),
     }
-
-
-def _names(boxes: "Sequence[Box]", destinations: Sequence[str]) -> Sequence[str]:
-    """A short name for each box; the whole destination where one has several stores."""
-    hosts = [str(box) for box in boxes]
-    return hosts if len(set(hosts)) == len(hosts) else destinations

@@ -20,6 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument: Decorator = click.argument("model", type=NAME, shell_complete=complete_model)
 root_argument: Decorator = click.argument("root", type=NAME)
+roots_argument: Decorator = click.argument("roots", type=NAME, nargs=-1, required=True, metavar="ROOT...")
 
 
 def in_store(path: Path) -> bool:
@@ -254,6 +255,18 @@ served_system_option: Decorator = click.option(
     help="System message of requests that bring none, computed ahead; @FILE is read at each start. "
     "[default: the bundle's]",
 )
+
+
+def parallel_option(what: str) -> Decorator:
+    """How many boxes at the same time; `what` says what is done with them."""
+    return click.option(
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=4,
+        show_default=True,
+        metavar="N",
+        help=f"Boxes to {what} over ssh at the same time.",
+    )
 
 
 def port_option(*, may_be_free: bool) -> Decorator:

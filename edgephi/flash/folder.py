@@ -19,6 +19,7 @@ from edgephi.bundle.manifest import (
 from edgephi.errors import BadBundleError, EdgephiError, UsageError
 from edgephi.flash.source import BundleSource, check_has
 from edgephi.steps import Step, silent
+from edgephi.store.check import Checked, check_install
 from edgephi.store.disk.layout import Layout, is_store
 from edgephi.store.install import BATCH_BYTES, Install, Outcome, WantedFile
 from edgephi.store.preflight import InstallOptions
@@ -44,6 +45,16 @@ def flash_source(
                 for sent in _copied(source, install):
                     done(sent)
         return install.finish(step)
+
+
+def check_source(
+    source: BundleSource, root: Path, options: InstallOptions, *, step: Step = silent
+) -> Checked:
+    """What `flash_source` would come to; writes nothing. Raises as it does before the bundle answers."""
+    options = dataclasses.replace(options, beside_base=source.base is not None)
+    checked, wanted = check_install(root, source.manifest, source.signature, options=options, step=step)
+    check_has(source, wanted, where=str(root))
+    return checked
 
 
 def folder_source(bundle: Path) -> BundleSource:

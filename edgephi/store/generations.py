@@ -96,6 +96,11 @@ def signature_bytes(layout: Layout, digest: str) -> bytes | None:
         return file.read(largest_envelope(LARGEST_MANIFEST_BYTES) + 1)
 
 
+def has_signature(layout: Layout, digest: str, signature: bytes | None) -> bool:
+    """Whether a generation that is flashed with this envelope, or without one, keeps the one that it has."""
+    return signature is None or signature_bytes(layout, digest) == signature
+
+
 def manifests(layout: Layout) -> Iterator[tuple[str, Manifest]]:
     """Digest and manifest of every generation whose manifest can be read, one after the other."""
     for digest in installed(layout):

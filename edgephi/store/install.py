@@ -19,6 +19,7 @@ from typing import Self
 
 from edgephi.bundle.artifact.foreign_files import check_artifact
 from edgephi.bundle.chunks import Chunk, chunks_of
+from edgephi.bundle.manifest import Manifest
 from edgephi.errors import BadBundleError
 from edgephi.steps import Step, silent
 from edgephi.store.activation import activate
@@ -35,6 +36,7 @@ from edgephi.store.environments.trial import is_ready
 from edgephi.store.generations import (
     build_generation,
     digest_of,
+    has_signature,
     installed,
     relink_all,
     remove_generation,
@@ -62,8 +64,9 @@ class WantedFile:
 class Outcome:
     """What an installation came to. `sent_bytes` were transported, `saved_bytes` were here already.
 
-    `was_current`: it was installed and active before. `probe` None: it did not have to be proven again, or
-    another machine will have to. `signer`: the trusted key that vouches for it. `still_open`: a process that
+    `was_current`: it was installed and active before. `changed`: the store is another than it was, also when
+    something of the active bundle was mended. `probe` None: it did not have to be proven again, or another
+    machine will have to. `signer`: the trusted key that vouches for it. `still_open`: a process that
     began with the previous bundle goes on with it. `previous_unvouched`: why nothing goes back to that one,
     because no key vouches for it now, else "".
     """
@@ -79,6 +82,7 @@ class Outcome:
     signer: str | None
     still_open: bool = False
     previous_unvouched: str = ""
+    changed: bool = True
 
 
 class Install:
@@ -107,7 +111,7 @@ class Install:
         self._admitted = admitted
         self._options = options
         self._lock = lock
-        self._files = _distinct(admitted)
+        self._files = distinct_files(admitted.manifest)
         self._objects: set[str] = set()
         self._parts = Parts(layout, self._files.values())
         self._sent = 0
@@ -207,6 +211,11 @@ class Install:
             was_current = before.current == self.digest
             runtime = self._admitted.runtime
             is_proven = was_current and self.digest not in before.unproven
+            was_whole = (
+                was_current
+                and len(self._objects) == len(self._files)
+                and has_signature(layout, self.digest, self._signature)
+            )
             self._store_files(step)
             was_installed = self.digest in installed(layout)
             build_generation(layout, manifest, self._data, self._signature)
@@ -246,6 +255,7 @@ class Install:
             signer=signer,
             still_open=after.previous is not None and is_open(layout, after.previous),
             previous_unvouched=_unvouched(layout, after),
+            changed=not was_whole or result is not None,
         )
 
     def close(self) -> None:
@@ -374,10 +384,10 @@ def _unvouched(layout: Layout, state: State) -> str:
     return ""
 
 
-def _distinct(admitted: Admitted) -> dict[str, PartFile]:
+def distinct_files(manifest: Manifest) -> dict[str, PartFile]:
     """The files of a manifest by their content, each once."""
     files: dict[str, PartFile] = {}
-    for entry in admitted.manifest.files:
+    for entry in manifest.files:
         if entry.sha256 not in files:
             chunks = {chunk.offset: chunk for chunk in chunks_of(entry)}
             files[entry.sha256] = PartFile(entry.path, entry.sha256, entry.size, chunks)

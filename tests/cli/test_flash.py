@@ -76,6 +76,48 @@ def test_flash_in_one_json_document(edgephi: Edgephi, releases: tuple[Path, Path
     assert document["digest"] == digest_of(releases[1])
     assert document["previous"] == digest_of(releases[0])
     assert (document["sent_bytes"], document["was_current"], document["probe"]) == (0, True, None)
+    assert (document["changed"], document["answer"]) == (False, None)
+
+
+def test_the_first_words_of_the_answer_are_in_the_document(
+    edgephi: Edgephi, demo_bundle: Path, tmp_path: Path
+) -> None:
+    document = json.loads(edgephi("flash", demo_bundle, tmp_path / "store", "--json").stdout)
+    assert document["changed"]
+    assert document["answer"] == '{"action": "turn_off", "room": "kitchen", "device": "light"}'
+    assert document["probe"]["text"].startswith(document["answer"])
+
+
+def test_a_check_says_what_would_be_done_and_makes_no_store(
+    edgephi: Edgephi, releases: tuple[Path, Path], tmp_path: Path
+) -> None:
+    done = edgephi("flash", releases[0], tmp_path / "store", "--check")
+    assert done.returncode == 0
+    which = f"demo-cpu, release 1 ({digest_of(releases[0])[:12]})"
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/store: {which} would be flashed; nothing was written",
+        "to send 5.32 MB (100.0%), there 0 B",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_of_several_stores(
+    edgephi: Edgephi, releases: tuple[Path, Path], store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    places = (store, tmp_path / "new", tmp_path / "file")
+    done = edgephi("flash", releases[1], *places, "--check", "--json")
+    assert done.returncode == 6
+    boxes = json.loads(done.stdout)["boxes"]
+    assert [each["destination"] for each in boxes] == list(map(str, places))
+    assert [each.get("changed") for each in boxes] == [False, True, None]
+    assert [each["error"] and each["error"]["exit_code"] for each in boxes] == [None, None, 2]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "store"]
+
+
+def test_an_image_cannot_be_checked(edgephi: Edgephi, releases: tuple[Path, Path], tmp_path: Path) -> None:
+    assert is_one_error(edgephi("flash", releases[0], f"image:{tmp_path}/phi.img", "--check"), 2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_active_bundle_runs_by_the_name_of_its_store(edgephi: Edgephi, store: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,14 +21,10 @@ from edgephi.cli.show.progress import (
     transfer,
 )
 from edgephi.cli.show.say import say
-from edgephi.cli.show.sizes import human_bytes
-from edgephi.cli.show.table import table
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
     from edgephi.errors import EdgephiError
-    from edgephi.flash.destination import Box
-    from edgephi.flash.ssh.many import BoxResult
 
 _BAR_COLUMNS = 20
 
@@ -70,10 +66,11 @@ class BoxSteps:
 
 
 class BoxLine:
-    """One box of several, in one line."""
+    """One box of several, in one line. `ended` is said when all went well."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, ended: str = "active") -> None:
         self.name = name
+        self._ended = ended
         self._title = "waiting"
         self._note = ""
         self._size = 0
@@ -96,7 +93,7 @@ class BoxLine:
     def end(self, error: "EdgephiError | None") -> None:
         """Nothing more comes."""
         self._size, self._note = 0, ""
-        self._title = "active" if error is None else f"failed: {visible(error.message)}"
+        self._title = self._ended if error is None else f"failed: {visible(error.message)}"
 
     def milestone(self) -> str:
         """What is new since the step began: nothing that changes all the time."""
@@ -146,28 +143,3 @@ def drawn(lines: Sequence[BoxLine]) -> Iterator[None]:
             click.echo(f"{CLEAR_LINE}\n" * len(lines) + f"\x1b[{len(lines)}A", err=True, nl=False)
         else:
             tell()
-
-
-def boxes_summary(names: "Mapping[Box, str]", results: "Sequence[BoxResult]") -> str:
-    """A table of all boxes, then what went wrong."""
-    rows = []
-    for each in results:
-        done, took = each.outcome, each.transfer
-        probe = done and done.probe
-        rows.append(
-            (
-                names[each.box],
-                "failed" if done is None else "was active" if done.was_current else "active",
-                "-" if done is None else done.digest[:12],
-                human_bytes(took.sent_bytes),
-                human_bytes(took.saved_bytes),
-                str(took.cuts),
-                f"{took.seconds:.1f} s",
-                f"{probe.tokens_per_second:,.1f}" if probe and not probe.emulated else "-",
-            )
-        )
-    header = ("box", "result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
-    lines = [table(rows, header, right=(3, 4, 5, 6, 7))]
-    errors = [each.error for each in results if each.error is not None]
-    lines += [f"failed: {visible(error.message)}\n  hint: {visible(error.hint)}" for error in errors]
-    return "\n".join(lines)

@@ -18,7 +18,9 @@ def outcome_summary(destination: str, outcome: "Outcome", seconds: float, sent: 
     """What was done, in a few lines. `sent` and `saved` are bytes."""
     total = sent + saved
     share = sent / total if total else 0.0
-    is_active = "was active already" if outcome.was_current else "is active"
+    is_active = "is active"
+    if outcome.was_current:
+        is_active = "was active already" + (", and is mended or proven anew" if outcome.changed else "")
     lines = [
         f"{destination}: {visible(outcome.name)}, release {outcome.sequence}, {is_active} "
         f"({outcome.digest[:12]})",
@@ -46,6 +48,11 @@ def answered_lines(probe: "ProbeResult | None", signer: str | None) -> list[str]
         lines = [f"probe: it answered {probe.speed}, with {human_bytes(probe.memory_bytes)} of memory"]
         lines += first_words(probe)
     return lines if signer is None else [*lines, f"signed by {visible(signer)}"]
+
+
+def answer_of(probe: "ProbeResult | None") -> str | None:
+    """The first words of what a bundle answered, as `--json` tells them; None when it was not asked."""
+    return None if probe is None else " ".join(map(str.strip, first_words(probe)))
 
 
 def first_words(probe: "ProbeResult") -> list[str]:

@@ -1,8 +1,10 @@
 """Several boxes at once: each on its own, so that one that fails holds up no other."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from edgephi.errors import EdgephiError, TransportError, UsageError
 from edgephi.flash.destination import Box
@@ -11,6 +13,19 @@ from edgephi.flash.ssh.cancelled import run_until_cancelled
 from edgephi.flash.ssh.rate_limit import RateLimit
 from edgephi.flash.ssh.transfer import BoxFlash, Transfer, TransferSettings, Watcher
 from edgephi.store.install import Outcome
+
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class BoxAnswer(Generic[Answer]):
+    """What one box said when it was asked for one thing: there is either an answer or an error."""
+
+    box: Box
+    answer: Answer | None
+    error: EdgephiError | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -31,40 +46,77 @@ def flash_all(
     Raises UsageError when a box is named twice, BadBundleError when the source is no bundle. What goes wrong
     on a box is in its result.
     """
+    check_named_once(boxes)
+    limit = RateLimit(settings.bytes_per_second)
+
+    async def flash(box: Box, watcher: Watcher) -> BoxResult:
+        one = BoxFlash(source, box, settings, limit, watcher)
+        outcome, error = None, None
+        try:
+            outcome = await one.run()
+        except EdgephiError as found:
+            error = found
+        watcher.end(error)
+        return BoxResult(box, outcome, error, one.transfer)
+
+    return run_until_cancelled(_each(boxes, flash, watch, settings.parallel))
+
+
+def ask_all(
+    boxes: Sequence[Box],
+    ask: Callable[[Box, Watcher], Awaitable[Answer]],
+    watch: Callable[[Box], Watcher],
+    *,
+    parallel: int,
+) -> tuple[BoxAnswer[Answer], ...]:
+    """Have `ask` ask boxes for one thing, `parallel` of them at a time. `watch` gives each its watcher.
+
+    Raises UsageError when a box is named twice. What goes wrong on a box is in its answer.
+    """
+    check_named_once(boxes)
+
+    async def asked(box: Box, watcher: Watcher) -> BoxAnswer[Answer]:
+        start = time.monotonic()
+        answer, error = None, None
+        try:
+            answer = await ask(box, watcher)
+        except EdgephiError as found:
+            error = found
+        watcher.end(error)
+        return BoxAnswer(box, answer, error, time.monotonic() - start)
+
+    return run_until_cancelled(_each(boxes, asked, watch, parallel))
+
+
+def check_named_once(boxes: Sequence[Box]) -> None:
+    """Raise UsageError when a box is named twice."""
     twice = {box for box in boxes if boxes.count(box) > 1}
     if twice:
         raise UsageError(
             f"ssh://{min(map(str, twice))}: expected each box once, found it twice", hint="name it once"
         )
-    return run_until_cancelled(_flash_all(source, boxes, settings, watch))
 
 
-def exit_code(results: Sequence[BoxResult]) -> int:
+def exit_code(errors: Sequence[EdgephiError | None]) -> int:
     """That of its error for one box; for several, 6 if any failed."""
-    errors = [result.error for result in results if result.error is not None]
-    if not errors:
+    found = [error for error in errors if error is not None]
+    if not found:
         return 0
-    return errors[0].exit_code if len(results) == 1 else TransportError.exit_code
+    return found[0].exit_code if len(errors) == 1 else TransportError.exit_code
 
 
-async def _flash_all(
-    source: BundleSource, boxes: Sequence[Box], settings: TransferSettings, watch: Callable[[Box], Watcher]
-) -> tuple[BoxResult, ...]:
-    limit = RateLimit(settings.bytes_per_second)
-    room = asyncio.Semaphore(settings.parallel)
+async def _each(
+    boxes: Sequence[Box],
+    work: Callable[[Box, Watcher], Awaitable[Result]],
+    watch: Callable[[Box], Watcher],
+    parallel: int,
+) -> tuple[Result, ...]:
+    room = asyncio.Semaphore(parallel)
 
-    async def flash(box: Box) -> BoxResult:
+    async def one(box: Box) -> Result:
         async with room:
-            watcher = watch(box)
-            one = BoxFlash(source, box, settings, limit, watcher)
-            outcome, error = None, None
-            try:
-                outcome = await one.run()
-            except EdgephiError as found:
-                error = found
-            watcher.end(error)
-            return BoxResult(box, outcome, error, one.transfer)
+            return await work(box, watch(box))
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(flash(box)) for box in boxes]
+        tasks = [group.create_task(one(box)) for box in boxes]
     return tuple(task.result() for task in tasks)

@@ -189,7 +189,7 @@ class BoxFlash:
                     self._received += size
                 self._watcher.count(size)
             elif kind == Kind.WANTED and not wanted.done():
-                files = tuple(_wanted_files(self._box, self._manifest, self._total_bytes, value))
+                files = tuple(wanted_files(self._box, self._manifest, self._total_bytes, value))
                 check_has(self._source, files, where=self._box.url)
                 size = sum(chunk.size for file in files for chunk in file.chunks)
                 if self._saved_bytes is None:
@@ -280,7 +280,7 @@ def show_step(watcher: Watcher, kind: Kind, value: Mapping[str, Any], *, where: 
         watcher.count(read_message(StepDone, value, where=f"{where}: DONE").units)
 
 
-def _wanted_files(
+def wanted_files(
     box: Box, manifest: Manifest, total_bytes: int, value: Mapping[str, Any]
 ) -> Iterator[WantedFile]:
     """What a box asks for. Raises TransportError for anything but chunks of this very manifest, once each."""

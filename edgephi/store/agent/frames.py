@@ -17,6 +17,8 @@ kind may be, before they read it.
     PING now and then                   <-->   PING now and then: silence means that the other side is dead
     CANCEL at any time                    -->
                                          <--   ERROR at any time
+
+Who asks for a check hears RESULT right after WANTED.
 """
 
 import json

@@ -9,7 +9,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from edgephi.records import write_record
 from edgephi.store.agent.arrivals import receive_chunks
 from edgephi.store.agent.frames import MAGIC, Kind, read_value
 from edgephi.store.agent.link import Link, LinkLostError
+from edgephi.store.check import check_install
 from edgephi.store.disk.device_errors import device_errors
 from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
 from edgephi.store.garbage import collect_garbage
-from edgephi.store.install import Install
+from edgephi.store.install import Install, WantedFile
 from edgephi.store.preflight import InstallOptions
 from edgephi.store.rollback import roll_back
 from edgephi.store.status import status
@@ -86,6 +87,20 @@ def _root(text: str) -> Path:
         raise UsageError(f"{text}: {cause}", hint="give a whole path") from None
 
 
+def _check(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
+    manifest = link.expect(Kind.MANIFEST)
+    signature = link.expect(Kind.SIGNATURE) or None
+    options = InstallOptions(
+        allow_downgrade=request["allow_downgrade"],
+        unsigned_wheels=request["unsigned_wheels"],
+        beside_base=request["beside_base"],
+    )
+    with link.watched():
+        checked, wanted = check_install(root, manifest, signature, options=options, step=link.step)
+    link.send_value(Kind.WANTED, _wanted(wanted, checked.sent_bytes + checked.saved_bytes))
+    return write_record(checked)
+
+
 def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     manifest = link.expect(Kind.MANIFEST)
     signature = link.expect(Kind.SIGNATURE) or None
@@ -98,7 +113,7 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
     with link.watched():
         install = Install.begin(root, manifest, signature, options=options, step=link.step)
     with install:
-        link.send_value(Kind.WANTED, _wanted(install))
+        link.send_value(Kind.WANTED, _wanted(install.wanted, install.total_bytes))
         try:
             receive_chunks(link, install)
         except (LinkLostError, KeyboardInterrupt, BadBundleError):
@@ -108,14 +123,15 @@ def _install(link: Link, root: Path, request: Mapping[str, Any]) -> Any:
             return write_record(install.finish(link.step))
 
 
-def _wanted(install: Install) -> dict[str, Any]:
+def _wanted(wanted: Iterable[WantedFile], total_bytes: int) -> dict[str, Any]:
     """The chunks that are missing: for each file their offsets and sizes."""
+    wanted = tuple(wanted)
     return {
-        "total_bytes": install.total_bytes,
-        "have_bytes": install.have_bytes,
+        "total_bytes": total_bytes,
+        "have_bytes": total_bytes - sum(chunk.size for file in wanted for chunk in file.chunks),
         "files": [
             {"sha256": file.sha256, "chunks": [[chunk.offset, chunk.size] for chunk in file.chunks]}
-            for file in install.wanted
+            for file in wanted
         ],
     }
 
@@ -163,6 +179,7 @@ def _require_no_key(_link: Link, root: Path, _request: Mapping[str, Any]) -> Any
 
 
 _OPERATIONS: dict[str, Callable[[Link, Path, Mapping[str, Any]], Any]] = {
+    "check": _check,
     "install": _install,
     "status": _status,
     "roll_back": _roll_back,

@@ -270,8 +270,11 @@ class Parts:
             sync(self._layout.parts)
 
 
-def read_journal(layout: Layout) -> Journal:
-    """The chunks in the journal. A line that was cut short, or anything else that is none, says nothing."""
+def read_journal(layout: Layout, *, mend: bool = True) -> Journal:
+    """The chunks in the journal. A line that was cut short, or anything else that is none, says nothing.
+
+    `mend`: write it anew without such lines.
+    """
     journal: Journal = {}
     try:
         text = layout.journal.read_text(errors="replace")
@@ -285,7 +288,7 @@ def read_journal(layout: Layout) -> Journal:
             continue
         chunk = Chunk(int(match[2]), int(match[3]), match[4])
         journal.setdefault(match[1], {})[chunk.offset] = chunk
-    if not is_whole:  # else the next line would be joined to a piece of another
+    if mend and not is_whole:  # else the next line would be joined to a piece of another
         write_journal(layout, journal)
     return journal
 

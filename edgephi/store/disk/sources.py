@@ -22,8 +22,11 @@ class ChunkSource:
     size: int
 
 
-def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, ChunkSource]:
-    """Where the chunks with the sha256 `wanted` are: in any generation, or in an unfinished transfer."""
+def find_sources(layout: Layout, wanted: Collection[str], *, mend: bool = True) -> dict[str, ChunkSource]:
+    """Where the chunks with the sha256 `wanted` are: in any generation, or in an unfinished transfer.
+
+    `mend`: see `edgephi.store.disk.parts.read_journal`.
+    """
     found: dict[str, ChunkSource] = {}
     if not wanted:
         return found
@@ -37,7 +40,7 @@ def find_sources(layout: Layout, wanted: Collection[str]) -> dict[str, ChunkSour
             for chunk in chunks_of(entry):
                 if chunk.sha256 is not None and chunk.sha256 in wanted:
                     found.setdefault(chunk.sha256, ChunkSource(path, chunk.offset, chunk.size))
-    for file, chunks in read_journal(layout).items():
+    for file, chunks in read_journal(layout, mend=mend).items():
         path = layout.part(file)
         if plain_size(path) is None:
             continue

@@ -18,7 +18,7 @@ from edgephi.flash.destination import Box, read_box
 from edgephi.flash.ssh.agent_archive import agent_archive, start_command
 from edgephi.flash.ssh.incoming import Incoming, SilentBoxError
 from edgephi.flash.ssh.rate_limit import RateLimit
-from edgephi.flash.ssh.transfer import _wanted_files
+from edgephi.flash.ssh.transfer import wanted_files
 from edgephi.store.agent.frames import (
     CHUNK_HEAD,
     HEADER,
@@ -83,7 +83,7 @@ class TestFrames:
         def wanted(sha256: str, chunks: list[list[int]]) -> list[object]:
             files = [{"sha256": sha256, "chunks": chunks}]
             value = {"total_bytes": 7, "have_bytes": 0, "files": files}
-            return list(_wanted_files(Box("box", "/data"), manifest, 7, value))
+            return list(wanted_files(Box("box", "/data"), manifest, 7, value))
 
         assert len(wanted(entry.sha256, [[0, entry.size]])) == 1
         for sha256, chunks in (

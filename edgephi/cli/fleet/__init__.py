@@ -1,0 +1,1 @@
+"""Several stores at once: which are meant, what each said, and how to go on with those that failed."""
