@@ -19,7 +19,6 @@ from edgephi.cli.completion import (
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_argument: Decorator = click.argument("model", type=NAME, shell_complete=complete_model)
-root_argument: Decorator = click.argument("root", type=NAME)
 roots_argument: Decorator = click.argument("roots", type=NAME, nargs=-1, required=True, metavar="ROOT...")
 
 

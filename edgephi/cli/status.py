@@ -4,56 +4,99 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import json_option, root_argument
-from edgephi.cli.show.say import say, say_document
+from edgephi.cli.options import json_option, parallel_option, roots_argument
+from edgephi.cli.show.say import error_lines, say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import BadBundleError
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgephi.flash.destination import Box
+    from edgephi.flash.ssh.transfer import Watcher
+    from edgephi.steps import Step
     from edgephi.store.status import GenerationStatus, StoreStatus
 
+_HEADER = ("state", "bundle", "release", "generation", "stored", "free")
 _DATE_COLUMNS = 10  # of "2026-11-25T08:47:27Z"
 
 
 @click.command(no_args_is_help=True)
-@root_argument
+@roots_argument
 @click.option("--scrub", is_flag=True, help="Read all of it, and say which chunks have changed on the disk.")
+@parallel_option("ask")
 @json_option
-def status(root: str, *, scrub: bool, as_json: bool) -> None:
+def status(roots: tuple[str, ...], *, scrub: bool, parallel: int, as_json: bool) -> None:
     """Show what is on a device, and how it is.
 
-    ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH. What a power cut left is put right first.
-    Exit code 4 when something is damaged: flash the same bundle again, and only what has changed is sent.
-    What no key vouches for, where the store asks for one, is named and is not damaged.
+    ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH; several are shown with a line each. What
+    a power cut left is put right first. Exit code 4 when something is damaged: flash the same bundle again,
+    and only what has changed is sent. What no key vouches for, where the store asks for one, is named and is
+    not damaged. Exit code 6: a box could not be reached or, of several, one could not be asked.
     """
-    from edgephi.cli.show.boxes import BoxSteps
+    from edgephi.cli.fleet.ask import ask_stores, say_answers
+    from edgephi.cli.fleet.stores import read_stores
     from edgephi.cli.show.mending import mending
-    from edgephi.cli.show.progress import transfer
-    from edgephi.flash.destination import Box, read_destination
     from edgephi.records import write_record
     from edgephi.store.disk.lock import LOCK_WAIT_SECONDS
     from edgephi.store.status import status as store_status
 
-    store = read_destination(root)
-    if isinstance(store, Box):
+    def here(root: "Path", step: "Step") -> "StoreStatus":
+        return store_status(root, scrub_too=scrub, lock_wait_seconds=LOCK_WAIT_SECONDS, step=step)
+
+    async def there(box: "Box", watcher: "Watcher") -> "StoreStatus":
         from edgephi.flash.ssh import upkeep
 
-        with BoxSteps() as steps:
-            found = upkeep.status(store, scrub_too=scrub, watcher=steps)
-    else:
-        found = store_status(store, scrub_too=scrub, lock_wait_seconds=LOCK_WAIT_SECONDS, step=transfer)
-    if as_json:
-        say_document(write_record(found))
-    else:
-        say(_summary(root, found))
+        return await upkeep.status(box, scrub_too=scrub, watcher=watcher)
+
+    answers = ask_stores(read_stores(roots), here, there, parallel=parallel)
+    code = 0
+    if len(answers) > 1:
+        code = say_answers(answers, _HEADER, _row, write_record, as_json=as_json, right=(2, 4, 5))
+    for each in answers:
+        found, root = each.answer, each.store.word
+        if found is None:
+            continue
+        if len(answers) == 1:
+            if as_json:
+                say_document(write_record(found))
+            else:
+                say(_summary(root, found))
+        damaged = _damaged(found)
+        if damaged:
+            error = BadBundleError(
+                f"{root}: expected every file as it was installed, found {damaged[0].digest[:12]} damaged",
+                hint=mending(root, damaged[0], keys_problem=found.keys_problem),
+            )
+            if len(answers) == 1:
+                raise error
+            code = code or error.exit_code
+            say(error_lines(error.message, error.hint), err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _damaged(found: "StoreStatus") -> "list[GenerationStatus]":
     scrubbed = {each.digest for each in found.damages or ()}
-    damaged = [each for each in found.generations if each.problem or each.digest in scrubbed]
-    if damaged:
-        raise BadBundleError(
-            f"{root}: expected every file as it was installed, found {damaged[0].digest[:12]} damaged",
-            hint=mending(root, damaged[0], keys_problem=found.keys_problem),
-        )
+    return [each for each in found.generations if each.problem or each.digest in scrubbed]
+
+
+def _row(found: "StoreStatus") -> tuple[str, ...]:
+    """The active bundle of one store of several, and the state of the store as a whole."""
+    from edgephi.cli.show.sizes import human_bytes
+
+    current = next((each for each in found.generations if each.role == "current"), None)
+    state = _state(current) if current else "no bundle"
+    if found.keys_problem:
+        state = "closed"
+    return (
+        "damaged" if _damaged(found) else state,
+        current.name if current else "-",
+        str(current.sequence) if current else "-",
+        current.digest[:12] if current else "-",
+        human_bytes(found.stored_bytes),
+        human_bytes(found.free_bytes),
+    )
 
 
 def _summary(root: str, found: "StoreStatus") -> str:

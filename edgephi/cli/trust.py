@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
-from edgephi.cli.options import json_option, root_argument
+from edgephi.cli.options import json_option, parallel_option, roots_argument
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.commands import edgephi_command, place
@@ -14,7 +14,14 @@ from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
 
 if TYPE_CHECKING:
-    from edgephi.store.trust.change import KeyChange
+    from collections.abc import Sequence
+
+    from edgephi.cli.fleet.ask import StoreAnswer
+    from edgephi.cli.fleet.stores import Store
+    from edgephi.flash.destination import Box
+    from edgephi.flash.ssh.transfer import Watcher
+    from edgephi.steps import Step
+    from edgephi.store.trust.change import KeyChange, Trusted
 
 _TRUSTS_NOBODY = "{} trusts nobody in particular: it takes bundles that are not signed"
 
@@ -25,110 +32,166 @@ def trust() -> None:
 
     Without a key, a store takes every bundle. With one, it takes those alone that this key has signed. It
     remembers that there was a key: if its keys are lost, it takes no bundle until one is added again.
-    ROOT is the folder of a store, which may be new, or ssh://[USER@]HOST[:PORT]/PATH.
+    ROOT is the folder of a store, which may be new, or ssh://[USER@]HOST[:PORT]/PATH; there may be several.
     """
 
 
 @trust.command(no_args_is_help=True)
-@root_argument
+@roots_argument
 @click.argument("key", type=ReadPath())
+@parallel_option("tell")
 @json_option
-def add(root: str, key: Path, *, as_json: bool) -> None:
+def add(roots: tuple[str, ...], key: Path, *, parallel: int, as_json: bool) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
-    from edgephi.cli.show.boxes import BoxSteps
-    from edgephi.flash.destination import Box, read_destination
+    from edgephi.cli.fleet.ask import ask_stores
+    from edgephi.cli.fleet.stores import read_stores
     from edgephi.store.trust.change import trust_key
     from edgephi.store.trust.trusted_keys import read_key_file
 
     new = read_key_file(key)
-    store = read_destination(root)
-    if isinstance(store, Box):
+
+    def here(root: Path, _step: "Step") -> "KeyChange":
+        return trust_key(root, key.name, new.key.pem)
+
+    async def there(box: "Box", watcher: "Watcher") -> "KeyChange":
         from edgephi.flash.ssh import upkeep
 
-        with BoxSteps() as steps:
-            added = upkeep.trust_key(store, key.name, new.key.pem, steps)
-    else:
-        added = trust_key(store, key.name, new.key.pem)
-    _say_change(root, "trusts", added, as_json=as_json)
+        return await upkeep.trust_key(box, key.name, new.key.pem, watcher)
+
+    answers = ask_stores(read_stores(roots), here, there, parallel=parallel)
+    _say_changes(answers, "trusts", as_json=as_json)
 
 
 @trust.command("list", no_args_is_help=True)
-@root_argument
+@roots_argument
+@parallel_option("ask")
 @json_option
-def list_keys(root: str, *, as_json: bool) -> None:
+def list_keys(roots: tuple[str, ...], *, parallel: int, as_json: bool) -> None:
     """Show the keys of a store, by name and fingerprint."""
-    from edgephi.cli.show.boxes import BoxSteps
-    from edgephi.cli.show.table import table
-    from edgephi.flash.destination import Box, read_destination
-    from edgephi.records import write_record
+    from edgephi.cli.fleet.ask import ask_stores
+    from edgephi.cli.fleet.stores import read_stores
     from edgephi.store.trust.change import trusted
 
-    store = read_destination(root)
-    if isinstance(store, Box):
+    def here(root: Path, _step: "Step") -> "Trusted":
+        return trusted(root)
+
+    async def there(box: "Box", watcher: "Watcher") -> "Trusted":
         from edgephi.flash.ssh import upkeep
 
-        with BoxSteps() as steps:
-            keys = upkeep.trusted(store, steps).keys
-    else:
-        keys = trusted(store).keys
-    if as_json:
-        say_document(write_record(keys))
-    elif keys:
-        say(table([(each.name, each.fingerprint) for each in keys], ("name", "fingerprint")))
-    else:
-        say(_TRUSTS_NOBODY.format(root))
+        return await upkeep.trusted(box, watcher)
+
+    _say_keys(ask_stores(read_stores(roots), here, there, parallel=parallel), as_json=as_json)
 
 
 @trust.command(no_args_is_help=True)
-@root_argument
+@click.argument("roots", type=NAME, nargs=-1, metavar="ROOT...")
 @click.argument("key", type=NAME, required=False)
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
+@parallel_option("tell")
 @json_option
-def remove(root: str, key: str | None, *, last: bool, as_json: bool) -> None:
+@click.pass_context
+def remove(
+    context: click.Context,
+    roots: tuple[str, ...],
+    key: str | None,
+    *,
+    last: bool,
+    parallel: int,
+    as_json: bool,
+) -> None:
     """Take no more bundles of KEY: its name, or the beginning of its fingerprint.
 
     What it has signed and is installed stays, and is named: what is active runs on until another bundle is
     flashed, and nothing goes back to it afterwards. With --last and without KEY, a store whose keys are lost
-    takes every bundle again.
+    takes every bundle again; of several words, the last one is KEY unless it is ssh://….
     """
-    from edgephi.cli.show.boxes import BoxSteps
-    from edgephi.flash.destination import Box, read_destination
-    from edgephi.store.trust.change import distrust_key, require_no_key
+    from edgephi.cli.fleet.ask import ask_stores
+    from edgephi.cli.fleet.stores import read_stores
+    from edgephi.flash.destination import is_box
+    from edgephi.store.trust.change import distrust_key
 
-    store = read_destination(root)
+    if key is not None and (not roots or is_box(key)):  # without KEY, that was the last ROOT
+        roots, key = (*roots, key), None
+        context.params |= {"roots": roots, "key": key}
+    if key is None and not last:
+        raise UsageError(
+            "KEY: expected the name of a key, or the beginning of its fingerprint, found none",
+            hint=f"`{edgephi_command('trust', 'list', *map(place, roots))}` shows the keys",
+        )
+
+    stores = read_stores(roots)
     if key is None:
-        if not last:
-            raise UsageError(
-                "KEY: expected the name of a key, or the beginning of its fingerprint, found none",
-                hint=f"`{edgephi_command('trust', 'list', place(root))}` shows the keys",
-            )
-        if isinstance(store, Box):
-            from edgephi.flash.ssh import upkeep
-
-            with BoxSteps() as steps:
-                upkeep.require_no_key(store, steps)
-        else:
-            require_no_key(store)
-        if as_json:
-            say_document([])
-        else:
-            say(_TRUSTS_NOBODY.format(root))
+        _require_no_key(stores, parallel=parallel, as_json=as_json)
         return
-    if isinstance(store, Box):
+    which = key
+
+    def here(root: Path, _step: "Step") -> "KeyChange":
+        return distrust_key(root, which, also_the_last=last)
+
+    async def there(box: "Box", watcher: "Watcher") -> "KeyChange":
         from edgephi.flash.ssh import upkeep
 
-        with BoxSteps() as steps:
-            removed = upkeep.distrust_key(store, key, also_the_last=last, watcher=steps)
+        return await upkeep.distrust_key(box, which, also_the_last=last, watcher=watcher)
+
+    answers = ask_stores(stores, here, there, parallel=parallel)
+    _say_changes(answers, "no longer trusts", as_json=as_json)
+
+
+def _require_no_key(stores: "Sequence[Store]", *, parallel: int, as_json: bool) -> None:
+    """Have stores whose keys are lost take every bundle again."""
+    from edgephi.cli.fleet.ask import ask_stores
+    from edgephi.store.trust.change import Trusted, require_no_key
+
+    def here(root: Path, _step: "Step") -> Trusted:
+        require_no_key(root)
+        return Trusted(())
+
+    async def there(box: "Box", watcher: "Watcher") -> Trusted:
+        from edgephi.flash.ssh import upkeep
+
+        await upkeep.require_no_key(box, watcher)
+        return Trusted(())
+
+    _say_keys(ask_stores(stores, here, there, parallel=parallel), as_json=as_json)
+
+
+def _say_keys(answers: "Sequence[StoreAnswer[Trusted]]", *, as_json: bool) -> None:
+    """Say which keys stores have."""
+    from edgephi.cli.fleet.ask import say_answers
+    from edgephi.cli.show.table import table
+    from edgephi.records import write_record
+
+    def row(found: "Trusted") -> tuple[str, ...]:
+        return (", ".join(f"{each.name} ({each.fingerprint[:12]})" for each in found.keys) or "none",)
+
+    if len(answers) > 1:
+        raise click.exceptions.Exit(say_answers(answers, ("keys",), row, write_record, as_json=as_json))
+    found = answers[0].answer
+    assert found is not None  # noqa: S101 - else its error was raised
+    if as_json:
+        say_document(write_record(found.keys))
+    elif found.keys:
+        say(table([(each.name, each.fingerprint) for each in found.keys], ("name", "fingerprint")))
     else:
-        removed = distrust_key(store, key, also_the_last=last)
-    _say_change(root, "no longer trusts", removed, as_json=as_json)
+        say(_TRUSTS_NOBODY.format(answers[0].store.word))
 
 
-def _say_change(root: str, does: str, change: "KeyChange", *, as_json: bool) -> None:
+def _say_changes(answers: "Sequence[StoreAnswer[KeyChange]]", does: str, *, as_json: bool) -> None:
     """Say which key came or went, and what no key vouches for now."""
+    from edgephi.cli.fleet.ask import say_answers
     from edgephi.cli.show.unvouched import unvouched_lines
     from edgephi.records import write_record
 
+    def row(change: "KeyChange") -> tuple[str, ...]:
+        return does, change.name, change.fingerprint[:12], str(len(change.unvouched))
+
+    if len(answers) > 1:
+        header = ("result", "key", "fingerprint", "without a key")
+        raise click.exceptions.Exit(
+            say_answers(answers, header, row, write_record, as_json=as_json, right=(3,))
+        )
+    change, root = answers[0].answer, answers[0].store.word
+    assert change is not None  # noqa: S101 - else its error was raised
     if as_json:
         say_document(write_record(change))
         return

@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 from edgephi.errors import TransportError
 from edgephi.flash.destination import Box
 from edgephi.flash.ssh.agent import agent_on
-from edgephi.flash.ssh.cancelled import run_until_cancelled
 from edgephi.flash.ssh.rate_limit import RateLimit
 from edgephi.flash.ssh.transfer import Watcher, show_step
 from edgephi.guards.visible import visible
@@ -20,45 +19,49 @@ Record = TypeVar("Record")
 _WRITTEN_BY_A_MODEL = "text"
 
 
-def status(box: Box, *, scrub_too: bool, watcher: Watcher) -> StoreStatus:
+async def status(box: Box, *, scrub_too: bool, watcher: Watcher) -> StoreStatus:
     """What is in the store of a box; see `edgephi.store.status.status`."""
-    return _ask(box, StoreStatus, watcher, operation="status", scrub=scrub_too)
+    return await _ask(box, StoreStatus, watcher, operation="status", scrub=scrub_too)
 
 
-def roll_back(box: Box, watcher: Watcher) -> RolledBack:
+async def roll_back(box: Box, watcher: Watcher) -> RolledBack:
     """Go back to the previous generation on a box; see `edgephi.store.rollback.roll_back`."""
-    return _ask(box, RolledBack, watcher, operation="roll_back")
+    return await _ask(box, RolledBack, watcher, operation="roll_back")
 
 
-def collect_garbage(box: Box, *, dry_run: bool, unfinished: bool, watcher: Watcher) -> Collected:
+async def collect_garbage(box: Box, *, dry_run: bool, unfinished: bool, watcher: Watcher) -> Collected:
     """Remove what nothing on a box needs; see `edgephi.store.garbage.collect_garbage`."""
-    return _ask(box, Collected, watcher, operation="collect_garbage", dry_run=dry_run, unfinished=unfinished)
+    return await _ask(
+        box, Collected, watcher, operation="collect_garbage", dry_run=dry_run, unfinished=unfinished
+    )
 
 
-def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyChange:
+async def trust_key(box: Box, file_name: str, data: bytes, watcher: Watcher) -> KeyChange:
     """Have the store of a box trust a key; see `edgephi.store.trust.change.trust_key`."""
     text = data.decode("ascii", errors="replace")
-    return _ask(box, KeyChange, watcher, operation="trust_key", file_name=file_name, key=text)
+    return await _ask(box, KeyChange, watcher, operation="trust_key", file_name=file_name, key=text)
 
 
-def trusted(box: Box, watcher: Watcher) -> Trusted:
+async def trusted(box: Box, watcher: Watcher) -> Trusted:
     """The keys that the store of a box trusts; see `edgephi.store.trust.change.trusted`."""
-    return _ask(box, Trusted, watcher, operation="trusted")
+    return await _ask(box, Trusted, watcher, operation="trusted")
 
 
-def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyChange:
+async def distrust_key(box: Box, which: str, *, also_the_last: bool, watcher: Watcher) -> KeyChange:
     """Have the store of a box trust a key no longer; see `edgephi.store.trust.change.distrust_key`."""
-    return _ask(box, KeyChange, watcher, operation="distrust_key", which=which, also_the_last=also_the_last)
+    return await _ask(
+        box, KeyChange, watcher, operation="distrust_key", which=which, also_the_last=also_the_last
+    )
 
 
-def require_no_key(box: Box, watcher: Watcher) -> None:
+async def require_no_key(box: Box, watcher: Watcher) -> None:
     """Have the store of a box take every bundle again; see `edgephi.store.trust.change.require_no_key`."""
-    _ask(box, Trusted, watcher, operation="require_no_key")
+    await _ask(box, Trusted, watcher, operation="require_no_key")
 
 
-def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:
+async def _ask(box: Box, record: type[Record], watcher: Watcher, **request: Any) -> Record:
     """Have the agent on a box do one thing. Raises what it reports, and as `agent_on` does."""
-    answer = run_until_cancelled(_answer(box, watcher, request))
+    answer = await _answer(box, watcher, request)
     return read_message(record, _shown(answer), where=f"{box}: RESULT")
 
 
