@@ -7,6 +7,7 @@ binary-distribution-format/), its METADATA under which licence (…/core-metadat
 import email.parser
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -34,6 +35,22 @@ _LARGEST_METADATA_BYTES = 1 << 20
 _LONGEST_LICENCE = 100
 """What is longer is the text of a licence, not its name."""
 _CLASSIFIER = "License :: "
+_METADATA = ".dist-info/METADATA"
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What pip's own wheels have. Each other one would bring errors of its own."""
+
+_BROKEN = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # a later version of the format
+    OSError,  # an offset that is none
+    RuntimeError,  # encrypted
+    ValueError,
+)
+"""What reading an archive raises that is none, or not whole."""
+
 _DECLARED = LicenseAcknowledgement.DECLARED
 
 
@@ -66,13 +83,18 @@ def _metadata(file: Path) -> Message:
     """The fields of a wheel's METADATA."""
     try:
         with zipfile.ZipFile(file) as archive:
-            names = (each for each in archive.namelist() if each.count("/") == 1)
-            name = next((each for each in names if each.endswith(".dist-info/METADATA")), None)
-            if name is None:
+            entries = (each for each in archive.infolist() if each.filename.count("/") == 1)
+            entry = next((each for each in entries if each.filename.endswith(_METADATA)), None)
+            if entry is None:
                 raise BadBundleError(f"{file}: expected METADATA in the wheel, found none", hint=HINT)
-            with archive.open(name) as stream:
+            if entry.compress_type not in _COMPRESSIONS:
+                raise BadBundleError(
+                    f"{file}: expected METADATA stored or deflated, found method {entry.compress_type}",
+                    hint=HINT,
+                )
+            with archive.open(entry) as stream:
                 data = stream.read(_LARGEST_METADATA_BYTES)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as cause:
+    except _BROKEN as cause:
         raise BadBundleError(f"{file}: expected a wheel, found {cause}", hint=HINT) from None
     return email.parser.HeaderParser().parsestr(data.decode(errors="replace"))
 

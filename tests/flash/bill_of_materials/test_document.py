@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from edgephi.bundle.certificate import Certificate, ImageProof
+from edgephi.bundle.chunks import FileEntry
 from edgephi.bundle.manifest import Manifest
 from edgephi.errors import BadBundleError
 from edgephi.flash.bill_of_materials.document import bill_of_materials
+from edgephi.flash.bill_of_materials.wheels import wheel_component
 from tests.bundle.tiny import tiny_manifest, write_tiny_artifact, write_tiny_bundle
 from tests.flash.bill_of_materials.bundles import COMMIT, FOLDER, PIP, WHEELS, write_full_bundle
 
@@ -260,6 +263,29 @@ def test_a_wheel_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
     write_tiny_bundle(tmp_path / "bundle", {f"{FOLDER}/bad-2.0-py3-none-any.whl": data})
     with pytest.raises(BadBundleError, match="expected a wheel, found"):
         bill_of_materials(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    "way", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_wheel_that_is_broken_anywhere_is_read_or_refused(tmp_path: Path, way: int) -> None:
+    """Each of its bytes changed in turn, as a manifest may list it whoever wrote that."""
+    file = tmp_path / "bad-2.0-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w", way) as archive:
+        archive.writestr(
+            "bad-2.0.dist-info/METADATA", "Name: bad\nLicense: MIT\n" + "Classifier: A :: B\n" * 9
+        )
+    whole = file.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        for change in (0x01, 0x80, 0xFF):
+            data = whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :]
+            file.write_bytes(data)
+            try:
+                wheel_component(tmp_path, FileEntry(file.name, len(data), hashlib.sha256(data).hexdigest()))
+            except BadBundleError:
+                refused += 1
+    assert refused > (0 if way == zipfile.ZIP_STORED else len(whole))
 
 
 def test_a_wheel_that_is_not_the_manifests_is_refused(bundle: Path) -> None:
