@@ -1,6 +1,7 @@
-"""`edgephi service`: print a systemd unit that serves a bundle."""
+"""`edgephi service`: print a systemd unit, or a quadlet of Podman, that serves a bundle."""
 
 import contextlib
+import grp
 import ipaddress
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from edgephi.cli.argument_types import ReadPath, WrittenPath
+from edgephi.cli.argument_types import NAME, ReadPath, WrittenPath
 from edgephi.cli.completion import complete_bundle
 from edgephi.cli.options import (
     api_key_file_option,
@@ -29,9 +30,12 @@ from edgephi.cli.service_python import check_service, python_of_store, this_pyth
 from edgephi.cli.show.say import say, say_exactly
 from edgephi.commands import shell_command
 from edgephi.errors import CannotServeError, UsageError, from_os_error
+from edgephi.server.systemd.quadlet import Container, quadlet, secrets_of
 from edgephi.server.systemd.unit import HIDDEN, UnitOptions, service_unit
 
 _UNITS = Path("/etc/systemd/system")
+_QUADLETS = Path("/etc/containers/systemd")
+_OWN_IMAGE = "localhost/edgephi"
 _GPU_GROUPS = ("render", "video")
 _READ_BY_OTHERS, _ENTERED_BY_OTHERS = 0o004, 0o001
 
@@ -61,6 +65,13 @@ def _unit_name(_context: click.Context, _option: click.Parameter, value: str) ->
     metavar="NAME",
     help="Name of the service.",
 )
+@click.option("--quadlet", "contained", is_flag=True, help="Print a quadlet: Podman runs a container then.")
+@click.option(
+    "--image",
+    type=NAME,
+    metavar="IMAGE",
+    help=f"With --quadlet: the image that has edgephi and the engine. [default: {_OWN_IMAGE}]",
+)
 @click.option(
     "-o",
     "--output",
@@ -80,6 +91,8 @@ def service(
     adapter: str | None,
     ollama: bool,
     name: str,
+    contained: bool,
+    image: str | None,
     output: Path | None,
 ) -> None:
     """Print a systemd unit that serves a bundle.
@@ -87,6 +100,8 @@ def service(
     The service has a user of its own, and can read the bundle and this Python environment, listen on its
     port and do nothing else. What to do with the unit is said on standard error.
     """
+    if image is not None and not contained:
+        raise UsageError("expected --quadlet with --image, found no --quadlet", hint="give both, or neither")
     from edgephi.bundle.adapter_artifact import open_bundle
 
     generation = opened(bundle)
@@ -99,7 +114,8 @@ def service(
         root = followed_store(bundle)  # the unit names it, so that each start serves what is active then
     stores = python_of_store(root, generation.name) if root is not None else None
     python = stores or this_python()
-    check_service(manifest, provider or manifest.target.provider, python)
+    if not contained:  # an image has its own
+        check_service(manifest, provider or manifest.target.provider, python)
     address = _address(host, port)
     if api_key_file is None and not address.is_loopback:
         raise UsageError(
@@ -123,22 +139,41 @@ def service(
         adapter=adapter if found.beside == generation else found.beside.resolve(),
         ollama=ollama,
         name=name,
-        groups=tuple(_groups_here()),
+        groups=tuple(group.gr_name for group in _groups_here()),
     )
-    text = service_unit(manifest, options)
     files = [options.bundle, *(found.place(entry).resolve() for entry in manifest.files)]
-    for path in _closed_to_others([*files, options.python.executable, *options.python.folders]):
+    reload = shell_command("sudo", "systemctl", "daemon-reload")
+    if contained:
+        numbers = tuple(group.gr_gid for group in _groups_here())
+        text = quadlet(manifest, options, Container(image or _OWN_IMAGE, address, numbers))
+        _warn(_closed_to_others(files, bound=True))
+        _give(text, output, _QUADLETS / f"{name}.container")
+        for secret, file in secrets_of(options).items():
+            say(shell_command("sudo", "podman", "secret", "create", secret, file), err=True)
+        # Made by Podman's generator: `enable` knows none of it, and [Install] is heeded all the same.
+        say(f"{reload} && {shell_command('sudo', 'systemctl', 'start', f'{name}.service')}", err=True)
+        return
+    text = service_unit(manifest, options)
+    _warn(_closed_to_others([*files, options.python.executable, *options.python.folders]))
+    _give(text, output, _UNITS / f"{name}.service")
+    say(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', f'{name}.service')}", err=True)
+
+
+def _warn(closed: list[Path]) -> None:
+    """Say what the service's user cannot read."""
+    for path in closed:
         opened_up = shell_command("chmod", "o+rX", path)
         say(f"warning: the service's user cannot read {path}: `{opened_up}` lets it", err=True)
-    unit = f"{name}.service"
+
+
+def _give(text: str, output: Path | None, place: Path) -> None:
+    """Print or write a unit, and say how it comes to its place."""
     if output is None:
         say_exactly(text, nl=False)
-        say(f"put it into {_UNITS / unit}", err=True)
+        say(f"put it into {place}", err=True)
     else:
         write_output(output, text, mode=0o644)
-        say(shell_command("sudo", "install", "-m", "644", output, _UNITS / unit), err=True)
-    reload = shell_command("sudo", "systemctl", "daemon-reload")
-    say(f"{reload} && {shell_command('sudo', 'systemctl', 'enable', '--now', unit)}", err=True)
+        say(shell_command("sudo", "install", "-D", "-m", "644", output, place), err=True)
 
 
 def _address(host: str, port: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -178,26 +213,23 @@ def _existing_secret(file: Path | None) -> Path | None:
     return absolute
 
 
-def _groups_here() -> Iterator[str]:
+def _groups_here() -> "Iterator[grp.struct_group]":
     """The groups of GPU device files that this machine has: a unit with another one does not start."""
-    if os.name != "posix":
-        return
-    import grp
-
     for name in _GPU_GROUPS:
         with contextlib.suppress(KeyError):
-            yield grp.getgrnam(name).gr_name
+            yield grp.getgrnam(name)
 
 
-def _closed_to_others(paths: list[Path]) -> list[Path]:
+def _closed_to_others(paths: list[Path], *, bound: bool = False) -> list[Path]:
     """The files and folders on the way to `paths` that a user who owns none of them cannot read or enter.
 
-    Folders above what is bound into an empty folder do not count: the service sees new ones.
+    Folders above what is bound into an empty folder, as all is that is `bound`, do not count: the service
+    sees new ones.
     """
     closed: dict[Path, None] = {}
     for path in paths:
         real = path.resolve()
-        hidden = any(real.is_relative_to(folder) for folder in HIDDEN)
+        hidden = bound or any(real.is_relative_to(folder) for folder in HIDDEN)
         above = [] if hidden else real.parents
         for place, needed in [(real, _READ_BY_OTHERS), *((parent, _ENTERED_BY_OTHERS) for parent in above)]:
             with contextlib.suppress(OSError):

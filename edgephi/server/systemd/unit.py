@@ -7,7 +7,7 @@ systemd.syntax(7). Nothing here needs systemd; every setting is known to version
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -26,8 +26,8 @@ _SERVER_BYTES = 256 * _MEBIBYTE  # the HTTP server's own process, and buffers of
 # What requests with images take on their way (`--max-images`), and a large photograph while it is decoded.
 _IMAGE_BYTES = 768 * _MEBIBYTE
 _DEVICE_HOST_BYTES = 2048 * _MEBIBYTE  # what a GPU's driver and runtime keep in the machine's memory
-_LAST_PORT_OF_ROOT = 1023
-_STOP_MARGIN_SECONDS = 15
+LAST_PORT_OF_ROOT = 1023
+STOP_MARGIN_SECONDS = 15
 # What systemd does not take in the name of a program; a shell does.
 _ODD_PROGRAM = re.compile(r"[\"'\\$]")
 _PLAIN_WORD = re.compile(r"[\w@+,./:=-]+", re.ASCII)
@@ -96,11 +96,16 @@ def service_unit(manifest: Manifest, options: UnitOptions) -> str:
         "Service": [
             *_life(options),
             *_files(options),
-            *_limits(manifest, options),
+            *limits(manifest, options),
             *_walls(manifest, options),
         ],
         "Install": [("WantedBy", "multi-user.target")],
     }
+    return written(sections)
+
+
+def written(sections: Mapping[str, Iterable[tuple[str, str]]]) -> str:
+    """The text of a unit's sections and their settings, whose values are quoted already."""
     return "\n".join(
         f"[{title}]\n" + "".join(f"{key}={value}\n" for key, value in settings)
         for title, settings in sections.items()
@@ -177,33 +182,28 @@ def _life(options: UnitOptions) -> Iterator[tuple[str, str]]:
     yield "Environment", " ".join(f"{name}={value}" for name, value in VARIABLES.items())
     yield "TimeoutStartSec", "15min"  # a large model from a memory card
     yield "WatchdogSec", "60"
+    yield from restarts()
+    # The end is told to the server alone, which lets the engine's process finish its answers.
+    yield "KillMode", "mixed"
+    yield "TimeoutStopSec", str(options.grace + STOP_MARGIN_SECONDS)
+    # An engine that the kernel has killed is started again by the server.
+    yield "OOMPolicy", "continue"
+
+
+def restarts() -> Iterator[tuple[str, str]]:
+    """When it starts again."""
     # Also after an end in order: whoever told it to, where memory runs out perhaps, was not its manager.
     yield "Restart", "always"
     yield "RestartSec", "5"
     # The command line or the bundle is wrong, and still so next time. What ends with 3 may find its memory,
     # its port or its device then.
     yield "RestartPreventExitStatus", f"{UsageError.exit_code} {BadInputError.exit_code}"
-    # The end is told to the server alone, which lets the engine's process finish its answers.
-    yield "KillMode", "mixed"
-    yield "TimeoutStopSec", str(options.grace + _STOP_MARGIN_SECONDS)
-    # An engine that the kernel has killed is started again by the server.
-    yield "OOMPolicy", "continue"
 
 
 def _exec_start(options: UnitOptions) -> str:
     module = () if options.python.of_store else ("-P", "-m", PROGRAM_MODULE)
-    words = [str(options.python.executable), *module, "serve", str(options.bundle)]
-    words += ["--host", options.host, "--port", str(options.port), "--grace", str(options.grace)]
-    if options.context is not None:
-        words += ["--context", str(options.context)]
-    if options.provider is not None:
-        words += ["--provider", options.provider]
-    if options.adapter is not None:
-        words += ["--adapter", str(options.adapter)]
-    if options.ollama:
-        words += ["--ollama"]
-    if options.system is not None:
-        words += ["--system", options.system]
+    words = [str(options.python.executable), *module]
+    words += serve_words(options, options.bundle, options.adapter)
     if _ODD_PROGRAM.search(words[0]):
         words = ["/bin/sh", "-c", 'exec "$0" "$@"', *words]
     line = [quoted_argument(word) for word in words]
@@ -213,6 +213,23 @@ def _exec_start(options: UnitOptions) -> str:
     if options.system_file is not None:
         line += ["--system", "@${CREDENTIALS_DIRECTORY}/system"]
     return " ".join(line)
+
+
+def serve_words(options: UnitOptions, bundle: Path, adapter: str | Path | None) -> list[str]:
+    """The command, with the paths that the service has for the bundle and the adapter; no secret is in it."""
+    words = ["serve", str(bundle), "--host", options.host, "--port", str(options.port)]
+    words += ["--grace", str(options.grace)]
+    if options.context is not None:
+        words += ["--context", str(options.context)]
+    if options.provider is not None:
+        words += ["--provider", options.provider]
+    if adapter is not None:
+        words += ["--adapter", str(adapter)]
+    if options.ollama:
+        words += ["--ollama"]
+    if options.system is not None:
+        words += ["--system", options.system]
+    return words
 
 
 def _files(options: UnitOptions) -> Iterator[tuple[str, str]]:
@@ -238,7 +255,8 @@ def _needed(options: UnitOptions) -> list[Path]:
     return [options.bundle, *adapters, options.python.executable]
 
 
-def _limits(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
+def limits(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]]:
+    """What it may take of the machine."""
     provider = options.provider or manifest.target.provider
     limit = memory_limit(manifest, context=options.context, provider=provider)
     yield "MemoryMax", f"{limit // _MEBIBYTE}M"
@@ -249,7 +267,7 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
     """What it may ask of the kernel, the network and the devices."""
     provider = facts_of(manifest.target.engine).provider(options.provider or manifest.target.provider)
     on_device = provider.opens_device
-    low_port = options.port <= _LAST_PORT_OF_ROOT
+    low_port = options.port <= LAST_PORT_OF_ROOT
     yield "DynamicUser", "yes"
     yield "NoNewPrivileges", "yes"
     yield "CapabilityBoundingSet", "CAP_NET_BIND_SERVICE" if low_port else ""
@@ -268,11 +286,7 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
     if not on_device and not low_port:  # in a name space of users the right to a low port counts for nothing
         yield "PrivateUsers", "yes"
     yield "RestrictAddressFamilies", f"AF_UNIX {'AF_INET6' if options.ipv6 else 'AF_INET'}"
-    if options.loopback:
-        yield "IPAddressDeny", "any"
-        yield "IPAddressAllow", "localhost"
-    yield "SocketBindDeny", "any"
-    yield "SocketBindAllow", f"tcp:{options.port}"
+    yield from network_walls(options)
     yield "SystemCallArchitectures", "native"
     yield "SystemCallFilter", "@system-service"
     yield "SystemCallFilter", "~@privileged @resources"
@@ -294,3 +308,12 @@ def _walls(manifest: Manifest, options: UnitOptions) -> Iterator[tuple[str, str]
         "RestrictSUIDSGID",
     ):
         yield setting, "yes"
+
+
+def network_walls(options: UnitOptions) -> Iterator[tuple[str, str]]:
+    """Whom it may talk to, and on which port it may listen."""
+    if options.loopback:
+        yield "IPAddressDeny", "any"
+        yield "IPAddressAllow", "localhost"
+    yield "SocketBindDeny", "any"
+    yield "SocketBindAllow", f"tcp:{options.port}"

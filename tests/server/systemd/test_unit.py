@@ -281,7 +281,7 @@ def test_says_what_to_do_next(edgephi: Edgephi, demo_bundle: Path, tmp_path: Pat
     assert (done.returncode, done.stdout) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["unit"]
     assert done.stderr.splitlines()[-2:] == [
-        f"sudo install -m 644 {file} /etc/systemd/system/phi.service",
+        f"sudo install -D -m 644 {file} /etc/systemd/system/phi.service",
         "sudo systemctl daemon-reload && sudo systemctl enable --now phi.service",
     ]
     assert file.read_text() == edgephi("service", demo_bundle, "--name", "phi").stdout
