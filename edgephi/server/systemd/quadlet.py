@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgephi.bundle.manifest import Manifest
+from edgephi.commands import shell_command
 from edgephi.engines.facts.registry import facts_of
 from edgephi.errors import UsageError
 from edgephi.guards.no_telemetry import VARIABLES
@@ -155,7 +156,8 @@ def _health(options: UnitOptions, address: Address) -> Iterator[tuple[str, str]]
         address = ipaddress.ip_address("127.0.0.1" if address.version == 4 else "::1")
     host = f"[{address}]" if address.version == 6 else str(address)
     url = f"http://{host}:{options.port}/health"
-    yield "HealthCmd", f"python3 -c 'import urllib.request as r; r.urlopen(\"{url}\", timeout=20)'"
+    asked = f'import urllib.request as r; r.urlopen("{url}", timeout=20)'
+    yield "HealthCmd", shell_command("python3", "-c", asked)
     yield "HealthInterval", "30s"
     yield "HealthTimeout", "25s"
     yield "HealthRetries", "3"
