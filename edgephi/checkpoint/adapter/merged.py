@@ -168,7 +168,18 @@ def _place(
             f"{checkpoint.architecture.model_type!r} that is taken apart",
             hint="merge it where it was trained, and build the checkpoint that results",
         )
-    return _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
+    return _no_module(checkpoint, module, id_)
+
+
+def _no_module(checkpoint: Checkpoint, module: str, id_: str) -> NoReturn:
+    """Refuse a change of what is none of the decoder's modules."""
+    stored = {source.tensor for own in checkpoint.image_sources.values() for source in own}
+    if f"{module}.weight" in stored:
+        raise NotSupportedError(
+            f"{id_}: {module}: expected a change of what reads text, found one of the image encoder",
+            hint="merge it where it was trained, and build the checkpoint that results",
+        )
+    _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
 
 
 def _of_stored(sources: tuple[Source, ...], change: LowRankChange) -> Iterator[tuple[str, LowRankChange]]:
@@ -193,7 +204,7 @@ def _with_saved(checkpoint: Checkpoint, file: AdapterFile, id_: str) -> Checkpoi
     replaced: dict[str, TensorEntry] = {}
     for module, entry in file.saved.items():
         if module not in modules:
-            _fail(id_, module, f"a module of {checkpoint.id}, found none of that name")
+            _no_module(checkpoint, module, id_)
         tensor, rows = modules[module]
         if len(rows) != shapes[tensor][0]:
             _fail(id_, module, f"the whole of {tensor}, found a part of it")

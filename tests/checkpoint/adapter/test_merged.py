@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from edgephi.checkpoint.adapter.merged import StrengthenedAdapter, merged
 from edgephi.checkpoint.checkpoint import Checkpoint, open_checkpoint, read_rows
@@ -16,6 +17,7 @@ from edgephi.checkpoint.roles import EMBEDDING, HEAD, ModelTensor, Role
 from edgephi.errors import BadCheckpointError, NotSupportedError
 from tests.checkpoint.adapter.peft_adapter import merged_by_peft, save_adapter, save_as_llama
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_phi3_v import write_tiny_phi3_v
 
 BASE = "model.layers.0."
 
@@ -239,3 +241,23 @@ class TestRefused:
         (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
         with pytest.raises(BadCheckpointError, match=r"found adapter_model\.bin"):
             with_adapters(base, adapter)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("name", ["img_projection.0", "img_processor.vision_model.encoder.layers.0.mlp.fc1"])
+def test_a_change_of_the_image_encoder_is_called_one(tmp_path: Path, name: str, saved: bool) -> None:
+    checkpoint = write_tiny_phi3_v(tmp_path / "sees")
+    encoder = open_checkpoint(checkpoint, id="sees", revision="local")
+    module = f"model.vision_embed_tokens.{name}"
+    rows, columns = encoder.tensors[f"{module}.weight"].shape
+    parts = {"": (rows, columns)} if saved else {"lora_A.": (4, columns), "lora_B.": (rows, 4)}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    kept = {
+        f"base_model.model.{module}.{part}weight": np.ones(shape, np.float32) for part, shape in parts.items()
+    }
+    save_file(kept, adapter / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": [module], "bias": "none"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(NotSupportedError, match=f"{name}: expected a change of what reads text"):
+        with_adapters(checkpoint, adapter)
