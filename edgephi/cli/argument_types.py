@@ -14,7 +14,9 @@ import click
 from edgephi.commands import edgephi_command, shell_command
 from edgephi.errors import UsageError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+"""How an address begins, which no path on this machine does."""
+
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -38,7 +40,7 @@ class ReadPath(click.Path):
         """The `Path`. Raises UsageError for a blank one and for a URL."""
         text = os.fspath(value)
         _refuse_blank(text, param)
-        if _URL.match(text):
+        if URL.match(text):
             raise UsageError(
                 f"{_shown(param)}: expected a path on this machine, found {text!r}",
                 hint="get it here first, and give its path",

@@ -154,3 +154,12 @@ def test_on_a_terminal_too(seeing_bundle: Path, pictures: Path) -> None:
         terminal.enter("What?")
         terminal.wait_for("/4096> ")
         terminal.enter("/quit")
+
+
+@pytest.mark.parametrize("command", ["/image", "/load", "/save"])
+def test_an_address_is_no_file_of_a_chat(
+    edgephi: Edgephi, seeing_bundle: Path, pictures: Path, command: str
+) -> None:
+    done = edgephi("chat", seeing_bundle, cwd=pictures, input=f"{command} http://localhost/a.png")
+    assert done.returncode == 2
+    assert "error: expected a path on this machine, found 'http://localhost/a.png'" in done.stderr

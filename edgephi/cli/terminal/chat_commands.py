@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgephi.cli.argument_types import URL
 from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import error_lines
 from edgephi.cli.terminal.chat_settings import changed, settings
@@ -175,6 +176,11 @@ def _set(chat: Chat, argument: str) -> str:
 
 def _path(argument: str) -> Path:
     """The file that was named, `~` resolved. Raises UsageError for what cannot be one."""
+    if URL.match(argument):
+        raise UsageError(
+            f"expected a path on this machine, found {argument!r}",
+            hint="get it here first, and give its path",
+        )
     if "\0" in argument:
         raise UsageError("expected the name of a file, found a zero byte in it", hint="give another name")
     try:
