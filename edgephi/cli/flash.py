@@ -10,7 +10,7 @@ import click
 
 from edgephi.cli.argument_types import NAME, ReadPath, read_size
 from edgephi.cli.completion import complete_bundle
-from edgephi.cli.options import insecure_option, json_option, parallel_option
+from edgephi.cli.options import boxes_option, insecure_option, json_option, parallel_option
 from edgephi.cli.show.say import say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import UsageError
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Send at most so many bytes a second over ssh, all boxes together, such as 500kB.",
 )
+@boxes_option
 @parallel_option("flash")
 @click.option(
     "--check",
@@ -77,6 +78,7 @@ def flash(
     keys: tuple[Path, ...],
     unsigned_wheels: bool,
     bytes_per_second: int | None,
+    boxes_file: Path | None,
     parallel: int,
     check: bool,
     insecure: bool,
@@ -109,15 +111,16 @@ def flash(
     from edgephi.store.preflight import InstallOptions
 
     images = [image_file(each) for each in destinations if each.startswith(IMAGE_SCHEME)]
-    stores = read_stores([each for each in destinations if not each.startswith(IMAGE_SCHEME)])
+    words = [each for each in destinations if not each.startswith(IMAGE_SCHEME)]
+    stores = read_stores(words, boxes_file)
     is_box = bool(stores) and all(isinstance(store.place, Box) for store in stores)
-    if len(destinations) > 1 and not check and (images or not is_box):
+    if len(images) + len(stores) > 1 and not check and (images or not is_box):
         raise UsageError(
             f"{destinations[1]}: expected several destinations to be ssh://… all, found another kind",
             hint="flash a folder or an image by itself",
         )
     _check_options(
-        destinations[0],
+        destinations[0] if images else stores[0].destination,
         "image" if images else "box" if is_box else "folder",
         limit_rate=bytes_per_second,
         elsewhere=elsewhere,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgephi.cli.fleet.stores import Store
-from edgephi.cli.fleet.summary import said_error, summary
+from edgephi.cli.fleet.summary import said_error, said_store, summary
 from edgephi.cli.show.boxes import BoxLine, BoxSteps, drawn
 from edgephi.cli.show.outcome import answer_of, outcome_summary
 from edgephi.cli.show.say import say, say_document
@@ -29,13 +29,13 @@ def flash_boxes(
             (result,) = flash_all(source, list(boxes), settings, lambda _box: steps)
             if result.error is not None:
                 raise result.error
-        _print_one(stores[0].word, result, as_json=as_json)
+        _print_one(stores[0], result, as_json=as_json)
         return 0
     lines = {box: BoxLine(store.name) for box, store in boxes.items()}
     with drawn(list(lines.values())):
         results = flash_all(source, list(boxes), settings, lambda box: lines[box])
     if as_json:
-        say_document({"boxes": [_document(boxes[each.box].word, each) for each in results]})
+        say_document({"boxes": [_document(boxes[each.box], each) for each in results]})
     else:
         header = ("result", "generation", "sent", "saved", "cuts", "time", "tokens/s")
         rows = [(boxes[each.box], _row(each)) for each in results]
@@ -59,25 +59,25 @@ def _row(result: "BoxResult") -> tuple[str, ...]:
     )
 
 
-def _print_one(destination: str, result: "BoxResult", *, as_json: bool) -> None:
+def _print_one(store: Store, result: "BoxResult", *, as_json: bool) -> None:
     took, outcome = result.transfer, result.outcome
     assert outcome is not None  # noqa: S101 - else there is an error
     if as_json:
-        say_document(_document(destination, result))
+        say_document(_document(store, result))
         return
-    lines = outcome_summary(destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
+    lines = outcome_summary(store.destination, outcome, took.seconds, took.sent_bytes, took.saved_bytes)
     if took.cuts:
         lines += f"\nconnected again {took.cuts} times, sent {human_bytes(took.resent_bytes)} twice"
     say(lines)
 
 
-def _document(destination: str, result: "BoxResult") -> dict[str, object]:
+def _document(store: Store, result: "BoxResult") -> dict[str, object]:
     """What `--json` prints of one box: as for a folder, and what crossed the network in all connections."""
     from edgephi.records import write_record
 
     outcome, took = result.outcome, write_record(result.transfer)
     return {
-        "destination": destination,
+        **said_store(store),
         **(write_record(outcome) | {"answer": answer_of(outcome.probe)} if outcome is not None else {}),
         **took,
         "seconds": round(took["seconds"], 3),

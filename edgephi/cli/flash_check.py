@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgephi.cli.fleet.ask import ask_stores, say_answers
 from edgephi.cli.fleet.stores import Store
+from edgephi.cli.fleet.summary import said_store
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.show.sizes import human_bytes
 from edgephi.guards.visible import visible
@@ -49,9 +50,9 @@ def check_flash(
     checked = answers[0].answer
     assert checked is not None  # noqa: S101 - else its error was raised
     if as_json:
-        say_document({"destination": stores[0].word, **_document(checked)})
+        say_document({**said_store(stores[0]), **_document(checked)})
     else:
-        say(_summary(stores[0].word, checked))
+        say(_summary(stores[0].destination, checked))
     return 0
 
 

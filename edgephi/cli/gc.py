@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgephi.cli.options import json_option, parallel_option, roots_argument
+from edgephi.cli.options import boxes_option, json_option, parallel_option, roots_argument
 from edgephi.cli.show.say import say, say_document
 
 if TYPE_CHECKING:
@@ -22,9 +22,18 @@ _HEADER = ("result", "bundles", "files", "freed", "kept")
 @roots_argument
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--unfinished", is_flag=True, help="Remove a transfer that was cut too; it could have gone on.")
+@boxes_option
 @parallel_option("tidy")
 @json_option
-def gc(roots: tuple[str, ...], *, dry_run: bool, unfinished: bool, parallel: int, as_json: bool) -> None:
+def gc(
+    roots: tuple[str, ...],
+    *,
+    dry_run: bool,
+    unfinished: bool,
+    boxes_file: "Path | None",
+    parallel: int,
+    as_json: bool,
+) -> None:
     """Remove from a device what nothing needs.
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH; there may be several. What stays is the
@@ -53,7 +62,7 @@ def gc(roots: tuple[str, ...], *, dry_run: bool, unfinished: bool, parallel: int
     def row(done: "Collected") -> tuple[str, ...]:
         return _row(done, "would remove" if dry_run else "removed")
 
-    stores = read_stores(roots)
+    stores = read_stores(roots, boxes_file)
     answers = ask_stores(stores, here, there, parallel=parallel)
     if len(answers) > 1:
         code = say_answers(answers, _HEADER, row, document, as_json=as_json, right=(1, 2, 3, 4))
@@ -63,7 +72,7 @@ def gc(roots: tuple[str, ...], *, dry_run: bool, unfinished: bool, parallel: int
     if as_json:
         say_document(document(done))
     else:
-        say(_summary(stores[0].word, done, dry_run=dry_run))
+        say(_summary(stores[0].destination, done, dry_run=dry_run))
 
 
 def _has_any(done: "Collected") -> bool:

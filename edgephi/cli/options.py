@@ -256,6 +256,15 @@ served_system_option: Decorator = click.option(
 )
 
 
+boxes_option: Decorator = click.option(
+    "--boxes",
+    "boxes_file",
+    type=ReadPath(),
+    metavar="FILE",
+    help="TOML file with names of boxes and of groups, which may then stand for ssh://…; `all` is every box.",
+)
+
+
 def parallel_option(what: str) -> Decorator:
     """How many boxes at the same time; `what` says what is done with them."""
     return click.option(

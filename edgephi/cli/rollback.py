@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgephi.cli.options import json_option, parallel_option, roots_argument
+from edgephi.cli.options import boxes_option, json_option, parallel_option, roots_argument
 from edgephi.cli.show.say import say, say_document
 from edgephi.errors import UsageError
 from edgephi.guards.visible import visible
@@ -26,9 +26,12 @@ _HEADER = ("result", "bundle", "release", "generation", "was", "tokens/s")
     is_flag=True,
     help="ROOT is on the disk of another machine: leave out what only that one can tell, the probe too.",
 )
+@boxes_option
 @parallel_option("take back")
 @json_option
-def rollback(roots: tuple[str, ...], *, elsewhere: bool, parallel: int, as_json: bool) -> None:
+def rollback(
+    roots: tuple[str, ...], *, elsewhere: bool, boxes_file: "Path | None", parallel: int, as_json: bool
+) -> None:
     """Go back to the bundle that a device ran before.
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH; there may be several. Needs no network.
@@ -54,7 +57,7 @@ def rollback(roots: tuple[str, ...], *, elsewhere: bool, parallel: int, as_json:
 
         return await upkeep.roll_back(box, watcher)
 
-    stores = read_stores(roots)
+    stores = read_stores(roots, boxes_file)
     if elsewhere and any(isinstance(store.place, Box) for store in stores):
         raise UsageError("--elsewhere: expected with a folder, found ssh://…", hint="leave it out")
     answers = ask_stores(stores, here, there, parallel=parallel)
@@ -66,7 +69,7 @@ def rollback(roots: tuple[str, ...], *, elsewhere: bool, parallel: int, as_json:
     if as_json:
         say_document(_document(done))
     else:
-        say(_summary(stores[0].word, done))
+        say(_summary(stores[0].destination, done))
 
 
 def _summary(root: str, done: "RolledBack") -> str:

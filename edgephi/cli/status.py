@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgephi.cli.options import json_option, parallel_option, roots_argument
+from edgephi.cli.options import boxes_option, json_option, parallel_option, roots_argument
 from edgephi.cli.show.say import error_lines, say, say_document
 from edgephi.commands import edgephi_command, place
 from edgephi.errors import BadBundleError
@@ -25,9 +25,12 @@ _DATE_COLUMNS = 10  # of "2026-11-25T08:47:27Z"
 @click.command(no_args_is_help=True)
 @roots_argument
 @click.option("--scrub", is_flag=True, help="Read all of it, and say which chunks have changed on the disk.")
+@boxes_option
 @parallel_option("ask")
 @json_option
-def status(roots: tuple[str, ...], *, scrub: bool, parallel: int, as_json: bool) -> None:
+def status(
+    roots: tuple[str, ...], *, scrub: bool, boxes_file: "Path | None", parallel: int, as_json: bool
+) -> None:
     """Show what is on a device, and how it is.
 
     ROOT is the folder of a store, or ssh://[USER@]HOST[:PORT]/PATH; several are shown with a line each. What
@@ -50,12 +53,12 @@ def status(roots: tuple[str, ...], *, scrub: bool, parallel: int, as_json: bool)
 
         return await upkeep.status(box, scrub_too=scrub, watcher=watcher)
 
-    answers = ask_stores(read_stores(roots), here, there, parallel=parallel)
+    answers = ask_stores(read_stores(roots, boxes_file), here, there, parallel=parallel)
     code = 0
     if len(answers) > 1:
         code = say_answers(answers, _HEADER, _row, write_record, as_json=as_json, right=(2, 4, 5))
     for each in answers:
-        found, root = each.answer, each.store.word
+        found, root = each.answer, each.store.destination
         if found is None:
             continue
         if len(answers) == 1:

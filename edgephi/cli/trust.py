@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgephi.cli.argument_types import NAME, ReadPath
-from edgephi.cli.options import json_option, parallel_option, roots_argument
+from edgephi.cli.options import boxes_option, json_option, parallel_option, roots_argument
 from edgephi.cli.show.say import say, say_document
 from edgephi.cli.suggestions import SuggestingGroup
 from edgephi.commands import edgephi_command, place
@@ -39,9 +39,10 @@ def trust() -> None:
 @trust.command(no_args_is_help=True)
 @roots_argument
 @click.argument("key", type=ReadPath())
+@boxes_option
 @parallel_option("tell")
 @json_option
-def add(roots: tuple[str, ...], key: Path, *, parallel: int, as_json: bool) -> None:
+def add(roots: tuple[str, ...], key: Path, *, boxes_file: Path | None, parallel: int, as_json: bool) -> None:
     """Take bundles that the key in file KEY (NAME.pub) has signed."""
     from edgephi.cli.fleet.ask import ask_stores
     from edgephi.cli.fleet.stores import read_stores
@@ -58,15 +59,16 @@ def add(roots: tuple[str, ...], key: Path, *, parallel: int, as_json: bool) -> N
 
         return await upkeep.trust_key(box, key.name, new.key.pem, watcher)
 
-    answers = ask_stores(read_stores(roots), here, there, parallel=parallel)
+    answers = ask_stores(read_stores(roots, boxes_file), here, there, parallel=parallel)
     _say_changes(answers, "trusts", as_json=as_json)
 
 
 @trust.command("list", no_args_is_help=True)
 @roots_argument
+@boxes_option
 @parallel_option("ask")
 @json_option
-def list_keys(roots: tuple[str, ...], *, parallel: int, as_json: bool) -> None:
+def list_keys(roots: tuple[str, ...], *, boxes_file: Path | None, parallel: int, as_json: bool) -> None:
     """Show the keys of a store, by name and fingerprint."""
     from edgephi.cli.fleet.ask import ask_stores
     from edgephi.cli.fleet.stores import read_stores
@@ -80,13 +82,14 @@ def list_keys(roots: tuple[str, ...], *, parallel: int, as_json: bool) -> None:
 
         return await upkeep.trusted(box, watcher)
 
-    _say_keys(ask_stores(read_stores(roots), here, there, parallel=parallel), as_json=as_json)
+    _say_keys(ask_stores(read_stores(roots, boxes_file), here, there, parallel=parallel), as_json=as_json)
 
 
 @trust.command(no_args_is_help=True)
 @click.argument("roots", type=NAME, nargs=-1, metavar="ROOT...")
 @click.argument("key", type=NAME, required=False)
 @click.option("--last", is_flag=True, help="Also when it is the last key; then every bundle is taken.")
+@boxes_option
 @parallel_option("tell")
 @json_option
 @click.pass_context
@@ -96,6 +99,7 @@ def remove(
     key: str | None,
     *,
     last: bool,
+    boxes_file: Path | None,
     parallel: int,
     as_json: bool,
 ) -> None:
@@ -113,13 +117,13 @@ def remove(
     if key is not None and (not roots or is_box(key)):  # without KEY, that was the last ROOT
         roots, key = (*roots, key), None
         context.params |= {"roots": roots, "key": key}
+    stores = read_stores(roots, boxes_file)
     if key is None and not last:
+        command = edgephi_command("trust", "list", *(place(each.destination) for each in stores))
         raise UsageError(
             "KEY: expected the name of a key, or the beginning of its fingerprint, found none",
-            hint=f"`{edgephi_command('trust', 'list', *map(place, roots))}` shows the keys",
+            hint=f"`{command}` shows the keys",
         )
-
-    stores = read_stores(roots)
     if key is None:
         _require_no_key(stores, parallel=parallel, as_json=as_json)
         return
@@ -173,7 +177,7 @@ def _say_keys(answers: "Sequence[StoreAnswer[Trusted]]", *, as_json: bool) -> No
     elif found.keys:
         say(table([(each.name, each.fingerprint) for each in found.keys], ("name", "fingerprint")))
     else:
-        say(_TRUSTS_NOBODY.format(answers[0].store.word))
+        say(_TRUSTS_NOBODY.format(answers[0].store.destination))
 
 
 def _say_changes(answers: "Sequence[StoreAnswer[KeyChange]]", does: str, *, as_json: bool) -> None:
@@ -190,7 +194,7 @@ def _say_changes(answers: "Sequence[StoreAnswer[KeyChange]]", does: str, *, as_j
         raise click.exceptions.Exit(
             say_answers(answers, header, row, write_record, as_json=as_json, right=(3,))
         )
-    change, root = answers[0].answer, answers[0].store.word
+    change, root = answers[0].answer, answers[0].store.destination
     assert change is not None  # noqa: S101 - else its error was raised
     if as_json:
         say_document(write_record(change))

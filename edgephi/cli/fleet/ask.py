@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from edgephi.cli.fleet.stores import Store
-from edgephi.cli.fleet.summary import said_error, summary
+from edgephi.cli.fleet.summary import said_error, said_store, summary
 from edgephi.cli.show.boxes import BoxLine, BoxSteps, drawn
 from edgephi.cli.show.progress import transfer
 from edgephi.cli.show.say import say, say_document
@@ -81,7 +81,7 @@ def say_answers(
     if as_json:
         documents = [
             {
-                "destination": each.store.word,
+                **said_store(each.store),
                 **(document(each.answer) if each.answer is not None else {}),
                 "error": said_error(each.error),
             }

@@ -62,3 +62,9 @@ def said_error(error: "EdgephiError | None") -> dict[str, object] | None:
     if error is None:
         return None
     return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def said_store(store: Store) -> dict[str, object]:
+    """Which store it is, as `--json` tells it: its name too, where a file of boxes gave it one."""
+    named = {"box": store.word} if store.word != store.destination else {}
+    return {"destination": store.destination, **named}

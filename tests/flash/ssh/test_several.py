@@ -167,3 +167,69 @@ def test_folders_and_boxes_may_be_asked_together(
     assert [each["destination"] for each in boxes] == [flashed[0], str(here), str(tmp_path / "none")]
     assert [each["error"] is None for each in boxes] == [True, True, False]
     assert edgephi(box, "status", here, here).returncode == 2
+
+
+class TestABoxesFile:
+    @pytest.fixture
+    def file(self, box: Sshd, roots: list[Path], away: list[str], tmp_path: Path) -> Path:
+        """Two stores of one box that only the ssh configuration knows how to reach, and two that are off."""
+        (box.home / ".ssh" / "config").write_text(
+            f"Host shelf\n    HostName 127.0.0.1\n    Port {box.port}\n"
+        )
+        path = tmp_path / "boxes.toml"
+        path.write_text(
+            f'[boxes]\none = "ssh://shelf{roots[0]}"\ntwo = "ssh://shelf{roots[1]}"\n'
+            f'off = "{away[0]}"\ngone = "{away[1]}"\n'
+            '[groups]\nshelf = ["one", "two"]\nlate = ["gone", "off"]\n'
+        )
+        return path
+
+    def test_names_stand_for_boxes_in_every_command(
+        self, box: Sshd, demo_bundle: Path, large: Path, file: Path, roots: list[Path], tmp_path: Path
+    ) -> None:
+        given = ("--boxes", file, "--json")
+        for bundle in (demo_bundle, large):
+            done = edgephi(box, "flash", bundle, "shelf", *given)
+            assert done.returncode == 0, done.stderr
+        assert [active(root) for root in roots] == [digest_of(large)] * 2
+        boxes = json.loads(done.stdout)["boxes"]
+        assert [each["box"] for each in boxes] == ["one", "two"]
+        assert [each["destination"] for each in boxes] == [f"ssh://shelf{root}" for root in roots]
+        assert edgephi(box, "rollback", "two", *given).returncode == 0
+        assert [active(root) for root in roots] == [digest_of(large), digest_of(demo_bundle)]
+        assert edgephi(box, "keygen", tmp_path / "maker").returncode == 0
+        assert edgephi(box, "trust", "add", "shelf", tmp_path / "maker.pub", *given).returncode == 0
+        for command in (("status",), ("gc",), ("trust", "list")):
+            done = edgephi(box, *command, "shelf", *given)
+            assert [each["box"] for each in json.loads(done.stdout)["boxes"]] == ["one", "two"]
+        assert (
+            edgephi(box, "trust", "remove", "all", "maker", "--last", *given).returncode == 6
+        )  # two are off
+        assert json.loads(edgephi(box, "trust", "list", "one", *given).stdout) == []
+
+    def test_those_that_failed_are_told_by_their_names(
+        self, box: Sshd, demo_bundle: Path, file: Path
+    ) -> None:
+        done = edgephi(box, "flash", demo_bundle, "all", "--boxes", file, "--limit-rate", "100MB")
+        assert done.returncode == 6
+        assert [line[:2] for line in table(done.stdout)[:4]] == [
+            ["one", "active"],
+            ["two", "active"],
+            ["off", "failed"],
+            ["gone", "failed"],
+        ]
+        (command,) = re.findall(r"run again for the 2 that failed: `(.*)`", done.stdout)
+        words = shlex.split(command)
+        assert words[words.index("flash") :][2:4] == ["off", "gone"]
+        again = edgephi(box, *words[words.index("flash") :], "--json")
+        assert [each["box"] for each in json.loads(again.stdout)["boxes"]] == ["off", "gone"]
+
+    def test_what_mends_a_box_works_without_the_file(
+        self, box: Sshd, demo_bundle: Path, large: Path, file: Path, roots: list[Path]
+    ) -> None:
+        assert edgephi(box, "flash", demo_bundle, "one", "--boxes", file).returncode == 0
+        done = edgephi(box, "flash", large, "one", "--boxes", file)
+        (command,) = re.findall(r"`(.*)` goes back to it", done.stdout)
+        words = shlex.split(command)
+        assert edgephi(box, *words[words.index("rollback") :]).returncode == 0
+        assert active(roots[0]) == digest_of(demo_bundle)
