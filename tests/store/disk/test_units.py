@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from edgephi.cli.main import cli
 from edgephi.store.disk.units import named_in_units
 from edgephi.store.garbage import collect_garbage
 from tests.store.bundles import BALLAST, digest_of, remade
@@ -44,6 +46,17 @@ def test_a_generation_stays_while_a_unit_names_it(store: Path, first: Path, unit
     assert (store / "gens" / digest / "bundle.json").is_file()
     unit.unlink()
     assert collect_garbage(store).generations == (digest,)
+
+
+def test_gc_says_what_it_keeps_and_why(
+    store: Path, first: Path, units: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = digest_of(first)
+    (units / "phi.service").write_text(f"[Service]\nExecStart=edgephi serve {store}/gens/{digest}\n")
+    cli(["gc", str(store)], standalone_mode=False)
+    assert f"kept {digest[:12]}: a systemd unit names it" in capsys.readouterr().out
+    cli(["gc", str(store), "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["in_units"] == [digest]
 
 
 def test_the_way_to_it_may_be_written_in_another_way(store: Path, first: Path, units: Path) -> None:
