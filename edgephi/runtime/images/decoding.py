@@ -45,6 +45,9 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 _FIRST_TURNED = 5
+# Pixels of a PNG as they are in the file, by Pillow's names: grey of so few bits, and colours of 16.
+_RAW_FACTORS: dict[object, int] = {"L;2": 85, "L;4": 17}
+_RAW_COLOURS = "RGB;16B"
 _LONGEST_REASON = 100
 # Pillow's for a BMP with run-length encoding, which few have: in Python, and so it takes up to half a minute.
 _SLOW_DECODER = "bmp_rle"
@@ -78,6 +81,7 @@ def decode(data: bytes, name: str) -> Image:
     """The picture of an image file: upright, in red, green and blue of 8 bits. Raises as `read_header`."""
     with _opened(data, name) as image:
         orientation = _orientation(image)
+        _scale_transparent(image)
         image.load()
         plain = in_plain_colours(image, name)
         if orientation in _UPRIGHT:
@@ -91,7 +95,7 @@ def in_plain_colours(image: Image, name: str) -> Image:
     Raises BadInputError for one whose numbers could mean anything.
     """
     if image.mode.startswith("I;16"):
-        return _upper_bits(image)
+        image = _upper_bits(image)
     if image.mode in ("I", "F"):
         raise BadInputError(
             f"{name}: expected pixels of 8 or 16 bits, found numbers of 32 bits",
@@ -211,9 +215,25 @@ def _orientation(image: Image) -> int:
     return orientation_in(exif) if isinstance(exif, bytes) else UPRIGHT
 
 
+def _scale_transparent(image: Image) -> None:
+    """Bring the colour of a PNG that is transparent to the 8 bits that its pixels get.
+
+    Pillow scales pixels of 2, 4 and 16 bits, and leaves that colour as it was written.
+    """
+    raw, found = image.tile[0][3] if image.tile else None, image.info.get("transparency")
+    if raw in _RAW_FACTORS and isinstance(found, int):
+        image.info["transparency"] = found * _RAW_FACTORS[raw]
+    elif raw == _RAW_COLOURS and isinstance(found, tuple):
+        image.info["transparency"] = tuple(each >> 8 for each in found)
+
+
 def _upper_bits(image: Image) -> Image:
-    """A grey picture of 16 bits in red, green and blue of 8."""
+    """A grey picture of 16 bits in 8, and so the grey that is transparent."""
     import numpy as np
 
     grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-    return pillow().fromarray(grey).convert("RGB")
+    found: Image = pillow().fromarray(grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        found.info["transparency"] = transparent >> 8
+    return found

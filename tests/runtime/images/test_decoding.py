@@ -86,6 +86,27 @@ def test_a_transparent_colour_of_a_palette_shows_white() -> None:
     assert (pixels(saved(picture, "PNG", transparency=1)) == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("bits", "grey", "samples", "transparent", "other"),
+    [
+        (1, True, b"\x40", b"\0\1", 0),
+        (2, True, b"\x60", b"\0\1", 170),
+        (4, True, b"\x45", b"\0\4", 85),
+        (8, True, b"\x45\x46", b"\0\x45", 0x46),
+        (16, True, b"\x12\x34\x56\x78", b"\x12\x34", 0x56),
+        (8, False, b"\1\1\1\2\2\2", b"\0\1" * 3, 2),
+        (16, False, b"\x12\x34" * 3 + b"\x56\x78" * 3, b"\x12\x34" * 3, 0x56),
+    ],
+)
+def test_a_transparent_colour_shows_white_whatever_its_bits(
+    bits: int, grey: bool, samples: bytes, transparent: bytes, other: int
+) -> None:
+    first = 1 if bits == 1 else 0
+    found = pixels(_png(2, 1, samples, bits=bits, grey=grey, transparent=transparent))
+    assert (found[0, first] == 255).all()
+    assert (found[0, 1 - first] == other).all()
+
+
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "LAB", "HSV"])
 def test_colours_of_other_kinds_become_red_green_and_blue(mode: str) -> None:
     picture = drawn(*SIZE).convert("RGB" if mode == "LAB" else mode)
@@ -237,8 +258,10 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.Mon
             seen(source)
 
 
-def _png(width: int, height: int, samples: bytes, *, bits: int = 8) -> bytes:
-    """A PNG in red, green and blue of so many bits."""
+def _png(
+    width: int, height: int, samples: bytes, *, bits: int = 8, grey: bool = False, transparent: bytes = b""
+) -> bytes:
+    """A PNG in red, green and blue, or in grey, of so many bits, with a colour that is transparent."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         body = name + data
@@ -246,10 +269,11 @@ def _png(width: int, height: int, samples: bytes, *, bits: int = 8) -> bytes:
 
     line = len(samples) // height
     lines = b"".join(b"\0" + samples[start : start + line] for start in range(0, len(samples), line or 1))
-    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, 0 if grey else 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
+        + (chunk(b"tRNS", transparent) if transparent else b"")
         + chunk(b"IDAT", zlib.compress(lines))
         + chunk(b"IEND", b"")
     )
