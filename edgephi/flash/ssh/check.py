@@ -8,6 +8,7 @@ from edgephi.flash.destination import Box
 from edgephi.flash.source import BundleSource, check_has
 from edgephi.flash.ssh.agent import agent_on
 from edgephi.flash.ssh.rate_limit import RateLimit
+from edgephi.flash.ssh.result import DIGEST
 from edgephi.flash.ssh.transfer import TransferSettings, Watcher, show_step, wanted_files
 from edgephi.store.agent.frames import Kind, read_message
 from edgephi.store.check import Checked
@@ -51,7 +52,12 @@ async def check_box(source: BundleSource, box: Box, settings: TransferSettings, 
     expected = (hashlib.sha256(source.manifest).hexdigest(), manifest.name, manifest.sequence)
     found = (checked.digest, checked.name, checked.sequence)
     sizes = (checked.sent_bytes, checked.saved_bytes)
-    if expected != found or sizes != (lacking, total - lacking):
+    can_be = (
+        (checked.active is None or DIGEST.fullmatch(checked.active))
+        and (checked.signer is None or source.signature is not None)
+        and (checked.changed or (checked.active == checked.digest and not lacking))
+    )
+    if expected != found or sizes != (lacking, total - lacking) or not can_be:
         raise TransportError(
             f"{box}: its result: expected one about this bundle, of which it lacks {lacking} bytes, found "
             "another",

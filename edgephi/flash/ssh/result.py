@@ -11,7 +11,8 @@ from edgephi.flash.destination import Box
 from edgephi.flash.source import BundleSource
 from edgephi.store.install import Outcome
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""The sha256 of a manifest, which is the name of its bundle in a store."""
 
 
 def check_outcome(
@@ -44,7 +45,7 @@ def check_outcome(
         "the digest of a bundle before it, or",
         None,
         outcome.previous,
-        holds=outcome.previous is None or bool(_DIGEST.fullmatch(outcome.previous)),
+        holds=outcome.previous is None or bool(DIGEST.fullmatch(outcome.previous)),
     )
     check("bytes in all", total_bytes, outcome.sent_bytes + outcome.saved_bytes)
     check(
@@ -57,6 +58,8 @@ def check_outcome(
         outcome.signer,
         holds=outcome.signer is None or source.signature is not None,
     )
+    is_same = outcome.was_current and not outcome.sent_bytes and outcome.probe is None
+    check("a change, as something was done, not", "none", "none", holds=outcome.changed or is_same)
     probe = outcome.probe
     if probe is None:
         check("a probe, as it was not active before, not", "none", "none", holds=outcome.was_current)

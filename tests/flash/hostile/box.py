@@ -64,7 +64,7 @@ class HostileBox:
             return
         write(frame_of(Kind.READY, {"edgephi": "0.1.0", "python": "3.11", "machine": "x86_64"}))
         request = json.loads((await next_frame())[1])
-        if request["operation"] != "install":
+        if request["operation"] not in ("install", "check"):
             if not await here("result"):
                 write(frame_of(Kind.RESULT, RESULTS[self.way]({})))
             return
@@ -77,6 +77,12 @@ class HostileBox:
         if self.place == "wants":
             WANTS[self.way](wanted)
         write(frame_of(Kind.WANTED, wanted))
+        if request["operation"] == "check":
+            checked = _checked(manifest, data)
+            if self.place == "lies":
+                RESULTS[self.way](checked)
+            write(frame_of(Kind.RESULT, checked))
+            return
         if self.place == "early":
             write(frame_of(Kind.RESULT, _outcome(manifest, data)))
             return
@@ -105,6 +111,20 @@ def _wanted(manifest: dict[str, Any]) -> dict[str, Any]:
     total = sum({entry["sha256"]: entry["size"] for entry in manifest["files"]}.values())
     listed = [{"sha256": sha256, "chunks": chunks} for sha256, chunks in files.items()]
     return {"total_bytes": total, "have_bytes": 0, "files": listed}
+
+
+def _checked(manifest: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """What an honest box says of a bundle that it has nothing of."""
+    return {
+        "digest": hashlib.sha256(data).hexdigest(),
+        "name": manifest["name"],
+        "sequence": manifest["sequence"],
+        "active": None,
+        "changed": True,
+        "sent_bytes": _wanted(manifest)["total_bytes"],
+        "saved_bytes": 0,
+        "signer": None,
+    }
 
 
 def _outcome(manifest: dict[str, Any], data: bytes) -> dict[str, Any]:
@@ -275,6 +295,8 @@ RESULTS: dict[str, Change] = {
     "negative-bytes": _set("sent_bytes", -(10**30)),
     "too-many-bytes": _set("saved_bytes", 1 << 40),
     "a-signer": _set("signer", "official"),
+    "no-active": _set("active", STEERING),
+    "unchanged": _set("changed", False),
     "unproven": _set("probe", None),
     "another-answer": _set_probe("text", STEERING),
     "infinite-speed": _set_probe("tokens_per_second", float("inf")),

@@ -32,6 +32,13 @@ def flashed(bundle: Path, box: HostileBox, home: Path, *, place: str, way: str) 
     return run_client("flash", bundle, address, environment={"HOME": str(home)}, folder=home / "said")
 
 
+def checked(bundle: Path, box: HostileBox, home: Path, *, place: str, way: str) -> Ended:
+    """Ask what flashing it would do."""
+    box.place, box.way = place, way
+    words = ("flash", bundle, f"ssh://127.0.0.1:{box.port}/store", "--check")
+    return run_client(*words, environment={"HOME": str(home)}, folder=home / "said")
+
+
 def asked(box: HostileBox, home: Path, *, place: str, way: str) -> Ended:
     """Ask for its status."""
     box.place, box.way = place, way
@@ -45,6 +52,34 @@ def test_one_that_behaves_is_flashed(demo_bundle: Path, box: HostileBox, home: P
     assert ended.code == 0 and box.chunks, ended.errors
 
 
+class TestWhatItSaysOfACheck:
+    def test_is_said_when_it_can_be(self, demo_bundle: Path, box: HostileBox, home: Path) -> None:
+        ended = checked(demo_bundle, box, home, place="", way="")
+        assert ended.code == 0 and b"nothing was written" in ended.output, ended.errors
+        assert box.chunks == 0
+
+    @pytest.mark.parametrize(
+        "way",
+        [
+            *("nothing", "another-digest", "no-digest", "another-name", "another-release", "too-many-bytes"),
+            *("a-signer", "no-active", "unchanged", "another-key"),
+        ],
+    )
+    def test_is_not_believed_when_it_cannot(
+        self, demo_bundle: Path, box: HostileBox, home: Path, way: str
+    ) -> None:
+        ended = checked(demo_bundle, box, home, place="lies", way=way)
+        assert ended.code == 6 and not ended.is_bug, ended.errors
+        assert ended.output == b"" and ended.steering == 0
+
+    @pytest.mark.parametrize("way", ["wants-a-path", "wants-all-again"])
+    def test_is_refused_when_it_lacks_what_no_bundle_has(
+        self, demo_bundle: Path, box: HostileBox, home: Path, way: str
+    ) -> None:
+        ended = checked(demo_bundle, box, home, place="wants", way=way)
+        assert ended.code == 6 and not ended.is_bug, ended.errors
+
+
 class TestItsResultIsHeldAgainstWhatWasSent:
     @pytest.mark.parametrize(
         ("way", "found"),
@@ -55,6 +90,7 @@ class TestItsResultIsHeldAgainstWhatWasSent:
             ("too-many-bytes", "expected bytes in all"),
             ("a-signer", "expected no signer"),
             ("unproven", "expected a probe"),
+            ("unchanged", "expected a change"),
             ("another-answer", "expected a probe that begins"),
             ("negative-bytes", "expected a frame of edgephi's"),
             ("another-key", "unknown key 'official'"),
