@@ -126,14 +126,19 @@ class CheckpointImageWeights:
     @property
     def architecture(self) -> ImageEncoder:
         """The shape of the encoder whose weights these are."""
-        encoder = self.checkpoint.architecture.image_encoder
-        if encoder is None:
-            raise ValueError(f"{self.checkpoint.id}: expected a model that sees")
-        return encoder
+        return image_encoder_of(self.checkpoint)
 
     def rows(self, tensor: ModelTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Rows `start` to `stop` of a tensor, float32; see `read_rows`."""
         return read_rows(self.checkpoint, tensor, start, stop)
+
+
+def image_encoder_of(checkpoint: Checkpoint) -> ImageEncoder:
+    """The image encoder of a checkpoint that must have one."""
+    encoder = checkpoint.architecture.image_encoder
+    if encoder is None:
+        raise ValueError(f"{checkpoint.id}: expected a model that sees")
+    return encoder
 
 
 def open_checkpoint(

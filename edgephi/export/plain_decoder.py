@@ -13,7 +13,7 @@ from edgephi.checkpoint.architecture import (
 )
 from edgephi.errors import NotSupportedError
 
-OTHER_TARGETS = "take the target cpu, openvino or mlx; docs/guide.md says which engine computes which model"
+_OTHER_TARGETS = "take the target cpu, openvino or mlx; docs/guide.md says which engine computes which model"
 
 _IN_WORDS: dict[type, str] = {
     LayerNorm: "layer norms",
@@ -49,7 +49,7 @@ def check_plain_decoder(architecture: Architecture, engine: str) -> None:
         raise NotSupportedError(
             f"{published_name(architecture)} on {engine}: expected a plain decoder, found one with "
             f"{', '.join(unknown)}, which this engine does not compute",
-            hint=OTHER_TARGETS,
+            hint=_OTHER_TARGETS,
         )
 
 

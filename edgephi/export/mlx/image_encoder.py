@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.checkpoint import Checkpoint, read_rows
+from edgephi.checkpoint.checkpoint import Checkpoint, image_encoder_of, read_rows
 from edgephi.checkpoint.images.image_encoder import COLOURS, MATRICES, ImageEncoder
 from edgephi.checkpoint.roles import ModelTensor, Role
 from edgephi.checkpoint.weights.source import Source
@@ -47,9 +47,7 @@ def write(
     step: Step = silent,
 ) -> StreamReport:
     """Write the two files, in one pass over the encoder's weights."""
-    encoder = checkpoint.architecture.image_encoder
-    if encoder is None:
-        raise AssertionError(f"{checkpoint.folder}: a model without an image encoder")
+    encoder = image_encoder_of(checkpoint)
     layout, floats = _lay_out(encoder, plans, target.kernels, checkpoint), float_type(target.kernels)
     *streamed, patches = layout.tensors
     with (folder / IMAGE_ENCODER_FILE).open("wb") as file:

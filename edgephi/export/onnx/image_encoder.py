@@ -6,11 +6,11 @@ Its pixels are float32 on every provider; all that is computed has the type of t
 import json
 from pathlib import Path
 
-from edgephi.checkpoint.checkpoint import Checkpoint
+from edgephi.checkpoint.checkpoint import Checkpoint, image_encoder_of
 from edgephi.checkpoint.images.image_encoder import ImageEncoder
 from edgephi.declared.target import Target
 from edgephi.engines.facts.image_graphs import IMAGE_GRAPH_FILE, TILE_GRAPH_FILE
-from edgephi.export.onnx.images.artifact import encoder_of, write_encoder
+from edgephi.export.onnx.images.artifact import write_encoder
 from edgephi.export.onnx.images.layout import encoder_data_bytes
 from edgephi.export.onnx.images.pipeline import PROCESSOR_FILE, processor_config
 from edgephi.export.onnx.images.weights import EncoderWeights
@@ -35,7 +35,7 @@ def write(
     """Write both graphs, their data and what the engine's own processor reads."""
     graphs = (TILE_GRAPH_FILE, IMAGE_GRAPH_FILE)
     report = write_encoder(folder, checkpoint, plans, target.kernels, graphs, step=step)
-    config = processor_config(encoder_of(checkpoint))
+    config = processor_config(image_encoder_of(checkpoint))
     (folder / PROCESSOR_FILE).write_text(json.dumps(config, indent=2) + "\n")
     return report
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgephi.checkpoint.checkpoint import Checkpoint, read_rows
+from edgephi.checkpoint.checkpoint import Checkpoint, image_encoder_of, read_rows
 from edgephi.checkpoint.config_keys import read_json_object
 from edgephi.checkpoint.images.image_encoder import MATRICES, ImageEncoder
 from edgephi.checkpoint.images.preprocessor import PREPROCESSOR_FILE
@@ -57,7 +57,7 @@ def write(
     step: Step = silent,
 ) -> StreamReport:
     """Write both graphs with their data, and the two configurations that tell of images."""
-    encoder = _encoder_of(checkpoint)
+    encoder = image_encoder_of(checkpoint)
     # An image is encoded once, and every answer about it is as wrong as that: its activations stay float32.
     largest, *others = (
         model.write(folder, checkpoint, FLOAT_OPTIONS, hashed=False, step=step)
@@ -145,10 +145,3 @@ def _write_config(file: Path, checkpoint: Checkpoint, encoder: ImageEncoder) -> 
         # A float32 as a double, whose shortest text leads back to it.
         content[key] = read_rows(checkpoint, tensor, 0, 1).reshape(shapes[tensor]).astype(float).tolist()
     file.write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def _encoder_of(checkpoint: Checkpoint) -> ImageEncoder:
-    encoder = checkpoint.architecture.image_encoder
-    if encoder is None:
-        raise AssertionError(f"{checkpoint.folder}: a model without an image encoder")
-    return encoder

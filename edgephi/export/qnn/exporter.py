@@ -37,7 +37,7 @@ from edgephi.engines.facts.footprint import Footprint
 from edgephi.engines.qnn import CHUNK, FACTS, GRAPHS_FOLDER
 from edgephi.errors import NotSupportedError
 from edgephi.export.exporter import ContextLimit
-from edgephi.export.plain_decoder import OTHER_TARGETS, check_plain_decoder, published_name
+from edgephi.export.plain_decoder import check_plain_decoder, published_name
 from edgephi.export.qnn.activations import encodings, precision_of
 from edgephi.export.qnn.compiler import Compiled, check_compiler, compile_graphs
 from edgephi.export.qnn.graph import Sizes, head_graph, layers_graph, rope_table
@@ -82,7 +82,7 @@ def check_architecture(architecture: Architecture) -> None:
         raise NotSupportedError(
             f"{published_name(architecture)} on {FACTS.name}: expected a model of texts, found one that "
             "sees: activations are integers here, in ranges that are measured on texts and not on images",
-            hint=OTHER_TARGETS,
+            hint="take the target cpu, cuda, openvino, mlx or gguf, all of which see",
         )
     check_plain_decoder(architecture, FACTS.name)
 

@@ -3,8 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from edgephi.checkpoint.checkpoint import Checkpoint
-from edgephi.checkpoint.images.image_encoder import ImageEncoder
+from edgephi.checkpoint.checkpoint import Checkpoint, image_encoder_of
 from edgephi.declared.target import Kernels
 from edgephi.engines.facts.image_graphs import IMAGE_DATA_FILE, IMAGE_GRAPH_FILE, TILE_GRAPH_FILE
 from edgephi.export.onnx.images.graphs import tile_graph, vision_graph
@@ -27,7 +26,7 @@ def write_encoder(
     step: Step,
 ) -> StreamReport:
     """Write the encoder's weights in a pass of its own, and the graphs of these names."""
-    encoder = encoder_of(checkpoint)
+    encoder = image_encoder_of(checkpoint)
     layout = lay_out_encoder(checkpoint.image_sources, encoder, plans, kernels)
     with (folder / IMAGE_DATA_FILE).open("wb") as file:
         report = stream_tensors(
@@ -44,11 +43,3 @@ def write_encoder(
         model = _GRAPHS[name](encoder, layout, kernels.accuracy_level)
         (folder / name).write_bytes(model.SerializeToString(deterministic=True))
     return report
-
-
-def encoder_of(checkpoint: Checkpoint) -> ImageEncoder:
-    """The image encoder of a checkpoint that must have one."""
-    encoder = checkpoint.architecture.image_encoder
-    if encoder is None:
-        raise AssertionError(f"{checkpoint.id} has no image encoder")
-    return encoder
