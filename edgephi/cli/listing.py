@@ -2,7 +2,7 @@
 
 GROUPS: dict[str, dict[str, str]] = {
     "Start": {
-        "quickstart": "Build, prove and run the embedded demo model on this machine.",
+        "quickstart": "Build, prove and run an embedded demo model on this machine.",
         "doctor": "Say what this machine is, and what it can build and run.",
         "recipes": "List the models and how each is quantised.",
         "targets": "List the devices and what each can take.",
