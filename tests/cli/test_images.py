@@ -163,3 +163,15 @@ def test_an_address_is_no_file_of_a_chat(
     done = edgephi("chat", seeing_bundle, cwd=pictures, input=f"{command} http://localhost/a.png")
     assert done.returncode == 2
     assert "error: expected a path on this machine, found 'http://localhost/a.png'" in done.stderr
+
+
+@pytest.mark.parametrize("dropped", ["'{}/my a.png'", '"{}/my a.png"', "{}/my\\ a.png", "{}/my a.png"])
+def test_a_file_that_is_dropped_on_the_terminal(
+    edgephi: Edgephi, seeing_bundle: Path, pictures: Path, dropped: str
+) -> None:
+    (pictures / "a.png").rename(pictures / "my a.png")
+    (pictures / "it's").write_bytes((pictures / "my a.png").read_bytes())
+    lines = [f"/image {dropped.format(pictures)}", "/image it's", "/image -"]
+    done = edgephi("chat", seeing_bundle, cwd=pictures, input="\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("300 x 200, 27 tokens") == 3

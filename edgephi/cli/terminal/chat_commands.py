@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,8 +175,23 @@ def _set(chat: Chat, argument: str) -> str:
     return dict(settings(chat.options))[name.replace("_", "-")]
 
 
+def _as_a_shell_reads(argument: str) -> str:
+    """What quotes and backslashes mean, unless a file has them in its name, or a shell reads several words."""
+    if os.name != "posix" or os.path.lexists(argument.partition("\0")[0]):
+        return argument
+    try:
+        words = shlex.split(argument)
+    except ValueError:  # a quote without its end
+        return argument
+    return words[0] if len(words) == 1 else argument
+
+
 def _path(argument: str) -> Path:
-    """The file that was named, `~` resolved. Raises UsageError for what cannot be one."""
+    """The file that was named, `~` resolved. Raises UsageError for what cannot be one.
+
+    A file that is dropped on a terminal comes quoted, as a shell would have it.
+    """
+    argument = _as_a_shell_reads(argument)
     if URL.match(argument):
         raise UsageError(
             f"expected a path on this machine, found {argument!r}",
