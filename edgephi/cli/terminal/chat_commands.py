@@ -176,7 +176,7 @@ def _set(chat: Chat, argument: str) -> str:
 
 
 def _as_a_shell_reads(argument: str) -> str:
-    """What quotes and backslashes mean, unless a file has them in its name, or a shell reads several words."""
+    """What quotes and backslashes mean, if no file has them in its name and a shell reads one word."""
     if os.name != "posix" or os.path.lexists(argument.partition("\0")[0]):
         return argument
     try:

@@ -206,23 +206,22 @@ def test_errors_of_files_name_them(tmp_path: Path) -> None:
             seen(wrong)
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        None,
-        3,
-        [[1, 2], [3, 4]],
-        np.zeros((3, 4, 2), np.uint8),
-        np.zeros((3, 4, 5, 3), np.uint8),
-        np.zeros(7, np.uint8),
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
-        Image.new("F", (3, 3)),
-        Image.new("I", (3, 3)),
-        Image.new("RGB", (0, 3)),
-    ],
-    ids=str,
-)
+_NO_IMAGES = {
+    "nothing": None,
+    "a number": 3,
+    "lists": [[1, 2], [3, 4]],
+    "two channels": np.zeros((3, 4, 2), np.uint8),
+    "four axes": np.zeros((3, 4, 5, 3), np.uint8),
+    "one axis": np.zeros(7, np.uint8),
+    "float32": np.zeros((4, 4, 3), np.float32),
+    "no rows": np.zeros((0, 4, 3), np.uint8),
+    "mode F": Image.new("F", (3, 3)),
+    "mode I": Image.new("I", (3, 3)),
+    "no columns": Image.new("RGB", (0, 3)),
+}
+
+
+@pytest.mark.parametrize("source", _NO_IMAGES.values(), ids=_NO_IMAGES)
 def test_what_a_program_gives_that_is_no_image_is_refused(source: object) -> None:
     with pytest.raises(BadInputError):
         seen(source)
