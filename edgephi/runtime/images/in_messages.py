@@ -45,7 +45,7 @@ def seen_messages(
     found = []
     for message in messages:
         content = message.get("content")
-        if not isinstance(content, list | tuple):
+        if not isinstance(content, list | tuple) or _is_text(content):
             found.append(dict(message))
             continue
         parts = []
@@ -68,6 +68,11 @@ def seen_messages(
         has_images = any(part["type"] == "image" for part in parts)
         found.append({**message, "content": parts if has_images else text_of(parts)})
     return found
+
+
+def _is_text(content: Sequence[Any]) -> bool:
+    """Whether that is a MessageText in parts, some of which are edgephi's own words."""
+    return isinstance(content, tuple) and any(isinstance(part, Own) for part in content)
 
 
 def look_at(images: Sequence[ImageSource], facts: ImageFacts | None, crops: int | None) -> list[SeenImage]:
