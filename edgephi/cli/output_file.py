@@ -10,14 +10,14 @@ from pathlib import Path
 from edgephi.errors import from_os_error
 
 
-def write_output(file: Path, text: str, *, mode: int | None = None) -> None:
-    """Write `text` to `file` as UTF-8, in one step.
+def write_output(file: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write `content` to `file`, a text as UTF-8, in one step.
 
     A link stays one, and what it leads to is written. What is no plain file, such as /dev/stdout, cannot be
     replaced and is written as it is. `mode` is the file's, whatever the umask; None leaves the one that it
     has, and gives a new file the usual one. Raises what `from_os_error` makes of an OSError, `file` named.
     """
-    data = text.encode()
+    data = content.encode() if isinstance(content, str) else content
     try:
         target = Path(os.path.realpath(file))
         if target.exists() and not target.is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from edgephi.cli.argument_types import WrittenPath
+from edgephi.cli.output_file import write_output
 from edgephi.cli.show.say import SaidAnswer, say
 from edgephi.commands import edgephi_command
 from edgephi.errors import UsageError
@@ -78,7 +79,7 @@ def quickstart(output: Path | None, vision: bool) -> None:
     say(built_summary(built))
     if picture is not None:
         _say(f"\n3. draw: a gauge whose needle points at {READING}, in {picture}")
-        picture.write_bytes(drawn)
+        write_output(picture, drawn)
     _say(f"\n{3 if picture is None else 4}. run: {demo.prompt}")
     with step("load", 0):
         session = edgephi.runtime.load(output, warn=lambda text: _say(f"warning: {text}"))
