@@ -24,7 +24,7 @@ BUILD_AND_CPU = {
     "onnxruntime": "1.32.0",
     "onnxruntime-genai": "0.18.0",
     "packaging": "26.0",
-    "pillow": "12.0.0",
+    "pillow": "13.0.0",
     "threadpoolctl": "3.6.0",
     "tokenizers": "0.22.2",
 }

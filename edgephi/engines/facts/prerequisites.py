@@ -9,6 +9,7 @@ from edgephi.engines.facts.registry import known_engines
 from edgephi.errors import NotSupportedError
 
 _EVERY_BUILD: Mapping[str, str] = {
+    "PIL": "build",
     "huggingface_hub": "build",
     "jinja2": "build",
     "numpy": "build",

@@ -42,7 +42,8 @@ def imported_packages(module: str, seen: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("engine", known_engines())
 def test_the_table_names_what_a_build_imports(engine: str) -> None:
-    seen: set[str] = set()
+    # Sessions are opened by a process that answers, which needs what its engine needs.
+    seen = {"edgephi.runtime"}
     facts = facts_of(engine)
     expected = imported_packages("edgephi.build.build", seen)
     expected |= imported_packages(exporter_module(facts), seen)
