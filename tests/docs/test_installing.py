@@ -186,10 +186,11 @@ class TestAnExtraAlone:
         self, demo_bundle: Path, tmp_path: Path
     ) -> None:
         bare = self.environment(tmp_path / "bare")
-        for name in ("inspect", "verify", "service"):
+        for name in ("inspect", "verify"):
             assert self.ended(bare, name, demo_bundle) == (0, False), name
         assert self.ended(bare, "recipes") == self.ended(bare, "targets") == (0, False)
-        assert self.ended(bare, "run", demo_bundle, "hello") == (3, True)
+        for words in (("run", demo_bundle, "hello"), ("service", demo_bundle)):
+            assert self.ended(bare, *words) == (3, True)
         assert self.ended(bare, "plan", "demo", "--target", "cpu") == (3, True)
         assert self.ended(bare, "keygen", "me") == (3, True)
 
